@@ -1,0 +1,123 @@
+//! The shard alone: GET and SET on one core, as a turn runs them, in batches of 64 with both prefetches.
+//!
+//! `cargo bench --bench shard`. Times are for one batch of 64 operations over 1 M keys `memtier-N` with 64-byte values
+//! in 256 partitions; keys are uniform, hashed beforehand. The first line printed is the memory charged for each key.
+
+use std::hint::black_box;
+use std::ops::Range;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use keyloom::route::{Hasher, Key};
+use keyloom::shard::{Expiry, NewValue, Shard};
+
+const KEYS: usize = 1_000_000;
+const VALUE: [u8; 64] = [b'v'; 64];
+const PARTITIONS: Range<u16> = 0..256;
+const BATCH: usize = 64;
+
+/// All keys `prefix-N`, each once and far from its neighbours (steps of an odd number near KEYS / phi). Their bytes lie
+/// one after the other in `bytes`, as those of a pipeline do in a receive buffer.
+fn shuffled_keys<'a>(hasher: &Hasher, prefix: &str, bytes: &'a mut Vec<u8>) -> Vec<Key<'a>> {
+    let mut ends = Vec::with_capacity(KEYS);
+    for i in 0..KEYS {
+        bytes.extend_from_slice(format!("{prefix}-{}", i * 618_033_989 % KEYS).as_bytes());
+        ends.push(bytes.len());
+    }
+    let mut start = 0;
+    let key = |end| hasher.key(&bytes[std::mem::replace(&mut start, end)..end]);
+    ends.into_iter().map(key).collect()
+}
+
+fn prefetch(shard: &Shard, batch: &[Key]) {
+    batch.iter().for_each(|key| shard.prefetch_bucket(0, key));
+    batch.iter().for_each(|key| shard.prefetch_entry(0, key));
+}
+
+fn get_set(criterion: &mut Criterion) {
+    let hasher = Hasher::new(PARTITIONS.end, [1, 2, 3, 4]);
+    let (mut present, mut absent) = (Vec::new(), Vec::new());
+    let keys = shuffled_keys(&hasher, "memtier", &mut present);
+    let absent = shuffled_keys(&hasher, "absent", &mut absent);
+    let mut shard = Shard::new(PARTITIONS, 1, hasher.clone());
+    shard.set_now(1_700_000_000_000);
+    for i in 0..KEYS {
+        shard.set(0, &hasher.key(format!("memtier-{i}").as_bytes()), NewValue::Bytes(&VALUE), Expiry::Never);
+    }
+    let beyond = shard.memory() - keys.iter().map(|key| key.bytes.len() + VALUE.len()).sum::<usize>();
+    println!("{:.1} bytes charged for each key beyond key and value", beyond as f64 / KEYS as f64);
+
+    let mut group = criterion.benchmark_group("shard");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for prefetched in [true, false] {
+        let name = if prefetched { "prefetched" } else { "plain" };
+        for (case, keys) in [("get", &keys), ("get absent", &absent)] {
+            let mut batches = keys.chunks_exact(BATCH).cycle();
+            group.bench_function(BenchmarkId::new(case, name), |bencher| {
+                bencher.iter(|| {
+                    let batch = batches.next().unwrap_or_default();
+                    if prefetched {
+                        prefetch(&shard, batch);
+                    }
+                    for key in batch {
+                        // Touch the value as a reply does.
+                        black_box(
+                            shard.read(0, key, true).map(|entry| entry.value.bytes().iter().next_back().copied()),
+                        );
+                    }
+                });
+            });
+        }
+        let mut batches = keys.chunks_exact(BATCH).cycle();
+        group.bench_function(BenchmarkId::new("set", name), |bencher| {
+            bencher.iter(|| {
+                let batch = batches.next().unwrap_or_default();
+                if prefetched {
+                    prefetch(&shard, batch);
+                }
+                for key in batch {
+                    shard.set(0, key, NewValue::Bytes(black_box(&VALUE)), Expiry::Never);
+                }
+            });
+        });
+    }
+    let mut batches = keys.chunks_exact(BATCH).cycle();
+    group.bench_function("remove and set", |bencher| {
+        bencher.iter(|| {
+            let batch = batches.next().unwrap_or_default();
+            prefetch(&shard, batch);
+            for key in batch {
+                shard.remove(0, key);
+                shard.set(0, key, NewValue::Bytes(black_box(&VALUE)), Expiry::Never);
+            }
+        });
+    });
+    group.finish();
+}
+
+/// What the memory allows: the same number of cache lines of the same tables, at random, with nothing to compute.
+fn floor(criterion: &mut Criterion) {
+    #[derive(Clone, Copy)]
+    #[repr(align(64))]
+    struct Line([u8; 64]);
+    let buckets = vec![Line([1; 64]); KEYS / 9];
+    let entries = vec![[1; 96]; KEYS];
+    let order: Vec<(usize, usize)> =
+        (0..KEYS).map(|i| i * 618_033_989 % KEYS).map(|i| (i / 9 % (KEYS / 9), i)).collect();
+    let mut batches = order.chunks_exact(BATCH).cycle();
+    let mut group = criterion.benchmark_group("floor");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    group.bench_function("three lines", |bencher| {
+        bencher.iter(|| {
+            let mut sum = 0;
+            // Independent loads overlap as prefetches do.
+            for &(bucket, entry) in batches.next().unwrap_or_default() {
+                sum += (buckets[bucket].0[0] + entries[entry][0] + entries[entry][95]) as u64;
+            }
+            black_box(sum)
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, get_set, floor);
+criterion_main!(benches);

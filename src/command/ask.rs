@@ -1,0 +1,95 @@
+//! Questions between cores.
+//!
+//! Commands about the whole node (INFO, CLIENT LIST, CONFIG SET) and commands whose keys live on several cores cannot
+//! be answered by one core alone. Their function returns [`Flow::Ask`]: a question for each core concerned and a
+//! closure that turns the answers into the reply. Until it has run, the connection executes nothing else. This is the
+//! slow path; single-key commands never come here.
+
+use std::sync::Arc;
+
+use crate::resp::{Error, Reply};
+use crate::route::CoreId;
+use crate::shard::{DbSize, Detached};
+use crate::state::Configured;
+use crate::stats::Snapshot;
+
+use super::session::{ClientFilter, ClientInfo, Home};
+use super::slowlog::SlowlogEntry;
+
+/// What happens after a session command.
+pub enum Flow {
+    /// The reply is written.
+    Done,
+    /// The reply is written; close the connection once it is sent.
+    Close,
+    /// Ask other cores (and possibly this one), then finish.
+    Ask(Vec<(CoreId, Ask)>, Finish),
+    /// From now on the connection receives every executed command.
+    Monitor,
+    /// The reply is written; the connection no longer receives executed commands (RESET in a monitor).
+    Unmonitor,
+    /// Stop the server; no reply.
+    Shutdown,
+}
+
+/// Turns the answers, in the order of the questions, into the reply.
+pub type Finish = Box<dyn FnOnce(&mut Home, Vec<Answer>, &mut Reply) -> Result<Flow, Error>>;
+
+/// A question to one core.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// All numbers of this core.
+    Snapshot,
+    /// The clients of this core that match.
+    Clients(ClientFilter),
+    /// Disconnect the clients that match, except the one with this id.
+    Kill {
+        filter: ClientFilter,
+        except: Option<u64>,
+    },
+    /// The newest slow commands, at most so many.
+    Slowlog(usize),
+    /// How many slow commands are kept.
+    SlowlogLen,
+    SlowlogReset,
+    /// CONFIG RESETSTAT.
+    ResetStats,
+    /// LATENCY RESET and its histograms.
+    ResetHistograms,
+    /// Use this configuration from now on, unless a newer one is in use.
+    Configure(Configured),
+    /// Hold back commands until this moment (Unix ms); only writes if `writes_only`. `None` ends the pause.
+    Pause(Option<Pause>),
+    /// A monitor was opened or closed: executed commands are (not) reported to this core.
+    Monitor {
+        core: CoreId,
+        on: bool,
+    },
+    /// Sizes of all databases.
+    DbSizes,
+    /// Copies of entries, for a command whose keys live on several cores.
+    Lend(Vec<(u8, Vec<u8>)>),
+    /// Entries that such a command changed; `None` was removed.
+    GiveBack(Vec<(u8, Vec<u8>, Option<Entry>)>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pause {
+    pub until_ms: i64,
+    pub writes_only: bool,
+}
+
+/// A detached entry that can travel in a cloneable question.
+pub type Entry = Arc<Detached>;
+
+/// What a core answers.
+#[derive(Debug)]
+pub enum Answer {
+    Done,
+    Count(u64),
+    Snapshot(Box<Snapshot>),
+    Clients(Vec<ClientInfo>),
+    Slowlog(Vec<SlowlogEntry>),
+    DbSizes(Vec<DbSize>),
+    Entries(Vec<Option<Detached>>),
+}

@@ -1,0 +1,108 @@
+//! What a keyspace command works with: the shard, the database, and a way to say what it changed.
+
+use std::sync::Arc;
+
+use super::Args;
+use crate::route::{Hasher, Key};
+use crate::shard::{EntryRef, Expiry, NewValue, Shard, Str, UnixMs};
+
+/// Large arguments that arrived in vectors of their own, by argument position. A command that stores one shares the
+/// vector instead of copying it.
+#[derive(Debug, Default)]
+pub struct Owned(pub Vec<(usize, Arc<Vec<u8>>)>);
+
+impl Owned {
+    /// The vector of argument `index`, if it lies in one of its own.
+    #[inline]
+    pub fn get(&self, index: usize) -> Option<Arc<Vec<u8>>> {
+        self.0.iter().find(|(i, _)| *i == index).map(|(_, value)| Arc::clone(value))
+    }
+}
+
+/// The execution of one keyspace command.
+pub struct Ctx<'a> {
+    pub shard: &'a mut Shard,
+    pub hasher: &'a Hasher,
+    /// The database that the connection has selected.
+    pub db: usize,
+    /// CLIENT NO-TOUCH: reads do not count as accesses.
+    pub no_touch: bool,
+    /// The first key, computed when the request was routed.
+    pub first: Option<Key<'a>>,
+    pub owned: &'a Owned,
+    /// Sixty-four bits for commands that choose at random, so that they need no source of their own.
+    pub random: u64,
+    /// Longest string a command may build, bytes (proto-max-bulk-len).
+    pub string_bytes_max: usize,
+    /// Number of changes; a command that leaves it at 0 has no effect to log.
+    pub changes: u64,
+    /// What is logged instead of the command itself.
+    pub effect: Option<Vec<Vec<u8>>>,
+}
+
+impl<'a> Ctx<'a> {
+    /// The key with its hash and partition.
+    #[inline]
+    pub fn key<'k>(&self, bytes: &'k [u8]) -> Key<'k> {
+        match self.first {
+            Some(first) if std::ptr::eq(first.bytes, bytes) => {
+                Key { bytes, hash: first.hash, partition: first.partition }
+            }
+            _ => self.hasher.key(bytes),
+        }
+    }
+
+    pub fn now_ms(&self) -> UnixMs {
+        self.shard.now_ms()
+    }
+
+    /// The live entry of `key`, for a command that reads it.
+    #[inline]
+    pub fn read(&mut self, key: &Key) -> Option<EntryRef<'_>> {
+        self.shard.read(self.db, key, !self.no_touch)
+    }
+
+    /// The string at `key`, for a command that reads it.
+    #[inline]
+    pub fn read_str(&mut self, key: &Key) -> Option<Str<'_>> {
+        self.read(key).map(|entry| entry.value)
+    }
+
+    /// The live entry of `key`, for a command that is about to write it: no hit or miss is counted.
+    #[inline]
+    pub fn peek(&mut self, key: &Key) -> Option<EntryRef<'_>> {
+        self.shard.peek(self.db, key)
+    }
+
+    /// Writes argument `index` as a string to `key` and counts one change.
+    #[inline]
+    pub fn set_arg(&mut self, key: &Key, args: Args, index: usize, expiry: Expiry) {
+        let value = match self.owned.get(index) {
+            Some(value) => NewValue::Shared(value),
+            None => NewValue::Bytes(args[index]),
+        };
+        self.shard.set(self.db, key, value, expiry);
+        self.changes += 1;
+    }
+
+    /// Writes a string to `key` and counts one change.
+    #[inline]
+    pub fn set(&mut self, key: &Key, value: &[u8], expiry: Expiry) {
+        self.shard.set(self.db, key, NewValue::Bytes(value), expiry);
+        self.changes += 1;
+    }
+
+    /// Removes `key`; counts a change if it was there.
+    pub fn remove(&mut self, key: &Key) -> bool {
+        let removed = self.shard.remove(self.db, key);
+        self.changes += removed as u64;
+        removed
+    }
+
+    /// Logs `args` instead of the command as it was sent.
+    pub fn effect_is(&mut self, args: &[&[u8]]) {
+        if self.shard.effects.enabled() {
+            self.effect = Some(args.iter().map(|a| a.to_vec()).collect());
+        }
+    }
+}

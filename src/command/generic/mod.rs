@@ -1,0 +1,304 @@
+//! Commands on keys of any type: rows of the table, and the commands that remove, move and copy keys.
+//!
+//! They run on the core that owns the keys. Commands with several keys touch only keys named in their arguments (and
+//! COPY the destination key in the database it names), so that they also run on a scratch shard to which entries of
+//! other cores were brought.
+
+pub mod database;
+pub mod expire;
+pub mod object;
+pub mod scan;
+
+use super::number::parse_i64;
+use super::{Args, Command, Ctx, Flags, KeySpec, Merge, Reach};
+use crate::resp::{Error, Reply};
+
+const READ: Flags = Flags::READONLY.or(Flags::KEYSPACE);
+const READ_FAST: Flags = READ.or(Flags::FAST);
+const WRITE: Flags = Flags::WRITE.or(Flags::KEYSPACE);
+const WRITE_FAST: Flags = WRITE.or(Flags::FAST);
+const DANGEROUS: Flags = WRITE.or(Flags::DANGEROUS);
+
+const ONE: KeySpec = KeySpec::ONE;
+const SUM_OF_KEYS: Reach = Reach::Split(Merge::Sum);
+const O_1: &str = "O(1)";
+const O_KEYS: &str = "O(N), N being the number of keys.";
+const GENERIC: &str = "generic";
+const SERVER: &str = "server";
+
+pub static COMMANDS: &[Command] = &[
+    Command::keyspace("del", -2, WRITE, KeySpec::ALL, del).reach(SUM_OF_KEYS).doc(
+        GENERIC,
+        "1.0.0",
+        O_KEYS,
+        "Removes keys.",
+    ),
+    Command::keyspace("unlink", -2, WRITE_FAST, KeySpec::ALL, del).reach(SUM_OF_KEYS).doc(
+        GENERIC,
+        "4.0.0",
+        O_KEYS,
+        "Removes keys; the same as DEL.",
+    ),
+    Command::keyspace("exists", -2, READ_FAST, KeySpec::ALL, exists).reach(SUM_OF_KEYS).doc(
+        GENERIC,
+        "1.0.0",
+        O_KEYS,
+        "Counts the keys that exist.",
+    ),
+    Command::keyspace("touch", -2, READ_FAST, KeySpec::ALL, touch).reach(SUM_OF_KEYS).doc(
+        GENERIC,
+        "3.2.1",
+        O_KEYS,
+        "Marks keys as just used and counts those that exist.",
+    ),
+    Command::keyspace("type", 2, READ_FAST, ONE, type_).doc(GENERIC, "1.0.0", O_1, "Returns the type of a key."),
+    Command::keyspace("expire", -3, WRITE_FAST, ONE, expire::expire).doc(
+        GENERIC,
+        "1.0.0",
+        O_1,
+        "Sets the time to live of a key in seconds.",
+    ),
+    Command::keyspace("pexpire", -3, WRITE_FAST, ONE, expire::pexpire).doc(
+        GENERIC,
+        "2.6.0",
+        O_1,
+        "Sets the time to live of a key in milliseconds.",
+    ),
+    Command::keyspace("expireat", -3, WRITE_FAST, ONE, expire::expireat).doc(
+        GENERIC,
+        "1.2.0",
+        O_1,
+        "Sets the Unix time in seconds at which a key expires.",
+    ),
+    Command::keyspace("pexpireat", -3, WRITE_FAST, ONE, expire::pexpireat).doc(
+        GENERIC,
+        "2.6.0",
+        O_1,
+        "Sets the Unix time in milliseconds at which a key expires.",
+    ),
+    Command::keyspace("ttl", 2, READ_FAST, ONE, expire::ttl).doc(
+        GENERIC,
+        "1.0.0",
+        O_1,
+        "Returns the time to live of a key in seconds.",
+    ),
+    Command::keyspace("pttl", 2, READ_FAST, ONE, expire::pttl).doc(
+        GENERIC,
+        "2.6.0",
+        O_1,
+        "Returns the time to live of a key in milliseconds.",
+    ),
+    Command::keyspace("expiretime", 2, READ_FAST, ONE, expire::expiretime).doc(
+        GENERIC,
+        "7.0.0",
+        O_1,
+        "Returns the Unix time in seconds at which a key expires.",
+    ),
+    Command::keyspace("pexpiretime", 2, READ_FAST, ONE, expire::pexpiretime).doc(
+        GENERIC,
+        "7.0.0",
+        O_1,
+        "Returns the Unix time in milliseconds at which a key expires.",
+    ),
+    Command::keyspace("persist", 2, WRITE_FAST, ONE, expire::persist).doc(
+        GENERIC,
+        "2.2.0",
+        O_1,
+        "Removes the expiry of a key.",
+    ),
+    Command::keyspace("keys", 2, READ.or(Flags::DANGEROUS), KeySpec::NONE, scan::keys)
+        .reach(Reach::Every(Merge::Concat))
+        .doc(
+            GENERIC,
+            "1.0.0",
+            "O(N), N being the number of keys in the database.",
+            "Lists all keys that match a pattern.",
+        ),
+    Command::keyspace("scan", -2, READ, KeySpec::NONE, scan::scan).reach(Reach::Cursor).doc(
+        GENERIC,
+        "2.8.0",
+        "O(1) for each call, O(N) for a whole iteration, N being the number of keys in the database.",
+        "Lists the keys of the database in small steps.",
+    ),
+    Command::keyspace("randomkey", 1, READ, KeySpec::NONE, scan::randomkey).reach(Reach::Every(Merge::Draw)).doc(
+        GENERIC,
+        "1.0.0",
+        O_1,
+        "Returns a key chosen at random.",
+    ),
+    Command::keyspace("rename", 3, WRITE, KeySpec::TWO, rename).doc(
+        GENERIC,
+        "1.0.0",
+        O_1,
+        "Renames a key and overwrites the destination.",
+    ),
+    Command::keyspace("renamenx", 3, WRITE_FAST, KeySpec::TWO, renamenx).doc(
+        GENERIC,
+        "1.0.0",
+        O_1,
+        "Renames a key if the destination does not exist.",
+    ),
+    Command::keyspace("copy", -3, WRITE.or(Flags::DENYOOM), KeySpec::TWO, copy).doc(
+        GENERIC,
+        "6.2.0",
+        "O(1) for strings, O(N) for collections of N elements.",
+        "Copies the value of a key to another key.",
+    ),
+    Command::keyspace("move", 3, WRITE_FAST, ONE, move_).doc(GENERIC, "1.0.0", O_1, "Moves a key to another database."),
+    Command::container("object", -2, Flags::NONE, object::SUBCOMMANDS).doc(
+        GENERIC,
+        "2.2.3",
+        "Depends on the subcommand.",
+        "Shows how the value of a key is stored.",
+    ),
+    Command::keyspace("dbsize", 1, READ_FAST, KeySpec::NONE, database::dbsize).reach(Reach::Every(Merge::Sum)).doc(
+        SERVER,
+        "1.0.0",
+        O_1,
+        "Returns the number of keys in the database.",
+    ),
+    Command::keyspace("flushdb", -1, DANGEROUS, KeySpec::NONE, database::flushdb)
+        .reach(Reach::Every(Merge::First))
+        .doc(SERVER, "1.0.0", "O(N), N being the number of keys in the database.", "Removes all keys of the database."),
+    Command::keyspace("flushall", -1, DANGEROUS, KeySpec::NONE, database::flushall)
+        .reach(Reach::Every(Merge::First))
+        .doc(SERVER, "1.0.0", "O(N), N being the number of keys.", "Removes all keys of all databases."),
+    Command::keyspace("swapdb", 3, DANGEROUS.or(Flags::FAST), KeySpec::NONE, database::swapdb)
+        .reach(Reach::Every(Merge::First))
+        .doc(SERVER, "4.0.0", O_1, "Exchanges two databases."),
+];
+
+fn del(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
+    let mut removed = 0;
+    for arg in &args[1..] {
+        let key = ctx.key(arg);
+        removed += ctx.remove(&key) as i64;
+    }
+    reply.int(removed);
+    Ok(())
+}
+
+/// A key that is named twice counts twice.
+fn exists(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
+    count_live(ctx, args, false, reply)
+}
+
+fn touch(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
+    // TOUCH is asked for even by a client whose other reads leave no trace.
+    count_live(ctx, args, true, reply)
+}
+
+fn count_live(ctx: &mut Ctx, args: Args, touch: bool, reply: &mut Reply) -> Result<(), Error> {
+    let mut live = 0;
+    for arg in &args[1..] {
+        let key = ctx.key(arg);
+        live += ctx.shard.read(ctx.db, &key, touch).is_some() as i64;
+    }
+    reply.int(live);
+    Ok(())
+}
+
+fn type_(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
+    let key = ctx.key(args[1]);
+    let kind = ctx.shard.read(ctx.db, &key, false).map(|entry| entry.kind);
+    reply.simple(kind.map_or("none", |kind| kind.name()));
+    Ok(())
+}
+
+fn rename(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
+    rename_over(ctx, args, true)?;
+    reply.ok();
+    Ok(())
+}
+
+fn renamenx(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
+    let renamed = rename_over(ctx, args, false)?;
+    reply.int(renamed as i64);
+    Ok(())
+}
+
+/// Moves an entry with its expiry; false if the destination is there and must not be overwritten.
+fn rename_over(ctx: &mut Ctx, args: Args, overwrite: bool) -> Result<bool, Error> {
+    let (from, to) = (ctx.key(args[1]), ctx.key(args[2]));
+    if ctx.peek(&from).is_none() {
+        return Err(Error::NoSuchKey);
+    }
+    if from.bytes == to.bytes || (!overwrite && ctx.peek(&to).is_some()) {
+        return Ok(false);
+    }
+    if let Some(entry) = ctx.shard.detach(ctx.db, &from) {
+        ctx.shard.attach(ctx.db, &to, entry);
+        ctx.changes += 1;
+    }
+    Ok(true)
+}
+
+/// A database number that a client gave.
+fn database_index(ctx: &Ctx, arg: &[u8]) -> Result<usize, Error> {
+    let (min, max) = (i32::MIN as i64, i32::MAX as i64);
+    let index = parse_i64(arg)?;
+    if !(min..=max).contains(&index) {
+        return Err(Error::NotBetween { min, max });
+    }
+    usize::try_from(index).ok().filter(|&i| i < ctx.shard.databases()).ok_or(Error::DbRange)
+}
+
+fn copy(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
+    let (mut to_db, mut replace) = (ctx.db, false);
+    let mut rest = args[3..].iter();
+    while let Some(option) = rest.next() {
+        if option.eq_ignore_ascii_case(b"replace") {
+            replace = true;
+        } else if option.eq_ignore_ascii_case(b"db") {
+            to_db = database_index(ctx, rest.next().ok_or(Error::Syntax)?)?;
+        } else {
+            return Err(Error::Syntax);
+        }
+    }
+    let (from, to) = (ctx.key(args[1]), ctx.key(args[2]));
+    if to_db == ctx.db && from.bytes == to.bytes {
+        return Err(Error::SameObject);
+    }
+    let free = replace || ctx.shard.peek(to_db, &to).is_none();
+    let entry = if free { ctx.shard.duplicate(ctx.db, &from) } else { None };
+    reply.int(entry.is_some() as i64);
+    if let Some(entry) = entry {
+        ctx.shard.attach(to_db, &to, entry);
+        ctx.changes += 1;
+    }
+    Ok(())
+}
+
+/// The database in which the destination of COPY lies: the selected one, unless the command names another. None if the
+/// options are not valid.
+///
+/// For the layer that brings entries of several cores together; see [`super::Reach::Keys`].
+pub fn copy_destination(args: Args, db: usize) -> Option<usize> {
+    let mut to_db = db;
+    let mut rest = args.get(3..)?.iter();
+    while let Some(option) = rest.next() {
+        if option.eq_ignore_ascii_case(b"db") {
+            to_db = usize::try_from(parse_i64(rest.next()?).ok()?).ok()?;
+        }
+    }
+    Some(to_db)
+}
+
+fn move_(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
+    let to_db = database_index(ctx, args[2])?;
+    if to_db == ctx.db {
+        return Err(Error::SameObject);
+    }
+    let key = ctx.key(args[1]);
+    let free = ctx.shard.peek(to_db, &key).is_none();
+    let entry = if free { ctx.shard.detach(ctx.db, &key) } else { None };
+    reply.int(entry.is_some() as i64);
+    if let Some(entry) = entry {
+        ctx.shard.attach(to_db, &key, entry);
+        ctx.changes += 1;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

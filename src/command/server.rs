@@ -1,0 +1,229 @@
+//! Commands about the server as a whole: TIME, MONITOR, SHUTDOWN, ROLE, DEBUG and their like.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{Args, Ask, Command, Flags, Flow, Home, Session, help};
+use crate::config::{Config, DebugCommand};
+use crate::resp::{Error, Reply, number};
+use crate::state::KEYLOOM_VERSION;
+
+const ADMIN: Flags = Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::LOADING).or(Flags::STALE);
+
+pub static COMMANDS: &[Command] = &[
+    Command::session("time", 1, Flags::LOADING.or(Flags::STALE).or(Flags::FAST), time).doc(
+        "server",
+        "2.6.0",
+        "O(1)",
+        "Returns the server's clock: Unix seconds, and microseconds.",
+    ),
+    Command::session("monitor", 1, ADMIN, monitor).doc(
+        "server",
+        "1.0.0",
+        "O(1)",
+        "Sends every command that the server executes to this connection.",
+    ),
+    Command::session("shutdown", -1, ADMIN.or(Flags::NO_MULTI), shutdown).doc(
+        "server",
+        "1.0.0",
+        "O(1)",
+        "Stops the server.",
+    ),
+    Command::session(
+        "role",
+        1,
+        Flags::NOSCRIPT.or(Flags::LOADING).or(Flags::STALE).or(Flags::FAST).or(Flags::DANGEROUS),
+        role,
+    )
+    .doc("server", "2.8.12", "O(1)", "Returns the role in replication."),
+    Command::session("lolwut", -1, Flags::READONLY.or(Flags::FAST), lolwut).doc(
+        "server",
+        "5.0.0",
+        "O(N) in rows",
+        "Weaves a cloth and tells the version.",
+    ),
+    Command::session("cluster", -2, Flags::NONE, cluster).doc(
+        "cluster",
+        "3.0.0",
+        "O(1)",
+        "Cluster commands; this server runs alone.",
+    ),
+    Command::container("debug", -2, ADMIN.or(Flags::PROTECTED), DEBUG).doc(
+        "server",
+        "1.0.0",
+        "Depends on subcommand.",
+        "A container for debugging commands.",
+    ),
+];
+
+static DEBUG: &[Command] = &[
+    help::row("server", Flags::NONE),
+    Command::session("sleep", 3, ADMIN.or(Flags::PROTECTED), debug_sleep).doc(
+        "server",
+        "1.0.0",
+        "O(1)",
+        "Holds up the core of this connection for so many seconds.",
+    ),
+];
+
+fn time(_home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    reply.array(2);
+    reply.bulk_int(now.as_secs() as i64);
+    reply.bulk_int(now.subsec_micros() as i64);
+    Ok(Flow::Done)
+}
+
+fn monitor(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
+    // As in Redis, a monitor that asks again gets no answer.
+    if home.session.monitor {
+        return Ok(Flow::Done);
+    }
+    // The reply waits until every core knows: what is executed after it will be shown.
+    let core = home.engine.router.me();
+    Ok(home.ask_all(Ask::Monitor { core, on: true }, |_, _, reply| {
+        reply.ok();
+        Ok(Flow::Monitor)
+    }))
+}
+
+/// SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]. Nothing is persisted, so there is nothing to save or to wait for.
+fn shutdown(_home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
+    let (mut save, mut nosave, mut abort, mut hasty) = (false, false, false, false);
+    for arg in &args[1..] {
+        match () {
+            () if arg.eq_ignore_ascii_case(b"nosave") => nosave = true,
+            () if arg.eq_ignore_ascii_case(b"save") => save = true,
+            () if arg.eq_ignore_ascii_case(b"now") || arg.eq_ignore_ascii_case(b"force") => hasty = true,
+            () if arg.eq_ignore_ascii_case(b"abort") => abort = true,
+            () => return Err(Error::Syntax),
+        }
+    }
+    if (save && nosave) || (abort && (save || nosave || hasty)) {
+        return Err(Error::Syntax);
+    }
+    if abort {
+        return Err(Error::text("ERR No shutdown in progress."));
+    }
+    if save {
+        return Err(Error::text("ERR SHUTDOWN SAVE is not possible: this server keeps its data in memory only"));
+    }
+    Ok(Flow::Shutdown)
+}
+
+fn role(_home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
+    reply.array(3);
+    reply.bulk(b"master");
+    reply.int(0);
+    reply.array(0);
+    Ok(Flow::Done)
+}
+
+fn cluster(_home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
+    Err(Error::text("ERR This instance has cluster support disabled"))
+}
+
+/// Whether a DEBUG command may run, as `enable-debug-command` says.
+pub fn protected(config: &Config, session: &Session) -> Result<(), Error> {
+    let local = session.unix_socket || session.addr.starts_with("127.") || session.addr.starts_with("[::1]:");
+    match config.enable_debug_command {
+        DebugCommand::Yes => Ok(()),
+        DebugCommand::Local if local => Ok(()),
+        DebugCommand::No | DebugCommand::Local => Err(Error::text(
+            "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it \
+             from a local connection, otherwise you need to set this option in the configuration file, and then \
+             restart the server.",
+        )),
+    }
+}
+
+/// Longest DEBUG SLEEP, s.
+const SLEEP_S_MAX: f64 = 3600.0;
+
+fn debug_sleep(_home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {
+    let seconds = std::str::from_utf8(args[2]).ok().and_then(|text| text.parse::<f64>().ok());
+    let seconds = seconds.filter(|s| s.is_finite() && *s >= 0.0).ok_or(Error::NotFloat)?;
+    std::thread::sleep(Duration::from_secs_f64(seconds.min(SLEEP_S_MAX)));
+    reply.ok();
+    Ok(Flow::Done)
+}
+
+/// Size of the cloth that LOLWUT weaves.
+const CLOTH_COLUMNS_DEFAULT: i64 = 40;
+const CLOTH_COLUMNS_MAX: i64 = 160;
+const CLOTH_ROWS_DEFAULT: i64 = 8;
+const CLOTH_ROWS_MAX: i64 = 64;
+
+/// LOLWUT [VERSION v] [columns] [rows]: a twill, whose threads cross one column further in each row.
+fn lolwut(_home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {
+    let integer = |arg: &[u8]| number::parse_i64(arg).ok_or(Error::NotInteger);
+    let sizes = match &args[1..] {
+        [word, version, sizes @ ..] if word.eq_ignore_ascii_case(b"version") => {
+            integer(version)?;
+            sizes
+        }
+        sizes => sizes,
+    };
+    let numbers: Vec<i64> = sizes.iter().map(|arg| integer(arg)).collect::<Result<_, _>>()?;
+    let columns = numbers.first().copied().unwrap_or(CLOTH_COLUMNS_DEFAULT).clamp(1, CLOTH_COLUMNS_MAX);
+    let rows = numbers.get(1).copied().unwrap_or(CLOTH_ROWS_DEFAULT).clamp(1, CLOTH_ROWS_MAX);
+    let mut text = String::new();
+    for row in 0..rows {
+        text.extend((0..columns).map(|column| if (column + row) % 4 < 2 { '\u{2571}' } else { '\u{2572}' }));
+        text.push('\n');
+    }
+    text.push_str(&format!("\nKeyloom ver. {KEYLOOM_VERSION}\n"));
+    reply.verbatim(b"txt", text.as_bytes());
+    Ok(Flow::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::transcript::Client;
+
+    #[test]
+    fn replies_of_redis() {
+        let mut client = Client::new();
+        for (line, reply) in [
+            ("time x", "-ERR wrong number of arguments for 'time' command"),
+            ("role", "*3|$6|master|:0|*0"),
+            ("cluster info", "-ERR This instance has cluster support disabled"),
+            ("shutdown foo", "-ERR syntax error"),
+            ("shutdown abort", "-ERR No shutdown in progress."),
+            ("shutdown save nosave", "-ERR syntax error"),
+            ("shutdown abort now", "-ERR syntax error"),
+            ("lolwut version x", "-ERR value is not an integer or out of range"),
+        ] {
+            client.expect(line, reply);
+        }
+        let time = client.run("time");
+        assert!(time.starts_with("*2|$10|"), "{time}");
+        client.expect("monitor", "+OK");
+        assert!(matches!(client.flow, Flow::Monitor));
+        client.session.monitor = true;
+        client.expect("reset", "+RESET");
+        assert!(matches!(client.flow, Flow::Unmonitor));
+        assert!(!client.session.monitor);
+        for line in ["shutdown", "SHUTDOWN nosave now force"] {
+            client.expect(line, "");
+            assert!(matches!(client.flow, Flow::Shutdown));
+        }
+        assert!(client.run("lolwut version 5 3 1").contains("|\u{2571}\u{2571}\u{2572}\n\nKeyloom ver. "));
+        assert!(client.run("lolwut 99999999 99999999").len() < 64 * 1024);
+    }
+
+    #[test]
+    fn debug_must_be_enabled() {
+        let allowed = |setting, addr: &str| {
+            let mut client = Client::with(Config { enable_debug_command: setting, ..Config::default() });
+            client.session.addr = addr.into();
+            let reply = client.run("debug sleep 0");
+            assert!(reply == "+OK" || reply.starts_with("-ERR DEBUG command not allowed."), "{reply}");
+            reply == "+OK"
+        };
+        assert!(allowed(DebugCommand::Yes, "10.0.0.1:5"));
+        assert!(allowed(DebugCommand::Local, "127.0.0.1:5"));
+        assert!(!allowed(DebugCommand::Local, "10.0.0.1:5"));
+        assert!(!allowed(DebugCommand::No, "127.0.0.1:5"));
+    }
+}

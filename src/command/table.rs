@@ -1,0 +1,455 @@
+//! The one table of commands.
+//!
+//! A row says what the server must know before it runs a command: arity, flags, where the keys are, which cores it has
+//! to reach, and the function. COMMAND, COMMAND DOCS and COMMAND GETKEYS are answered from it. Rows live in the file of
+//! their family; this file collects them.
+
+use std::sync::LazyLock;
+
+use super::{KeyspaceFn, session::SessionFn};
+
+/// Properties of a command, as a bit set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flags(pub u32);
+
+impl Flags {
+    pub const NONE: Flags = Flags(0);
+    /// May change the keyspace.
+    pub const WRITE: Flags = Flags(1);
+    /// Only reads keys.
+    pub const READONLY: Flags = Flags(1 << 1);
+    /// May use more memory: refused when over maxmemory.
+    pub const DENYOOM: Flags = Flags(1 << 2);
+    /// Administrative; not shown to MONITOR.
+    pub const ADMIN: Flags = Flags(1 << 3);
+    pub const PUBSUB: Flags = Flags(1 << 4);
+    pub const NOSCRIPT: Flags = Flags(1 << 5);
+    /// O(1) or O(log N).
+    pub const FAST: Flags = Flags(1 << 6);
+    /// Allowed while a data set is loading.
+    pub const LOADING: Flags = Flags(1 << 7);
+    /// Allowed on a replica with stale data.
+    pub const STALE: Flags = Flags(1 << 8);
+    /// Allowed before AUTH.
+    pub const NO_AUTH: Flags = Flags(1 << 9);
+    /// Of session commands: never blocks, and changes nothing that later requests of the connection depend on, so that
+    /// they can be parsed before it has run.
+    pub const PIPELINED: Flags = Flags(1 << 25);
+    pub const NO_MULTI: Flags = Flags(1 << 10);
+    pub const SKIP_MONITOR: Flags = Flags(1 << 11);
+    pub const SKIP_SLOWLOG: Flags = Flags(1 << 12);
+    pub const BLOCKING: Flags = Flags(1 << 13);
+    /// Dangerous for a shared server (KEYS, FLUSHALL); the ACL category of that name.
+    pub const DANGEROUS: Flags = Flags(1 << 14);
+    /// Works on keys as a whole; the ACL category `@keyspace`.
+    pub const KEYSPACE: Flags = Flags(1 << 15);
+    /// ACL category `@connection`.
+    pub const CONNECTION: Flags = Flags(1 << 16);
+    /// Refused unless the configuration allows it (DEBUG).
+    pub const PROTECTED: Flags = Flags(1 << 17);
+
+    pub const fn or(self, other: Flags) -> Flags {
+        Flags(self.0 | other.0)
+    }
+
+    #[inline]
+    pub const fn has(self, other: Flags) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// Where the keys stand among the arguments: `first`, then every `step`, up to `last` (negative: from the end).
+/// `first == 0`: no keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeySpec {
+    pub first: i16,
+    pub last: i16,
+    pub step: i16,
+}
+
+impl KeySpec {
+    pub const NONE: KeySpec = KeySpec { first: 0, last: 0, step: 0 };
+    /// One key, the first argument.
+    pub const ONE: KeySpec = KeySpec { first: 1, last: 1, step: 1 };
+    /// Two keys, the first two arguments.
+    pub const TWO: KeySpec = KeySpec { first: 1, last: 2, step: 1 };
+    /// All arguments are keys.
+    pub const ALL: KeySpec = KeySpec { first: 1, last: -1, step: 1 };
+    /// Key, value, key, value, ...
+    pub const PAIRS: KeySpec = KeySpec { first: 1, last: -1, step: 2 };
+
+    /// Whether there is exactly one key, at a fixed place.
+    #[inline]
+    pub fn is_one(&self) -> bool {
+        self.first == self.last && self.first > 0
+    }
+
+    /// Whether every key is followed by the arguments that belong to it. A command that cannot be dealt to cores key by key
+    /// is whole on one of them, and refused there.
+    #[inline]
+    pub fn is_whole(&self, argc: usize) -> bool {
+        self.last >= 0 || (argc as i64 - self.first as i64) % self.step as i64 == 0
+    }
+
+    /// Positions of the keys in a command of `argc` arguments.
+    #[inline]
+    pub fn positions(&self, argc: usize) -> impl Iterator<Item = usize> + use<> {
+        let last = if self.last < 0 { argc as i64 + self.last as i64 } else { self.last as i64 };
+        let end = if self.first == 0 { 0 } else { (last + 1).clamp(0, argc as i64) as usize };
+        (self.first.max(0) as usize..end).step_by(self.step.max(1) as usize)
+    }
+}
+
+/// How the partial replies of a command that several cores execute become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merge {
+    /// Integers are added (DEL, EXISTS, DBSIZE).
+    Sum,
+    /// The first error, otherwise the first reply (MSET, FLUSHALL).
+    First,
+    /// Elements of arrays, put back into the order of the keys (MGET).
+    InKeyOrder,
+    /// Arrays are joined (KEYS).
+    Concat,
+    /// Each part is `[number of keys, key or nil]`; one key is drawn, weighted by the numbers (RANDOMKEY).
+    Draw,
+}
+
+/// Which cores a command has to reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// The core of the connection.
+    Home,
+    /// The core that owns the keys. If they live on several, their entries are brought together for the command: see
+    /// `borrow`.
+    Keys,
+    /// The keys may live anywhere: each owner runs the command on its own ones.
+    Split(Merge),
+    /// Every core runs it.
+    Every(Merge),
+    /// The core that owns the partition in the cursor, the first argument (SCAN).
+    Cursor,
+}
+
+/// What runs the command.
+#[derive(Clone, Copy)]
+pub enum Handler {
+    Keyspace(KeyspaceFn),
+    Session(SessionFn),
+    /// Only a container of subcommands.
+    Container,
+}
+
+/// One row of the table.
+pub struct Command {
+    /// Lower case; of a subcommand only its own word.
+    pub name: &'static str,
+    /// Number of arguments with the name; negative: at least so many.
+    pub arity: i16,
+    pub flags: Flags,
+    pub keys: KeySpec,
+    pub reach: Reach,
+    pub handler: Handler,
+    /// Group, as COMMAND DOCS names it: `string`, `generic`, `connection`, `server`, ...
+    pub group: &'static str,
+    pub since: &'static str,
+    pub complexity: &'static str,
+    pub summary: &'static str,
+    pub subcommands: &'static [Command],
+}
+
+impl Command {
+    /// A keyspace command that finds its core by its keys.
+    pub const fn keyspace(name: &'static str, arity: i16, flags: Flags, keys: KeySpec, run: KeyspaceFn) -> Command {
+        Command {
+            name,
+            arity,
+            flags,
+            keys,
+            reach: Reach::Keys,
+            handler: Handler::Keyspace(run),
+            group: "generic",
+            since: "1.0.0",
+            complexity: "O(1)",
+            summary: "",
+            subcommands: &[],
+        }
+    }
+
+    /// A session command.
+    pub const fn session(name: &'static str, arity: i16, flags: Flags, run: SessionFn) -> Command {
+        let mut command = Command::container(name, arity, flags, &[]);
+        command.handler = Handler::Session(run);
+        command
+    }
+
+    /// A command that only groups subcommands.
+    pub const fn container(name: &'static str, arity: i16, flags: Flags, subcommands: &'static [Command]) -> Command {
+        Command {
+            name,
+            arity,
+            flags,
+            keys: KeySpec::NONE,
+            reach: Reach::Home,
+            handler: Handler::Container,
+            group: "connection",
+            since: "1.0.0",
+            complexity: "O(1)",
+            summary: "",
+            subcommands,
+        }
+    }
+
+    pub const fn reach(mut self, reach: Reach) -> Command {
+        self.reach = reach;
+        self
+    }
+
+    /// What COMMAND DOCS tells.
+    pub const fn doc(
+        mut self,
+        group: &'static str,
+        since: &'static str,
+        complexity: &'static str,
+        summary: &'static str,
+    ) -> Command {
+        self.group = group;
+        self.since = since;
+        self.complexity = complexity;
+        self.summary = summary;
+        self
+    }
+
+    /// Whether `argc` arguments, the name included, are acceptable.
+    #[inline]
+    pub fn arity_ok(&self, argc: usize) -> bool {
+        if self.arity >= 0 { argc == self.arity as usize } else { argc >= self.arity.unsigned_abs() as usize }
+    }
+}
+
+/// Index of a command or subcommand in [`Table::rows`]; statistics are arrays over it.
+pub type CommandId = u16;
+
+/// A row with its place in the table.
+pub struct Row {
+    pub id: CommandId,
+    pub command: &'static Command,
+    /// `get`, `client|setname`.
+    pub full_name: String,
+    /// Id of the container, for subcommands.
+    pub parent: Option<CommandId>,
+}
+
+/// All commands and subcommands.
+pub struct Table {
+    rows: Vec<Row>,
+    /// Open addressing by [`name_hash`].
+    index: Vec<Place>,
+}
+
+/// A place in the index of names.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    /// [`name_word`] of the name.
+    word: u64,
+    /// 0: nothing is here.
+    len: u8,
+    /// The word and the length decide: small letters only, and no more than eight.
+    plain: bool,
+    id: CommandId,
+}
+
+/// The families, in the order of their documentation.
+static FAMILIES: &[&[Command]] = &[
+    super::string::COMMANDS,
+    super::generic::COMMANDS,
+    super::connection::COMMANDS,
+    super::client::COMMANDS,
+    super::server::COMMANDS,
+    super::config::COMMANDS,
+    super::info::COMMANDS,
+    super::introspect::COMMANDS,
+    super::slowlog::COMMANDS,
+    super::latency::COMMANDS,
+    super::memory::COMMANDS,
+    super::acl::COMMANDS,
+];
+
+static TABLE: LazyLock<Table> = LazyLock::new(Table::build);
+
+/// The table of all commands.
+pub fn table() -> &'static Table {
+    &TABLE
+}
+
+/// The row for a command name in any case; subcommands are found with [`Table::resolve`].
+#[inline]
+pub fn lookup(name: &[u8]) -> Option<&'static Row> {
+    table().lookup(name)
+}
+
+/// Longest command name; longer names are unknown without a look.
+const NAME_BYTES_MAX: usize = 24;
+
+impl Table {
+    fn build() -> Table {
+        let mut rows = Vec::new();
+        for command in FAMILIES.iter().flat_map(|family| family.iter()) {
+            let id = rows.len() as u16;
+            rows.push(Row { id, command, full_name: command.name.to_string(), parent: None });
+            for sub in command.subcommands {
+                let full_name = format!("{}|{}", command.name, sub.name);
+                rows.push(Row { id: rows.len() as u16, command: sub, full_name, parent: Some(id) });
+            }
+        }
+        let mut index = vec![Place::default(); (rows.len() * 4).next_power_of_two()];
+        for row in rows.iter().filter(|row| row.parent.is_none()) {
+            let name = row.command.name.as_bytes();
+            assert!(!name.is_empty() && name.len() <= NAME_BYTES_MAX);
+            let word = name_word(name);
+            let mut at = name_hash(word, name) & (index.len() - 1);
+            while index[at].len != 0 {
+                assert_ne!(rows[index[at].id as usize].command.name, row.command.name, "a command has two rows");
+                at = (at + 1) & (index.len() - 1);
+            }
+            let plain = name.len() <= 8 && name.iter().all(u8::is_ascii_lowercase);
+            index[at] = Place { word, len: name.len() as u8, plain, id: row.id };
+        }
+        Table { rows, index }
+    }
+
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// Rows that are not subcommands.
+    pub fn top(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| row.parent.is_none())
+    }
+
+    /// The subcommand rows of `row`.
+    pub fn subs(&self, row: &Row) -> &[Row] {
+        let first = row.id as usize + 1;
+        &self.rows[first..first + row.command.subcommands.len()]
+    }
+
+    #[inline]
+    pub fn row(&self, id: CommandId) -> &Row {
+        &self.rows[id as usize]
+    }
+
+    /// The row with this name in any case.
+    #[inline]
+    pub fn lookup(&self, name: &[u8]) -> Option<&Row> {
+        if name.len() > NAME_BYTES_MAX {
+            return None;
+        }
+        let word = name_word(name);
+        let mut at = name_hash(word, name) & (self.index.len() - 1);
+        loop {
+            let place = &self.index[at];
+            if place.len == 0 {
+                return None;
+            }
+            // Most names are shorter than a word and made of letters only: then the word says all.
+            if place.word == word && place.len == name.len() as u8 {
+                let row = &self.rows[place.id as usize];
+                if place.plain || row.command.name.as_bytes().eq_ignore_ascii_case(name) {
+                    return Some(row);
+                }
+            }
+            at = (at + 1) & (self.index.len() - 1);
+        }
+    }
+
+    /// The row for a full name in any case: `get`, `client|setname`.
+    pub fn lookup_full(&self, name: &[u8]) -> Option<&Row> {
+        let mut words = name.splitn(2, |b| *b == b'|');
+        let row = self.lookup(words.next()?)?;
+        match words.next() {
+            None => Some(row),
+            Some(sub) => self.subs(row).iter().find(|row| row.command.name.as_bytes().eq_ignore_ascii_case(sub)),
+        }
+    }
+
+    /// The row that `args` call: the subcommand's if the command has some. Does not check arity.
+    pub fn resolve(&self, args: &[&[u8]]) -> Result<&Row, Unknown> {
+        let row = self.lookup(args[0]).ok_or(Unknown::Command)?;
+        if row.command.subcommands.is_empty() || args.len() < 2 {
+            return Ok(row);
+        }
+        self.subs(row)
+            .iter()
+            .find(|sub| sub.command.name.as_bytes().eq_ignore_ascii_case(args[1]))
+            .ok_or(Unknown::Subcommand)
+    }
+}
+
+/// Why [`Table::resolve`] found nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    Command,
+    Subcommand,
+}
+
+/// The first eight bytes of a name, each with the bit set that tells capital letters from small ones.
+#[inline]
+fn name_word(name: &[u8]) -> u64 {
+    let mut word = [0u8; 8];
+    let n = name.len().min(8);
+    word[..n].copy_from_slice(&name[..n]);
+    u64::from_le_bytes(word) | 0x2020_2020_2020_2020
+}
+
+/// A hash of a name that ignores case: its word, its last byte and its length.
+#[inline]
+fn name_hash(word: u64, name: &[u8]) -> usize {
+    let last = name.last().copied().unwrap_or(0) | 0x20;
+    let mixed = (word ^ ((name.len() as u64) << 56) ^ ((last as u64) << 48)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed >> 32) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_in_any_case() {
+        for row in table().top() {
+            assert_eq!(lookup(row.command.name.to_uppercase().as_bytes()).map(|r| r.id), Some(row.id));
+            assert_eq!(lookup(row.command.name.as_bytes()).map(|r| r.id), Some(row.id));
+        }
+        assert!(lookup(b"").is_none());
+        assert!(lookup(b"nosuchcommand").is_none());
+        assert!(lookup(&[b'g'; 100]).is_none());
+    }
+
+    #[test]
+    fn rows_are_well_formed() {
+        for row in table().rows() {
+            let command = row.command;
+            assert!(command.arity != 0, "{}", row.full_name);
+            assert!(!command.summary.is_empty(), "{} has no summary", row.full_name);
+            assert!(command.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-' || b == b'_'));
+            let write = command.flags.has(Flags::WRITE);
+            assert!(!(write && command.flags.has(Flags::READONLY)), "{}", row.full_name);
+            if matches!(command.reach, Reach::Keys | Reach::Split(_)) {
+                assert!(command.keys.first > 0, "{} reaches keys but names none", row.full_name);
+            }
+            assert_eq!(matches!(command.reach, Reach::Home), !matches!(command.handler, Handler::Keyspace(_)));
+        }
+    }
+
+    #[test]
+    fn key_positions() {
+        let at = |spec: KeySpec, argc| spec.positions(argc).collect::<Vec<_>>();
+        assert_eq!(at(KeySpec::ONE, 3), [1]);
+        assert_eq!(at(KeySpec::TWO, 3), [1, 2]);
+        assert_eq!(at(KeySpec::ALL, 4), [1, 2, 3]);
+        assert_eq!(at(KeySpec::PAIRS, 5), [1, 3]);
+        assert!(at(KeySpec::NONE, 5).is_empty());
+        assert!(at(KeySpec::ALL, 1).is_empty());
+        assert!(KeySpec::PAIRS.is_whole(5) && !KeySpec::PAIRS.is_whole(4));
+        assert!(KeySpec::ALL.is_whole(4) && KeySpec::ONE.is_whole(4));
+    }
+}

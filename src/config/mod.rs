@@ -1,0 +1,188 @@
+//! Configuration: redis.conf syntax and names.
+//!
+//! [`table`] names every directive: how it is read, printed, and whether CONFIG SET may change it. [`load`] reads files
+//! and the command line, [`rewrite`] writes changes back. A [`Config`] is a plain value: a change makes a new one, which
+//! its maker hands to every core ([`crate::command::Ask::Configure`]). Nothing here is on the path of a command.
+
+pub mod choice;
+pub mod error;
+pub mod load;
+pub mod rewrite;
+pub mod table;
+pub mod value;
+pub mod words;
+
+use std::path::PathBuf;
+
+pub use choice::{ControlCore, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy};
+pub use error::{LoadError, RewriteError, SetError};
+pub use table::{Change, Directive};
+
+use crate::command::glob;
+
+/// All settings of one node. The names are those of the directives, with the unit added where there is one.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// TCP port; 0 is none where there is a Unix socket, and any free one otherwise.
+    pub port: u16,
+    /// IP addresses, `*` or `::*`; with `-` before it, one that this machine does not have is skipped.
+    pub bind: Vec<String>,
+    pub unixsocket: Option<String>,
+    /// Permissions of the Unix socket; 0 leaves them to the umask.
+    pub unixsocketperm: u32,
+    pub databases: usize,
+    pub maxclients: usize,
+    /// Idle clients are disconnected after this; 0 is never.
+    pub timeout_s: u64,
+    pub tcp_backlog: i32,
+    /// 0 is off.
+    pub tcp_keepalive_s: u32,
+    /// Empty is none.
+    pub requirepass: String,
+    /// Without a password, refuse clients that are not on this machine.
+    pub protected_mode: bool,
+    pub proto_max_bulk_len: i64,
+    pub client_query_buffer_limit: usize,
+    /// Output limits of normal clients: hard bytes, soft bytes, soft seconds; 0 is none.
+    pub client_output_buffer_limit_normal: OutputLimit,
+    pub client_output_buffer_limit_replica: OutputLimit,
+    pub client_output_buffer_limit_pubsub: OutputLimit,
+    /// 0 logs every command, -1 none.
+    pub slowlog_log_slower_than_us: i64,
+    pub slowlog_max_len: usize,
+    pub latency_tracking: bool,
+    pub latency_tracking_info_percentiles: Vec<f64>,
+    /// 0 is off.
+    pub latency_monitor_threshold_ms: u64,
+    /// Always 0, no limit: eviction does not exist yet.
+    pub maxmemory_bytes: u64,
+    pub maxmemory_policy: MaxmemoryPolicy,
+    pub maxmemory_samples: u32,
+    /// DEL frees like UNLINK.
+    pub lazyfree_lazy_user_del: bool,
+    /// FLUSHDB and FLUSHALL without SYNC or ASYNC mean ASYNC.
+    pub lazyfree_lazy_user_flush: bool,
+    pub enable_debug_command: DebugCommand,
+    pub loglevel: LogLevel,
+    /// Empty is the standard output.
+    pub logfile: String,
+    pub log_format: LogFormat,
+    /// Empty is none.
+    pub pidfile: String,
+    /// Working directory of the process; absolute once loaded.
+    pub dir: String,
+    /// CPUs of the data cores, one core each. Invariant: ascending, each once, not empty.
+    pub cpus: Vec<usize>,
+    /// `cpus all`: `cpus` holds what the process may run on.
+    pub cpus_all: bool,
+    /// Invariant: a power of two up to 16384, and at least one per core.
+    pub partitions: u16,
+    /// TCP port of the metrics endpoint; 0 is off.
+    pub admin_port: u16,
+    pub admin_bind: String,
+    pub control_core: ControlCore,
+    /// The file that was read at start, absolute; CONFIG REWRITE writes it.
+    pub config_file: Option<PathBuf>,
+    /// Working directory when the process started: relative `dir` in a file starts here.
+    pub started_in: PathBuf,
+}
+
+/// When a client's unsent replies are too many. 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutputLimit {
+    pub hard_bytes: u64,
+    /// Over these bytes for `soft_s` seconds on end.
+    pub soft_bytes: u64,
+    pub soft_s: u64,
+}
+
+const MIB: u64 = 1 << 20;
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            port: 6379,
+            bind: vec!["127.0.0.1".into()],
+            unixsocket: None,
+            unixsocketperm: 0,
+            databases: 16,
+            maxclients: 10000,
+            timeout_s: 0,
+            tcp_backlog: 511,
+            tcp_keepalive_s: 300,
+            requirepass: String::new(),
+            protected_mode: true,
+            proto_max_bulk_len: 512 * MIB as i64,
+            client_query_buffer_limit: 1 << 30,
+            client_output_buffer_limit_normal: OutputLimit::default(),
+            client_output_buffer_limit_replica: OutputLimit { hard_bytes: 256 * MIB, soft_bytes: 64 * MIB, soft_s: 60 },
+            client_output_buffer_limit_pubsub: OutputLimit { hard_bytes: 32 * MIB, soft_bytes: 8 * MIB, soft_s: 60 },
+            slowlog_log_slower_than_us: 10_000,
+            slowlog_max_len: 128,
+            latency_tracking: true,
+            latency_tracking_info_percentiles: vec![50.0, 99.0, 99.9],
+            latency_monitor_threshold_ms: 0,
+            maxmemory_bytes: 0,
+            maxmemory_policy: MaxmemoryPolicy::NoEviction,
+            maxmemory_samples: 5,
+            lazyfree_lazy_user_del: false,
+            lazyfree_lazy_user_flush: false,
+            enable_debug_command: DebugCommand::No,
+            loglevel: LogLevel::Notice,
+            logfile: String::new(),
+            log_format: LogFormat::Text,
+            pidfile: String::new(),
+            dir: ".".into(),
+            cpus: load::allowed_cpus(),
+            cpus_all: true,
+            partitions: 256,
+            admin_port: 0,
+            admin_bind: "127.0.0.1".into(),
+            control_core: ControlCore::Shared,
+            config_file: None,
+            started_in: PathBuf::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Value of the directive `name` (in any case), as CONFIG GET shows it.
+    pub fn get(&self, name: &[u8]) -> Option<String> {
+        table::find(name).map(|directive| directive.get(self))
+    }
+
+    /// Names and values of all directives that match a glob pattern, in any case.
+    pub fn get_matching(&self, pattern: &[u8]) -> Vec<(&'static str, String)> {
+        table::DIRECTIVES
+            .iter()
+            .filter(|directive| glob::matches_ignore_case(pattern, directive.name.as_bytes()))
+            .map(|directive| (directive.name, directive.get(self)))
+            .collect()
+    }
+
+    /// The configuration after CONFIG SET of all `pairs` of name and value; all of them or none.
+    pub fn set(&self, pairs: &[(&[u8], &[u8])]) -> Result<Config, SetError> {
+        let mut changes: Vec<(&Directive, &[u8])> = Vec::with_capacity(pairs.len());
+        for &(name, value) in pairs {
+            let shown = || crate::resp::error::shown(name, 128);
+            let failed = |why: &str| SetError::Failed { name: shown(), why: why.into() };
+            let directive = table::find(name).ok_or_else(|| SetError::Unknown(shown()))?;
+            if directive.change == Change::Immutable {
+                return Err(failed("can't set immutable config"));
+            }
+            if changes.iter().any(|(other, _)| other.name == directive.name) {
+                return Err(failed("duplicate parameter"));
+            }
+            changes.push((directive, value));
+        }
+        let mut config = self.clone();
+        for (directive, value) in changes {
+            let failed = |why| SetError::Failed { name: directive.name.into(), why };
+            directive.set_value(&mut config, value).map_err(failed)?;
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,338 @@
+//! The table of directives: every setting, how it is read and printed, and whether it can change while the node runs.
+
+use std::borrow::Cow;
+
+use super::choice::{ControlCore, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy};
+use super::value::{self, OutputClass, Unit};
+use super::{Config, load};
+
+/// Whether CONFIG SET may change a directive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Only at start.
+    Immutable,
+    Live,
+}
+use Change::{Immutable, Live};
+
+/// How a directive is read and printed.
+pub enum Kind {
+    Bool {
+        get: fn(&Config) -> bool,
+        set: fn(&mut Config, bool),
+    },
+    Int {
+        unit: Unit,
+        min: i64,
+        max: i64,
+        get: fn(&Config) -> i64,
+        set: fn(&mut Config, i64),
+    },
+    /// One of `names`; getter and setter use the position.
+    Choice {
+        names: &'static [&'static str],
+        get: fn(&Config) -> usize,
+        set: fn(&mut Config, usize),
+    },
+    /// One word.
+    Word {
+        get: fn(&Config) -> String,
+        set: fn(&mut Config, &str) -> Result<(), String>,
+    },
+    /// Any number of words; printed as one or several lines of the file.
+    Words {
+        lines: fn(&Config) -> Vec<String>,
+        set: fn(&mut Config, &[&str]) -> Result<(), String>,
+    },
+    /// A directive of Redis whose only supported value is `value`; `why` tells what happens to others.
+    Only {
+        value: &'static str,
+        why: &'static str,
+    },
+}
+
+/// One setting.
+pub struct Directive {
+    /// In lower case.
+    pub name: &'static str,
+    pub change: Change,
+    pub kind: Kind,
+}
+
+impl Directive {
+    const fn new(name: &'static str, change: Change, kind: Kind) -> Self {
+        Directive { name, change, kind }
+    }
+
+    /// The value, as CONFIG GET shows it.
+    pub fn get(&self, config: &Config) -> String {
+        self.lines(config).join(" ")
+    }
+
+    /// The value as lines of a file, without the name and, but for [`Kind::Words`], unquoted.
+    pub fn lines(&self, config: &Config) -> Vec<String> {
+        match &self.kind {
+            Kind::Bool { get, .. } => vec![if get(config) { "yes" } else { "no" }.to_string()],
+            Kind::Int { unit, get, .. } => vec![value::print_int(get(config), *unit)],
+            Kind::Choice { names, get, .. } => vec![names[get(config)].to_string()],
+            Kind::Word { get, .. } => vec![get(config)],
+            Kind::Words { lines, .. } => lines(config),
+            Kind::Only { value, .. } => vec![value.to_string()],
+        }
+    }
+
+    /// Applies the arguments of a line. The error says what is wrong with them.
+    pub fn set_words(&self, config: &mut Config, words: &[Vec<u8>]) -> Result<(), String> {
+        // Numbers and names of choices are no longer any where bytes were replaced, and are refused as such.
+        let is_text = matches!(self.kind, Kind::Word { .. } | Kind::Words { .. });
+        if is_text && words.iter().any(|word| std::str::from_utf8(word).is_err()) {
+            return Err("argument must be valid UTF-8".into());
+        }
+        let words: Vec<Cow<str>> = words.iter().map(|word| String::from_utf8_lossy(word)).collect();
+        let words: Vec<&str> = words.iter().map(Cow::as_ref).collect();
+        if let Kind::Words { set, .. } = &self.kind {
+            return if words.is_empty() { Err("wrong number of arguments".into()) } else { set(config, &words) };
+        }
+        let [word] = words[..] else { return Err("wrong number of arguments".into()) };
+        match &self.kind {
+            Kind::Bool { set, .. } => set(config, value::parse_bool(word)?),
+            Kind::Int { unit, min, max, set, .. } => set(config, value::parse_int(word, *unit, *min, *max)?),
+            Kind::Choice { names, set, .. } => set(config, value::parse_choice(word, names)?),
+            Kind::Word { set, .. } => set(config, word)?,
+            Kind::Words { .. } => unreachable!("returned above"),
+            Kind::Only { value, why } => {
+                if !word.eq_ignore_ascii_case(value) {
+                    return Err((*why).into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies a value that came as one string (CONFIG SET): directives of several words are cut at blanks.
+    pub fn set_value(&self, config: &mut Config, value: &[u8]) -> Result<(), String> {
+        match self.kind {
+            Kind::Words { .. } if !value.is_empty() => {
+                let words = value.split(|b| *b == b' ').filter(|w| !w.is_empty());
+                self.set_words(config, &words.map(<[u8]>::to_vec).collect::<Vec<_>>())
+            }
+            _ => self.set_words(config, &[value.to_vec()]),
+        }
+    }
+}
+
+/// The directive called `name`, in any case.
+pub fn find(name: &[u8]) -> Option<&'static Directive> {
+    DIRECTIVES.iter().find(|directive| directive.name.as_bytes().eq_ignore_ascii_case(name))
+}
+
+/// The known name that is most like `name`, if one is close enough to be what was meant.
+pub fn nearest(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase();
+    let name = name.trim_start_matches('-').split('=').next().unwrap_or("").replace('_', "-");
+    let distances = DIRECTIVES.iter().map(|directive| (distance(&name, directive.name), directive.name));
+    let (distance, nearest) = distances.min()?;
+    (distance <= 1 + name.len() / 4).then_some(nearest)
+}
+
+/// Levenshtein's distance: the fewest bytes to insert, remove or replace that make `a` of `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = diagonal + (x != y) as usize;
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+macro_rules! yes_no {
+    ($field:ident) => {
+        Kind::Bool { get: |c| c.$field, set: |c, v| c.$field = v }
+    };
+}
+
+// The bounds of each row fit its field's type, so the conversions lose nothing.
+macro_rules! int {
+    ($field:ident, $unit:ident, $min:expr, $max:expr) => {
+        Kind::Int { unit: Unit::$unit, min: $min, max: $max, get: |c| c.$field as i64, set: |c, v| c.$field = v as _ }
+    };
+}
+
+macro_rules! choice {
+    ($field:ident, $type:ident) => {
+        Kind::Choice { names: $type::NAMES, get: |c| c.$field as usize, set: |c, v| c.$field = $type::ALL[v] }
+    };
+}
+
+macro_rules! text {
+    ($field:ident) => {
+        Kind::Word {
+            get: |c| c.$field.clone(),
+            set: |c, v| {
+                c.$field = v.into();
+                Ok(())
+            },
+        }
+    };
+}
+
+macro_rules! only {
+    ($value:literal, $why:literal) => {
+        Kind::Only { value: $value, why: $why }
+    };
+}
+
+/// As many databases as a database number of the mesh's messages (one byte) can name.
+const DATABASES_MAX: i64 = 256;
+/// Longest string, 1 GiB: positions in a core's buffers have 32 bits.
+const BULK_LEN_MAX: i64 = 1 << 30;
+const MIB: i64 = 1 << 20;
+const I32_MAX: i64 = i32::MAX as i64;
+const U32_MAX: i64 = u32::MAX as i64;
+
+/// Every directive, sorted by name.
+pub static DIRECTIVES: &[Directive] = &[
+    Directive::new("admin-bind", Immutable, ADMIN_BIND),
+    Directive::new("admin-port", Immutable, int!(admin_port, Plain, 0, 65535)),
+    Directive::new("appendonly", Immutable, only!("no", "persistence is not supported yet, only 'no' is")),
+    Directive::new("bind", Immutable, BIND),
+    Directive::new("client-output-buffer-limit", Live, OUTPUT_LIMITS),
+    Directive::new("client-query-buffer-limit", Live, int!(client_query_buffer_limit, Memory, MIB, i64::MAX)),
+    Directive::new("control-core", Immutable, choice!(control_core, ControlCore)),
+    Directive::new("cpus", Immutable, CPUS),
+    Directive::new("daemonize", Immutable, only!("no", "not supported: let a service manager run it, only 'no' is")),
+    Directive::new("databases", Immutable, int!(databases, Plain, 1, DATABASES_MAX)),
+    Directive::new("dir", Immutable, DIR),
+    Directive::new("enable-debug-command", Immutable, choice!(enable_debug_command, DebugCommand)),
+    Directive::new("latency-monitor-threshold", Live, int!(latency_monitor_threshold_ms, Plain, 0, i64::MAX)),
+    Directive::new("latency-tracking", Live, yes_no!(latency_tracking)),
+    Directive::new("latency-tracking-info-percentiles", Live, PERCENTILES),
+    Directive::new("lazyfree-lazy-user-del", Live, yes_no!(lazyfree_lazy_user_del)),
+    Directive::new("lazyfree-lazy-user-flush", Live, yes_no!(lazyfree_lazy_user_flush)),
+    Directive::new("log-format", Immutable, choice!(log_format, LogFormat)),
+    Directive::new("logfile", Immutable, text!(logfile)),
+    Directive::new("loglevel", Live, choice!(loglevel, LogLevel)),
+    Directive::new("maxclients", Live, int!(maxclients, Plain, 1, U32_MAX)),
+    Directive::new("maxmemory", Live, MAXMEMORY),
+    Directive::new("maxmemory-policy", Live, choice!(maxmemory_policy, MaxmemoryPolicy)),
+    Directive::new("maxmemory-samples", Live, int!(maxmemory_samples, Plain, 1, I32_MAX)),
+    Directive::new("notify-keyspace-events", Live, only!("", "not supported yet, only \"\" is")),
+    Directive::new("partitions", Immutable, PARTITIONS),
+    Directive::new("pidfile", Immutable, text!(pidfile)),
+    Directive::new("port", Immutable, int!(port, Plain, 0, 65535)),
+    Directive::new("protected-mode", Live, yes_no!(protected_mode)),
+    Directive::new("proto-max-bulk-len", Live, int!(proto_max_bulk_len, Memory, MIB, BULK_LEN_MAX)),
+    Directive::new("requirepass", Live, text!(requirepass)),
+    Directive::new("save", Live, only!("", "snapshots are not supported yet, only \"\" is")),
+    Directive::new("slowlog-log-slower-than", Live, int!(slowlog_log_slower_than_us, Plain, -1, i64::MAX)),
+    Directive::new("slowlog-max-len", Live, int!(slowlog_max_len, Plain, 0, i64::MAX)),
+    Directive::new("supervised", Immutable, only!("no", "not supported, only 'no' is")),
+    Directive::new("tcp-backlog", Immutable, int!(tcp_backlog, Plain, 0, I32_MAX)),
+    Directive::new("tcp-keepalive", Live, int!(tcp_keepalive_s, Plain, 0, I32_MAX)),
+    Directive::new("timeout", Live, int!(timeout_s, Plain, 0, I32_MAX)),
+    Directive::new("unixsocket", Immutable, UNIXSOCKET),
+    Directive::new("unixsocketperm", Immutable, int!(unixsocketperm, Octal, 0, 0o777)),
+];
+
+const ADMIN_BIND: Kind = Kind::Word {
+    get: |c| c.admin_bind.clone(),
+    set: |c, v| {
+        value::check_bind(v)?;
+        c.admin_bind = v.into();
+        Ok(())
+    },
+};
+
+const BIND: Kind = Kind::Words {
+    lines: |c| vec![c.bind.join(" ")],
+    set: |c, words| {
+        if words.len() > value::BIND_ADDRS_MAX {
+            return Err("Too many bind addresses specified.".into());
+        }
+        let words = words.iter().filter(|w| !w.is_empty());
+        c.bind = words.map(|w| value::check_bind(w).map(|_| w.to_string())).collect::<Result<_, _>>()?;
+        Ok(())
+    },
+};
+
+const OUTPUT_LIMITS: Kind = Kind::Words {
+    lines: |c| {
+        let classes = [
+            ("normal", c.client_output_buffer_limit_normal),
+            ("slave", c.client_output_buffer_limit_replica),
+            ("pubsub", c.client_output_buffer_limit_pubsub),
+        ];
+        let line =
+            |(class, l): (&str, super::OutputLimit)| format!("{class} {} {} {}", l.hard_bytes, l.soft_bytes, l.soft_s);
+        classes.into_iter().map(line).collect()
+    },
+    set: |c, words| {
+        for (class, limit) in value::parse_output_limits(words)? {
+            match class {
+                OutputClass::Normal => c.client_output_buffer_limit_normal = limit,
+                OutputClass::Replica => c.client_output_buffer_limit_replica = limit,
+                OutputClass::Pubsub => c.client_output_buffer_limit_pubsub = limit,
+            }
+        }
+        Ok(())
+    },
+};
+
+const CPUS: Kind = Kind::Word {
+    get: |c| if c.cpus_all { "all".into() } else { value::print_cpus(&c.cpus) },
+    set: |c, v| {
+        c.cpus_all = v.eq_ignore_ascii_case("all");
+        c.cpus = if c.cpus_all { load::allowed_cpus() } else { value::parse_cpus(v)? };
+        Ok(())
+    },
+};
+
+const DIR: Kind = Kind::Word {
+    get: |c| c.dir.clone(),
+    set: |c, v| {
+        // Collecting the components drops `.` and doubled slashes.
+        let path: std::path::PathBuf = c.started_in.join(v).components().collect();
+        c.dir = path.to_str().ok_or("argument must be valid UTF-8")?.into();
+        Ok(())
+    },
+};
+
+const PERCENTILES: Kind = Kind::Words {
+    lines: |c| vec![c.latency_tracking_info_percentiles.iter().map(f64::to_string).collect::<Vec<_>>().join(" ")],
+    set: |c, words| {
+        c.latency_tracking_info_percentiles = value::parse_percentiles(words)?;
+        Ok(())
+    },
+};
+
+const MAXMEMORY: Kind = Kind::Word {
+    get: |c| c.maxmemory_bytes.to_string(),
+    set: |c, v| match value::parse_int(v, Unit::Memory, 0, i64::MAX)? {
+        0 => {
+            c.maxmemory_bytes = 0;
+            Ok(())
+        }
+        _ => Err("a memory limit is not supported yet, only 0 (none) is".into()),
+    },
+};
+
+const PARTITIONS: Kind = Kind::Word {
+    get: |c| c.partitions.to_string(),
+    set: |c, v| {
+        c.partitions = value::parse_partitions(v)?;
+        Ok(())
+    },
+};
+
+const UNIXSOCKET: Kind = Kind::Word {
+    get: |c| c.unixsocket.clone().unwrap_or_default(),
+    set: |c, v| {
+        c.unixsocket = (!v.is_empty()).then(|| v.to_string());
+        Ok(())
+    },
+};

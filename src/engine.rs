@@ -1,0 +1,448 @@
+//! The engine: everything of one core but its sockets, and the one execution point.
+//!
+//! Every command, whether it arrived here, was forwarded by another core, or is replayed, runs through
+//! [`Engine::call`] (or, for session commands, [`Engine::call_session`]): there it is counted and timed, there access is
+//! checked, there slow commands are noted and effects are emitted.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::admin::process::allocated_bytes;
+use crate::command::slowlog::SlowlogEntry;
+use crate::command::table::Unknown;
+use crate::command::{Answer, Args, Ask, Ctx, Finish, Flags, Flow, Handler, Home, Owned, Session, table, table::Row};
+use crate::config::Config;
+use crate::resp::{Error, Reply};
+use crate::route::{Hasher, Key, Router};
+use crate::shard::{Counters, Detached, Shard};
+use crate::state::NodeState;
+use crate::stats::{CommandStats, ErrorCounts, NetStats, RateSampler, Snapshot};
+
+/// How often the memory in use is looked at, for its peak, ms.
+const MEMORY_INTERVAL_MS: i64 = 1000;
+
+/// Whose command it is, for the slow log.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin<'a> {
+    /// A client of this core.
+    Client(&'a Session),
+    /// A client of another core, by its id.
+    Forwarded(u64),
+}
+
+/// What a forwarded or local keyspace command brings along.
+pub struct Call<'a> {
+    pub row: &'static Row,
+    pub args: Args<'a>,
+    pub first: Option<Key<'a>>,
+    pub db: usize,
+    pub no_touch: bool,
+    pub owned: &'a Owned,
+    pub origin: Origin<'a>,
+    /// Counts in the statistics; of a command that several cores execute only one part does.
+    pub counted: bool,
+}
+
+/// A command that has run.
+struct Ran<'a> {
+    row: &'static Row,
+    args: Args<'a>,
+    origin: Origin<'a>,
+    /// As [`Call::counted`].
+    counted: bool,
+}
+
+/// Why a request is not executed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Answer this.
+    Error(Error),
+    /// Disconnect without an answer: the client speaks HTTP, so somebody tries to reach the server through a browser.
+    Disconnect,
+}
+
+/// One core without its sockets.
+pub struct Engine {
+    pub router: Router,
+    pub hasher: Hasher,
+    pub shard: Shard,
+    /// Where commands run whose keys live on several cores; empty in between. See [`crate::borrow`].
+    pub scratch: Shard,
+    pub config: Arc<Config>,
+    /// The number of [`Engine::config`]; see [`crate::state::Configured`].
+    config_number: u64,
+    pub node: Arc<NodeState>,
+    pub stats: Vec<CommandStats>,
+    pub errors: ErrorCounts,
+    pub auth_failures: u64,
+    /// Counted by the network layer.
+    pub net: NetStats,
+    sampler: RateSampler,
+    /// When memory was last looked at, Unix ms; 0 before the first time.
+    memory_seen_ms: i64,
+    /// Mapped bytes of the shard when the node was last told.
+    mapped_noted_bytes: u64,
+    pub slowlog: VecDeque<SlowlogEntry>,
+    /// Commands that take at least so long are logged; `u64::MAX` is never.
+    slow_nanos_min: u64,
+    clock: quanta::Clock,
+    /// When the last command ended; the next one starts there.
+    tick: u64,
+    random: u64,
+}
+
+impl Engine {
+    /// The engine of a node with one core.
+    pub fn new(router: Router, hasher: Hasher, config: Arc<Config>, seed: u64) -> Self {
+        Engine::of_node(router, hasher, Arc::new(NodeState::new(config)), seed)
+    }
+
+    /// The engine of one core of `node`.
+    pub fn of_node(router: Router, hasher: Hasher, node: Arc<NodeState>, seed: u64) -> Self {
+        let configured = node.config.latest();
+        let config = configured.config;
+        let shard = Shard::new(router.range_of(router.me()), config.databases, hasher.clone());
+        let scratch = Shard::new(0..router.partitions(), config.databases, hasher.clone());
+        let clock = quanta::Clock::new();
+        let tick = clock.raw();
+        Engine {
+            router,
+            hasher,
+            shard,
+            scratch,
+            slow_nanos_min: slow_nanos_min(&config),
+            config,
+            config_number: configured.number,
+            node,
+            stats: vec![CommandStats::default(); table().rows().len()],
+            errors: ErrorCounts::default(),
+            auth_failures: 0,
+            net: NetStats::default(),
+            sampler: RateSampler::default(),
+            memory_seen_ms: 0,
+            mapped_noted_bytes: 0,
+            slowlog: VecDeque::new(),
+            clock,
+            tick,
+            random: seed | 1,
+        }
+    }
+
+    /// Starts the clock of the next command; call it before each run of commands.
+    #[inline]
+    pub fn start_clock(&mut self) {
+        self.tick = self.clock.raw();
+    }
+
+    /// Decides whether a request may run, in the order of Redis: it must exist, have the right number of arguments,
+    /// be enabled, and its client must have authenticated. `args` is not empty.
+    #[inline]
+    pub fn admit(
+        &mut self,
+        resolved: Result<&'static Row, Unknown>,
+        session: &mut Session,
+        args: Args,
+    ) -> Result<&'static Row, Refusal> {
+        let row = match resolved {
+            Ok(row) => row,
+            Err(unknown) => return Err(self.refuse_unknown(unknown, session, args)),
+        };
+        session.last_command = Some(row.id);
+        session.last_active_ms = self.shard.now_ms();
+        if !row.command.arity_ok(args.len()) {
+            return Err(self.refuse(row, Error::Arity(row.full_name.clone())));
+        }
+        if row.command.flags.has(Flags::PROTECTED)
+            && let Err(error) = crate::command::server::protected(&self.config, session)
+        {
+            return Err(self.refuse(row, error));
+        }
+        if !session.authenticated && !row.command.flags.has(Flags::NO_AUTH) && !self.config.requirepass.is_empty() {
+            return Err(self.refuse(row, Error::NoAuth));
+        }
+        Ok(row)
+    }
+
+    /// Counts a command that is refused before it runs.
+    #[cold]
+    pub fn refuse(&mut self, row: &Row, error: Error) -> Refusal {
+        self.stats[row.id as usize].rejected += 1;
+        self.errors.count(&error);
+        Refusal::Error(error)
+    }
+
+    #[cold]
+    fn refuse_unknown(&mut self, unknown: Unknown, session: &Session, args: Args) -> Refusal {
+        if args[0].eq_ignore_ascii_case(b"post") || args[0].eq_ignore_ascii_case(b"host:") {
+            if self.node.log_attack(self.shard.now_ms()) {
+                tracing::warn!(
+                    client = session.addr,
+                    "an HTTP request arrived where Redis commands are expected; somebody may be trying to attack this \
+                     server through a browser; connection closed"
+                );
+            }
+            return Refusal::Disconnect;
+        }
+        let error = match unknown {
+            Unknown::Command => Error::unknown_command(args),
+            Unknown::Subcommand => Error::unknown_subcommand(args),
+        };
+        self.errors.count(&error);
+        Refusal::Error(error)
+    }
+
+    /// A reading of the clock, for [`Engine::hop_done`].
+    pub fn clock_raw(&self) -> u64 {
+        self.clock.raw()
+    }
+
+    /// Notes how long requests were away that were sent to another core at the clock reading `sent_at`.
+    #[inline]
+    pub fn hop_done(&mut self, sent_at: u64) {
+        let nanos = self.clock.delta_as_nanos(sent_at, self.clock.raw());
+        self.net.hop_latency.record(nanos);
+    }
+
+    /// Sixty-four random bits.
+    pub fn random(&mut self) -> u64 {
+        self.random = xorshift(self.random);
+        self.random
+    }
+
+    /// Runs a keyspace command on this core's shard.
+    #[inline]
+    pub fn call(&mut self, call: Call, reply: &mut Reply) {
+        let Handler::Keyspace(run) = call.row.command.handler else { unreachable!("routed as a keyspace command") };
+        self.random = xorshift(self.random);
+        let mark = reply.output().mark();
+        let mut ctx = Ctx {
+            shard: &mut self.shard,
+            hasher: &self.hasher,
+            db: call.db,
+            no_touch: call.no_touch,
+            first: call.first,
+            owned: call.owned,
+            random: self.random,
+            string_bytes_max: self.config.proto_max_bulk_len as usize,
+            changes: 0,
+            effect: None,
+        };
+        let result = run(&mut ctx, call.args, reply);
+        let (changes, effect) = (ctx.changes, ctx.effect);
+        if changes > 0 && self.shard.effects.enabled() {
+            let partition = call.first.map_or(0, |key| key.partition);
+            match effect {
+                Some(args) => {
+                    let args: Vec<&[u8]> = args.iter().map(|a| a.as_slice()).collect();
+                    self.shard.effects.push(call.db, partition, &args);
+                }
+                None => self.shard.effects.push(call.db, partition, call.args),
+            }
+        }
+        let ran = Ran { row: call.row, args: call.args, origin: call.origin, counted: call.counted };
+        self.account(&ran, mark, result.err(), reply);
+    }
+
+    /// Runs a session command on this core.
+    pub fn call_session(&mut self, row: &'static Row, session: &mut Session, args: Args, reply: &mut Reply) -> Flow {
+        let Handler::Session(run) = row.command.handler else {
+            // A container's name alone, which its arity refuses; containers never run.
+            let error = Error::Arity(row.full_name.clone());
+            self.errors.count(&error);
+            reply.error(&error);
+            return Flow::Done;
+        };
+        let mark = reply.output().mark();
+        let now_ms = self.shard.now_ms();
+        let result = run(&mut Home { session, engine: self, now_ms }, args, reply);
+        let (flow, error) = match result {
+            Ok(flow) => (flow, None),
+            Err(error) => (Flow::Done, Some(error)),
+        };
+        let ran = Ran { row, args, origin: Origin::Client(session), counted: true };
+        self.account(&ran, mark, error, reply);
+        flow
+    }
+
+    /// Ends a session command that asked other cores. `answers` are in the order of the questions. The result may be
+    /// another [`Flow::Ask`].
+    pub fn finish_session(
+        &mut self,
+        row: &'static Row,
+        session: &mut Session,
+        finish: Finish,
+        answers: Vec<Answer>,
+        reply: &mut Reply,
+    ) -> Flow {
+        let mark = reply.output().mark();
+        let now_ms = self.shard.now_ms();
+        match finish(&mut Home { session, engine: self, now_ms }, answers, reply) {
+            Ok(flow) => flow,
+            Err(error) => {
+                self.stats[row.id as usize].failed += 1;
+                self.errors.count(&error);
+                reply.output().truncate(mark);
+                reply.error(&error);
+                Flow::Done
+            }
+        }
+    }
+
+    /// Counts and times one executed command, and answers its error.
+    #[inline]
+    fn account(&mut self, ran: &Ran, mark: u32, error: Option<Error>, reply: &mut Reply) {
+        let now = self.clock.raw();
+        let nanos = self.clock.delta_as_nanos(self.tick, now);
+        self.tick = now;
+        let stats = &mut self.stats[ran.row.id as usize];
+        stats.calls += ran.counted as u64;
+        stats.nanos += nanos;
+        if ran.counted && self.config.latency_tracking {
+            stats.latency.record(nanos);
+        }
+        if let Some(error) = error {
+            stats.failed += 1;
+            self.errors.count(&error);
+            reply.output().truncate(mark);
+            reply.error(&error);
+        }
+        if nanos >= self.slow_nanos_min {
+            self.log_slow(ran, nanos);
+        }
+    }
+
+    #[cold]
+    fn log_slow(&mut self, ran: &Ran, nanos: u64) {
+        if ran.row.command.flags.has(Flags::SKIP_SLOWLOG) {
+            return;
+        }
+        self.slowlog.push_front(SlowlogEntry::new(
+            self.node.next_slowlog_id(),
+            self.shard.now_ms() / 1000,
+            nanos / 1000,
+            ran.row,
+            ran.args,
+            ran.origin,
+        ));
+        self.slowlog.truncate(self.config.slowlog_max_len);
+    }
+
+    /// What is to be done every [`crate::stats::RATE_INTERVAL_MS`]: takes a sample of the counters for the rates, and
+    /// now and then looks how much memory is in use.
+    pub fn cron(&mut self, now_ms: i64) {
+        let calls = self.stats.iter().map(|c| c.calls).sum();
+        self.sampler.sample(now_ms, [calls, self.net.input_bytes, self.net.output_bytes]);
+        if self.memory_seen_ms == 0 {
+            self.memory_seen_ms = now_ms;
+            self.node.note_startup(allocated_bytes());
+        }
+        if now_ms - self.memory_seen_ms >= MEMORY_INTERVAL_MS {
+            self.memory_seen_ms = now_ms;
+            let mapped_bytes = self.shard.mapped_bytes() as u64;
+            let all_mapped_bytes = self.node.note_mapped(self.mapped_noted_bytes, mapped_bytes);
+            self.mapped_noted_bytes = mapped_bytes;
+            if self.router.me() == 0 {
+                self.node.note_memory(allocated_bytes() + all_mapped_bytes);
+            }
+        }
+    }
+
+    /// All numbers of this core.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            core: self.router.me(),
+            commands: self.stats.clone(),
+            errors: self.errors.clone(),
+            keyspace: (0..self.shard.databases()).map(|db| self.shard.size(db)).collect(),
+            counters: self.shard.counters,
+            memory: self.shard.memory(),
+            mapped_bytes: self.shard.mapped_bytes(),
+            auth_failures: self.auth_failures,
+            slowlog_len: self.slowlog.len(),
+            rates: self.sampler.rates(),
+            net: self.net.clone(),
+        }
+    }
+
+    /// Answers a question that needs no connections; the others are given back.
+    pub fn answer(&mut self, ask: Ask) -> Result<Answer, Ask> {
+        match ask {
+            Ask::Snapshot => Ok(Answer::Snapshot(Box::new(self.snapshot()))),
+            Ask::Slowlog(count) => Ok(Answer::Slowlog(self.slowlog.iter().take(count).cloned().collect())),
+            Ask::SlowlogLen => Ok(Answer::Count(self.slowlog.len() as u64)),
+            Ask::SlowlogReset => {
+                self.slowlog.clear();
+                Ok(Answer::Done)
+            }
+            Ask::ResetStats => {
+                self.reset_stats();
+                Ok(Answer::Done)
+            }
+            Ask::ResetHistograms => {
+                self.stats.iter_mut().for_each(|c| c.latency = Default::default());
+                Ok(Answer::Done)
+            }
+            Ask::Configure(configured) => {
+                // Two changes may arrive in the wrong order; the newer one contains the older.
+                if configured.number > self.config_number {
+                    self.config_number = configured.number;
+                    self.slow_nanos_min = slow_nanos_min(&configured.config);
+                    self.config = configured.config;
+                    self.slowlog.truncate(self.config.slowlog_max_len);
+                }
+                Ok(Answer::Done)
+            }
+            Ask::DbSizes => Ok(Answer::DbSizes((0..self.shard.databases()).map(|db| self.shard.size(db)).collect())),
+            Ask::Lend(keys) => {
+                let lend = |(db, key): (u8, Vec<u8>)| self.shard.duplicate(db as usize, &self.hasher.key(&key));
+                Ok(Answer::Entries(keys.into_iter().map(lend).collect()))
+            }
+            Ask::GiveBack(entries) => {
+                for (db, key, entry) in entries {
+                    let key = self.hasher.key(&key);
+                    match entry {
+                        Some(entry) => self.shard.attach(db as usize, &key, owned(entry)),
+                        None => {
+                            self.shard.remove(db as usize, &key);
+                        }
+                    }
+                }
+                Ok(Answer::Done)
+            }
+            Ask::Clients(_) | Ask::Kill { .. } | Ask::Pause(_) | Ask::Monitor { .. } => Err(ask),
+        }
+    }
+
+    /// CONFIG RESETSTAT.
+    fn reset_stats(&mut self) {
+        self.stats.fill(CommandStats::default());
+        self.errors = ErrorCounts::default();
+        self.auth_failures = 0;
+        self.shard.counters = Counters::default();
+        self.net.reset();
+        self.sampler.reset();
+    }
+}
+
+/// The entry itself if the question was the last to hold it, otherwise one that shares its value.
+fn owned(entry: crate::command::ask::Entry) -> Detached {
+    Arc::try_unwrap(entry).unwrap_or_else(|entry| Detached {
+        kind: entry.kind,
+        value: Arc::clone(&entry.value),
+        expire_at: entry.expire_at,
+        raw: entry.raw,
+    })
+}
+
+fn slow_nanos_min(config: &Config) -> u64 {
+    u64::try_from(config.slowlog_log_slower_than_us).map_or(u64::MAX, |micros| micros.saturating_mul(1000))
+}
+
+/// Marsaglia's xorshift64: <https://www.jstatsoft.org/article/view/v008i14>.
+#[inline]
+fn xorshift(mut x: u64) -> u64 {
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+    x
+}

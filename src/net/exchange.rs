@@ -1,0 +1,242 @@
+//! Exchange: messages from and to other cores.
+
+use super::connection::Hold;
+use super::forward::{Message, Slot};
+use super::limits;
+use super::pump::{Pump, bounds};
+use super::window::{Request, Target, Way, in_window};
+use crate::command::table::Row;
+use crate::command::{Answer, Ask, Finish, table};
+use crate::resp::Reply;
+use crate::route::{CoreId, Key};
+
+/// A connection that waits for the answers of other cores.
+pub(super) struct Asking {
+    connection: u32,
+    generation: u32,
+    answers: Vec<Option<Answer>>,
+    finish: Finish,
+    row: &'static Row,
+}
+
+impl Pump {
+    pub(super) fn send(&mut self, core: CoreId, message: Message) {
+        // A core that has closed takes nothing any more; the node is stopping.
+        let _ = self.mesh.send(core as usize, message);
+    }
+
+    /// Handles what other cores have sent, and executes the requests among it.
+    pub(super) fn receive_messages(&mut self) {
+        if self.mesh.executors() == 1 {
+            return;
+        }
+        let mut received = 0;
+        while received < limits::TURN_MESSAGES {
+            let Some((from, message)) = self.mesh.pop() else { break };
+            if received == 0 {
+                self.engine.shard.set_now(super::pump::unix_ms());
+            }
+            received += 1;
+            self.handle(from as CoreId, message);
+        }
+        if received > 0 {
+            self.active = true;
+        }
+        self.run_window();
+    }
+
+    fn handle(&mut self, from: CoreId, message: Message) {
+        match message {
+            Message::Requests(batch) => {
+                if self.window.requests.len() >= limits::WINDOW_REQUESTS {
+                    self.run_window();
+                }
+                self.take_batch(from, batch);
+            }
+            Message::Replies(batch) => {
+                self.engine.hop_done(batch.sent_at);
+                let index = batch.connection;
+                let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+                if connection.generation != batch.generation {
+                    return;
+                }
+                if let Some(forwarding) = &mut connection.forwarding {
+                    forwarding.arrived[from as usize].0.push_back(batch);
+                    self.merge_replies(index);
+                }
+            }
+            Message::Question { ask, part, question } => {
+                // What its connection sent here before has to be seen by the answer.
+                self.run_window();
+                let answer = self.answer(*question);
+                self.send(from, Message::Answer { ask, part, answer: Box::new(answer) });
+            }
+            Message::Answer { ask, part, answer } => self.answered(ask, part, *answer),
+            Message::Socket { socket, unix } => self.serve(socket, unix),
+            Message::Unwatch(core) => self.watch(core, false),
+            Message::Monitor(lines) => self.show_monitors(&lines),
+        }
+    }
+
+    /// Puts the requests of another core's batch into the window.
+    fn take_batch(&mut self, from: CoreId, batch: Box<super::forward::Batch>) {
+        let at = self.window.batches.len() as u32;
+        let first = self.window.args.len();
+        let mut args: Vec<&[u8]> = Vec::new();
+        let requests = &mut self.window.requests;
+        let shard = &self.engine.shard;
+        batch.walk(&mut args, |request, range, own, owned| {
+            if let Some(key) = request.key {
+                let bytes = own[key.at as usize];
+                shard.prefetch_bucket(request.db as usize, &Key { bytes, hash: key.hash, partition: key.partition });
+            }
+            requests.push(Request {
+                row: table().row(request.row),
+                way: Way::Local,
+                target: Target::Batch(at),
+                args: ((first + range.start) as u32, (first + range.end) as u32),
+                key: request.key,
+                owned,
+                db: request.db,
+                version: request.version,
+                no_touch: request.no_touch,
+                counted: request.counted,
+            });
+        });
+        // SAFETY: the batch moves into the window as a box and is not changed before the window has run: its bytes stay
+        // where they are.
+        self.window.args.extend(args.iter().map(|arg| unsafe { in_window(arg) }));
+        self.window.batches.push((from, batch));
+    }
+
+    /// Asks the cores named, this one included, and finishes the command when all have answered.
+    pub(super) fn ask(&mut self, index: u32, row: &'static Row, questions: Vec<(CoreId, Ask)>, finish: Finish) {
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        connection.hold.set(Hold::ASK);
+        let generation = connection.generation;
+        let answers = questions.iter().map(|_| None).collect();
+        let asking = Asking { connection: index, generation, answers, finish, row };
+        let ask = match self.asks.iter().position(Option::is_none) {
+            Some(free) => free,
+            None => {
+                self.asks.push(None);
+                self.asks.len() - 1
+            }
+        };
+        self.asks[ask] = Some(asking);
+        if questions.is_empty() {
+            return self.finish(ask as u32);
+        }
+        // Requests of this connection that are still to leave must not be overtaken by its questions.
+        if questions.iter().any(|(core, _)| *core != self.me) {
+            self.send_batches();
+        }
+        for (part, (core, question)) in questions.into_iter().enumerate() {
+            let (ask, part) = (ask as u32, part as u16);
+            if core == self.me {
+                let answer = self.answer(question);
+                self.answered(ask, part, answer);
+            } else {
+                self.send(core, Message::Question { ask, part, question: Box::new(question) });
+            }
+        }
+    }
+
+    fn answered(&mut self, ask: u32, part: u16, answer: Answer) {
+        let Some(asking) = &mut self.asks[ask as usize] else { return };
+        asking.answers[part as usize] = Some(answer);
+        if asking.answers.iter().all(Option::is_some) {
+            self.finish(ask);
+        }
+    }
+
+    /// All answers are there: runs the second half of the command.
+    fn finish(&mut self, ask: u32) {
+        let Some(asking) = self.asks[ask as usize].take() else { return };
+        let index = asking.connection;
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        debug_assert_eq!(connection.generation, asking.generation, "a connection that asks is not freed");
+        let answers = asking.answers.into_iter().flatten().collect();
+        self.void.clear(limits::POOL_BUFFER_BYTES);
+        let session = &mut connection.session;
+        let mut reply = Reply::new(&mut self.void, session.version);
+        let flow = self.engine.finish_session(asking.row, session, asking.finish, answers, &mut reply);
+        self.follow(index, asking.row, flow);
+        if !self.is_asking(index) {
+            self.release(index, Hold::ASK);
+            self.settle(index);
+            self.reclaim(index);
+        }
+    }
+
+    fn is_asking(&self, index: u32) -> bool {
+        self.asks.iter().flatten().any(|asking| asking.connection == index)
+    }
+
+    /// Answers a question about this core.
+    fn answer(&mut self, ask: Ask) -> Answer {
+        match ask {
+            Ask::Clients(filter) => self.list_clients(&filter),
+            Ask::Kill { filter, except } => Answer::Count(self.kill_clients(&filter, except)),
+            Ask::Pause(pause) => {
+                self.set_pause(pause);
+                Answer::Done
+            }
+            Ask::Monitor { core, on } => {
+                self.watch(core, on);
+                Answer::Done
+            }
+            ask => {
+                if let Ask::Snapshot = ask {
+                    self.publish_net_numbers();
+                }
+                let Ok(answer) = self.engine.answer(ask) else { unreachable!("the other questions are above") };
+                self.bounds = bounds(&self.engine.config);
+                answer
+            }
+        }
+    }
+
+    /// Shows executed commands to this core's monitors, and to those of other cores.
+    pub(super) fn share_monitor_lines(&mut self) {
+        if self.monitor_lines.is_empty() {
+            return;
+        }
+        let lines = std::mem::take(&mut self.monitor_lines);
+        for core in self.monitor_cores.clone() {
+            if core == self.me {
+                self.show_monitors(&lines);
+            } else {
+                self.send(core, Message::Monitor(Box::new(lines.clone())));
+            }
+        }
+    }
+
+    /// Notes whether a core wants to see executed commands.
+    pub(super) fn watch(&mut self, core: CoreId, on: bool) {
+        self.monitor_cores.retain(|&other| other != core);
+        if on {
+            self.monitor_cores.push(core);
+        }
+    }
+
+    fn show_monitors(&mut self, lines: &[u8]) {
+        for index in self.monitors.clone() {
+            self.append_out_of_band(index, lines);
+        }
+    }
+
+    /// Writes something that is no reply. While replies are owed it waits for its turn behind them.
+    pub(super) fn append_out_of_band(&mut self, index: u32, bytes: &[u8]) {
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        match &mut connection.forwarding {
+            Some(forwarding) if !forwarding.order.is_empty() => {
+                forwarding.held.push(bytes);
+                let end = forwarding.held.mark();
+                forwarding.order.push_back(Slot::Local { end });
+            }
+            _ => connection.out.push(bytes),
+        }
+        self.mark_dirty(index);
+    }
+}

@@ -1,0 +1,421 @@
+//! Execution of the window.
+//!
+//! Local requests run here; requests for other cores join the batch that this turn sends there. Replies are written in
+//! request order: while another core owes an earlier one, later ones are held back ([`super::forward::Forwarding`]).
+
+use super::connection::{Connection, Hold};
+use super::forward::{Batch, Forwarding, Message, Slot, Split};
+use super::limits;
+use super::pump::Pump;
+use super::window::{Request, Target, Way};
+use crate::command::session::ReplyMode;
+use crate::command::table::Row;
+use crate::command::{Flags, Flow, Owned, Reach, monitor};
+use crate::engine::{Call, Origin};
+use crate::resp::{Output, Reply};
+use crate::route::CoreId;
+
+impl Pump {
+    /// Executes every request of the window.
+    pub(super) fn run_window(&mut self) {
+        let window = &self.window;
+        if window.requests.is_empty() && window.pinned.is_empty() && window.barriers.is_empty() {
+            return;
+        }
+        for request in &self.window.requests {
+            if matches!(request.way, Way::Local)
+                && let Some(key) = request.key(&self.window.args)
+            {
+                self.engine.shard.prefetch_entry(request.db as usize, &key);
+            }
+        }
+        self.engine.start_clock();
+        let mut requests = std::mem::take(&mut self.window.requests);
+        let mut args = std::mem::take(&mut self.window.args);
+        for request in &requests {
+            match request.target {
+                Target::Connection(index) => self.run_request(index, request, &args),
+                Target::Batch(at) => self.run_forwarded(at as usize, request, &args),
+            }
+        }
+        requests.clear();
+        args.clear();
+        self.window.requests = requests;
+        self.window.args = args;
+        self.return_batches();
+        self.unpin();
+        self.release_barriers();
+    }
+
+    /// Removes what was executed from the input buffers that the window pointed into.
+    fn unpin(&mut self) {
+        let mut pinned = std::mem::take(&mut self.window.pinned);
+        for index in pinned.drain(..) {
+            let Some(connection) = self.connection(index) else { continue };
+            connection.pinned = false;
+            if connection.consumed == connection.inbuf.len() {
+                connection.inbuf = Vec::new();
+            } else {
+                connection.inbuf.drain(..connection.consumed);
+            }
+            connection.consumed = 0;
+        }
+        self.window.pinned = pinned;
+    }
+
+    fn release_barriers(&mut self) {
+        let mut barriers = std::mem::take(&mut self.window.barriers);
+        for index in barriers.drain(..) {
+            let Some(connection) = self.connection(index) else { continue };
+            if std::mem::take(&mut connection.close_after_window) {
+                connection.hold.set(Hold::CLOSE);
+                connection.close_when_sent = true;
+                self.mark_dirty(index);
+            }
+            self.release(index, Hold::BARRIER);
+        }
+        self.window.barriers = barriers;
+    }
+
+    /// Ends one reason to wait.
+    pub(super) fn release(&mut self, index: u32, reason: Hold) {
+        if let Some(connection) = self.connection(index)
+            && connection.hold.clear(reason)
+            && !std::mem::replace(&mut connection.ready, true)
+        {
+            self.ready.push_back(index);
+        }
+    }
+
+    pub(super) fn mark_dirty(&mut self, index: u32) {
+        if let Some(connection) = &mut self.connections[index as usize]
+            && !connection.dirty
+        {
+            connection.dirty = true;
+            self.dirty.push(index);
+        }
+    }
+
+    fn run_request(&mut self, index: u32, request: &Request, args: &[&'static [u8]]) {
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        if connection.dead {
+            return;
+        }
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(index);
+        }
+        if !self.monitor_cores.is_empty() {
+            self.show_to_monitors(index, request, args);
+        }
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        match &request.way {
+            Way::Local => {
+                let call = Call {
+                    row: request.row,
+                    args: request.args(args),
+                    first: request.key(args),
+                    db: request.db as usize,
+                    no_touch: request.no_touch,
+                    owned: &request.owned,
+                    origin: Origin::Client(&connection.session),
+                    counted: true,
+                };
+                // The common case: nothing is owed, the reply goes straight to the output.
+                if !connection.owes() && connection.session.reply_mode == ReplyMode::On {
+                    if connection.out.capacity() == 0 {
+                        connection.out = self.pool.pop().unwrap_or_default();
+                    }
+                    let mut reply = Reply::new(&mut connection.out, request.version);
+                    return self.engine.call(call, &mut reply);
+                }
+                self.void.clear(limits::POOL_BUFFER_BYTES);
+                self.engine.call(call, &mut Reply::new(&mut self.void, request.version));
+                self.deliver_void(index);
+            }
+            Way::Reject(error) => {
+                self.void.clear(limits::POOL_BUFFER_BYTES);
+                Reply::new(&mut self.void, request.version).error(error);
+                self.deliver_void(index);
+            }
+            Way::Session(row) => self.run_session(index, row, request.args(args)),
+            Way::Forward(core) => self.forward(index, *core, request, request.args(args)),
+            Way::Split => self.split(index, request, request.args(args)),
+            Way::Borrow => {
+                let flow = crate::borrow::begin(&self.engine, &connection.session, request.row, request.args(args));
+                self.follow(index, request.row, flow);
+            }
+        }
+    }
+
+    /// Appends what was written to `void` as the next reply of a connection, unless it wants none.
+    pub(super) fn deliver_void(&mut self, index: u32) {
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        if silenced(connection) || self.void.is_empty() {
+            return;
+        }
+        let end = self.void.mark();
+        match &mut connection.forwarding {
+            Some(forwarding) if !forwarding.order.is_empty() => {
+                forwarding.held.copy_range(&self.void, 0, end);
+                let end = forwarding.held.mark();
+                forwarding.order.push_back(Slot::Local { end });
+            }
+            _ => {
+                if connection.out.capacity() == 0 {
+                    connection.out = self.pool.pop().unwrap_or_default();
+                }
+                connection.out.copy_range(&self.void, 0, end);
+            }
+        }
+        self.mark_dirty(index);
+    }
+
+    fn run_session(&mut self, index: u32, row: &'static Row, args: &[&[u8]]) {
+        self.refresh_net_info(index);
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        self.void.clear(limits::POOL_BUFFER_BYTES);
+        let mut reply = Reply::new(&mut self.void, connection.session.version);
+        let flow = self.engine.call_session(row, &mut connection.session, args, &mut reply);
+        self.follow(index, row, flow);
+    }
+
+    /// Does what a session command has asked for; its reply is in `void`.
+    pub(super) fn follow(&mut self, index: u32, row: &'static Row, flow: Flow) {
+        match flow {
+            Flow::Done => self.deliver_void(index),
+            Flow::Close => {
+                self.deliver_void(index);
+                if let Some(connection) = self.connection(index) {
+                    connection.hold.set(Hold::CLOSE);
+                    connection.close_when_sent = true;
+                }
+                self.mark_dirty(index);
+            }
+            Flow::Ask(questions, finish) => self.ask(index, row, questions, finish),
+            Flow::Monitor => {
+                self.deliver_void(index);
+                self.start_monitor(index);
+            }
+            Flow::Unmonitor => {
+                self.deliver_void(index);
+                self.stop_monitor(index);
+            }
+            Flow::Shutdown => self.node.request_shutdown(),
+        }
+    }
+
+    /// Notes an executed command for MONITOR.
+    fn show_to_monitors(&mut self, index: u32, request: &Request, args: &[&'static [u8]]) {
+        let flags = request.row.command.flags;
+        let Some(connection) = self.connections[index as usize].as_deref() else { return };
+        if matches!(request.way, Way::Reject(_)) || flags.has(Flags::SKIP_MONITOR) || flags.has(Flags::ADMIN) {
+            return;
+        }
+        let session = &connection.session;
+        let unix_us = self.engine.shard.now_ms() * 1000;
+        let addr = if session.unix_socket { format!("unix:{}", session.addr) } else { session.addr.clone() };
+        let line = monitor::line(unix_us, session.db, &addr, request.row, request.args(args));
+        self.monitor_lines.extend_from_slice(&line);
+    }
+
+    /// Adds a request to this turn's batch for another core.
+    fn forward(&mut self, index: u32, core: CoreId, request: &Request, args: &[&[u8]]) {
+        self.batch_for(index, core).push(request, args, &request.owned, request.key, true);
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        let silent = silenced(connection);
+        self.owe(index, Slot::Core { core, silent });
+    }
+
+    /// The batch that this turn fills for `core` on behalf of a connection.
+    fn batch_for(&mut self, index: u32, core: CoreId) -> &mut Batch {
+        let cores = self.engine.router.cores() as usize;
+        let connection = self.connections[index as usize].as_deref_mut().expect("the caller has checked");
+        let forwarding = connection.forwarding.get_or_insert_with(|| Box::new(Forwarding::new(cores)));
+        if forwarding.open.iter().all(Option::is_none) {
+            self.forwarding.push(index);
+        }
+        forwarding.open[core as usize].get_or_insert_with(|| {
+            let mut batch = self.spare_batches.pop().unwrap_or_default();
+            batch.connection = index;
+            batch.generation = connection.generation;
+            batch.client = connection.session.id;
+            batch
+        })
+    }
+
+    /// Notes that a connection is owed a reply that is not there yet.
+    pub(super) fn owe(&mut self, index: u32, slot: Slot) {
+        let cores = self.engine.router.cores() as usize;
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        let forwarding = connection.forwarding.get_or_insert_with(|| Box::new(Forwarding::new(cores)));
+        if let Slot::Split(split) = &slot {
+            forwarding.keys += split.key_part.len();
+        }
+        forwarding.order.push_back(slot);
+        if forwarding.order.len() >= limits::OWED_REPLIES || forwarding.keys >= limits::OWED_KEYS {
+            connection.hold.set(Hold::OWED);
+        }
+    }
+
+    /// Gives every core concerned its part of a request.
+    fn split(&mut self, index: u32, request: &Request, args: &[&[u8]]) {
+        let (Reach::Split(merge) | Reach::Every(merge)) = request.row.command.reach else {
+            unreachable!("routed as a split command")
+        };
+        let (parts, key_part) = self.parts_of(request, args);
+        let random = self.engine.random();
+        let mut local = None;
+        for (at, part) in parts.iter().enumerate() {
+            if part.core != self.me {
+                self.batch_for(index, part.core).push(request, &part.args, &part.owned, None, at == 0);
+                continue;
+            }
+            let Some(connection) = self.connections[index as usize].as_deref() else { return };
+            let mut out = Output::new();
+            let call = Call {
+                row: request.row,
+                args: &part.args,
+                first: None,
+                db: request.db as usize,
+                no_touch: request.no_touch,
+                owned: &part.owned,
+                origin: Origin::Client(&connection.session),
+                counted: at == 0,
+            };
+            self.engine.call(call, &mut Reply::new(&mut out, request.version));
+            local = Some((at, out));
+        }
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        let silent = silenced(connection);
+        let cores = parts.iter().map(|part| part.core).collect();
+        let split = Split { merge, version: request.version, silent, parts: cores, key_part, local, random };
+        self.owe(index, Slot::Split(Box::new(split)));
+        self.merge_replies(index);
+    }
+
+    /// Deals the arguments of a request to the cores that own its keys (or to all cores, if it has none), ascending;
+    /// and tells for each key to which part it went.
+    fn parts_of<'a>(&self, request: &Request, args: &[&'a [u8]]) -> (Vec<Part<'a>>, Vec<u16>) {
+        let router = &self.engine.router;
+        if let Reach::Every(_) = request.row.command.reach {
+            let whole = |core| Part { core, args: args.to_vec(), owned: Owned::default() };
+            return ((0..router.cores()).map(whole).collect(), Vec::new());
+        }
+        let keys = request.row.command.keys;
+        let owner = |at: usize| router.owner(self.engine.hasher.key(args[at]).partition);
+        let mut cores: Vec<CoreId> = keys.positions(args.len()).map(owner).collect();
+        let owners = cores.clone();
+        cores.sort_unstable();
+        cores.dedup();
+        let empty = |&core: &CoreId| Part { core, args: vec![args[0]], owned: Owned::default() };
+        let mut parts: Vec<Part> = cores.iter().map(empty).collect();
+        let mut key_part = Vec::with_capacity(owners.len());
+        for (at, owner) in keys.positions(args.len()).zip(owners) {
+            let to = cores.binary_search(&owner).unwrap_or(0);
+            key_part.push(to as u16);
+            let part = &mut parts[to];
+            for (index, arg) in args.iter().enumerate().skip(at).take(keys.step as usize) {
+                if let Some(value) = request.owned.get(index) {
+                    part.owned.0.push((part.args.len(), value));
+                }
+                part.args.push(arg);
+            }
+        }
+        (parts, key_part)
+    }
+
+    /// Executes a request of another core.
+    fn run_forwarded(&mut self, at: usize, request: &Request, args: &[&'static [u8]]) {
+        self.engine.net.hops_in += 1;
+        let batch = &mut self.window.batches[at].1;
+        let call = Call {
+            row: request.row,
+            args: request.args(args),
+            first: request.key(args),
+            db: request.db as usize,
+            no_touch: request.no_touch,
+            owned: &request.owned,
+            origin: Origin::Forwarded(batch.client),
+            counted: request.counted,
+        };
+        self.engine.call(call, &mut Reply::new(&mut batch.out, request.version));
+        batch.ends.push(batch.out.mark());
+    }
+
+    /// Sends executed batches back to where they came from.
+    fn return_batches(&mut self) {
+        let mut batches = std::mem::take(&mut self.window.batches);
+        for (core, batch) in batches.drain(..) {
+            self.send(core, Message::Replies(batch));
+        }
+        self.window.batches = batches;
+    }
+
+    /// Moves replies whose turn has come to a connection's output.
+    pub(super) fn merge_replies(&mut self, index: u32) {
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        let Some(forwarding) = &mut connection.forwarding else { return };
+        if connection.out.capacity() == 0 {
+            connection.out = self.pool.pop().unwrap_or_default();
+        }
+        let mut done = std::mem::take(&mut self.done_batches);
+        forwarding.merge_into(&mut connection.out, &mut done);
+        if forwarding.order.is_empty() {
+            forwarding.keys = 0;
+        }
+        let room = forwarding.order.len() < limits::OWED_REPLIES / 2 && forwarding.keys < limits::OWED_KEYS;
+        if room && connection.hold.has(Hold::OWED) {
+            self.release(index, Hold::OWED);
+        }
+        for mut batch in done.drain(..) {
+            if batch.reset() && self.spare_batches.len() < limits::POOL_BUFFERS {
+                self.spare_batches.push(batch);
+            }
+        }
+        self.done_batches = done;
+        self.mark_dirty(index);
+        self.settle(index);
+    }
+
+    /// Sends this turn's batches to their cores.
+    pub(super) fn send_batches(&mut self) {
+        let mut forwarding = std::mem::take(&mut self.forwarding);
+        for index in forwarding.drain(..) {
+            let Some(connection) = self.connections[index as usize].as_deref_mut() else { continue };
+            let dead = connection.dead;
+            let Some(state) = &mut connection.forwarding else { continue };
+            for core in 0..state.open.len() {
+                if let Some(mut batch) = state.open[core].take() {
+                    batch.sent_at = self.engine.clock_raw();
+                    self.engine.net.hops_out += batch.requests.len() as u64;
+                    // A core that has closed answers nothing any more; the node is stopping.
+                    let _ = self.mesh.send(core, Message::Requests(batch));
+                }
+            }
+            if dead {
+                self.reclaim(index);
+            }
+        }
+        self.forwarding = forwarding;
+    }
+}
+
+/// One core's share of a split request.
+struct Part<'a> {
+    core: CoreId,
+    args: Vec<&'a [u8]>,
+    owned: Owned,
+}
+
+/// Whether the next reply of a connection is to be dropped; advances CLIENT REPLY SKIP.
+fn silenced(connection: &mut Connection) -> bool {
+    match connection.session.reply_mode {
+        ReplyMode::On => false,
+        ReplyMode::Off => true,
+        ReplyMode::Skip { armed } => {
+            connection.session.reply_mode = if armed { ReplyMode::On } else { ReplyMode::Skip { armed: true } };
+            true
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! What travels between cores.
+//!
+//! The requests of one connection for one other core are gathered, per turn, in one [`Batch`]. The same box comes back
+//! with the replies and is used again: in the steady state forwarding allocates nothing. A batch is executed exactly
+//! once, by whoever takes it from the ring; if its client is gone when it returns, it is simply dropped.
+
+#![allow(clippy::vec_box, reason = "boxed batches travel between cores; the box itself is what is used again")]
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::command::{Answer, Ask, CommandId, Merge, Owned, merge};
+use crate::resp::{Output, Version};
+use crate::route::CoreId;
+
+use super::window::{Request, RequestKey};
+
+/// A message from one core to another.
+pub enum Message {
+    /// Requests to execute.
+    Requests(Box<Batch>),
+    /// A batch that comes back with its replies.
+    Replies(Box<Batch>),
+    /// A question for this core; `ask` and `part` come back with the answer.
+    Question {
+        ask: u32,
+        part: u16,
+        question: Box<Ask>,
+    },
+    Answer {
+        ask: u32,
+        part: u16,
+        answer: Box<Answer>,
+    },
+    /// An accepted socket that this core shall serve.
+    Socket {
+        socket: OwnedFd,
+        unix: bool,
+    },
+    /// The sender has no monitors any more.
+    Unwatch(CoreId),
+    /// Executed commands, as MONITOR prints them.
+    Monitor(Box<Vec<u8>>),
+}
+
+/// One forwarded request.
+pub struct Forwarded {
+    pub row: CommandId,
+    pub db: u8,
+    pub version: Version,
+    pub no_touch: bool,
+    /// Counts in the command statistics; of a split request only the first part does.
+    pub counted: bool,
+    pub argc: u32,
+    pub key: Option<RequestKey>,
+}
+
+/// The requests of one connection for one other core, then their replies.
+#[derive(Default)]
+pub struct Batch {
+    /// The connection, and the generation of its place: a vanished client's replies must not reach its successor.
+    pub connection: u32,
+    pub generation: u32,
+    /// Id of the client, for the slow log.
+    pub client: u64,
+    pub requests: Vec<Forwarded>,
+    /// Length of each argument of all requests; [`Batch::OWNED`] says that it is the next of `owned`.
+    lens: Vec<u32>,
+    data: Vec<u8>,
+    owned: Vec<Arc<Vec<u8>>>,
+    pub out: Output,
+    /// Where each reply ends in `out`.
+    pub ends: Vec<u32>,
+    /// Clock reading when the batch was sent; for the hop latency.
+    pub sent_at: u64,
+}
+
+impl Batch {
+    const OWNED: u32 = u32::MAX;
+    /// Batches that grew larger than this are not kept.
+    const KEEP_BYTES_MAX: usize = 64 * 1024;
+
+    /// Appends a request, or the part of one that has these arguments.
+    pub fn push(&mut self, request: &Request, args: &[&[u8]], owned: &Owned, key: Option<RequestKey>, counted: bool) {
+        let argc = args.len() as u32;
+        self.requests.push(Forwarded {
+            row: request.row.id,
+            db: request.db,
+            version: request.version,
+            no_touch: request.no_touch,
+            counted,
+            argc,
+            key,
+        });
+        for (index, arg) in args.iter().enumerate() {
+            if let Some(value) = owned.get(index) {
+                self.lens.push(Self::OWNED);
+                self.owned.push(value);
+            } else {
+                self.lens.push(arg.len() as u32);
+                self.data.extend_from_slice(arg);
+            }
+        }
+    }
+
+    /// Appends the arguments of all requests to `args` and visits each request with the range of its own.
+    pub fn walk<'a>(
+        &'a self,
+        args: &mut Vec<&'a [u8]>,
+        mut visit: impl FnMut(&'a Forwarded, Range<usize>, &[&'a [u8]], Owned),
+    ) {
+        let (mut lens, mut data, mut values) = (self.lens.iter(), self.data.as_slice(), self.owned.iter());
+        for request in &self.requests {
+            let start = args.len();
+            let mut owned = Owned::default();
+            for (index, &len) in lens.by_ref().take(request.argc as usize).enumerate() {
+                if len == Self::OWNED {
+                    let value = values.next().expect("one owned argument per mark");
+                    owned.0.push((index, Arc::clone(value)));
+                    args.push(value);
+                } else {
+                    let (arg, rest) = data.split_at(len as usize);
+                    data = rest;
+                    args.push(arg);
+                }
+            }
+            visit(request, start..args.len(), &args[start..], owned);
+        }
+    }
+
+    /// Makes the box fit for another use; false if it has grown too large to keep.
+    pub fn reset(&mut self) -> bool {
+        let keep = self.data.capacity() + self.out.capacity() <= Self::KEEP_BYTES_MAX;
+        self.requests.clear();
+        self.lens.clear();
+        self.data.clear();
+        self.owned.clear();
+        self.out.clear(Self::KEEP_BYTES_MAX);
+        self.ends.clear();
+        keep
+    }
+}
+
+/// A reply that a connection owes its client.
+pub enum Slot {
+    /// Written here already; ends at this mark of [`Forwarding::held`].
+    Local { end: u32 },
+    /// The next reply of this core. `silent`: the client has asked for no reply.
+    Core { core: CoreId, silent: bool },
+    /// One part from each of several cores.
+    Split(Box<Split>),
+}
+
+/// A command that several cores execute, each on its own keys.
+pub struct Split {
+    pub merge: Merge,
+    pub version: Version,
+    pub silent: bool,
+    /// The cores concerned, ascending.
+    pub parts: Vec<CoreId>,
+    /// For each key in request order the index of its part.
+    pub key_part: Vec<u16>,
+    /// This core's own part, if it has one: its index and its reply.
+    pub local: Option<(usize, Output)>,
+    /// For [`Merge::Draw`].
+    pub random: u64,
+}
+
+/// What a connection needs once it has sent requests to other cores.
+#[derive(Default)]
+pub struct Forwarding {
+    /// Replies owed, in request order. Invariant: while it is not empty, nothing is written to the connection's output
+    /// except by taking from its front.
+    pub order: VecDeque<Slot>,
+    /// Keys of the split requests that were added since `order` was last empty.
+    pub keys: usize,
+    /// Replies executed here that wait for earlier ones from elsewhere.
+    pub held: Output,
+    /// Mark up to which `held` has been passed on.
+    pub held_from: u32,
+    /// Per core: batches that came back, and how many replies of the first have been used.
+    pub arrived: Vec<(VecDeque<Box<Batch>>, usize)>,
+    /// Per core: the batch that this turn fills.
+    pub open: Vec<Option<Box<Batch>>>,
+}
+
+impl Forwarding {
+    pub fn new(cores: usize) -> Self {
+        let mut new = Forwarding::default();
+        new.arrived.resize_with(cores, Default::default);
+        new.open.resize_with(cores, || None);
+        new
+    }
+
+    fn has_reply(&self, core: CoreId) -> bool {
+        !self.arrived[core as usize].0.is_empty()
+    }
+
+    /// The next reply of `core`, given to `take` as a range of an output; the batch goes to `done` after its last one.
+    fn take_reply<R>(
+        &mut self,
+        core: CoreId,
+        done: &mut Vec<Box<Batch>>,
+        take: impl FnOnce(&Output, u32, u32) -> R,
+    ) -> R {
+        let (batches, used) = &mut self.arrived[core as usize];
+        let batch = batches.front().expect("the caller has checked");
+        let start = if *used == 0 { 0 } else { batch.ends[*used - 1] };
+        let result = take(&batch.out, start, batch.ends[*used]);
+        *used += 1;
+        if *used == batch.ends.len() {
+            *used = 0;
+            done.extend(batches.pop_front());
+        }
+        result
+    }
+
+    /// Moves every reply whose turn has come to `out`. Batches that are used up go to `done`.
+    pub fn merge_into(&mut self, out: &mut Output, done: &mut Vec<Box<Batch>>) {
+        while let Some(slot) = self.order.front() {
+            match slot {
+                Slot::Local { end } => {
+                    let end = *end;
+                    out.copy_range(&self.held, self.held_from, end);
+                    self.held_from = end;
+                }
+                Slot::Core { core, silent } => {
+                    let (core, silent) = (*core, *silent);
+                    if !self.has_reply(core) {
+                        return;
+                    }
+                    self.take_reply(core, done, |from, start, end| {
+                        if !silent {
+                            out.copy_range(from, start, end);
+                        }
+                    });
+                }
+                Slot::Split(split) => {
+                    let local = split.local.as_ref().map(|(part, _)| *part);
+                    let waits = |(part, &core): (usize, &CoreId)| Some(part) != local && !self.has_reply(core);
+                    if split.parts.iter().enumerate().any(waits) {
+                        return;
+                    }
+                    let Some(Slot::Split(split)) = self.order.pop_front() else { unreachable!("it is the front") };
+                    let parts = self.collect_parts(&split, done);
+                    if !split.silent {
+                        merge::merge(split.merge, &parts, &split.key_part, split.version, split.random, out);
+                    }
+                    continue;
+                }
+            }
+            self.order.pop_front();
+        }
+        self.held.clear(crate::net::limits::POOL_BUFFER_BYTES);
+        self.held_from = 0;
+    }
+
+    fn collect_parts(&mut self, split: &Split, done: &mut Vec<Box<Batch>>) -> Vec<Vec<u8>> {
+        let part_of = |(part, &core): (usize, &CoreId)| match &split.local {
+            Some((local, reply)) if *local == part => reply.to_vec(),
+            _ => self.take_reply(core, done, |from, start, end| {
+                let mut one = Output::new();
+                one.copy_range(from, start, end);
+                one.to_vec()
+            }),
+        };
+        split.parts.iter().enumerate().map(part_of).collect()
+    }
+}

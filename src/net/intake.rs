@@ -1,0 +1,345 @@
+//! Intake: from received bytes to requests in the window.
+//!
+//! Requests are parsed where the kernel put their bytes. Only what cannot be executed yet is copied: the start of an
+//! unfinished request, and everything that arrives while the connection has to wait ([`super::connection::Hold`]).
+
+use std::sync::Arc;
+
+use super::clients::is_paused;
+use super::connection::{Connection, Hold};
+use super::limits;
+use super::pump::{Pump, Service};
+use super::ring::Completion;
+use super::window::{Request, RequestKey, Target, Way, in_window};
+use crate::command::table::Row;
+use crate::command::{Flags, Handler, Merge, Owned, Reach, generic, table};
+use crate::engine::Refusal;
+use crate::resp::{Error, Limits, Parser, ProtocolError, Step};
+
+/// How far [`Pump::parse`] came.
+struct Parsed {
+    /// Bytes of whole requests.
+    consumed: usize,
+    /// Bytes to keep: `consumed` and the start of the next request.
+    keep: usize,
+    /// The window is full; there may be more requests.
+    full: bool,
+}
+
+impl Pump {
+    /// The kernel has received something on a connection, or the connection has ended.
+    pub(super) fn received(&mut self, completion: Completion) {
+        let index = completion.index;
+        self.used_buffers.extend(completion.buffer);
+        let Some(connection) = &mut self.connections[index as usize] else { return };
+        if !completion.more {
+            connection.receiving = false;
+            connection.receive_cancelled = false;
+        }
+        match (completion.result, completion.buffer) {
+            (1.., Some(buffer)) if !connection.dead => {
+                // SAFETY: buffers are recycled at the end of the turn, when the window is empty.
+                let bytes = unsafe { self.ring.received(buffer, completion.result as usize) };
+                connection.session.last_active_ms = self.engine.shard.now_ms();
+                self.engine.net.input_bytes += bytes.len() as u64;
+                self.engine.net.reads += 1;
+                match self.service {
+                    Service::Commands => self.ingest(index, bytes),
+                    Service::FixedBytes => self.answer_fixed(index, bytes),
+                }
+            }
+            // No buffer was free: what arrived waits in the socket.
+            (error, _) if error == -libc::ENOBUFS || error == -libc::ECANCELED || error == -libc::EINTR => {}
+            // What the client sent before its end, and perhaps in this turn, is executed.
+            (0, _) => {
+                connection.eof = true;
+                self.run_window();
+                self.settle(index);
+            }
+            (1.., _) => {}
+            _ => {
+                self.run_window();
+                self.kill(index);
+            }
+        }
+        self.update_receive(index);
+    }
+
+    /// Takes bytes from a connection: parses them in place if nothing stands before them.
+    fn ingest(&mut self, index: u32, bytes: &'static [u8]) {
+        let Some(connection) = self.connection(index) else { return };
+        let taken = connection.parser.feed(bytes);
+        let bytes = &bytes[taken..];
+        // A turn may bring many pieces of one client.
+        if connection.output_bytes() >= limits::OUTPUT_PAUSE_BYTES {
+            connection.hold.set(Hold::OUTPUT);
+        }
+        if connection.hold.any() || !connection.inbuf.is_empty() || connection.stash.is_some() {
+            if connection.pinned {
+                self.run_window();
+            }
+            let Some(connection) = self.connection(index) else { return };
+            connection.inbuf.extend_from_slice(bytes);
+            if !connection.hold.any() {
+                self.parse_buffered(index);
+            }
+        } else {
+            let parsed = self.parse(index, bytes, true);
+            if let Some(connection) = self.connection(index) {
+                connection.inbuf.extend_from_slice(&bytes[parsed.consumed..parsed.keep]);
+            }
+        }
+        self.check_input(index);
+    }
+
+    /// Executes what a connection has buffered, now that nothing holds it.
+    pub(super) fn resume(&mut self, index: u32) {
+        let Some(connection) = self.connection(index) else { return };
+        connection.ready = false;
+        if connection.hold.any() || connection.dead {
+            return;
+        }
+        if let Some(stash) = connection.stash.take() {
+            self.admit_stashed(index, stash);
+            // The request is in the window: the connection must not be closed as if it had nothing left to do.
+            self.mark_dirty(index);
+        }
+        self.parse_buffered(index);
+        self.settle(index);
+        self.update_receive(index);
+    }
+
+    /// Parses the input buffer.
+    fn parse_buffered(&mut self, index: u32) {
+        loop {
+            let Some(connection) = self.connection(index) else { return };
+            if connection.hold.any() || connection.inbuf.is_empty() {
+                return;
+            }
+            if connection.pinned {
+                self.run_window();
+                continue;
+            }
+            // SAFETY: the buffer is marked as pinned below, before anything else can change it.
+            let input = unsafe { in_window(&connection.inbuf) };
+            let parsed = self.parse(index, input, false);
+            let Some(connection) = self.connection(index) else { return };
+            connection.inbuf.truncate(parsed.keep);
+            connection.consumed = parsed.consumed;
+            if parsed.consumed > 0 {
+                connection.pinned = true;
+                self.window.pinned.push(index);
+            }
+            if !parsed.full {
+                return;
+            }
+            self.run_window();
+            self.hold_output(index);
+        }
+    }
+
+    /// Parses requests into the window until the input ends, the connection has to wait, or the window is full. In that
+    /// last case the window is executed at once if `run_full` (the input does not move then), otherwise by the caller.
+    fn parse(&mut self, index: u32, input: &'static [u8], run_full: bool) -> Parsed {
+        let mut at = 0;
+        loop {
+            if self.window.requests.len() >= limits::WINDOW_REQUESTS {
+                if !run_full {
+                    return Parsed { consumed: at, keep: input.len(), full: true };
+                }
+                self.run_window();
+                self.hold_output(index);
+            }
+            let Some(connection) = &mut self.connections[index as usize] else {
+                return Parsed { consumed: at, keep: at, full: false };
+            };
+            if connection.hold.any() || at == input.len() {
+                return Parsed { consumed: at, keep: input.len(), full: false };
+            }
+            let bounds = Limits { unauthenticated: !connection.session.authenticated, ..self.bounds };
+            match connection.parser.parse(&input[at..], &bounds) {
+                Ok(Step::Complete { consumed }) => {
+                    let start = self.window.args.len() as u32;
+                    if connection.parser.argc() > 0 {
+                        // SAFETY: the parser's own vectors move into the request with their addresses unchanged; the
+                        // input stays until the window has run.
+                        let parser: &'static Parser = unsafe { &*std::ptr::from_ref(&connection.parser) };
+                        parser.args(&input[at..at + consumed], &mut self.window.args);
+                        let owned = Owned(connection.parser.take_owned());
+                        self.admit(index, start, owned);
+                    }
+                    at += consumed;
+                }
+                Ok(Step::Incomplete { keep }) => return Parsed { consumed: at, keep: at + keep, full: false },
+                Err(error) => {
+                    self.protocol_error(index, error);
+                    return Parsed { consumed: input.len(), keep: input.len(), full: false };
+                }
+            }
+        }
+    }
+
+    /// A request that broke the protocol is answered in its turn; nothing after it is read.
+    fn protocol_error(&mut self, index: u32, error: ProtocolError) {
+        let Some(connection) = &mut self.connections[index as usize] else { return };
+        connection.close_after_window = true;
+        let error = Way::Reject(Box::new(Error::from(error)));
+        let start = self.window.args.len() as u32;
+        self.push_request(index, start, table().row(0), error, None, Owned::default());
+        self.barrier(index);
+    }
+
+    /// Puts a parsed request, whose arguments are the window's from `start` on, into the window.
+    #[inline]
+    fn admit(&mut self, index: u32, start: u32, owned: Owned) {
+        let Some(connection) = &mut self.connections[index as usize] else { return };
+        let args = &self.window.args[start as usize..];
+        let row = match self.engine.admit(table().resolve(args), &mut connection.session, args) {
+            Ok(row) => row,
+            Err(Refusal::Error(error)) => {
+                let way = Way::Reject(Box::new(error));
+                return self.push_request(index, start, table().row(0), way, None, owned);
+            }
+            Err(Refusal::Disconnect) => {
+                connection.close_after_window = true;
+                return self.barrier(index);
+            }
+        };
+        if self.pause.is_some_and(|pause| is_paused(pause, row)) {
+            connection.stash = Some(args.iter().map(|arg| arg.to_vec()).collect());
+            connection.hold.set(Hold::PAUSE);
+            self.paused.push(index);
+            self.window.args.truncate(start as usize);
+            return;
+        }
+        let (way, key) = self.route(row, start);
+        let alone = match &way {
+            Way::Session(row) => !row.command.flags.has(Flags::PIPELINED),
+            Way::Borrow => true,
+            _ => false,
+        };
+        self.push_request(index, start, row, way, key, owned);
+        if alone {
+            self.barrier(index);
+        }
+    }
+
+    fn admit_stashed(&mut self, index: u32, stash: Vec<Vec<u8>>) {
+        let start = self.window.args.len() as u32;
+        let owned = Owned(stash.into_iter().map(Arc::new).enumerate().collect());
+        // SAFETY: the vectors move into the request with their addresses unchanged.
+        self.window.args.extend(owned.0.iter().map(|(_, arg)| unsafe { in_window(arg) }));
+        self.admit(index, start, owned);
+    }
+
+    fn push_request(
+        &mut self,
+        index: u32,
+        start: u32,
+        row: &'static Row,
+        way: Way,
+        key: Option<RequestKey>,
+        owned: Owned,
+    ) {
+        let Some(connection) = &self.connections[index as usize] else { return };
+        let session = &connection.session;
+        self.window.requests.push(Request {
+            row,
+            way,
+            target: Target::Connection(index),
+            args: (start, self.window.args.len() as u32),
+            key,
+            owned,
+            db: session.db as u8,
+            version: session.version,
+            no_touch: session.no_touch,
+            counted: true,
+        });
+    }
+
+    /// Nothing more of this connection is parsed until the window has run.
+    fn barrier(&mut self, index: u32) {
+        if let Some(connection) = &mut self.connections[index as usize] {
+            connection.hold.set(Hold::BARRIER);
+            self.window.barriers.push(index);
+        }
+    }
+
+    /// Finds the core that has to execute a request, and starts to load the bucket of its key if it is this one.
+    #[inline]
+    fn route(&self, row: &'static Row, start: u32) -> (Way, Option<RequestKey>) {
+        let args = &self.window.args[start as usize..];
+        let command = row.command;
+        if command.keys.is_one() && command.reach == Reach::Keys {
+            return self.route_one(args, command.keys.first as usize);
+        }
+        if let Handler::Session(_) = command.handler {
+            return (Way::Session(row), None);
+        }
+        let mut positions = command.keys.positions(args.len());
+        let first = positions.next();
+        let key = first.map(|at| (at, self.engine.hasher.key(args[at])));
+        let known = key.map(|(at, key)| RequestKey { at: at as u16, partition: key.partition, hash: key.hash });
+        let router = &self.engine.router;
+        let way = match (command.reach, key) {
+            (Reach::Keys | Reach::Split(_), Some((_, key))) => {
+                let owner = router.owner(key.partition);
+                let together = router.cores() == 1
+                    || !command.keys.is_whole(args.len())
+                    || positions.all(|at| router.owner(self.engine.hasher.key(args[at]).partition) == owner);
+                match command.reach {
+                    Reach::Split(_) if !together => Way::Split,
+                    _ if !together => Way::Borrow,
+                    _ if owner == self.me => {
+                        self.engine.shard.prefetch_bucket(0, &key);
+                        Way::Local
+                    }
+                    _ => Way::Forward(owner),
+                }
+            }
+            (Reach::Every(Merge::Draw), _) => Way::Split,
+            (Reach::Every(_), _) if router.cores() > 1 => Way::Split,
+            (Reach::Cursor, _) => match generic::scan::scan_partition(args) {
+                Some(partition) if partition < router.partitions() && router.owner(partition) != self.me => {
+                    Way::Forward(router.owner(partition))
+                }
+                _ => Way::Local,
+            },
+            _ => Way::Local,
+        };
+        (way, known)
+    }
+
+    /// As [`Pump::route`], for the common case: one key, which is argument `at`.
+    #[inline]
+    fn route_one(&self, args: &[&[u8]], at: usize) -> (Way, Option<RequestKey>) {
+        let key = self.engine.hasher.key(args[at]);
+        let known = Some(RequestKey { at: at as u16, partition: key.partition, hash: key.hash });
+        let owner = self.engine.router.owner(key.partition);
+        if owner != self.me {
+            return (Way::Forward(owner), known);
+        }
+        self.engine.shard.prefetch_bucket(0, &key);
+        (Way::Local, known)
+    }
+
+    #[inline]
+    pub(super) fn connection(&mut self, index: u32) -> Option<&mut Connection> {
+        self.connections[index as usize].as_deref_mut()
+    }
+
+    /// Starts or stops receiving, whichever the connection's state asks for.
+    pub(super) fn update_receive(&mut self, index: u32) {
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        let full = connection.hold.any() && connection.inbuf.len() >= limits::READ_AHEAD_BYTES;
+        let wanted = !(connection.dead || connection.eof || full);
+        if wanted && !connection.receiving {
+            connection.receiving = true;
+            self.ring.arm_receive(index, connection.fd());
+        } else if !wanted && connection.receiving && !connection.receive_cancelled {
+            connection.receive_cancelled = true;
+            self.ring.cancel_receive(index);
+        }
+        self.reclaim(index);
+    }
+}

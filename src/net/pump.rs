@@ -1,0 +1,321 @@
+//! The pump: one task per core that turns socket bytes into executed commands and replies.
+//!
+//! A turn, in this order:
+//!
+//! 1. take the kernel's completions: new sockets, received bytes, finished sends;
+//! 2. parse what arrived into the window; whenever the window is full, execute it ([`super::execute`]);
+//! 3. take the messages of other cores ([`super::exchange`]) and execute what they ask for;
+//! 4. hand each connection's replies to the kernel, one send per connection, and each other core its batch;
+//! 5. enter the kernel once: it takes the sends and gives the next completions. With nothing to do, that blocks.
+//!
+//! Blocking has two levels. *Shallow*: in the own ring, woken by sockets, by the bell and by the tick. After a tick
+//! without any activity the core parks *deep*: in glommio, so that other tasks of the executor run while it sleeps; the
+//! ring's completions then signal an eventfd that glommio reads.
+
+#![allow(clippy::vec_box, reason = "boxed batches travel between cores; the box itself is what is used again")]
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::FromRawFd;
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+use glommio::io::BufferedFile;
+
+use super::connection::Connection;
+use super::exchange::Asking;
+use super::forward::{Batch, Message};
+use super::limits;
+use super::listener::Listener;
+use super::ring::{Completion, Op, Ring};
+use super::window::Window;
+use crate::command::ask::Pause;
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::mesh::{Endpoint, Park, Wake};
+use crate::node::{Node, Order};
+use crate::resp::parse::ARGS_MAX;
+use crate::resp::{Limits, Output};
+use crate::route::CoreId;
+
+/// Everything of one core.
+pub struct Pump {
+    pub(super) me: CoreId,
+    pub(super) service: Service,
+    pub(super) node: Arc<Node>,
+    pub(super) ring: Ring,
+    pub(super) engine: Engine,
+    pub(super) mesh: Endpoint<Message>,
+    pub(super) listeners: Vec<Listener>,
+    /// Connections by index; an index is used again when the kernel has completed everything of its last holder.
+    pub(super) connections: Vec<Option<Box<Connection>>>,
+    pub(super) free: Vec<u32>,
+    /// Indices that became free in this turn. A new connection must not get one while the window may hold requests of
+    /// its last holder, so they join `free` when the window is empty.
+    pub(super) retired: Vec<u32>,
+    pub(super) next_generation: u32,
+    pub(super) next_client: u64,
+    pub(super) window: Window,
+    /// Receive buffers that the window may point into.
+    pub(super) used_buffers: Vec<u16>,
+    /// Connections with buffered requests that may run now.
+    pub(super) ready: VecDeque<u32>,
+    /// Connections with replies to send at the end of the turn.
+    pub(super) dirty: Vec<u32>,
+    /// Connections that hold open batches for other cores.
+    pub(super) forwarding: Vec<u32>,
+    /// Connections that MONITOR.
+    pub(super) monitors: Vec<u32>,
+    /// Connections held by CLIENT PAUSE.
+    pub(super) paused: Vec<u32>,
+    pub(super) pause: Option<Pause>,
+    /// Cores with monitors, and what they shall see at the end of the turn.
+    pub(super) monitor_cores: Vec<CoreId>,
+    pub(super) monitor_lines: Vec<u8>,
+    pub(super) asks: Vec<Option<Asking>>,
+    pub(super) pool: Vec<Output>,
+    pub(super) spare_batches: Vec<Box<Batch>>,
+    /// Batches whose replies are used up; empty between calls.
+    pub(super) done_batches: Vec<Box<Batch>>,
+    /// What authenticated clients may send.
+    pub(super) bounds: Limits,
+    /// Where replies go that nobody wants.
+    pub(super) void: Output,
+    pub(super) orders: Receiver<Order>,
+    /// Something other than the tick happened since the last tick.
+    pub(super) active: bool,
+    /// The tick before this moment found no activity: park deep.
+    quiet: bool,
+    pub(super) tick_count: u64,
+    pub(super) stopping: Option<Stopping>,
+}
+
+/// The stages of a shutdown; see [`crate::node`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stopping {
+    /// Unix ms after which connections are cut, whatever they still owe.
+    pub(super) deadline_ms: i64,
+    /// This core sends nothing to others any more.
+    pub(super) mesh_closed: bool,
+}
+
+/// What clients get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Their commands are executed.
+    Commands,
+    /// Every request is answered with fixed bytes ([`super::floor`]).
+    FixedBytes,
+}
+
+/// What a core starts with.
+pub struct Parts {
+    pub me: CoreId,
+    pub service: Service,
+    pub node: Arc<Node>,
+    pub ring: Ring,
+    pub engine: Engine,
+    pub mesh: Endpoint<Message>,
+    pub listeners: Vec<Listener>,
+    pub orders: Receiver<Order>,
+}
+
+impl Pump {
+    pub fn new(parts: Parts) -> Pump {
+        let Parts { me, service, node, ring, engine, mesh, listeners, orders } = parts;
+        let bounds = bounds(&engine.config);
+        Pump {
+            me,
+            service,
+            node,
+            ring,
+            engine,
+            mesh,
+            listeners,
+            orders,
+            connections: Vec::new(),
+            free: Vec::new(),
+            retired: Vec::new(),
+            next_generation: 0,
+            next_client: 0,
+            window: Window::default(),
+            used_buffers: Vec::new(),
+            ready: VecDeque::new(),
+            dirty: Vec::new(),
+            forwarding: Vec::new(),
+            monitors: Vec::new(),
+            paused: Vec::new(),
+            pause: None,
+            monitor_cores: Vec::new(),
+            monitor_lines: Vec::new(),
+            asks: Vec::new(),
+            pool: Vec::new(),
+            spare_batches: Vec::new(),
+            done_batches: Vec::new(),
+            bounds,
+            void: Output::new(),
+            active: false,
+            quiet: false,
+            tick_count: 0,
+            stopping: None,
+        }
+    }
+
+    /// Runs until the node stops.
+    pub async fn run(mut self) -> io::Result<()> {
+        // SAFETY: a duplicate of the bell, so that the file owns the descriptor it closes.
+        let deep_bell = unsafe { BufferedFile::from_raw_fd(libc::dup(self.ring.deep_bell())) };
+        for (index, listener) in self.listeners.iter().enumerate() {
+            self.ring.arm_accept(index as u32, listener.fd());
+        }
+        self.ring.arm_tick(limits::TICK_MS);
+        let mut completions = Vec::with_capacity(limits::TURN_COMPLETIONS);
+        let mut yielded_ms = 0;
+        loop {
+            self.turn(&mut completions);
+            if self.stopped() {
+                return deep_bell.close().await.map_err(io::Error::from);
+            }
+            if self.quiet && self.idle() {
+                self.park_deep(&deep_bell).await?;
+            } else {
+                self.enter()?;
+            }
+            let now_ms = self.engine.shard.now_ms();
+            if now_ms - yielded_ms >= limits::YIELD_MS {
+                yielded_ms = now_ms;
+                glommio::executor().yield_now().await;
+            }
+        }
+    }
+
+    /// One turn, up to the point where the kernel is entered.
+    fn turn(&mut self, completions: &mut Vec<Completion>) {
+        self.ring.reap(completions, limits::TURN_COMPLETIONS);
+        if !completions.is_empty() {
+            self.engine.shard.set_now(unix_ms());
+        }
+        for completion in completions.drain(..) {
+            self.complete(completion);
+        }
+        self.run_window();
+        self.receive_messages();
+        self.run_ready();
+        self.free.append(&mut self.retired);
+        self.share_monitor_lines();
+        self.ring.recycle(&mut self.used_buffers);
+        self.send_replies();
+        self.send_messages();
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        self.active |= completion.op != Op::Tick;
+        match completion.op {
+            Op::Receive => self.received(completion),
+            Op::Send => self.send_done(completion.index, completion.result),
+            Op::Accept => self.accepted(completion),
+            Op::Bell => {
+                self.ring.arm_bell();
+                self.take_orders();
+            }
+            Op::Tick => {
+                self.quiet = !std::mem::take(&mut self.active);
+                self.ring.arm_tick(limits::TICK_MS);
+                self.tick();
+            }
+            Op::Cancel => {}
+        }
+    }
+
+    /// Nothing can be done before a completion or a message arrives.
+    fn idle(&self) -> bool {
+        self.ready.is_empty() && self.mesh.outbox_len() == 0
+    }
+
+    /// Enters the kernel, blocking if there is nothing else to do.
+    fn enter(&mut self) -> io::Result<()> {
+        if !self.ready.is_empty() {
+            return self.ring.enter(false);
+        }
+        if !self.mesh.prepare_park(Park::Shallow) {
+            return self.ring.enter(false);
+        }
+        // A peer does not ring when it makes room in its ring, so with an outbox the wait is short.
+        let result = match self.mesh.outbox_len() {
+            0 => self.ring.enter(true),
+            _ => self.ring.enter_for(OUTBOX_RETRY_US),
+        };
+        self.mesh.woke();
+        result
+    }
+
+    /// Waits in glommio until the ring has a completion or another thread rings.
+    async fn park_deep(&mut self, bell: &BufferedFile) -> io::Result<()> {
+        self.ring.notify_deep(true);
+        // Runs what the kernel has deferred; whatever comes later signals the bell.
+        self.ring.enter(false)?;
+        if !self.ring.has_completions() && self.mesh.prepare_park(Park::Deep) {
+            let woken = bell.read_at(0, 8).await;
+            self.mesh.woke();
+            woken.map_err(io::Error::from)?;
+            self.ring.enter(false)?;
+        }
+        self.ring.notify_deep(false);
+        self.quiet = false;
+        self.active = false;
+        self.take_orders();
+        // Another tick without activity leads straight back here.
+        self.quiet = true;
+        Ok(())
+    }
+
+    /// Executes buffered requests of connections that had to wait.
+    fn run_ready(&mut self) {
+        // Bounded: a connection that stays ready is queued again behind the others, for the next turn.
+        for _ in 0..self.ready.len() {
+            if let Some(index) = self.ready.pop_front() {
+                self.resume(index);
+            }
+        }
+        self.run_window();
+    }
+
+    fn send_replies(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for index in dirty.drain(..) {
+            let Some(connection) = &mut self.connections[index as usize] else { continue };
+            connection.dirty = false;
+            connection.flush(index, &mut self.ring, &mut self.pool);
+            self.check_output(index);
+        }
+        self.dirty = dirty;
+    }
+
+    fn send_messages(&mut self) {
+        self.send_batches();
+        if self.mesh.executors() == 1 {
+            return;
+        }
+        self.mesh.flush(|_, _| {});
+        let node = &self.node;
+        self.mesh.for_each_dirty(|to, wake| match wake {
+            Wake::None => {}
+            Wake::Shallow => node.ring_bell(to as CoreId, false),
+            Wake::Deep => node.ring_bell(to as CoreId, true),
+        });
+    }
+}
+
+/// How long a core with a filled outbox sleeps before it tries again, µs.
+const OUTBOX_RETRY_US: u32 = 200;
+
+/// What authenticated clients may send.
+pub(super) fn bounds(config: &Config) -> Limits {
+    Limits { args_max: ARGS_MAX, bulk_bytes_max: config.proto_max_bulk_len, unauthenticated: false }
+}
+
+/// The wall clock, ms since 1970.
+pub fn unix_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| d.as_millis() as i64)
+}

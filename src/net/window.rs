@@ -1,0 +1,104 @@
+//! The window: the requests that are parsed and not executed yet.
+//!
+//! Parsing several requests before executing any of them lets their cache misses overlap: each request's bucket is
+//! prefetched when it is parsed, each entry when the window starts to run.
+//!
+//! Requests point at their arguments where these lie: in receive buffers, in the input buffers of connections, in
+//! batches from other cores. That is what the lifetime `'static` stands for here; it is a promise, not a fact.
+//! Invariant: whoever changes, moves or frees such memory runs or clears the window first.
+
+use crate::command::Owned;
+use crate::command::table::Row;
+use crate::resp::{Error, Version};
+use crate::route::{CoreId, Key};
+
+use super::forward::Batch;
+
+/// Who gets the reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    Connection(u32),
+    /// Index into [`Window::batches`].
+    Batch(u32),
+}
+
+/// How a request is executed.
+pub enum Way {
+    /// On this core's shard.
+    Local,
+    /// With the connection's session.
+    Session(&'static Row),
+    /// On the shard of another core.
+    Forward(CoreId),
+    /// On every core that owns one of its keys, or on all.
+    Split,
+    /// On this core, with the keys of other cores brought here.
+    Borrow,
+    /// Not at all.
+    Reject(Box<Error>),
+}
+
+/// One parsed request.
+pub struct Request {
+    pub row: &'static Row,
+    pub way: Way,
+    pub target: Target,
+    /// Range in [`Window::args`].
+    pub args: (u32, u32),
+    pub key: Option<RequestKey>,
+    pub owned: Owned,
+    pub db: u8,
+    pub version: Version,
+    pub no_touch: bool,
+    /// See [`super::forward::Forwarded::counted`].
+    pub counted: bool,
+}
+
+/// What is known about the first key of a request.
+#[derive(Clone, Copy)]
+pub struct RequestKey {
+    /// Which argument it is.
+    pub at: u16,
+    pub partition: u16,
+    pub hash: u64,
+}
+
+/// The requests under way on one core.
+#[derive(Default)]
+pub struct Window {
+    pub requests: Vec<Request>,
+    pub args: Vec<&'static [u8]>,
+    /// Batches of other cores that requests belong to, with their origin.
+    pub batches: Vec<(CoreId, Box<Batch>)>,
+    /// Connections whose input buffer requests point into.
+    pub pinned: Vec<u32>,
+    /// Connections with a request that must run alone.
+    pub barriers: Vec<u32>,
+}
+
+impl Request {
+    /// The arguments.
+    #[inline]
+    pub fn args<'a>(&self, all: &'a [&'static [u8]]) -> &'a [&'static [u8]] {
+        &all[self.args.0 as usize..self.args.1 as usize]
+    }
+
+    /// The first key.
+    #[inline]
+    pub fn key<'a>(&self, all: &'a [&'static [u8]]) -> Option<Key<'a>> {
+        let key = self.key?;
+        let bytes = self.args(all)[key.at as usize];
+        Some(Key { bytes, hash: key.hash, partition: key.partition })
+    }
+}
+
+/// Stretches the lifetime of an argument to that of the window.
+///
+/// # Safety
+///
+/// The bytes must stay where they are, unchanged, until the window has run or been cleared.
+#[inline]
+pub unsafe fn in_window(bytes: &[u8]) -> &'static [u8] {
+    // SAFETY: passed on to the caller.
+    unsafe { std::slice::from_raw_parts(bytes.as_ptr(), bytes.len()) }
+}

@@ -1,0 +1,325 @@
+//! The node: one process, its threads, their start and their end.
+//!
+//! - one thread per data core, pinned, with a glommio executor whose main task is the pump ([`crate::net::pump`]);
+//! - one thread for the control core, which serves the admin endpoint and, by default, shares the CPU of the first
+//!   data core;
+//! - the main thread, which only waits for signals.
+//!
+//! Shutdown, each step bounded in time:
+//!
+//! 1. SIGTERM, SIGINT or SHUTDOWN reaches the main thread, which orders every core to stop;
+//! 2. each core stops accepting and reading, lets requests under way finish, and sends what clients are owed;
+//! 3. when its clients are gone, or at the deadline, each core closes its side of the mesh, and ends when all others
+//!    have done so too;
+//! 4. the control core ends, then the process: the socket file and the pid file are removed, the log is flushed.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crossbeam_channel::{Receiver, Sender};
+use glommio::{LocalExecutorBuilder, Placement};
+
+use crate::admin::{control, http};
+use crate::config::{Config, ControlCore};
+use crate::engine::Engine;
+use crate::mesh;
+use crate::net::forward::Message;
+use crate::net::limits;
+use crate::net::listener::{self, ListenError, Listener};
+use crate::net::pump::{Parts, Pump, Service, unix_ms};
+use crate::net::ring::Ring;
+use crate::route::{CoreId, Hasher, Router};
+use crate::state::NodeState;
+
+/// What a plain thread can ask of a core.
+#[derive(Clone, Copy, Debug)]
+pub enum Order {
+    /// Finish what is under way, at the latest at this moment (Unix ms), and end.
+    Stop { deadline_ms: i64 },
+}
+
+/// Why the node could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("{0}")]
+    Listen(#[from] ListenError),
+    #[error("cannot start core {core}: {error}")]
+    Start { core: usize, error: String },
+    #[error("core {core} failed: {error}")]
+    Core { core: usize, error: String },
+    #[error("cannot watch for signals: {0}")]
+    Signals(io::Error),
+    #[error("cannot write the pid file '{path}': {error}")]
+    PidFile { path: String, error: io::Error },
+    #[error("cannot draw random numbers: {0}")]
+    Random(getrandom::Error),
+}
+
+/// How long a shutdown may wait for clients to take what they are owed, ms.
+const SHUTDOWN_MS: i64 = 3000;
+
+/// Memory of glommio's own rings per executor: small, because client sockets do not use them and the sum over all cores
+/// has to fit into the limit of locked memory.
+const GLOMMIO_IO_MEMORY_BYTES: usize = 64 * 1024;
+const GLOMMIO_RING_DEPTH: usize = 256;
+
+/// glommio's preemption timer, as good as off. When it fires between two steps of glommio's loop (the thread was not
+/// scheduled for that long), the loop takes "nothing was run" for "nothing to run" and sleeps, although a task is ready.
+/// Tasks here yield by their own clocks ([`limits::YIELD_MS`]).
+const PREEMPT_S: u64 = 24 * 3600;
+
+/// What the cores of one node share, none of it on the path of a request.
+pub struct Node {
+    /// Clients per core. Touched when a client comes or goes.
+    clients: Box<[Padded]>,
+    /// How to wake each executor.
+    bells: Box<[OnceLock<Bells>]>,
+    orders: Vec<Sender<Order>>,
+    shutdown: Sender<()>,
+    pub state: Arc<NodeState>,
+}
+
+/// Keeps counters of different cores on different cache lines.
+#[repr(align(128))]
+#[derive(Default)]
+struct Padded(AtomicUsize);
+
+/// Descriptors that wake an executor: out of its own ring, and out of glommio's park.
+#[derive(Clone, Copy, Debug)]
+pub struct Bells {
+    pub shallow: RawFd,
+    pub deep: RawFd,
+}
+
+impl Node {
+    /// Chooses the core with the fewest clients for a new one, and counts it there.
+    pub fn place_client(&self) -> CoreId {
+        let counts = self.clients.iter().enumerate().map(|(core, n)| (n.0.load(Ordering::Relaxed), core));
+        let core = counts.min().map_or(0, |(_, core)| core);
+        self.clients[core].0.fetch_add(1, Ordering::Relaxed);
+        core as CoreId
+    }
+
+    /// A client of `core` is gone.
+    pub fn client_left(&self, core: CoreId) {
+        self.clients[core as usize].0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Clients of all cores.
+    pub fn clients(&self) -> usize {
+        self.clients.iter().map(|n| n.0.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Wakes an executor.
+    pub fn ring_bell(&self, executor: CoreId, deep: bool) {
+        let Some(bells) = self.bells[executor as usize].get() else { return };
+        let one = 1u64.to_ne_bytes();
+        let bell = if deep { bells.deep } else { bells.shallow };
+        // SAFETY: eight readable bytes; the descriptor stays open as long as the process runs (see `run_core`). Writing
+        // to an eventfd can only fail when its counter is full, and then its reader is awake.
+        unsafe { libc::write(bell, one.as_ptr().cast(), 8) };
+    }
+
+    /// Tells how to wake `executor`; once, by itself.
+    pub fn set_bells(&self, executor: CoreId, bells: Bells) {
+        let _ = self.bells[executor as usize].set(bells);
+    }
+
+    /// SHUTDOWN: asks the main thread to stop the node.
+    pub fn request_shutdown(&self) {
+        let _ = self.shutdown.try_send(());
+    }
+
+    /// Orders every executor to stop.
+    fn stop(&self) {
+        let deadline_ms = unix_ms() + SHUTDOWN_MS;
+        for (executor, orders) in self.orders.iter().enumerate() {
+            let _ = orders.try_send(Order::Stop { deadline_ms });
+            self.ring_bell(executor as CoreId, false);
+            self.ring_bell(executor as CoreId, true);
+        }
+    }
+}
+
+/// Runs a node until it is told to stop.
+pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
+    let config = Arc::new(config);
+    let admin = http::listen(&config)?;
+    // The port comes first: a second server with the same files must not touch those of the first.
+    let listeners = listener::open(&config)?;
+    write_pid_file(&config).inspect_err(|_| remove_files(&config))?;
+    let signals = Signals::watch().map_err(NodeError::Signals)?;
+    let cores = config.cpus.len();
+    let executors = cores + 1;
+    let (orders, order_receivers): (Vec<_>, Vec<_>) = (0..executors).map(|_| crossbeam_channel::bounded(4)).unzip();
+    let (shutdown, shutdown_requests) = crossbeam_channel::bounded(1);
+    let node = Arc::new(Node {
+        clients: (0..cores).map(|_| Padded::default()).collect(),
+        bells: (0..executors).map(|_| OnceLock::new()).collect(),
+        orders,
+        shutdown,
+        state: Arc::new(NodeState::new(Arc::clone(&config))),
+    });
+    let started = start(&config, service, &node, &listeners, admin, order_receivers)?;
+    for listener in &listeners {
+        tracing::info!(address = listener.address, cores, "ready to accept connections");
+    }
+    let reason = signals.wait(&shutdown_requests);
+    tracing::info!(reason, "stopping");
+    node.stop();
+    let mut result = Ok(());
+    for (core, thread) in started.into_iter().enumerate() {
+        let error = match thread.join() {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        result = Err(NodeError::Core { core, error });
+    }
+    remove_files(&config);
+    tracing::info!("stopped");
+    result
+}
+
+fn write_pid_file(config: &Config) -> Result<(), NodeError> {
+    if config.pidfile.is_empty() {
+        return Ok(());
+    }
+    let path = config.pidfile.clone();
+    std::fs::write(&path, format!("{}\n", std::process::id())).map_err(|error| NodeError::PidFile { path, error })
+}
+
+/// What a node leaves behind in the file system.
+fn remove_files(config: &Config) {
+    if let Some(path) = &config.unixsocket {
+        let _ = std::fs::remove_file(path);
+    }
+    if !config.pidfile.is_empty() {
+        let _ = std::fs::remove_file(&config.pidfile);
+    }
+}
+
+type Thread = glommio::ExecutorJoinHandle<io::Result<()>>;
+
+/// Starts all executors; they begin to serve together, when every one of them is ready.
+fn start(
+    config: &Arc<Config>,
+    service: Service,
+    node: &Arc<Node>,
+    listeners: &[Listener],
+    mut admin: Option<TcpListener>,
+    orders: Vec<Receiver<Order>>,
+) -> Result<Vec<Thread>, NodeError> {
+    let cores = config.cpus.len();
+    let mut seed = [0u64; 5];
+    for word in &mut seed {
+        let mut bytes = [0u8; 8];
+        getrandom::fill(&mut bytes).map_err(NodeError::Random)?;
+        *word = u64::from_ne_bytes(bytes);
+    }
+    let hasher = Hasher::new(config.partitions, [seed[0], seed[1], seed[2], seed[3]]);
+    let (ready, all_ready) = crossbeam_channel::bounded::<Result<(), NodeError>>(cores + 1);
+    let (go, may_go) = crossbeam_channel::bounded::<()>(cores + 1);
+    let endpoints = mesh::build::<Message>(cores + 1, limits::MESH_SLOTS);
+    let mut threads = Vec::new();
+    for (executor, (endpoint, orders)) in endpoints.into_iter().zip(orders).enumerate() {
+        let (node, config) = (Arc::clone(node), Arc::clone(config));
+        let (ready, may_go) = (ready.clone(), may_go.clone());
+        let control = executor == cores;
+        let cpu = match config.control_core {
+            _ if !control => Placement::Fixed(config.cpus[executor]),
+            ControlCore::Shared => Placement::Fixed(config.cpus[0]),
+            ControlCore::Dedicated => dedicated(&config),
+        };
+        let admin = if control { admin.take() } else { None };
+        let name = if control { "keyloom-control".to_string() } else { format!("keyloom-{executor}") };
+        let builder = LocalExecutorBuilder::new(cpu)
+            .name(&name)
+            .io_memory(GLOMMIO_IO_MEMORY_BYTES)
+            .ring_depth(GLOMMIO_RING_DEPTH)
+            .preempt_timer(std::time::Duration::from_secs(PREEMPT_S));
+        let (listeners, hasher) = (listeners.to_vec(), hasher.clone());
+        let random = seed[4].wrapping_mul(executor as u64 * 2 + 1);
+        let thread = builder.spawn(move || async move {
+            if control {
+                let _ = ready.send(Ok(()));
+                if may_go.recv().is_err() {
+                    return Ok(());
+                }
+                return control::run(executor as CoreId, node, endpoint, orders, admin).await;
+            }
+            let router = Router::new(executor as CoreId, cores as u16, config.partitions);
+            let engine = Engine::of_node(router, hasher, Arc::clone(&node.state), random);
+            let ring = match Ring::new() {
+                Ok(ring) => ring,
+                Err(error) => {
+                    let _ = ready.send(Err(NodeError::Start { core: executor, error: error.to_string() }));
+                    return Err(error);
+                }
+            };
+            // The descriptors outlive the ring, so that a late bell never hits somebody else's.
+            let bells = Bells { shallow: duplicate(ring.bell()), deep: duplicate(ring.deep_bell()) };
+            node.set_bells(executor as CoreId, bells);
+            let _ = ready.send(Ok(()));
+            if may_go.recv().is_err() {
+                return Ok(());
+            }
+            let me = executor as CoreId;
+            Pump::new(Parts { me, service, node, ring, engine, mesh: endpoint, listeners, orders }).run().await
+        });
+        threads.push(thread.map_err(|error| NodeError::Start { core: executor, error: error.to_string() })?);
+    }
+    // They serve together or not at all: an early return drops `go`, and those who wait for it end.
+    drop(ready);
+    for _ in 0..=cores {
+        let gone = || NodeError::Start { core: cores, error: "a thread ended early".to_string() };
+        all_ready.recv().map_err(|_| gone())??;
+    }
+    for _ in 0..=cores {
+        let _ = go.send(());
+    }
+    Ok(threads)
+}
+
+/// A CPU for the control core alone: the first one that no data core has, otherwise whichever the system chooses.
+fn dedicated(config: &Config) -> Placement {
+    let all = glommio::CpuSet::online();
+    let free = all.ok().and_then(|set| set.iter().map(|l| l.cpu).filter(|cpu| !config.cpus.contains(cpu)).min());
+    free.map_or(Placement::Unbound, Placement::Fixed)
+}
+
+fn duplicate(fd: RawFd) -> RawFd {
+    // SAFETY: a plain system call on an open descriptor.
+    unsafe { libc::dup(fd) }
+}
+
+/// Signals, turned into messages for the main thread.
+struct Signals(Receiver<i32>);
+
+impl Signals {
+    fn watch() -> io::Result<Signals> {
+        use signal_hook::consts::{SIGINT, SIGTERM};
+        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+        let (to, from) = crossbeam_channel::bounded(4);
+        std::thread::Builder::new().name("keyloom-signals".into()).spawn(move || {
+            for signal in signals.forever() {
+                let _ = to.try_send(signal);
+            }
+        })?;
+        Ok(Signals(from))
+    }
+
+    /// Waits for the first reason to stop, and names it.
+    fn wait(&self, requests: &Receiver<()>) -> &'static str {
+        crossbeam_channel::select! {
+            recv(self.0) -> signal => match signal {
+                Ok(signal_hook::consts::SIGINT) => "SIGINT",
+                _ => "SIGTERM",
+            },
+            recv(requests) -> _ => "SHUTDOWN",
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Error replies: every text that a client can see is made here, in Redis' words.
+//!
+//! No state. Client bytes inside a text cannot end the line they stand in.
+
+use super::ProtocolError;
+
+/// What went wrong with one command.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("ERR syntax error")]
+    Syntax,
+    #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]
+    WrongType,
+    #[error("ERR value is not an integer or out of range")]
+    NotInteger,
+    #[error("ERR value is not a valid float")]
+    NotFloat,
+    #[error("ERR no such key")]
+    NoSuchKey,
+    #[error("ERR index out of range")]
+    IndexRange,
+    #[error("ERR offset is out of range")]
+    OffsetRange,
+    #[error("ERR value is out of range, must be positive")]
+    MustBePositive,
+    #[error("ERR value is out of range")]
+    OutOfRange,
+    #[error("ERR increment or decrement would overflow")]
+    IncrOverflow,
+    #[error("ERR decrement would overflow")]
+    DecrOverflow,
+    #[error("ERR increment would produce NaN or Infinity")]
+    IncrNan,
+    #[error("ERR string exceeds maximum allowed size (proto-max-bulk-len)")]
+    StringTooLong,
+    #[error("ERR invalid expire time in '{0}' command")]
+    InvalidExpire(&'static str),
+    #[error("ERR wrong number of arguments for '{0}' command")]
+    Arity(String),
+    #[error("ERR DB index is out of range")]
+    DbRange,
+    #[error("ERR invalid DB index")]
+    InvalidDb,
+    #[error("ERR source and destination objects are the same")]
+    SameObject,
+    #[error("ERR invalid cursor")]
+    InvalidCursor,
+    #[error("ERR value is out of range, value must between {min} and {max}")]
+    NotBetween { min: i64, max: i64 },
+    #[error("ERR invalid {0} DB index")]
+    SwapDb(&'static str),
+    #[error("ERR Unsupported option {0}")]
+    UnsupportedOption(String),
+    #[error("ERR NX and XX, GT or LT options at the same time are not compatible")]
+    ExpireNxAndOther,
+    #[error("ERR GT and LT options at the same time are not compatible")]
+    ExpireGtAndLt,
+    #[error("ERR If you want both the length and indexes, please just use IDX.")]
+    LcsLenAndIdx,
+    #[error("ERR The specified keys must contain string values")]
+    LcsNotStrings,
+    #[error("ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len")]
+    LcsTooLarge,
+    #[error(
+        "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when switching \
+         between policies at runtime LRU and LFU data will take some time to adjust."
+    )]
+    NoLfu,
+    #[error("NOAUTH Authentication required.")]
+    NoAuth,
+    #[error("WRONGPASS invalid username-password pair or user is disabled.")]
+    WrongPass,
+    #[error("NOPROTO unsupported protocol version")]
+    NoProto,
+    #[error("OOM command not allowed when used memory > 'maxmemory'.")]
+    OutOfMemory,
+    #[error("ERR unknown subcommand '{sub}'. Try {command} HELP.")]
+    UnknownSubcommand { command: String, sub: String },
+    /// Any other text; it starts with its code, e.g. `ERR `.
+    #[error("{0}")]
+    Text(String),
+}
+
+impl Error {
+    /// Any other error; `text` starts with its code, e.g. `ERR `.
+    pub fn text(text: impl Into<String>) -> Self {
+        Error::Text(text.into())
+    }
+
+    /// Redis' answer to a name that is in no table: the name, and the first arguments as far as 128 bytes go.
+    pub fn unknown_command(args: &[&[u8]]) -> Self {
+        const BYTES_MAX: usize = 128;
+        let (name, args) = args.split_first().map_or((&b""[..], args), |(name, args)| (*name, args));
+        let mut text = format!("ERR unknown command '{}', with args beginning with: ", shown(name, BYTES_MAX));
+        let mut room = BYTES_MAX;
+        for arg in args {
+            if room == 0 {
+                break;
+            }
+            text.push_str(&format!("'{}' ", shown(arg, room)));
+            // The quotes and the blank count too.
+            room = room.saturating_sub(c_string(arg).len().min(room) + 3);
+        }
+        Error::Text(text)
+    }
+
+    /// Redis' answer to a subcommand that its command does not have.
+    pub fn unknown_subcommand(args: &[&[u8]]) -> Self {
+        let command = shown(args[0], 128).to_ascii_uppercase();
+        Error::UnknownSubcommand { command, sub: shown(args.get(1).copied().unwrap_or_default(), 128) }
+    }
+
+    /// Redis' answer to a subcommand that exists, with a number of arguments that it does not take.
+    pub fn subcommand_syntax(args: &[&[u8]]) -> Self {
+        let command = shown(args[0], 128).to_ascii_uppercase();
+        let sub = shown(args.get(1).copied().unwrap_or_default(), 128);
+        Error::Text(format!("ERR unknown subcommand or wrong number of arguments for '{sub}'. Try {command} HELP."))
+    }
+
+    /// The first word: `ERR`, `WRONGTYPE`, ... as errorstats count it.
+    pub fn code(&self) -> String {
+        let text = self.to_string();
+        text.split(' ').next().unwrap_or("ERR").to_string()
+    }
+
+    /// Writes `-text`. CR and LF inside become spaces, as in Redis, so that a reply cannot be forged; at the end they are
+    /// left out.
+    pub fn write(&self, buf: &mut Vec<u8>) {
+        let text = self.to_string();
+        buf.push(b'-');
+        buf.extend(
+            text.trim_end_matches(['\r', '\n']).bytes().map(|b| if b == b'\r' || b == b'\n' { b' ' } else { b }),
+        );
+        buf.extend_from_slice(b"\r\n");
+    }
+}
+
+impl From<ProtocolError> for Error {
+    fn from(error: ProtocolError) -> Self {
+        Error::Text(error.to_string())
+    }
+}
+
+/// Client bytes made fit for an error text: at most `len_max` of them, up to the first NUL, as Redis' `%.*s` shows them.
+/// Bytes that are not UTF-8 become U+FFFD (Redis sends them as they are).
+pub fn shown(bytes: &[u8], len_max: usize) -> String {
+    let bytes = c_string(bytes);
+    String::from_utf8_lossy(&bytes[..bytes.len().min(len_max)]).into_owned()
+}
+
+/// What C sees of a string.
+fn c_string(bytes: &[u8]) -> &[u8] {
+    &bytes[..memchr::memchr(0, bytes).unwrap_or(bytes.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(error: &Error) -> String {
+        let mut out = Vec::new();
+        error.write(&mut out);
+        String::from_utf8(out).expect("text")
+    }
+
+    /// Expected texts are those of redis-server 7.0.15.
+    #[test]
+    fn unknown_commands() {
+        let (a, b, y, z) = ("a".repeat(100), "b".repeat(100), "y".repeat(200), "z".repeat(200));
+        let cases: [(&[&str], String); 8] = [
+            (&["foo"], "'foo', with args beginning with: ".into()),
+            (&["foo", "a", "b", "c"], "'foo', with args beginning with: 'a' 'b' 'c' ".into()),
+            (&[""], "'', with args beginning with: ".into()),
+            (&["a\nb"], "'a b', with args beginning with: ".into()),
+            (&["a\0b", "c\0d"], "'a', with args beginning with: 'c' ".into()),
+            (&["foo", &a, &b, "c"], format!("'foo', with args beginning with: '{a}' '{}' ", &b[..25])),
+            (&[&y, &z, "c"], format!("'{}', with args beginning with: '{}' ", &y[..128], &z[..128])),
+            (&[&["foo"][..], &["a"; 40]].concat(), format!("'foo', with args beginning with: {}", "'a' ".repeat(32))),
+        ];
+        for (args, want) in cases {
+            let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
+            assert_eq!(written(&Error::unknown_command(&args)), format!("-ERR unknown command {want}\r\n"));
+        }
+    }
+
+    #[test]
+    fn an_error_is_one_line_and_has_a_code() {
+        assert_eq!(written(&Error::text("ERR a\r\n+OK\r\n")), "-ERR a  +OK\r\n");
+        assert_eq!(
+            written(&ProtocolError::ExpectedBulk(b'\r').into()),
+            "-ERR Protocol error: expected '$', got ' '\r\n"
+        );
+        assert_eq!(Error::WrongType.code(), "WRONGTYPE");
+        assert_eq!(Error::Syntax.code(), "ERR");
+        assert_eq!(Error::text("").code(), "");
+    }
+}

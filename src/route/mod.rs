@@ -1,0 +1,9 @@
+//! Where a key lives: key -> slot -> partition -> core.
+//!
+//! Each core keeps its own copy of the routing table; it is replaced by message, never shared.
+
+pub mod router;
+pub mod slot;
+
+pub use router::{CoreId, Route, Router};
+pub use slot::{Hasher, Key, SLOTS, slot_of};

@@ -1,0 +1,100 @@
+//! Key -> slot -> partition, and the hash that the tables use.
+//!
+//! The slot is Redis Cluster's (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>):
+//! `CRC16(key) % 16384`, where a non-empty `{hashtag}` in the key stands for the whole key, so that a client can put
+//! related keys together. The partition is the slot's top bits. The table hash is a separate, seeded one: slots are
+//! public and fixed, so a hostile client could otherwise choose keys that all fall into one bucket.
+
+use std::hash::{BuildHasher, Hasher as _};
+
+use crc::{CRC_16_XMODEM, Crc, Table};
+
+/// Number of hash slots, fixed by the Redis Cluster protocol.
+pub const SLOTS: u16 = 16384;
+
+static CRC16: Crc<u16, Table<16>> = Crc::<u16, Table<16>>::new(&CRC_16_XMODEM);
+
+/// The part of `key` that decides its slot: what stands between the first `{` and the next `}`, unless that is empty.
+fn hashtag(key: &[u8]) -> &[u8] {
+    let Some(open) = memchr::memchr(b'{', key) else { return key };
+    match memchr::memchr(b'}', &key[open + 1..]) {
+        Some(len) if len > 0 => &key[open + 1..open + 1 + len],
+        _ => key,
+    }
+}
+
+/// The hash slot of `key`, 0 to 16383.
+pub fn slot_of(key: &[u8]) -> u16 {
+    CRC16.checksum(hashtag(key)) % SLOTS
+}
+
+/// A key with everything that is computed from its bytes once per request.
+#[derive(Clone, Copy, Debug)]
+pub struct Key<'a> {
+    pub bytes: &'a [u8],
+    /// Seeded 64-bit hash; equal on all cores of one process.
+    pub hash: u64,
+    /// The partition the key belongs to.
+    pub partition: u16,
+}
+
+/// Computes [`Key`]s: one seed and one partition count per process.
+#[derive(Clone, Debug)]
+pub struct Hasher {
+    state: ahash::RandomState,
+    /// `partition = slot >> shift`.
+    shift: u32,
+}
+
+impl Hasher {
+    /// A hasher for `partitions` partitions, a power of two up to [`SLOTS`], seeded with `seed`.
+    pub fn new(partitions: u16, seed: [u64; 4]) -> Self {
+        assert!(partitions.is_power_of_two() && partitions <= SLOTS);
+        let state = ahash::RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]);
+        Hasher { state, shift: (SLOTS / partitions).trailing_zeros() }
+    }
+
+    /// Number of partitions that keys fall into, those of other cores included.
+    pub fn partitions(&self) -> u16 {
+        SLOTS >> self.shift
+    }
+
+    #[inline]
+    pub fn key<'a>(&self, bytes: &'a [u8]) -> Key<'a> {
+        Key { bytes, hash: self.hash(bytes), partition: slot_of(bytes) >> self.shift }
+    }
+
+    #[inline]
+    pub fn hash(&self, bytes: &[u8]) -> u64 {
+        let mut hasher = self.state.build_hasher();
+        hasher.write(bytes);
+        hasher.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_redis_cluster() {
+        assert_eq!(slot_of(b"123456789"), 0x31C3);
+        assert_eq!(slot_of(b"foo"), 12182);
+        assert_eq!(slot_of(b"{user1000}.following"), slot_of(b"{user1000}.followers"));
+        assert_eq!(slot_of(b"foo{bar}{zap}"), slot_of(b"bar"));
+        // An empty tag is no tag; only the first one counts; `{` may be part of a tag.
+        assert_eq!(slot_of(b"foo{}{bar}"), CRC16.checksum(b"foo{}{bar}") % SLOTS);
+        assert_eq!(slot_of(b"foo{{bar}}zap"), slot_of(b"{bar"));
+        assert_eq!(slot_of(b""), 0);
+    }
+
+    #[test]
+    fn partitions_cover_the_slots_evenly() {
+        let hasher = Hasher::new(256, [1, 2, 3, 4]);
+        let mut seen = [0u32; 256];
+        for i in 0..25_600 {
+            seen[hasher.key(format!("key:{i}").as_bytes()).partition as usize] += 1;
+        }
+        assert!(seen.iter().all(|&n| (40..200).contains(&n)), "{seen:?}");
+    }
+}

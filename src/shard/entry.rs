@@ -1,0 +1,503 @@
+//! Entries: how one key with its value lies in the heap.
+//!
+//! [`super::layout`] says where the parts of an entry lie. Links of the LRU list and of the timer wheel are handles;
+//! [`Entries::replace`] is the only way by which an entry moves to another chunk, and carries them over.
+//!
+//! Invariant: every live chunk of the heap holds a whole entry, as the functions here trust its header. Handles stay
+//! inside `shard/`, come from [`Entries::create`] or [`Entries::replace`], and are forgotten with [`Entries::free`] or
+//! [`Entries::take`]; builds with debug assertions check each use.
+//!
+//! Owned by one core.
+
+use std::ptr;
+use std::sync::Arc;
+
+use super::heap::{self, Handle, Heap, HeapError};
+use super::layout::{
+    BIGKEY, Bytes, CLOCK_SHIFT, Form, HEADER_BYTES, Header, KIND_MASK, LARGE, RAW, TTL, Ttl, bytes_offset, charge,
+    key_offset, same, value_offset,
+};
+use super::{Kind, NewValue, Str, UnixMs};
+
+/// Values that the access clock can have.
+const CLOCK_VALUES: u32 = 1 << 24;
+
+/// How far a clock may be ahead of now before it counts as one that has wrapped, s: the wall clock may be set back.
+const CLOCK_AHEAD_S_MAX: u32 = 24 * 3600;
+
+/// A vector kept for the next change of a small value is at most this large, bytes.
+const SCRATCH_BYTES_MAX: usize = 64 * 1024;
+
+/// What an entry has besides key and value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Meta {
+    pub kind: Kind,
+    pub raw: bool,
+    pub expire_at: Option<UnixMs>,
+    /// Access clock: seconds, of which 24 bits are kept.
+    pub clock: u32,
+}
+
+/// All entries of one shard.
+pub(super) struct Entries {
+    heap: Heap,
+    /// Charge of the vectors outside the heap.
+    outside_bytes: usize,
+    /// For changing small values; empty between calls.
+    scratch: Vec<u8>,
+}
+
+impl Entries {
+    /// Room for `reserve_bytes` of chunks, or as much as the system allows.
+    pub(super) fn new(reserve_bytes: usize) -> Result<Entries, HeapError> {
+        Ok(Entries { heap: Heap::new(reserve_bytes)?, outside_bytes: 0, scratch: Vec::new() })
+    }
+
+    #[inline]
+    pub(super) fn heap(&self) -> &Heap {
+        &self.heap
+    }
+
+    /// Bytes charged: slabs, and large keys and values outside of them.
+    #[inline]
+    pub(super) fn bytes(&self) -> usize {
+        self.heap.bytes() + self.outside_bytes
+    }
+
+    #[inline]
+    fn header(&self, handle: Handle) -> &Header {
+        // SAFETY: a live chunk begins with an initialised header and is aligned to 8 (module invariant); it stays as it
+        // is while `self` is borrowed.
+        unsafe { &*self.heap.address(handle).cast::<Header>() }
+    }
+
+    #[inline]
+    fn header_mut(&mut self, handle: Handle) -> &mut Header {
+        // SAFETY: as in `header`, and `self` is borrowed exclusively.
+        unsafe { &mut *self.heap.address(handle).cast::<Header>() }
+    }
+
+    /// The expiry block, if there is one.
+    #[inline]
+    fn ttl(&self, handle: Handle) -> Option<&Ttl> {
+        if self.header(handle).word & TTL == 0 {
+            return None;
+        }
+        // SAFETY: the flag says that an initialised block follows the header, aligned to 8 as the header's length is.
+        Some(unsafe { &*self.heap.address(handle).add(HEADER_BYTES).cast::<Ttl>() })
+    }
+
+    #[inline]
+    fn ttl_mut(&mut self, handle: Handle) -> Option<&mut Ttl> {
+        if self.header(handle).word & TTL == 0 {
+            return None;
+        }
+        // SAFETY: as in `ttl`, and `self` is borrowed exclusively.
+        Some(unsafe { &mut *self.heap.address(handle).add(HEADER_BYTES).cast::<Ttl>() })
+    }
+
+    #[inline]
+    fn large(&self, handle: Handle) -> Option<&Bytes> {
+        let word = self.header(handle).word;
+        if word & LARGE == 0 {
+            return None;
+        }
+        // SAFETY: the flag says that an initialised Arc lies there; the offset is a multiple of 8.
+        Some(unsafe { &*self.heap.address(handle).add(value_offset(word)).cast::<Bytes>() })
+    }
+
+    #[inline]
+    fn large_mut(&mut self, handle: Handle) -> Option<&mut Bytes> {
+        let word = self.header(handle).word;
+        if word & LARGE == 0 {
+            return None;
+        }
+        // SAFETY: as in `large`, and `self` is borrowed exclusively.
+        Some(unsafe { &mut *self.heap.address(handle).add(value_offset(word)).cast::<Bytes>() })
+    }
+
+    #[inline]
+    fn big_key(&self, handle: Handle) -> Option<&Bytes> {
+        let word = self.header(handle).word;
+        if word & BIGKEY == 0 {
+            return None;
+        }
+        // SAFETY: as in `large`.
+        Some(unsafe { &*self.heap.address(handle).add(key_offset(word)).cast::<Bytes>() })
+    }
+
+    #[inline]
+    pub(super) fn key(&self, handle: Handle) -> &[u8] {
+        if let Some(key) = self.big_key(handle) {
+            return key;
+        }
+        let header = self.header(handle);
+        // SAFETY: without BIGKEY the key's bytes lie there, initialised when the entry was made.
+        unsafe {
+            let first = self.heap.address(handle).add(bytes_offset(header.word));
+            std::slice::from_raw_parts(first, header.key_len as usize)
+        }
+    }
+
+    #[inline]
+    pub(super) fn value(&self, handle: Handle) -> Str<'_> {
+        if let Some(value) = self.large(handle) {
+            return Str::Large(value);
+        }
+        let header = self.header(handle);
+        // SAFETY: without LARGE the value's bytes lie behind those of the key (`key_len` is 0 with BIGKEY), initialised
+        // when they were written.
+        Str::Inline(unsafe {
+            let first = self.heap.address(handle).add(bytes_offset(header.word) + header.key_len as usize);
+            std::slice::from_raw_parts(first, header.value_len as usize)
+        })
+    }
+
+    #[inline]
+    pub(super) fn key_is(&self, handle: Handle, key: &[u8]) -> bool {
+        same(self.key(handle), key)
+    }
+
+    #[inline]
+    pub(super) fn expire_at(&self, handle: Handle) -> Option<UnixMs> {
+        self.ttl(handle).map(|ttl| ttl.expire_at)
+    }
+
+    #[inline]
+    pub(super) fn kind(&self, handle: Handle) -> Kind {
+        Kind::from_bits(self.header(handle).word & KIND_MASK)
+    }
+
+    /// Changed in place at least once.
+    #[inline]
+    pub(super) fn raw(&self, handle: Handle) -> bool {
+        self.header(handle).word & RAW != 0
+    }
+
+    pub(super) fn meta(&self, handle: Handle) -> Meta {
+        Meta {
+            kind: self.kind(handle),
+            raw: self.raw(handle),
+            expire_at: self.expire_at(handle),
+            clock: self.header(handle).word >> CLOCK_SHIFT,
+        }
+    }
+
+    /// Sets the access clock to `now_s`.
+    #[inline]
+    pub(super) fn touch(&mut self, handle: Handle, now_s: u32) {
+        let header = self.header_mut(handle);
+        header.word = header.word & ((1 << CLOCK_SHIFT) - 1) | now_s << CLOCK_SHIFT;
+    }
+
+    /// Seconds from the access clock to `now_s`; 0 if it is ahead.
+    #[inline]
+    pub(super) fn idle_s(&self, handle: Handle, now_s: u32) -> u32 {
+        let idle = now_s.wrapping_sub(self.header(handle).word >> CLOCK_SHIFT) % CLOCK_VALUES;
+        if idle >= CLOCK_VALUES - CLOCK_AHEAD_S_MAX { 0 } else { idle }
+    }
+
+    /// Bytes charged for the entry alone.
+    #[inline]
+    pub(super) fn charged_bytes(&self, handle: Handle) -> usize {
+        let header = self.header(handle);
+        let inline = bytes_offset(header.word) + header.key_len as usize + header.value_len as usize;
+        heap::chunk_bytes(inline) + self.large(handle).map_or(0, charge) + self.big_key(handle).map_or(0, charge)
+    }
+
+    #[inline]
+    pub(super) fn prefetch(&self, handle: Handle) {
+        self.heap.prefetch(handle);
+    }
+
+    /// Makes an entry. Fails only if [`Heap::has_free_slab`] does not hold.
+    #[inline]
+    pub(super) fn create(&mut self, key: &[u8], value: NewValue, meta: Meta) -> Result<Handle, HeapError> {
+        let form = Form::of(key.len(), value.bytes().len(), meta.expire_at.is_some());
+        let handle = self.heap.allocate(form.bytes)?;
+        let first = self.heap.address(handle);
+        let word = form.flags | meta.kind.to_bits() | if meta.raw { RAW } else { 0 } | meta.clock << CLOCK_SHIFT;
+        let header = Header { prev: 0, next: 0, word, key_len: 0, value_len: 0 };
+        // SAFETY: the chunk is ours alone, aligned to 8, and has room for all that the form says; the header is written
+        // first, then the expiry block that its flags announce, each part at its own offset.
+        unsafe {
+            first.cast::<Header>().write(header);
+            if let Some(expire_at) = meta.expire_at {
+                first.add(HEADER_BYTES).cast::<Ttl>().write(Ttl { expire_at, wheel_prev: 0, wheel_next: 0 });
+            }
+        }
+        if word & BIGKEY != 0 {
+            let key = Arc::new(key.to_vec());
+            self.outside_bytes += charge(&key);
+            // SAFETY: the form has a place for the Arc at this offset, a multiple of 8.
+            unsafe { first.add(key_offset(word)).cast::<Bytes>().write(key) };
+        } else {
+            // SAFETY: the form has `key.len()` bytes for it at this offset; `key` cannot lie in this chunk, which was
+            // free until now.
+            unsafe { ptr::copy_nonoverlapping(key.as_ptr(), first.add(bytes_offset(word)), key.len()) };
+            self.header_mut(handle).key_len = key.len() as u16;
+        }
+        if word & LARGE != 0 {
+            let value = value.into_shared();
+            self.outside_bytes += charge(&value);
+            // SAFETY: as for the key.
+            unsafe { first.add(value_offset(word)).cast::<Bytes>().write(value) };
+        } else {
+            self.write_inline(handle, value.bytes());
+        }
+        Ok(handle)
+    }
+
+    /// Writes a value of which the caller knows that it fits where the old one lies, or should lie.
+    #[inline]
+    fn write_inline(&mut self, handle: Handle, value: &[u8]) {
+        let header = self.header(handle);
+        let offset = bytes_offset(header.word) + header.key_len as usize;
+        debug_assert!(header.word & LARGE == 0 && offset + value.len() <= heap::CHUNK_BYTES_MAX);
+        // SAFETY: the callers pass values for which the entry's form and chunk were computed, and `value` does not lie
+        // in the heap: that is borrowed exclusively.
+        unsafe { ptr::copy_nonoverlapping(value.as_ptr(), self.heap.address(handle).add(offset), value.len()) };
+        self.header_mut(handle).value_len = value.len() as u16;
+    }
+
+    /// Gives an entry, whose key is `key`, another value and other properties: in place if its form and its chunk's size
+    /// stay the same. Returns where it lies now. Fails as [`Entries::create`] does, and has freed the old entry then.
+    #[inline]
+    pub(super) fn replace(
+        &mut self,
+        handle: Handle,
+        key: &[u8],
+        value: NewValue,
+        meta: Meta,
+    ) -> Result<Handle, HeapError> {
+        let header = self.header(handle);
+        let old_bytes = bytes_offset(header.word) + header.key_len as usize + header.value_len as usize;
+        let old_flags = header.word & (LARGE | BIGKEY | TTL);
+        let form = Form::of(key.len(), value.bytes().len(), meta.expire_at.is_some());
+        let same = form.flags == old_flags && heap::chunk_bytes(form.bytes) == heap::chunk_bytes(old_bytes);
+        if !same {
+            let links = (header.prev, header.next);
+            let wheel = self.ttl(handle).map(|ttl| (ttl.wheel_prev, ttl.wheel_next));
+            self.free(handle);
+            let handle = self.create(key, value, meta)?;
+            let header = self.header_mut(handle);
+            (header.prev, header.next) = links;
+            if let (Some(ttl), Some(wheel)) = (self.ttl_mut(handle), wheel) {
+                (ttl.wheel_prev, ttl.wheel_next) = wheel;
+            }
+            return Ok(handle);
+        }
+        let word = form.flags | meta.kind.to_bits() | if meta.raw { RAW } else { 0 } | meta.clock << CLOCK_SHIFT;
+        self.header_mut(handle).word = word;
+        if let (Some(ttl), Some(expire_at)) = (self.ttl_mut(handle), meta.expire_at) {
+            ttl.expire_at = expire_at;
+        }
+        match self.large_mut(handle) {
+            None => self.write_inline(handle, value.bytes()),
+            Some(old) => {
+                let before = charge(old);
+                overwrite(old, value);
+                let after = charge(old);
+                self.outside_bytes = self.outside_bytes - before + after;
+            }
+        }
+        Ok(handle)
+    }
+
+    /// Changes the expiry, which moves the entry unless it already has one and keeps one.
+    pub(super) fn set_expire_at(
+        &mut self,
+        handle: Handle,
+        key: &[u8],
+        expire_at: Option<UnixMs>,
+    ) -> Result<Handle, HeapError> {
+        let meta = Meta { expire_at, ..self.meta(handle) };
+        match (self.ttl_mut(handle), expire_at) {
+            (Some(ttl), Some(at)) => {
+                ttl.expire_at = at;
+                Ok(handle)
+            }
+            (None, None) => Ok(handle),
+            _ => match self.value(handle) {
+                Str::Large(value) => {
+                    let value = Arc::clone(value);
+                    self.replace(handle, key, NewValue::Shared(value), meta)
+                }
+                Str::Inline(_) => self.through_scratch(handle, key, meta, |_| ()).map(|(handle, ())| handle),
+            },
+        }
+    }
+
+    /// Lets `change` work on the value and gives the entry the other properties of `meta`. A large value is changed in
+    /// place (in a copy, if it is shared) and comes back into the entry if it has become small enough.
+    pub(super) fn modify<R>(
+        &mut self,
+        handle: Handle,
+        key: &[u8],
+        meta: Meta,
+        change: impl FnOnce(&mut Vec<u8>) -> R,
+    ) -> Result<(Handle, R), HeapError> {
+        let Some(value) = self.large_mut(handle) else { return self.through_scratch(handle, key, meta, change) };
+        let before = charge(value);
+        let result = change(Arc::make_mut(value));
+        let (after, value) = (charge(value), Arc::clone(value));
+        self.outside_bytes = self.outside_bytes - before + after;
+        Ok((self.replace(handle, key, NewValue::Shared(value), meta)?, result))
+    }
+
+    fn through_scratch<R>(
+        &mut self,
+        handle: Handle,
+        key: &[u8],
+        meta: Meta,
+        change: impl FnOnce(&mut Vec<u8>) -> R,
+    ) -> Result<(Handle, R), HeapError> {
+        let mut value = std::mem::take(&mut self.scratch);
+        value.extend_from_slice(self.value(handle).bytes());
+        let result = change(&mut value);
+        if Form::of(key.len(), value.len(), meta.expire_at.is_some()).flags & LARGE != 0 {
+            return Ok((self.replace(handle, key, NewValue::Owned(value), meta)?, result));
+        }
+        let handle = self.replace(handle, key, NewValue::Bytes(&value), meta)?;
+        if value.capacity() <= SCRATCH_BYTES_MAX {
+            value.clear();
+            self.scratch = value;
+        }
+        Ok((handle, result))
+    }
+
+    /// Frees an entry and what it owns.
+    #[inline]
+    pub(super) fn free(&mut self, handle: Handle) {
+        let word = self.header(handle).word;
+        if word & (LARGE | BIGKEY) != 0 {
+            self.take_outside(handle);
+        }
+        self.heap.free(handle);
+    }
+
+    /// Frees an entry and returns its value; a large one is not copied.
+    pub(super) fn take(&mut self, handle: Handle) -> Bytes {
+        let inline = match self.value(handle) {
+            Str::Inline(value) => Some(Arc::new(value.to_vec())),
+            Str::Large(_) => None,
+        };
+        let outside = self.take_outside(handle);
+        self.heap.free(handle);
+        inline.or(outside).expect("a value is inline or outside")
+    }
+
+    /// Drops a key and takes a value that lie outside the heap. The chunk must be freed next.
+    fn take_outside(&mut self, handle: Handle) -> Option<Bytes> {
+        let key = self.big_key(handle).map(ptr::from_ref);
+        let value = self.large(handle).map(ptr::from_ref);
+        // SAFETY: both point to initialised Arcs, which nobody reads again: the only callers free the chunk next, and
+        // freeing looks at no content.
+        let (key, value) = unsafe { (key.map(|key| key.read()), value.map(|value| value.read())) };
+        self.outside_bytes -= key.as_ref().map_or(0, charge) + value.as_ref().map_or(0, charge);
+        value
+    }
+
+    /// Charge of what lies outside the heap, added up anew.
+    #[cfg(test)]
+    pub(super) fn outside_bytes_of(&self, handles: &[Handle]) -> usize {
+        let outside = |&handle: &Handle| self.large(handle).map_or(0, charge) + self.big_key(handle).map_or(0, charge);
+        handles.iter().map(outside).sum()
+    }
+
+    #[cfg(test)]
+    pub(super) fn validate(&self) -> Vec<Handle> {
+        assert!(self.scratch.is_empty());
+        let handles = self.heap.validate();
+        assert_eq!(self.outside_bytes_of(&handles), self.outside_bytes);
+        for &handle in &handles {
+            let form = Form::of(self.key(handle).len(), self.value(handle).bytes().len(), self.ttl(handle).is_some());
+            assert_eq!(form.flags, self.header(handle).word & (LARGE | BIGKEY | TTL));
+        }
+        handles
+    }
+}
+
+/// Puts `value` in the place of a large one. Borrowed bytes go into the old buffer if nobody shares it and it is neither
+/// too small nor twice too large.
+fn overwrite(old: &mut Bytes, value: NewValue) {
+    if let (NewValue::Bytes(bytes), Some(buffer)) = (&value, Arc::get_mut(old))
+        && (bytes.len()..2 * bytes.len()).contains(&buffer.capacity())
+    {
+        buffer.clear();
+        buffer.extend_from_slice(bytes);
+        return;
+    }
+    *old = value.into_shared();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(expire_at: Option<UnixMs>) -> Meta {
+        Meta { kind: Kind::String, raw: false, expire_at, clock: 7 }
+    }
+
+    #[test]
+    fn every_mix_of_lengths_and_expiries_reads_back() {
+        let lengths = [0, 1, 15, 64, 4040, 4047, 4048, 4049, 4056, 4063, 4064, 4065, 4080, 4081, 4096, 70_000];
+        let mut entries = Entries::new(1 << 26).unwrap();
+        let mut made = Vec::new();
+        for key_len in lengths {
+            for value_len in lengths {
+                for expire_at in [None, Some(-5), Some(UnixMs::MAX)] {
+                    let (key, value) = (vec![b'k'; key_len], vec![b'v'; value_len]);
+                    let handle = entries.create(&key, NewValue::Bytes(&value), meta(expire_at)).unwrap();
+                    made.push((handle, key, value, expire_at));
+                }
+            }
+        }
+        for (i, (handle, key, value, expire_at)) in made.iter_mut().enumerate() {
+            assert_eq!((entries.key(*handle), entries.value(*handle).bytes()), (&key[..], &value[..]));
+            assert_eq!(entries.meta(*handle), meta(*expire_at));
+            *expire_at = [None, Some(9)][i % 2];
+            *handle = entries.set_expire_at(*handle, key, *expire_at).unwrap();
+            *value = vec![b'w'; lengths[i % lengths.len()]];
+            let (moved, ()) = entries.modify(*handle, key, meta(*expire_at), |v| v.clone_from(value)).unwrap();
+            *handle = moved;
+        }
+        entries.validate();
+        for (handle, key, value, expire_at) in made {
+            assert_eq!((entries.key(handle), entries.value(handle).bytes()), (&key[..], &value[..]));
+            assert_eq!(entries.expire_at(handle), expire_at);
+            assert_eq!(*entries.take(handle), value);
+        }
+        assert!(entries.validate().is_empty());
+        assert_eq!(entries.outside_bytes, 0);
+    }
+
+    #[test]
+    fn large_values_are_kept_and_given_back_without_a_copy() {
+        let mut entries = Entries::new(1 << 26).unwrap();
+        let shared = Arc::new(vec![1; 10_000]);
+        let handle = entries.create(b"a", NewValue::Shared(Arc::clone(&shared)), meta(None)).unwrap();
+        let Str::Large(value) = entries.value(handle) else { panic!("10,000 bytes are large") };
+        assert!(Arc::ptr_eq(value, &shared));
+        // A change copies what others still see.
+        let (handle, ()) = entries.modify(handle, b"a", meta(None), |value| value[0] = 2).unwrap();
+        assert_eq!((shared[0], entries.value(handle).bytes()[0]), (1, 2));
+        let address = entries.value(handle).bytes().as_ptr();
+        // The same length again goes into the same buffer.
+        let handle = entries.replace(handle, b"a", NewValue::Bytes(&[3; 10_000]), meta(None)).unwrap();
+        assert_eq!(entries.value(handle).bytes().as_ptr(), address);
+        assert_eq!(entries.take(handle).as_ptr(), address);
+        assert_eq!(Arc::strong_count(&shared), 1);
+    }
+
+    #[test]
+    fn the_clock_wraps_and_may_be_set_back() {
+        let mut entries = Entries::new(1 << 26).unwrap();
+        let handle = entries.create(b"a", NewValue::Bytes(b"b"), meta(None)).unwrap();
+        for (touched_s, now_s, idle_s) in [(100, 107, 7), (CLOCK_VALUES - 3, CLOCK_VALUES + 4, 7), (100, 90, 0)] {
+            entries.touch(handle, touched_s);
+            assert_eq!(entries.idle_s(handle, now_s), idle_s);
+            assert_eq!((entries.key(handle), entries.kind(handle)), (&b"a"[..], Kind::String));
+        }
+    }
+}

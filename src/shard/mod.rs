@@ -1,0 +1,498 @@
+//! The shard: what one core owns of the keyspace.
+//!
+//! Only the owning core's thread ever touches a shard; nothing here locks, awaits, reads a clock or draws from a shared
+//! source of randomness. The time is set from outside once per turn ([`Shard::set_now`]).
+//!
+//! From the bottom up: [`heap`] deals out chunks of memory that are named by 32-bit handles, [`entry`] puts a key and
+//! its value into one chunk ([`layout`] says how), [`table`] finds the handle of a key's entry in one partition, [`db`]
+//! holds the tables of one database, and [`Shard`] is all of them together; what walks over many keys is in [`walk`].
+//! `unsafe` is found in `heap`, `entry` and `table` only. Handles do not leave this directory.
+//!
+//! # When the address space is used up
+//!
+//! A shard reserves 32 GiB for entries, which is what handles can reach. The memory limit should be reached long before;
+//! [`Shard::is_nearly_full`] tells callers who can refuse a write. A write that comes all the same makes room by
+//! removing the entries of the emptiest slab, counted as evictions and with their effects, rather than fail.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::route::{Hasher, Key};
+
+mod db;
+pub mod effect;
+mod entry;
+mod heap;
+mod layout;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod naive;
+mod table;
+mod walk;
+
+use db::Db;
+pub use effect::{Effect, Effects};
+use entry::{Entries, Meta};
+use heap::{Handle, HeapError};
+use table::Place;
+
+/// Unix time in milliseconds.
+pub type UnixMs = i64;
+
+/// What SET and its relatives do about the expiry of the key they write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Leave it as it is.
+    Keep,
+    /// No expiry.
+    Never,
+    /// Expire at this moment.
+    At(UnixMs),
+}
+
+/// Type of a value, as TYPE names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    String,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::String => "string",
+        }
+    }
+
+    /// Four bits that stand for the type inside an entry.
+    fn to_bits(self) -> u32 {
+        match self {
+            Kind::String => 0,
+        }
+    }
+
+    fn from_bits(bits: u32) -> Kind {
+        debug_assert_eq!(bits, Kind::String.to_bits());
+        Kind::String
+    }
+}
+
+/// A string on its way into the shard.
+#[derive(Debug)]
+pub enum NewValue<'a> {
+    Bytes(&'a [u8]),
+    /// Handed over; large ones are not copied.
+    Owned(Vec<u8>),
+    Shared(Arc<Vec<u8>>),
+}
+
+impl NewValue<'_> {
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        match self {
+            NewValue::Bytes(bytes) => bytes,
+            NewValue::Owned(bytes) => bytes,
+            NewValue::Shared(value) => value,
+        }
+    }
+
+    fn into_shared(self) -> Arc<Vec<u8>> {
+        match self {
+            NewValue::Bytes(bytes) => Arc::new(bytes.to_vec()),
+            NewValue::Owned(bytes) => Arc::new(bytes),
+            NewValue::Shared(value) => value,
+        }
+    }
+}
+
+/// A string as it lies in the shard.
+#[derive(Clone, Copy, Debug)]
+pub enum Str<'a> {
+    Inline(&'a [u8]),
+    /// Values over the inline limit; can be sent without a copy.
+    Large(&'a Arc<Vec<u8>>),
+}
+
+impl<'a> Str<'a> {
+    #[inline]
+    pub fn bytes(&self) -> &'a [u8] {
+        match self {
+            Str::Inline(bytes) => bytes,
+            Str::Large(value) => value,
+        }
+    }
+}
+
+/// A live entry, for reading.
+#[derive(Clone, Copy, Debug)]
+pub struct EntryRef<'a> {
+    pub kind: Kind,
+    pub value: Str<'a>,
+    pub expire_at: Option<UnixMs>,
+    /// Changed in place (APPEND, SETRANGE): OBJECT ENCODING says `raw`.
+    pub raw: bool,
+    /// Seconds since the last access.
+    pub idle_s: u32,
+}
+
+/// An entry moved out of a shard, to be put into another one (RENAME, COPY and MOVE between cores).
+#[derive(Debug)]
+pub struct Detached {
+    pub kind: Kind,
+    pub value: Arc<Vec<u8>>,
+    pub expire_at: Option<UnixMs>,
+    pub raw: bool,
+}
+
+/// Counters that INFO publishes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    pub hits: u64,
+    pub misses: u64,
+    pub expired: u64,
+    pub evicted: u64,
+}
+
+/// Size of one database on one core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DbSize {
+    pub keys: usize,
+    /// Keys with an expiry.
+    pub expires: usize,
+}
+
+/// Slabs that must be left before [`Shard::is_nearly_full`] holds: 1 MiB, more than one turn of writes to new keys takes.
+const SLABS_LEFT_MIN: usize = 16;
+
+/// What one core owns of the keyspace.
+pub struct Shard {
+    now_ms: UnixMs,
+    partitions: Range<u16>,
+    hasher: Hasher,
+    entries: Entries,
+    dbs: Vec<Db>,
+    pub counters: Counters,
+    pub effects: Effects,
+}
+
+impl Shard {
+    /// A shard that owns `partitions` in each of `databases` databases. `hasher` is the one that makes the [`Key`]s.
+    ///
+    /// # Panics
+    ///
+    /// If the system grants no address space at all; this happens at start only.
+    pub fn new(partitions: Range<u16>, databases: usize, hasher: Hasher) -> Self {
+        match Shard::with_reserve(partitions, databases, hasher, heap::RESERVE_BYTES) {
+            Ok(shard) => shard,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// As [`Shard::new`], with at most `reserve_bytes` of address space for entries.
+    fn with_reserve(
+        partitions: Range<u16>,
+        databases: usize,
+        hasher: Hasher,
+        reserve_bytes: usize,
+    ) -> Result<Self, HeapError> {
+        Ok(Shard {
+            now_ms: 0,
+            dbs: (0..databases).map(|_| Db::new(partitions.len())).collect(),
+            partitions,
+            hasher,
+            entries: Entries::new(reserve_bytes)?,
+            counters: Counters::default(),
+            effects: Effects::default(),
+        })
+    }
+
+    pub fn set_now(&mut self, now_ms: UnixMs) {
+        self.now_ms = now_ms;
+    }
+
+    pub fn now_ms(&self) -> UnixMs {
+        self.now_ms
+    }
+
+    pub fn databases(&self) -> usize {
+        self.dbs.len()
+    }
+
+    pub fn partitions(&self) -> Range<u16> {
+        self.partitions.clone()
+    }
+
+    /// Starts to load the bucket of `key` into the cache.
+    #[inline]
+    pub fn prefetch_bucket(&self, db: usize, key: &Key) {
+        if let Some(table) = self.dbs[db].table(self.local(key.partition)) {
+            table.prefetch(key.hash);
+        }
+    }
+
+    /// Starts to load the entry of `key`; worth it some hundred cycles after [`Shard::prefetch_bucket`].
+    #[inline]
+    pub fn prefetch_entry(&self, db: usize, key: &Key) {
+        if let Some(table) = self.dbs[db].table(self.local(key.partition)) {
+            self.entries.prefetch(table.candidate(key.hash));
+        }
+    }
+
+    /// The live entry of `key`; counts a hit or a miss and, if `touch`, an access.
+    #[inline]
+    pub fn read(&mut self, db: usize, key: &Key, touch: bool) -> Option<EntryRef<'_>> {
+        let Some((_, handle)) = self.live(db, key) else {
+            self.counters.misses += 1;
+            return None;
+        };
+        self.counters.hits += 1;
+        if touch {
+            self.entries.touch(handle, self.now_s());
+        }
+        Some(self.entry(handle))
+    }
+
+    /// The live entry of `key`, without counting or touching. An expired one is removed first.
+    #[inline]
+    pub fn peek(&mut self, db: usize, key: &Key) -> Option<EntryRef<'_>> {
+        let (_, handle) = self.live(db, key)?;
+        Some(self.entry(handle))
+    }
+
+    /// Bytes charged for the live entry of `key`: its chunk, what lies outside of it, its share of the table.
+    pub fn bytes_of(&mut self, db: usize, key: &Key) -> Option<usize> {
+        let (_, handle) = self.live(db, key)?;
+        Some(self.entries.charged_bytes(handle) + self.dbs[db].share(self.local(key.partition)))
+    }
+
+    /// Writes a string: replaces what was there, whatever its type. Counts as an access.
+    ///
+    /// A value that is handed over or shared is kept without a copy if it does not fit into the entry (4 KiB in all).
+    #[inline]
+    pub fn set(&mut self, db: usize, key: &Key, value: NewValue, expiry: Expiry) {
+        self.make_room();
+        let found = self.live(db, key);
+        let expire_at = match expiry {
+            Expiry::Keep => found.and_then(|(_, handle)| self.entries.expire_at(handle)),
+            Expiry::Never => None,
+            Expiry::At(ms) => Some(ms),
+        };
+        self.put(db, key, found, value, Meta { kind: Kind::String, raw: false, expire_at, clock: self.now_s() });
+    }
+
+    /// Changes a string in place (an absent one starts empty) and keeps its expiry; the entry is `raw` afterwards.
+    /// Counts as an access.
+    ///
+    /// A large value is changed where it lies, after a copy if it is shared; it moves into the entry as soon as it fits.
+    pub fn modify<R>(&mut self, db: usize, key: &Key, change: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        self.make_room();
+        let clock = self.now_s();
+        let Some((place, old)) = self.live(db, key) else {
+            let mut value = Vec::new();
+            let result = change(&mut value);
+            let meta = Meta { kind: Kind::String, raw: true, expire_at: None, clock };
+            self.put(db, key, None, NewValue::Owned(value), meta);
+            return result;
+        };
+        let meta = Meta { raw: true, clock, ..self.entries.meta(old) };
+        let (new, result) = self.entries.modify(old, key.bytes, meta, change).expect(ROOM);
+        self.moved(db, key, place, old, new);
+        result
+    }
+
+    /// Removes `key`; false if it was not there (or had expired).
+    pub fn remove(&mut self, db: usize, key: &Key) -> bool {
+        let Some((place, handle)) = self.live(db, key) else { return false };
+        self.unlink(db, key, place, handle);
+        self.entries.free(handle);
+        true
+    }
+
+    /// Sets or clears the expiry of a live key; false if there is none. A moment in the past is stored as given: the
+    /// caller decides whether that means removal.
+    pub fn set_expiry(&mut self, db: usize, key: &Key, at: Option<UnixMs>) -> bool {
+        self.make_room();
+        let Some((place, old)) = self.live(db, key) else { return false };
+        let had = self.entries.expire_at(old).is_some();
+        let new = self.entries.set_expire_at(old, key.bytes, at).expect(ROOM);
+        self.dbs[db].count_expiry(had, at.is_some());
+        self.moved(db, key, place, old, new);
+        true
+    }
+
+    /// Moves an entry out.
+    pub fn detach(&mut self, db: usize, key: &Key) -> Option<Detached> {
+        let (place, handle) = self.live(db, key)?;
+        self.unlink(db, key, place, handle);
+        let Meta { kind, raw, expire_at, .. } = self.entries.meta(handle);
+        Some(Detached { kind, value: self.entries.take(handle), expire_at, raw })
+    }
+
+    /// A copy of an entry; a large value is shared.
+    pub fn duplicate(&mut self, db: usize, key: &Key) -> Option<Detached> {
+        let (_, handle) = self.live(db, key)?;
+        let Meta { kind, raw, expire_at, .. } = self.entries.meta(handle);
+        let value = match self.entries.value(handle) {
+            Str::Inline(bytes) => Arc::new(bytes.to_vec()),
+            Str::Large(value) => Arc::clone(value),
+        };
+        Some(Detached { kind, value, expire_at, raw })
+    }
+
+    /// Puts an entry in, replacing what was there. Counts as an access.
+    pub fn attach(&mut self, db: usize, key: &Key, entry: Detached) {
+        self.make_room();
+        let found = self.live(db, key);
+        let Detached { kind, value, expire_at, raw } = entry;
+        self.put(db, key, found, NewValue::Shared(value), Meta { kind, raw, expire_at, clock: self.now_s() });
+    }
+
+    /// Keys of `db`, expired ones that nobody has looked at included (as in Redis).
+    pub fn size(&self, db: usize) -> DbSize {
+        self.dbs[db].size()
+    }
+
+    /// Exchanges the contents of two databases.
+    pub fn swap(&mut self, a: usize, b: usize) {
+        self.dbs.swap(a, b);
+    }
+
+    /// Bytes charged to this shard: slabs in use, tables, large keys and values.
+    pub fn memory(&self) -> usize {
+        self.entries.bytes() + self.dbs.iter().map(Db::bytes).sum::<usize>()
+    }
+
+    /// The part of [`Shard::memory`] that does not come from the allocator.
+    pub fn mapped_bytes(&self) -> usize {
+        self.entries.heap().mapped_bytes()
+    }
+
+    /// True if the address space for entries is all but used up: the next writes may have to evict.
+    pub fn is_nearly_full(&self) -> bool {
+        self.entries.heap().free_slabs() < SLABS_LEFT_MIN
+    }
+
+    /// The access clock's now, s.
+    #[inline]
+    fn now_s(&self) -> u32 {
+        (self.now_ms / 1000) as u32
+    }
+
+    /// Index of a partition among those of this shard.
+    #[inline]
+    fn local(&self, partition: u16) -> usize {
+        debug_assert!(self.partitions.contains(&partition), "partition {partition} is not of {:?}", self.partitions);
+        partition.wrapping_sub(self.partitions.start) as usize
+    }
+
+    /// The entry of `key`, if it is there and alive; removes it, with its effect, if it has expired.
+    #[inline]
+    fn live(&mut self, db: usize, key: &Key) -> Option<(Place, Handle)> {
+        let table = self.dbs[db].table(self.local(key.partition))?;
+        let (place, handle) = table.find(key.hash, |handle| self.entries.key_is(handle, key.bytes))?;
+        if self.has_expired(handle) {
+            self.expire(db, handle);
+            return None;
+        }
+        Some((place, handle))
+    }
+
+    #[inline]
+    fn has_expired(&self, handle: Handle) -> bool {
+        self.entries.expire_at(handle).is_some_and(|at| at <= self.now_ms)
+    }
+
+    #[inline]
+    fn entry(&self, handle: Handle) -> EntryRef<'_> {
+        EntryRef {
+            kind: self.entries.kind(handle),
+            value: self.entries.value(handle),
+            expire_at: self.entries.expire_at(handle),
+            raw: self.entries.raw(handle),
+            idle_s: self.entries.idle_s(handle, self.now_s()),
+        }
+    }
+
+    /// Writes an entry where `found` says that the old one lies.
+    #[inline]
+    fn put(&mut self, db: usize, key: &Key, found: Option<(Place, Handle)>, value: NewValue, meta: Meta) {
+        let has = meta.expire_at.is_some();
+        let Some((place, old)) = found else {
+            let handle = self.entries.create(key.bytes, value, meta).expect(ROOM);
+            let local = self.local(key.partition);
+            self.dbs[db].insert(local, key.hash, handle, has, &self.entries, &self.hasher);
+            return;
+        };
+        let had = self.entries.expire_at(old).is_some();
+        let new = self.entries.replace(old, key.bytes, value, meta).expect(ROOM);
+        self.dbs[db].count_expiry(had, has);
+        self.moved(db, key, place, old, new);
+    }
+
+    /// Tells the table if an entry lies elsewhere now.
+    #[inline]
+    fn moved(&mut self, db: usize, key: &Key, place: Place, old: Handle, new: Handle) {
+        if new != old {
+            let local = self.local(key.partition);
+            self.dbs[db].set_handle(local, place, new);
+        }
+    }
+
+    /// Takes a live entry out of its table; the entry itself stays.
+    fn unlink(&mut self, db: usize, key: &Key, place: Place, handle: Handle) {
+        let local = self.local(key.partition);
+        let had = self.entries.expire_at(handle).is_some();
+        self.dbs[db].remove(local, key.hash, place, had, &self.entries, &self.hasher);
+    }
+
+    /// Removes an expired entry, with its effect.
+    #[cold]
+    fn expire(&mut self, db: usize, handle: Handle) {
+        self.counters.expired += 1;
+        self.discard(db, handle);
+    }
+
+    /// Removes an entry that no command asked to remove, with its effect.
+    fn discard(&mut self, db: usize, handle: Handle) {
+        let Key { bytes, hash, partition } = self.hasher.key(self.entries.key(handle));
+        self.effects.push(db, partition, &[b"DEL", bytes]);
+        let local = self.local(partition);
+        let place = self.dbs[db].place(local, hash, handle).expect("every entry lies in its table");
+        let had = self.entries.expire_at(handle).is_some();
+        self.dbs[db].remove(local, hash, place, had, &self.entries, &self.hasher);
+        self.entries.free(handle);
+    }
+
+    /// Sees to it that one allocation of any size succeeds. Call it before looking for an entry: it may remove some.
+    #[inline]
+    fn make_room(&mut self) {
+        if !self.entries.heap().has_free_slab() {
+            self.evict_slab();
+        }
+    }
+
+    /// Evicts every entry of the emptiest slab. Bounded by the number of chunks in a slab.
+    #[cold]
+    fn evict_slab(&mut self) {
+        let Some(slab) = self.entries.heap().emptiest_slab() else { return };
+        for handle in self.entries.heap().live_chunks(slab) {
+            let Key { hash, partition, .. } = self.hasher.key(self.entries.key(handle));
+            let local = self.local(partition);
+            let db = (0..self.dbs.len()).find(|&db| self.dbs[db].place(local, hash, handle).is_some());
+            self.counters.evicted += 1;
+            self.discard(db.expect("every entry lies in a table"), handle);
+        }
+    }
+}
+
+/// Why an allocation after [`Shard::make_room`] cannot fail.
+const ROOM: &str = "a free slab was left for this allocation";
+
+impl Drop for Shard {
+    /// Large keys and values lie outside the heap and have to be dropped one by one.
+    fn drop(&mut self) {
+        for db in 0..self.dbs.len() {
+            self.flush(db);
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! Random steps on a shard and on its model: every answer, effect and counter must be the same.
+//!
+//! A failing run names its seed: `KEYLOOM_SEED=n cargo test --lib shard::model` repeats it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::naive::{Naive, Seen};
+use super::{Effect, EntryRef, Expiry, NewValue, Shard};
+use crate::route::{Hasher, Key};
+
+const DATABASES: usize = 3;
+/// The shard's part of sixteen partitions.
+const PARTITIONS: std::ops::Range<u16> = 5..12;
+const RESERVE_BYTES: usize = 1 << 30;
+
+fn hasher() -> Hasher {
+    Hasher::new(16, [1, 2, 3, 4])
+}
+
+/// Marsaglia's xorshift64*: <https://www.jstatsoft.org/article/view/v008i14>.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        ((self.next() as u128 * n as u128) >> 64) as usize
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+}
+
+fn seed() -> u64 {
+    let seed = match std::env::var("KEYLOOM_SEED") {
+        Ok(seed) => seed.parse().expect("KEYLOOM_SEED is a number"),
+        Err(_) => std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64,
+    };
+    println!("KEYLOOM_SEED={seed}");
+    seed | 1
+}
+
+/// `count` keys of this shard's partitions: most are short, a few do not fit an entry.
+fn keys(count: usize) -> Vec<Vec<u8>> {
+    let hasher = hasher();
+    let key = |i: usize| {
+        let mut key = format!("key:{i}").into_bytes();
+        let bytes_min =
+            if i.is_multiple_of(1_000) { 66_000 } else { [0, 0, 0, 30, 500, 4_050, 0][i % 7] * (i % 10 / 9) };
+        key.resize(key.len().max(bytes_min), b'.');
+        key
+    };
+    (0..).map(key).filter(|key| PARTITIONS.contains(&hasher.key(key).partition)).take(count).collect()
+}
+
+fn value(random: &mut Random) -> Vec<u8> {
+    let bytes = match random.below(100) {
+        0..80 => random.below(130),
+        80..98 => 3_950 + random.below(200),
+        _ => 5_000 + random.below(10_000),
+    };
+    vec![random.next() as u8; bytes]
+}
+
+fn seen(entry: Option<EntryRef>) -> Option<Seen> {
+    let seen = entry.map(|entry| {
+        let EntryRef { value, expire_at, raw, idle_s, .. } = entry;
+        Seen { value: value.bytes().to_vec(), expire_at, raw, idle_s }
+    })?;
+    Some(seen)
+}
+
+struct Pair {
+    shard: Shard,
+    naive: Naive,
+    hasher: Hasher,
+    keys: Vec<Vec<u8>>,
+    now_ms: i64,
+    steps: u64,
+}
+
+impl Pair {
+    fn new(key_count: usize) -> Pair {
+        let mut shard = Shard::with_reserve(PARTITIONS, DATABASES, hasher(), RESERVE_BYTES).unwrap();
+        let mut naive = Naive::new(DATABASES);
+        shard.effects.enable(true);
+        naive.effects.enable(true);
+        let mut pair = Pair { shard, naive, hasher: hasher(), keys: keys(key_count), now_ms: 0, steps: 0 };
+        pair.set_now(1_700_000_000_000);
+        pair
+    }
+
+    fn set_now(&mut self, now_ms: i64) {
+        self.now_ms = now_ms;
+        self.shard.set_now(now_ms);
+        self.naive.set_now(now_ms);
+    }
+
+    fn expiry(&self, random: &mut Random) -> i64 {
+        self.now_ms - 10 + random.below(20_000) as i64
+    }
+
+    /// One step, wholly decided by `choice` and the steps before.
+    fn step(&mut self, choice: u64) {
+        let random = &mut Random(choice | 1);
+        random.next();
+        self.steps += 1;
+        // Twenty thousand steps of growth, then as many of shrinking.
+        let removals = if (self.steps / 20_000).is_multiple_of(2) { 50 } else { 350 };
+        let db = random.below(DATABASES);
+        let index = random.below(self.keys.len());
+        let bytes = std::mem::take(&mut self.keys[index]);
+        let key = self.hasher.key(&bytes);
+        match random.below(1_000) {
+            n if n < removals => assert_eq!(self.shard.remove(db, &key), self.naive.remove(db, &key)),
+            0..700 => self.write(random, db, &key),
+            700..990 => {
+                let touch = random.one_in(2);
+                let (ours, theirs) = if random.one_in(3) {
+                    (seen(self.shard.peek(db, &key)), self.naive.peek(db, &key))
+                } else {
+                    self.shard.prefetch_bucket(db, &key);
+                    self.shard.prefetch_entry(db, &key);
+                    (seen(self.shard.read(db, &key, touch)), self.naive.read(db, &key, touch))
+                };
+                assert_eq!(ours, theirs);
+            }
+            _ => self.walk(random, db),
+        }
+        self.keys[index] = bytes;
+        assert!(self.shard.effects.drain().eq(self.naive.effects.drain()));
+        if random.one_in(100) {
+            self.compare_counters();
+        }
+    }
+
+    fn write(&mut self, random: &mut Random, db: usize, key: &Key) {
+        let value = value(random);
+        match random.below(12) {
+            0..5 => {
+                let expiry = match random.below(3) {
+                    0 => Expiry::Never,
+                    1 => Expiry::Keep,
+                    _ => Expiry::At(self.expiry(random)),
+                };
+                let ours = match random.below(3) {
+                    0 => NewValue::Bytes(&value),
+                    1 => NewValue::Owned(value.clone()),
+                    _ => NewValue::Shared(Arc::new(value.clone())),
+                };
+                self.shard.set(db, key, ours, expiry);
+                self.naive.set(db, key, NewValue::Bytes(&value), expiry);
+            }
+            5..8 => {
+                let truncate = random.one_in(4);
+                let change = |bytes: &mut Vec<u8>| {
+                    if truncate {
+                        bytes.truncate(value.len())
+                    } else {
+                        bytes.extend_from_slice(&value)
+                    }
+                    bytes.len()
+                };
+                assert_eq!(self.shard.modify(db, key, change), self.naive.modify(db, key, change));
+            }
+            8..10 => {
+                let at = random.one_in(2).then(|| self.expiry(random));
+                assert_eq!(self.shard.set_expiry(db, key, at), self.naive.set_expiry(db, key, at));
+            }
+            n => {
+                let (ours, theirs) = if n == 10 {
+                    (self.shard.detach(db, key), self.naive.detach(db, key))
+                } else {
+                    (self.shard.duplicate(db, key), self.naive.duplicate(db, key))
+                };
+                let parts = |d: &super::Detached| (d.kind, d.value.clone(), d.expire_at, d.raw);
+                assert_eq!(ours.as_ref().map(parts), theirs.as_ref().map(parts));
+                let to = random.below(DATABASES);
+                if let (Some(ours), Some(theirs)) = (ours, theirs) {
+                    self.shard.attach(to, key, ours);
+                    self.naive.attach(to, key, theirs);
+                }
+            }
+        }
+    }
+
+    fn walk(&mut self, random: &mut Random, db: usize) {
+        match random.below(200) {
+            0..70 => self.set_now(self.now_ms + random.below(3_000) as i64),
+            70 => self.set_now(self.now_ms - random.below(3_000) as i64),
+            71 => assert_eq!(self.shard.flush(db), self.naive.flush(db)),
+            72..80 => {
+                let other = random.below(DATABASES);
+                self.shard.swap(db, other);
+                self.naive.swap(db, other);
+            }
+            80..120 => self.scan(random, db),
+            _ => {
+                let key = self.shard.random_key(db, random.next());
+                self.follow(db);
+                match key {
+                    Some(key) => assert!(self.naive.peek(db, &self.hasher.key(&key)).is_some()),
+                    None => assert!(PARTITIONS.into_iter().all(|p| self.naive.keys(db, p, false).is_empty())),
+                }
+            }
+        }
+    }
+
+    /// One whole iteration over a partition.
+    fn scan(&mut self, random: &mut Random, db: usize) {
+        let partition = PARTITIONS.start + random.below(PARTITIONS.len()) as u16;
+        let (alive, dead) = (self.naive.keys(db, partition, false), self.naive.keys(db, partition, true));
+        let mut visited = Vec::new();
+        let mut from = Some(0);
+        while let Some(position) = from {
+            let (before, count) = (visited.len(), 1 + random.below(30));
+            from = self.shard.scan(db, partition, position, count, |key, _| visited.push(key.to_vec()));
+            assert!(from.is_none_or(|next| next > position));
+            assert!(from.is_none() || visited.len() + dead.len() >= before + count);
+        }
+        let expired: Vec<Vec<u8>> = self.follow(db).into_iter().map(|effect| effect.args[1].clone()).collect();
+        assert!(sorted(visited) == sorted(alive));
+        assert!(sorted(expired) == sorted(dead));
+    }
+
+    /// Lets the model remove what the shard has removed in an order of its own choice: only expired keys.
+    fn follow(&mut self, db: usize) -> Vec<Effect> {
+        let effects: Vec<Effect> = self.shard.effects.drain().collect();
+        for effect in &effects {
+            let key = self.hasher.key(&effect.args[1]);
+            assert_eq!((effect.db as usize, effect.partition, &effect.args[0][..]), (db, key.partition, &b"DEL"[..]));
+            assert!(self.naive.discard(db, &key), "a key was removed that had not expired");
+        }
+        effects
+    }
+
+    fn compare_counters(&self) {
+        let numbers = |c: &super::Counters| (c.hits, c.misses, c.expired, c.evicted);
+        assert_eq!(numbers(&self.shard.counters), numbers(&self.naive.counters));
+        for db in 0..DATABASES {
+            assert_eq!(self.shard.size(db), self.naive.size(db));
+        }
+    }
+}
+
+fn sorted(mut keys: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    keys.sort();
+    keys
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn short_runs_agree_with_the_model(choices in prop::collection::vec(any::<u64>(), 1..1_500)) {
+        let mut pair = Pair::new(60);
+        choices.into_iter().for_each(|choice| pair.step(choice));
+        pair.compare_counters();
+        pair.shard.validate();
+    }
+}
+
+#[test]
+fn a_long_run_agrees_with_the_model() {
+    let mut random = Random(seed());
+    for (key_count, steps) in [(40, 300_000), (700, 700_000), (6_000, 1_000_000)] {
+        let mut pair = Pair::new(key_count);
+        for step in 1..=steps {
+            pair.step(random.next());
+            if step % 50_000 == 0 {
+                pair.shard.validate();
+            }
+        }
+        pair.compare_counters();
+        (0..DATABASES).for_each(|db| _ = pair.shard.flush(db));
+        pair.shard.validate();
+    }
+}
+
+#[test]
+fn a_scan_visits_every_lasting_key_once_while_others_come_and_go() {
+    let random = &mut Random(seed());
+    let hasher = Hasher::new(1, [5, 6, 7, 8]);
+    for lasting in [3_u32, 40, 2_000] {
+        let mut shard = Shard::with_reserve(0..1, 1, hasher.clone(), RESERVE_BYTES).unwrap();
+        let name = |prefix: &str, i: u32| format!("{prefix}:{i}").into_bytes();
+        for i in 0..lasting {
+            shard.set(0, &hasher.key(&name("lasting", i)), NewValue::Bytes(b""), Expiry::Never);
+        }
+        for round in 0..6 {
+            let (mut visited, mut from, mut others, mut churn) = (Vec::new(), Some(0), 0, 0);
+            while let Some(position) = from {
+                from = shard.scan(0, 0, position, 10, |key, _| visited.push(key.to_vec()));
+                // Up to forty times as many others, which come, and in every other round go again.
+                for _ in 0..random.below(lasting as usize / 2 + 30) {
+                    let grow = round % 2 == 0 || random.one_in(4);
+                    if grow && others < 40 * lasting {
+                        shard.set(0, &hasher.key(&name("other", others)), NewValue::Bytes(b"x"), Expiry::Never);
+                        others += 1;
+                    } else if others > 0 {
+                        others -= 1;
+                        churn += shard.remove(0, &hasher.key(&name("other", others))) as u32;
+                    }
+                }
+            }
+            visited.retain(|key| key.starts_with(b"lasting"));
+            assert_eq!(visited.len(), lasting as usize);
+            assert_eq!(visited.into_iter().collect::<BTreeSet<_>>().len(), lasting as usize);
+            shard.validate();
+            // The next round starts with a large table and shrinks it, or with a small one.
+            let present = if round % 2 == 0 { 20 * lasting } else { 0 };
+            for i in 0..40 * lasting {
+                let key = name("other", i);
+                if i < present {
+                    shard.set(0, &hasher.key(&key), NewValue::Bytes(b"x"), Expiry::Never);
+                } else {
+                    churn += shard.remove(0, &hasher.key(&key)) as u32;
+                }
+            }
+            let _ = churn;
+        }
+    }
+}
+
+#[test]
+fn three_million_replacements_grow_neither_tables_nor_slabs() {
+    const KEYS: u64 = 20_000;
+    let hasher = Hasher::new(16, [1, 2, 3, 4]);
+    let mut shard = Shard::with_reserve(0..16, 1, hasher.clone(), RESERVE_BYTES).unwrap();
+    let name = |i: u64| format!("key:{i:010}").into_bytes();
+    let value = [7; 64];
+    let insert = |shard: &mut Shard, i| shard.set(0, &hasher.key(&name(i)), NewValue::Bytes(&value), Expiry::Never);
+    (0..KEYS).for_each(|i| insert(&mut shard, i));
+    let mut peak = 0;
+    let fresh = shard.memory();
+    for i in KEYS..KEYS + 3_000_000 {
+        assert!(shard.remove(0, &hasher.key(&name(i - KEYS))));
+        insert(&mut shard, i);
+        peak = peak.max(shard.memory());
+    }
+    assert_eq!(shard.size(0).keys as u64, KEYS);
+    // A partition's share of the keys varies, and its table with it.
+    assert!(peak <= fresh + fresh / 20, "{fresh} bytes at first, {peak} later");
+    shard.validate();
+}
+
+#[test]
+fn without_address_space_writes_evict_and_say_so() {
+    let hasher = hasher();
+    let mut shard = Shard::with_reserve(PARTITIONS, DATABASES, hasher.clone(), 1 << 22).unwrap();
+    shard.effects.enable(true);
+    let random = &mut Random(seed());
+    let keys = keys(40_000);
+    let mut written = 0;
+    for (i, key) in keys.iter().enumerate() {
+        // Small entries first, so that later sizes find every slab taken by other classes.
+        let value = vec![b'v'; if i < 30_000 { 100 } else { random.below(4_000) }];
+        shard.set(i % DATABASES, &hasher.key(key), NewValue::Bytes(&value), Expiry::Never);
+        assert_eq!(shard.peek(i % DATABASES, &hasher.key(key)).unwrap().value.bytes(), value);
+        written += 1;
+        if i % 5_000 == 0 {
+            shard.validate();
+        }
+    }
+    shard.validate();
+    assert!(shard.is_nearly_full());
+    let left: usize = (0..DATABASES).map(|db| shard.size(db).keys).sum();
+    assert_eq!(left as u64 + shard.counters.evicted, written);
+    assert!(shard.counters.evicted > 1_000);
+    let effects: Vec<Effect> = shard.effects.drain().collect();
+    assert_eq!(effects.len() as u64, shard.counters.evicted);
+    for effect in effects {
+        assert!(shard.peek(effect.db as usize, &hasher.key(&effect.args[1])).is_none());
+    }
+}
+
+#[test]
+fn an_empty_shard_owns_next_to_nothing_and_forgets_large_values() {
+    let hasher = hasher();
+    let mut shard = Shard::with_reserve(PARTITIONS, DATABASES, hasher.clone(), RESERVE_BYTES).unwrap();
+    let keys = keys(2_000);
+    let shared = Arc::new(vec![0; 50_000]);
+    for key in &keys {
+        shard.set(0, &hasher.key(key), NewValue::Shared(Arc::clone(&shared)), Expiry::At(9));
+    }
+    assert_eq!(Arc::strong_count(&shared), 1 + keys.len());
+    assert!(shard.memory() > keys.len() * 50_000);
+    assert_eq!(shard.flush(0), keys.len());
+    assert_eq!(Arc::strong_count(&shared), 1);
+    // What stays is the bookkeeping of slabs.
+    assert!(shard.memory() < 4_096, "{} bytes", shard.memory());
+    shard.attach(
+        2,
+        &hasher.key(&keys[0]),
+        super::Detached { kind: super::Kind::String, value: Arc::clone(&shared), expire_at: None, raw: true },
+    );
+    drop(shard);
+    assert_eq!(Arc::strong_count(&shared), 1);
+}

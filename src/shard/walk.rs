@@ -1,0 +1,129 @@
+//! Walking over many keys of a shard: SCAN, RANDOMKEY, FLUSHDB.
+//!
+//! Owned by one core.
+
+use super::db::Db;
+use super::{Handle, Kind, Shard};
+
+/// Random entries that [`Shard::random_key`] looks at before it searches in order: most of them have expired then.
+const RANDOM_TRIES_MAX: usize = 64;
+
+/// How many entries ahead a flush starts to load them.
+const PREFETCH_AHEAD: usize = 16;
+
+impl Shard {
+    /// Visits the live keys of `partition` of `db` from the hash position `from` on, in whole buckets, until at least
+    /// `count` entries have been visited; returns the position to go on from, or None at the partition's end. Expired
+    /// entries on the way are removed.
+    ///
+    /// Every key that is present from the first to the last call of a full iteration is visited exactly once, however
+    /// much the table grows or shrinks meanwhile; see [`super::table`].
+    pub fn scan(
+        &mut self,
+        db: usize,
+        partition: u16,
+        from: u32,
+        count: usize,
+        mut visit: impl FnMut(&[u8], Kind),
+    ) -> Option<u32> {
+        let mut expired = Vec::new();
+        let mut from = Some(from);
+        let mut seen = 0;
+        while let Some(position) = from
+            && (seen == 0 || seen < count)
+        {
+            from = self.scan_bucket(db, partition, position, |shard, handle| {
+                seen += 1;
+                if shard.has_expired(handle) {
+                    expired.push(handle);
+                } else {
+                    visit(shard.entries.key(handle), shard.entries.kind(handle));
+                }
+            });
+        }
+        for handle in expired {
+            self.expire(db, handle);
+        }
+        from
+    }
+
+    /// Visits the entries of one bucket from `position` on; returns the first position of the next one.
+    fn scan_bucket(
+        &self,
+        db: usize,
+        partition: u16,
+        position: u32,
+        mut visit: impl FnMut(&Shard, Handle),
+    ) -> Option<u32> {
+        let table = self.dbs[db].table(self.local(partition))?;
+        let (home, next) = table.positions(position)?;
+        let hash_of = |handle| self.hasher.hash(self.entries.key(handle));
+        table.visit_home(home, position, hash_of, |handle| visit(self, handle));
+        next
+    }
+
+    /// A random live key of `db`, chosen with `random` (any 64 bits); None if there is none. Expired entries on the way
+    /// are removed.
+    pub fn random_key(&mut self, db: usize, random: u64) -> Option<Vec<u8>> {
+        let mut state = random;
+        for _ in 0..RANDOM_TRIES_MAX {
+            let handle = self.dbs[db].random(|| splitmix(&mut state))?;
+            if !self.has_expired(handle) {
+                return Some(self.entries.key(handle).to_vec());
+            }
+            self.expire(db, handle);
+        }
+        let mut handles = self.dbs[db].tables().iter().flat_map(|table| table.handles());
+        handles.find(|&handle| !self.has_expired(handle)).map(|handle| self.entries.key(handle).to_vec())
+    }
+
+    /// Removes every key of `db`; returns how many there were.
+    pub fn flush(&mut self, db: usize) -> usize {
+        let old = std::mem::replace(&mut self.dbs[db], Db::new(self.partitions.len()));
+        let mut ahead = old.tables().iter().flat_map(|table| table.handles()).skip(PREFETCH_AHEAD);
+        for handle in old.tables().iter().flat_map(|table| table.handles()) {
+            if let Some(ahead) = ahead.next() {
+                self.entries.prefetch(ahead);
+            }
+            self.entries.free(handle);
+        }
+        old.size().keys
+    }
+
+    /// Checks every invariant of the shard: each entry is reachable once, under its own key, and all counters are right.
+    #[cfg(test)]
+    pub(super) fn validate(&self) {
+        let mut reachable = Vec::new();
+        for db in &self.dbs {
+            let mut expires = 0;
+            let before = reachable.len();
+            for (local, table) in db.tables().iter().enumerate() {
+                table.validate(|handle| self.hasher.hash(self.entries.key(handle)));
+                for handle in table.handles() {
+                    let key = self.hasher.key(self.entries.key(handle));
+                    assert_eq!(self.local(key.partition), local);
+                    let found = table.find(key.hash, |other| self.entries.key_is(other, key.bytes));
+                    assert_eq!(found.map(|(_, found)| found), Some(handle), "two entries have the same key");
+                    expires += self.entries.expire_at(handle).is_some() as usize;
+                    reachable.push(handle.0);
+                }
+            }
+            assert_eq!((db.size().keys, db.size().expires), (reachable.len() - before, expires));
+            let table_bytes: usize = db.tables().iter().map(|table| table.bytes() + size_of_val(table)).sum();
+            assert_eq!(db.bytes(), table_bytes);
+        }
+        let mut live: Vec<u32> = self.entries.validate().into_iter().map(|handle| handle.0).collect();
+        reachable.sort();
+        live.sort();
+        assert_eq!(reachable, live, "every live chunk is the entry of exactly one key");
+    }
+}
+
+/// The next number of a sequence that starts anywhere: <https://prng.di.unimi.it/splitmix64.c>.
+fn splitmix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}

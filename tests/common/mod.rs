@@ -1,0 +1,344 @@
+//! What tests over real sockets share: servers that run as long as a test, clients that read whole replies, and a
+//! seeded source of random numbers.
+//!
+//! Every wait is for a condition and has a bound. A server is killed, by its process id, when its value is dropped.
+
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use keyloom::resp::read::{self, Value, encode_command};
+
+/// Longest start of a server, up to its first answer.
+const START_MAX: Duration = Duration::from_secs(20);
+/// Longest wait for a reply, unless a client is told otherwise.
+const REPLY_MAX: Duration = Duration::from_secs(20);
+/// How often a start is tried on another port: one that was free may be taken before the server gets it.
+const PORTS_MAX: usize = 5;
+
+/// A server of its own process on a port of its own, with a working directory that is removed with it.
+pub struct Server {
+    child: Child,
+    pub port: u16,
+    dir: PathBuf,
+}
+
+/// What redis-server runs as: `KEYLOOM_REDIS_SERVER`, or the program of that name.
+fn redis_program() -> String {
+    std::env::var("KEYLOOM_REDIS_SERVER").unwrap_or_else(|_| "redis-server".into())
+}
+
+impl Server {
+    /// Starts the program under test with `args`, and waits until it answers PING.
+    pub fn keyloom(args: &[&str]) -> Server {
+        Server::start(env!("CARGO_BIN_EXE_keyloom"), args)
+    }
+
+    /// Starts redis-server without persistence.
+    pub fn redis(args: &[&str]) -> Server {
+        Server::start(&redis_program(), &[&["--save", "", "--appendonly", "no"], args].concat())
+    }
+
+    /// The version of redis-server (`7.0.15`), None if it is not installed.
+    pub fn redis_version() -> Option<String> {
+        let output = Command::new(redis_program()).arg("--version").output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        text.split_whitespace().find_map(|word| word.strip_prefix("v=")).map(str::to_string)
+    }
+
+    fn start(program: &str, args: &[&str]) -> Server {
+        let mut said = String::new();
+        for _ in 0..PORTS_MAX {
+            let mut server = Server::spawn(program, args);
+            if server.wait_until_it_answers() {
+                return server;
+            }
+            said = server.log();
+        }
+        panic!("{program} {args:?} does not answer; it said:\n{said}");
+    }
+
+    fn spawn(program: &str, args: &[&str]) -> Server {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("server-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        let log = File::create(dir.join("output")).unwrap();
+        let port = free_port();
+        let child = Command::new(program)
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir", dir.to_str().unwrap()])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
+        Server { child, port, dir }
+    }
+
+    /// False if it ended instead.
+    fn wait_until_it_answers(&mut self) -> bool {
+        let end = Instant::now() + START_MAX;
+        while self.is_running() {
+            assert!(Instant::now() < end, "the server does not answer; it said:\n{}", self.log());
+            if let Some(mut client) = Client::try_connect(self.addr()) {
+                client.send(&["PING"]);
+                // With a password the answer is an error, which is an answer, too.
+                if client.try_read_raw().is_some() {
+                    return self.is_running();
+                }
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The working directory.
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// What the server wrote to its output so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.dir.join("output")).unwrap_or_default()).into_owned()
+    }
+
+    /// A new connection, RESP2.
+    pub fn client(&self) -> Client {
+        Client::try_connect(self.addr()).unwrap_or_else(|| panic!("cannot connect; the server said:\n{}", self.log()))
+    }
+
+    /// A new connection that has sent HELLO `version`.
+    pub fn client_of(&self, version: u8) -> Client {
+        let mut client = self.client();
+        client.call(&["HELLO", &version.to_string()]);
+        client
+    }
+
+    /// Waits for the process to end by itself; its exit code, None if a signal ended it.
+    pub fn wait_for_exit(&mut self, within: Duration) -> Option<i32> {
+        let end = Instant::now() + within;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < end, "the server does not end; it said:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended before.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the server on port {} said:\n{}", self.port, self.log());
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A port of 127.0.0.1 that nobody listens on at this moment.
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// A connection that sends bytes and reads whole replies.
+pub struct Client {
+    stream: TcpStream,
+    input: Vec<u8>,
+    /// Where the bytes of `input` begin that were not handed out yet.
+    at: usize,
+}
+
+impl Client {
+    fn try_connect(addr: SocketAddr) -> Option<Client> {
+        let stream = TcpStream::connect_timeout(&addr, REPLY_MAX).ok()?;
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(REPLY_MAX)).unwrap();
+        stream.set_write_timeout(Some(REPLY_MAX)).unwrap();
+        Some(Client { stream, input: Vec::new(), at: 0 })
+    }
+
+    /// The socket, for tests of what lies below replies.
+    pub fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        self.stream.local_addr().unwrap()
+    }
+
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.stream.set_read_timeout(Some(timeout)).unwrap();
+    }
+
+    /// Writes bytes as they are.
+    #[track_caller]
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap_or_else(|error| panic!("cannot send: {error}"));
+    }
+
+    /// Sends one command.
+    #[track_caller]
+    pub fn send<A: AsRef<[u8]>>(&mut self, args: &[A]) {
+        let mut bytes = Vec::new();
+        encode_command(args, &mut bytes);
+        self.send_bytes(&bytes);
+    }
+
+    /// Sends one command and reads its reply.
+    #[track_caller]
+    pub fn call<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Value {
+        self.send(args);
+        self.read()
+    }
+
+    /// The next reply.
+    #[track_caller]
+    pub fn read(&mut self) -> Value {
+        let raw = self.read_raw();
+        read::parse_value(&raw).unwrap().unwrap().0
+    }
+
+    /// The bytes of the next reply.
+    #[track_caller]
+    pub fn read_raw(&mut self) -> Vec<u8> {
+        match self.try_read_raw() {
+            Some(raw) => raw,
+            None => panic!("no whole reply but {:?}", show(&self.input[self.at..])),
+        }
+    }
+
+    /// The bytes of the next reply; None if the connection ends, or is silent for too long, before it is whole.
+    pub fn try_read_raw(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let rest = &self.input[self.at..];
+            if let Some(len) = read::skip_value(rest).unwrap_or_else(|e| panic!("{e} in {:?}", show(rest))) {
+                let raw = rest[..len].to_vec();
+                self.at += len;
+                return Some(raw);
+            }
+            if !self.fill() {
+                return None;
+            }
+        }
+    }
+
+    /// Reads what has arrived; false at the end of the connection or after the timeout.
+    fn fill(&mut self) -> bool {
+        if self.at == self.input.len() {
+            self.input.clear();
+            self.at = 0;
+        }
+        let mut chunk = [0; 64 * 1024];
+        loop {
+            match self.stream.read(&mut chunk) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => return false,
+                Ok(n) => {
+                    self.input.extend_from_slice(&chunk[..n]);
+                    return true;
+                }
+            }
+        }
+    }
+
+    /// Waits until the server closes the connection; what it still sent.
+    #[track_caller]
+    pub fn read_to_end(&mut self) -> Vec<u8> {
+        let mut chunk = [0; 64 * 1024];
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(n) => self.input.extend_from_slice(&chunk[..n]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("the connection was not closed ({error}); it sent {}", show(&self.input)),
+            }
+        }
+        let rest = self.input.split_off(self.at);
+        self.at = self.input.len();
+        rest
+    }
+}
+
+/// Bytes, readable, the long ones cut.
+pub fn show(bytes: &[u8]) -> String {
+    const SHOWN_MAX: usize = 2000;
+    let more = if bytes.len() > SHOWN_MAX { format!("... ({} bytes)", bytes.len()) } else { String::new() };
+    format!("{}{more}", bytes[..bytes.len().min(SHOWN_MAX)].escape_ascii())
+}
+
+/// Polls `condition` until it holds.
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + REPLY_MAX;
+    while !condition() {
+        assert!(Instant::now() < end, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Random numbers that depend on nothing but their seed (splitmix64).
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    /// True once in `n` times.
+    pub fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    pub fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
+        from[self.below(from.len())]
+    }
+}
+
+/// The seed of a run that is told no other: a test passes or fails for the source it tests, not by chance.
+const SEED: u64 = 1;
+
+/// The seed of this run. `KEYLOOM_SEED=7` chooses one, `KEYLOOM_SEED=random` takes the clock, to explore.
+pub fn seed() -> u64 {
+    match std::env::var("KEYLOOM_SEED").as_deref() {
+        Ok("random") => std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64,
+        Ok(text) => text.parse().expect("KEYLOOM_SEED is a number, or random"),
+        Err(_) => SEED,
+    }
+}

@@ -1,0 +1,215 @@
+//! Replaying the effects of a shard gives the same keyspace, whatever the clock of the replay says.
+//!
+//! Random commands run on one engine while its clock moves; what it recorded is replayed on a fresh engine whose clock
+//! stands at another time. As on a replica, no key expires there by itself: expiries arrive as effects.
+
+use std::sync::Arc;
+
+use keyloom::command::{Handler, Owned, table};
+use keyloom::config::Config;
+use keyloom::engine::{Call, Engine, Origin};
+use keyloom::resp::{Output, Reply, Version};
+use keyloom::route::{Hasher, Router};
+use keyloom::shard::{Effect, UnixMs};
+use proptest::prelude::*;
+
+const PARTITIONS: u16 = 8;
+const DATABASES: usize = 3;
+const START_MS: UnixMs = 1_700_000_000_000;
+/// Long before the start: a duration that was replayed as one would end elsewhere.
+const REPLAY_MS: UnixMs = 1_000;
+const KEYS: [&str; 5] = ["a", "b", "c", "{a}d", "e"];
+const VALUES: [&str; 8] = ["", "v", "10", "-7", "3.25", "1e2", "9223372036854775807", "a longer text"];
+/// Seconds or milliseconds, from now or from 1970.
+const TIMES: [&str; 6] = ["5", "3", "-1", "1700000003", "1700000000700", "1"];
+
+/// `$k` and `$K` are keys, `$v` and `$V` values, `$t` a time, `$d` a database.
+const TEMPLATES: [&str; 57] = [
+    "GET $k",
+    "SET $k $v",
+    "SET $k $v EX $t",
+    "SET $k $v PX $t NX",
+    "SET $k $v PXAT $t XX GET",
+    "SET $k $v EXAT $t",
+    "SET $k $v KEEPTTL",
+    "SET $k $v NX",
+    "SET $k $v XX KEEPTTL GET",
+    "SETNX $k $v",
+    "SETEX $k $t $v",
+    "PSETEX $k $t $v",
+    "GETSET $k $v",
+    "GETEX $k EX $t",
+    "GETEX $k PX $t",
+    "GETEX $k EXAT $t",
+    "GETEX $k PXAT $t",
+    "GETEX $k PERSIST",
+    "GETEX $k",
+    "GETDEL $k",
+    "MGET $k $K",
+    "MSET $k $v $K $V",
+    "MSETNX $k $v $K $V",
+    "INCR $k",
+    "DECR $k",
+    "INCRBY $k $v",
+    "DECRBY $k $v",
+    "INCRBYFLOAT $k $v",
+    "APPEND $k $v",
+    "STRLEN $k",
+    "GETRANGE $k 0 -1",
+    "SETRANGE $k 3 $v",
+    "LCS $k $K",
+    "DEL $k $K",
+    "UNLINK $k",
+    "EXISTS $k",
+    "TOUCH $k",
+    "EXPIRE $k $t",
+    "EXPIRE $k $t NX",
+    "PEXPIRE $k $t GT",
+    "PEXPIRE $k $t LT",
+    "PEXPIRE $k $t",
+    "EXPIREAT $k $t",
+    "PEXPIREAT $k $t XX",
+    "TTL $k",
+    "PERSIST $k",
+    "KEYS *",
+    "SCAN 0",
+    "RANDOMKEY",
+    "RENAME $k $K",
+    "RENAMENX $k $K",
+    "COPY $k $K REPLACE",
+    "COPY $k $K DB $d",
+    "MOVE $k $d",
+    "FLUSHDB",
+    "SWAPDB $d 1",
+    "DBSIZE",
+];
+
+/// One step of a client: which command, in which database, after how much time.
+#[derive(Clone, Debug)]
+struct Step {
+    db: usize,
+    wait_ms: UnixMs,
+    args: Vec<String>,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let pick = |n| 0..n;
+    (
+        (pick(DATABASES), prop_oneof![4 => Just(0i64), 1 => 1..2_500i64], pick(TEMPLATES.len())),
+        (pick(KEYS.len()), pick(KEYS.len()), pick(VALUES.len()), pick(VALUES.len())),
+        (pick(TIMES.len()), pick(DATABASES)),
+    )
+        .prop_map(|((db, wait_ms, template), (k, other, v, value), (time, to_db))| {
+            let word = |word: &str| match word {
+                "$k" => KEYS[k].to_string(),
+                "$K" => KEYS[other].to_string(),
+                "$v" => VALUES[v].to_string(),
+                "$V" => VALUES[value].to_string(),
+                "$t" => TIMES[time].to_string(),
+                "$d" => to_db.to_string(),
+                word => word.to_string(),
+            };
+            Step { db, wait_ms, args: TEMPLATES[template].split(' ').map(word).collect() }
+        })
+}
+
+fn engine(now_ms: UnixMs) -> Engine {
+    let config = Config { databases: DATABASES, partitions: PARTITIONS, ..Config::default() };
+    let mut engine =
+        Engine::new(Router::new(0, 1, PARTITIONS), Hasher::new(PARTITIONS, [5, 6, 7, 8]), Arc::new(config), 9);
+    engine.shard.set_now(now_ms);
+    engine
+}
+
+/// Runs one command; the reply is returned.
+fn run(engine: &mut Engine, db: usize, args: &[&[u8]]) -> Vec<u8> {
+    let row = table().resolve(args).expect("a known command");
+    assert!(matches!(row.command.handler, Handler::Keyspace(_)));
+    assert!(row.command.arity_ok(args.len()));
+    let hasher = engine.hasher.clone();
+    let first = row.command.keys.positions(args.len()).next().map(|at| hasher.key(args[at]));
+    let mut out = Output::new();
+    let call = Call {
+        row,
+        args,
+        first,
+        db,
+        no_touch: false,
+        owned: &Owned::default(),
+        origin: Origin::Forwarded(0),
+        counted: true,
+    };
+    engine.call(call, &mut Reply::new(&mut out, Version::V2));
+    out.to_vec()
+}
+
+/// Runs the steps and returns everything they did.
+fn record(engine: &mut Engine, steps: &[Step]) -> Vec<Effect> {
+    engine.shard.effects.enable(true);
+    for step in steps {
+        let now_ms = engine.shard.now_ms() + step.wait_ms;
+        engine.shard.set_now(now_ms);
+        let args: Vec<&[u8]> = step.args.iter().map(|a| a.as_bytes()).collect();
+        run(engine, step.db, &args);
+    }
+    // Looking at every key lets the expired ones go, which is an effect too.
+    contents(engine);
+    engine.shard.effects.drain().collect()
+}
+
+fn replay(engine: &mut Engine, effects: &[Effect]) {
+    for effect in effects {
+        let args: Vec<&[u8]> = effect.args.iter().map(|a| a.as_slice()).collect();
+        let reply = run(engine, effect.db as usize, &args);
+        assert_ne!(reply.first(), Some(&b'-'), "{effect:?}: {}", reply.escape_ascii());
+    }
+}
+
+/// Database, key, value, expiry.
+type Content = (usize, &'static str, Vec<u8>, Option<UnixMs>);
+
+fn contents(engine: &mut Engine) -> Vec<Content> {
+    let mut all = Vec::new();
+    for db in 0..DATABASES {
+        for name in KEYS {
+            let key = engine.hasher.key(name.as_bytes());
+            if let Some(entry) = engine.shard.peek(db, &key) {
+                all.push((db, name, entry.value.bytes().to_vec(), entry.expire_at));
+            }
+        }
+        assert_eq!(engine.shard.size(db).keys, all.iter().filter(|c| c.0 == db).count());
+    }
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn replayed_effects_give_the_same_keyspace(steps in prop::collection::vec(step(), 1..80)) {
+        let mut original = engine(START_MS);
+        let effects = record(&mut original, &steps);
+        let mut copy = engine(REPLAY_MS);
+        replay(&mut copy, &effects);
+        prop_assert_eq!(contents(&mut copy), contents(&mut original), "{:?}", effects);
+    }
+
+    #[test]
+    fn reads_and_failed_commands_have_no_effect(steps in prop::collection::vec(step(), 1..40)) {
+        let mut engine = engine(START_MS);
+        engine.shard.effects.enable(true);
+        for step in &steps {
+            let before = contents(&mut engine);
+            let _ = engine.shard.effects.drain();
+            let args: Vec<&[u8]> = step.args.iter().map(|a| a.as_bytes()).collect();
+            let reply = run(&mut engine, step.db, &args);
+            let effects: Vec<Effect> = engine.shard.effects.drain().collect();
+            let changed = contents(&mut engine) != before;
+            let read_only = table().resolve(&args).is_ok_and(|row| row.command.flags.has(keyloom::command::Flags::READONLY));
+            prop_assert!(!changed || !effects.is_empty(), "{:?} changed the keyspace in silence", step);
+            if read_only || reply.first() == Some(&b'-') {
+                prop_assert!(effects.is_empty(), "{:?} -> {:?}", step, effects);
+            }
+        }
+    }
+}
