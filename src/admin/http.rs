@@ -24,6 +24,8 @@ use crate::net::listener::ListenError;
 
 /// Connections served at once; further ones are refused.
 pub const CONNECTIONS_MAX: usize = 64;
+/// Refused connections that are told so at once; further ones are closed without a word.
+const REFUSALS_MAX: usize = 16;
 /// Longest request line with all headers, bytes.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// Most headers of a request.
@@ -62,8 +64,8 @@ pub fn listen(config: &Config) -> Result<Option<std::net::TcpListener>, ListenEr
 pub async fn serve(listener: std::net::TcpListener, control: Rc<Control>) {
     // SAFETY: a listening socket that is handed over.
     let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
-    // Each connection holds a copy, so the count of copies is that of connections.
-    let open = Rc::new(());
+    // Each connection holds a copy of one of these, so the count of copies is that of connections.
+    let (open, refused) = (Rc::new(()), Rc::new(()));
     loop {
         match listener.accept().await {
             Ok(stream) if Rc::strong_count(&open) <= CONNECTIONS_MAX => {
@@ -74,11 +76,16 @@ pub async fn serve(listener: std::net::TcpListener, control: Rc<Control>) {
                 };
                 glommio::spawn_local(connection).detach();
             }
-            Ok(mut stream) => {
-                // Into an empty send buffer, so this does not wait.
-                let refusal = Response::new(Status::Unavailable, "too many connections\n").head_and_body(true);
-                let _ = within(WRITE_TIME, stream.write_all(refusal.as_bytes())).await;
+            Ok(mut stream) if Rc::strong_count(&refused) <= REFUSALS_MAX => {
+                let refused = Rc::clone(&refused);
+                let refusal = async move {
+                    let response = Response::new(Status::Unavailable, "too many connections\n");
+                    let _ = within(WRITE_TIME, send(&mut stream, &response.head_and_body(true))).await;
+                    drop(refused);
+                };
+                glommio::spawn_local(refusal).detach();
             }
+            Ok(stream) => drop(stream),
             Err(error) => {
                 tracing::warn!(%error, "the admin endpoint cannot accept a connection");
                 sleep(ACCEPT_RETRY).await;
@@ -108,9 +115,14 @@ async fn reply(stream: &mut TcpStream, control: &Control, request: Result<Reques
         Ok(request) => answer(control, &request.path).await,
         Err(status) => Response::new(status, ""),
     };
-    stream.write_all(response.head_and_body(with_body).as_bytes()).await?;
+    send(stream, &response.head_and_body(with_body)).await
+}
+
+/// Sends the last bytes of a connection so that they arrive: a socket closed with unread bytes resets the connection,
+/// and the client could lose the reply.
+async fn send(stream: &mut TcpStream, reply: &str) -> io::Result<()> {
+    stream.write_all(reply.as_bytes()).await?;
     stream.shutdown(Shutdown::Write).await.map_err(io::Error::from)?;
-    // A socket closed with unread bytes resets the connection, and the client could lose the reply.
     let (mut buffer, mut drained) = ([0; 4096], 0);
     while drained < DRAIN_BYTES_MAX {
         match stream.read(&mut buffer).await? {
