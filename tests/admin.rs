@@ -1,55 +1,36 @@
 //! The admin endpoint of the real program: what a scraper and a health probe see, while the node works and while a
 //! core is busy, and what happens to those who speak bad HTTP.
 
+mod common;
+
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use common::{Server, free_port};
 
 /// Bound on everything that waits for the node.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A running node on two cores; stopped at the end of the test.
+/// A running node on two cores, with an admin endpoint.
 struct Node {
-    child: Child,
-    port: u16,
+    server: Server,
     admin: u16,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn command(port: u16, admin: u16) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keyloom"));
-    let (port, admin) = (port.to_string(), admin.to_string());
-    let cpus = if std::thread::available_parallelism().unwrap().get() > 1 { "0-1" } else { "0" };
-    command.args(["--port", &port, "--admin-port", &admin, "--bind", "127.0.0.1"]);
-    command.args(["--cpus", cpus, "--enable-debug-command", "yes", "--save", ""]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command
 }
 
 impl Node {
     fn start() -> Node {
-        // Another process can take a free port before the node does; then it ends, and the next try has other ports.
-        for _ in 0..5 {
-            let (port, admin) = (free_port(), free_port());
-            let mut node = Node { child: command(port, admin).spawn().unwrap(), port, admin };
-            let end = Instant::now() + PATIENCE;
-            while Instant::now() < end && node.child.try_wait().unwrap().is_none() {
-                if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                    return node;
-                }
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-        panic!("the node does not start");
+        let admin = free_port();
+        let cpus = if std::thread::available_parallelism().unwrap().get() > 1 { "0-1" } else { "0" };
+        let port = admin.to_string();
+        let server = Server::keyloom(&["--admin-port", &port, "--cpus", cpus, "--enable-debug-command", "yes"]);
+        Node { server, admin }
     }
 
     fn client(&self) -> Client {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let stream = TcpStream::connect(self.server.addr()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Client(BufReader::new(stream))
     }
@@ -88,17 +69,10 @@ impl Node {
     /// SIGTERM; returns how long the node took to end, and its exit code.
     fn stop(&mut self) -> (Duration, Option<i32>) {
         let started = Instant::now();
-        let pid = self.child.id().to_string();
+        let pid = self.server.pid().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        let status = self.child.wait().unwrap();
-        (started.elapsed(), status.code())
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let code = self.server.wait_for_exit(PATIENCE);
+        (started.elapsed(), code)
     }
 }
 
@@ -310,7 +284,10 @@ fn connections_that_say_nothing_are_bounded_and_do_not_hold_up_the_end() {
 fn a_port_in_use_is_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let admin = taken.local_addr().unwrap().port();
-    let output = command(free_port(), admin).stderr(Stdio::piped()).output().unwrap();
+    let (port, admin_port) = (free_port().to_string(), admin.to_string());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyloom"));
+    command.args(["--port", &port, "--admin-port", &admin_port, "--bind", "127.0.0.1"]);
+    let output = command.stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8(output.stderr).unwrap();
     let lines: Vec<_> = stderr.lines().filter(|line| line.starts_with("keyloom: ")).collect();

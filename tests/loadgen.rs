@@ -1,20 +1,20 @@
 //! The load generator against a real redis-server: what it says it did is what the server saw.
 
+mod common;
+
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use common::{free_port, wait_until};
 use keyloom::loadgen::{self, BenchArgs, BenchError, Summary};
 use serde_json::Value;
-
-/// Longest time a server may take to start, or a condition to come true.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Parser)]
 struct Cli {
@@ -22,40 +22,20 @@ struct Cli {
     bench: BenchArgs,
 }
 
-/// A redis-server of the test's own, with a directory of its own; both go when it is dropped.
-struct Server {
-    child: Child,
-    port: u16,
-    dir: PathBuf,
-}
+/// A redis-server of the test's own, with a Unix socket beside its port.
+struct Server(common::Server);
 
 impl Server {
     fn start(extra: &[&str]) -> Server {
-        let port = free_port();
-        let dir = std::env::temp_dir().join(format!("keyloom-loadgen-{}-{port}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--unixsocket", "redis.sock"])
-            .args(extra)
-            .current_dir(&dir)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server must be installed");
-        let server = Server { child, port, dir };
-        let start = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(start.elapsed() < PATIENCE, "redis-server does not come up");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        server
+        Server(common::Server::redis(&[&["--unixsocket", "redis.sock"], extra].concat()))
     }
 
     fn path(&self, name: &str) -> String {
-        self.dir.join(name).to_str().unwrap().to_string()
+        self.0.dir().join(name).to_str().unwrap().to_string()
     }
 
     fn ask<T: redis::FromRedisValue>(&self, command: &str) -> T {
-        let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.port)).unwrap();
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.0.port)).unwrap();
         let mut words = command.split(' ');
         let mut request = redis::cmd(words.next().unwrap());
         for word in words {
@@ -79,7 +59,7 @@ impl Server {
     }
 
     fn args(&self, options: &str) -> BenchArgs {
-        args(&format!("--port {} --quiet {options}", self.port))
+        args(&format!("--port {} --quiet {options}", self.0.port))
     }
 
     fn bench(&self, options: &str) -> Result<Summary, BenchError> {
@@ -94,28 +74,8 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
-}
-
 fn args(options: &str) -> BenchArgs {
     Cli::parse_from(std::iter::once("bench").chain(options.split_whitespace())).bench
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < PATIENCE, "{what} did not happen");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 #[test]
@@ -208,7 +168,7 @@ fn an_open_loop_sees_a_stalled_server() {
     let start = Instant::now();
     let run = std::thread::scope(|scope| {
         let run = scope.spawn(|| server.bench("-c 2 --test-time 2.5 --rate 1000").unwrap().run.unwrap());
-        wait_until("the run", || server.called("get") > 100);
+        wait_until("the run has begun", || server.called("get") > 100);
         server.ask::<()>("DEBUG SLEEP 0.5");
         run.join().unwrap()
     });
@@ -239,7 +199,7 @@ fn protocols_sockets_users_and_databases() {
         let total = server.bench(&format!("{options} -c 2 -n 100 --ratio 1:1")).unwrap().run.unwrap().stats.total();
         assert_eq!((total.answered, total.errors, total.hits + total.misses), (200, 0, 100), "{options}");
     }
-    let client = redis::Client::open(format!("redis://:secret@127.0.0.1:{}/", server.port)).unwrap();
+    let client = redis::Client::open(format!("redis://:secret@127.0.0.1:{}/", server.0.port)).unwrap();
     let keyspace: String = redis::cmd("INFO").arg("keyspace").query(&mut client.get_connection().unwrap()).unwrap();
     assert!(keyspace.contains("db0:") && keyspace.contains("db3:") && keyspace.contains("db5:"), "{keyspace}");
     let file = server.path("db.json");
@@ -261,7 +221,10 @@ fn custom_commands_expiry_and_sizes() {
         .arg("h:key-1")
         .arg("a field")
         .query(
-            &mut redis::Client::open(format!("redis://127.0.0.1:{}/", server.port)).unwrap().get_connection().unwrap(),
+            &mut redis::Client::open(format!("redis://127.0.0.1:{}/", server.0.port))
+                .unwrap()
+                .get_connection()
+                .unwrap(),
         )
         .unwrap();
     assert!((10..=20).contains(&length), "{length}");
@@ -295,8 +258,8 @@ fn a_server_that_goes_away_ends_the_run() {
     let mut server = Server::start(&[]);
     let args = server.args("-c 3 --test-time 1000");
     let run = std::thread::spawn(move || loadgen::bench(&args, &Arc::default()).unwrap());
-    wait_until("the run", || server.called("get") > 100);
-    server.child.kill().unwrap();
+    wait_until("the run has begun", || server.called("get") > 100);
+    server.0.kill();
     let summary = run.join().unwrap();
     assert!(!summary.is_success());
     let run = summary.run.unwrap();
@@ -333,7 +296,7 @@ fn stopping_early_still_reports() {
         let args = server.args("-c 3 -t 2 --test-time 1000");
         let run_stop = Arc::clone(&stop);
         let run = scope.spawn(move || loadgen::bench(&args, &run_stop).unwrap());
-        wait_until("the run", || server.called("get") > 100);
+        wait_until("the run has begun", || server.called("get") > 100);
         stop.store(true, Ordering::Relaxed);
         run.join().unwrap()
     });
@@ -385,8 +348,8 @@ fn the_program_tells_what_is_wrong_in_one_line() {
 #[test]
 fn an_interrupt_ends_the_program_with_its_table() {
     let server = Server::start(&[]);
-    let child = program(&format!("-p {} --test-time 1000", server.port)).spawn().unwrap();
-    wait_until("the run", || server.called("get") > 100);
+    let child = program(&format!("-p {} --test-time 1000", server.0.port)).spawn().unwrap();
+    wait_until("the run has begun", || server.called("get") > 100);
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

@@ -8,9 +8,10 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use keyloom::resp::read::{self, Value, encode_command};
 const START_MAX: Duration = Duration::from_secs(20);
 /// Longest wait for a reply, unless a client is told otherwise.
 const REPLY_MAX: Duration = Duration::from_secs(20);
-/// How often a start is tried on another port: one that was free may be taken before the server gets it.
+/// How often a start is tried on another port: a program that is no test may take one that was free.
 const PORTS_MAX: usize = 5;
 
 /// A server of its own process on a port of its own, with a working directory that is removed with it.
@@ -134,6 +135,12 @@ impl Server {
         client
     }
 
+    /// SIGKILL; returns when the process has ended.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits for the process to end by itself; its exit code, None if a signal ended it.
     pub fn wait_for_exit(&mut self, within: Duration) -> Option<i32> {
         let end = Instant::now() + within;
@@ -159,9 +166,30 @@ impl Drop for Server {
     }
 }
 
-/// A port of 127.0.0.1 that nobody listens on at this moment.
+/// The ports that tests take: below those that Linux gives to outgoing connections, which would take one away between
+/// the moment it is chosen and the moment a server listens on it.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
+/// A port of 127.0.0.1 that nobody listens on, and that no other test gets while this process runs.
+///
+/// A UDP socket bound to the same number is what says so, to the tests of this process and of all others; the servers
+/// under test use TCP alone.
 pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    static TAKEN: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in PORTS {
+        // Processes with neighbouring ids begin far apart.
+        let n = std::process::id().wrapping_mul(257).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + (n % PORTS.len() as u32) as u16;
+        let address = (Ipv4Addr::LOCALHOST, port);
+        if let Ok(claim) = UdpSocket::bind(address)
+            && TcpListener::bind(address).is_ok()
+        {
+            TAKEN.lock().unwrap().push(claim);
+            return port;
+        }
+    }
+    panic!("no port of {PORTS:?} is free");
 }
 
 /// A connection that sends bytes and reads whole replies.
