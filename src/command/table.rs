@@ -393,12 +393,18 @@ pub enum Unknown {
 }
 
 /// The first eight bytes of a name, each with the bit set that tells capital letters from small ones.
+///
+/// Made of two loads that overlap: bytes gathered one by one in memory would hold up the load of the whole word.
 #[inline]
 fn name_word(name: &[u8]) -> u64 {
-    let mut word = [0u8; 8];
-    let n = name.len().min(8);
-    word[..n].copy_from_slice(&name[..n]);
-    u64::from_le_bytes(word) | 0x2020_2020_2020_2020
+    let four = |at: usize| u32::from_le_bytes([name[at], name[at + 1], name[at + 2], name[at + 3]]) as u64;
+    let word = match name.len() {
+        0 => 0,
+        n @ 1..=3 => name[0] as u64 | (name[n / 2] as u64) << (n / 2 * 8) | (name[n - 1] as u64) << ((n - 1) * 8),
+        n @ 4..=7 => four(0) | four(n - 4) << ((n - 4) * 8),
+        _ => four(0) | four(4) << 32,
+    };
+    word | 0x2020_2020_2020_2020
 }
 
 /// A hash of a name that ignores case: its word, its last byte and its length.

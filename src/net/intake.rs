@@ -232,6 +232,7 @@ impl Pump {
         self.admit(index, start, owned);
     }
 
+    #[inline]
     fn push_request(
         &mut self,
         index: u32,
