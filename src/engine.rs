@@ -14,9 +14,9 @@ use crate::command::{Answer, Args, Ask, Ctx, Finish, Flags, Flow, Handler, Home,
 use crate::config::Config;
 use crate::resp::{Error, Reply};
 use crate::route::{Hasher, Key, Router};
-use crate::shard::{Counters, Detached, Shard};
+use crate::shard::{Counters, Detached, NEVER_MS, Shard, UnixMs};
 use crate::state::NodeState;
-use crate::stats::{CommandStats, ErrorCounts, NetStats, RateSampler, Snapshot};
+use crate::stats::{CommandStats, ErrorCounts, Latency, NetStats, RateSampler, Snapshot};
 
 /// How often the memory in use is looked at, for its peak, ms.
 const MEMORY_INTERVAL_MS: i64 = 1000;
@@ -77,6 +77,10 @@ pub struct Engine {
     pub auth_failures: u64,
     /// Counted by the network layer.
     pub net: NetStats,
+    /// Keys expire without being looked at. DEBUG SET-ACTIVE-EXPIRE switches it.
+    active_expiry: bool,
+    /// How late keys were that expired without being looked at.
+    expiry_lag: Latency,
     sampler: RateSampler,
     /// When memory was last looked at, Unix ms; 0 before the first time.
     memory_seen_ms: i64,
@@ -118,6 +122,8 @@ impl Engine {
             errors: ErrorCounts::default(),
             auth_failures: 0,
             net: NetStats::default(),
+            active_expiry: true,
+            expiry_lag: Latency::default(),
             sampler: RateSampler::default(),
             memory_seen_ms: 0,
             mapped_noted_bytes: 0,
@@ -201,6 +207,17 @@ impl Engine {
     pub fn hop_done(&mut self, sent_at: u64) {
         let nanos = self.clock.delta_as_nanos(sent_at, self.clock.raw());
         self.net.hop_latency.record(nanos);
+    }
+
+    /// From when on [`Engine::expire_due`] may have something to do.
+    #[inline]
+    pub fn next_expiry_ms(&self) -> UnixMs {
+        if self.active_expiry { self.shard.next_expiry_ms() } else { NEVER_MS }
+    }
+
+    /// Removes keys whose time has come, as many as one turn may.
+    pub fn expire_due(&mut self) {
+        self.shard.expire_due(|late_ms| self.expiry_lag.record(late_ms.saturating_mul(1_000_000)));
     }
 
     /// Sixty-four random bits.
@@ -361,6 +378,7 @@ impl Engine {
             slowlog_len: self.slowlog.len(),
             rates: self.sampler.rates(),
             net: self.net.clone(),
+            expiry_lag: self.expiry_lag.clone(),
         }
     }
 
@@ -376,6 +394,10 @@ impl Engine {
             }
             Ask::ResetStats => {
                 self.reset_stats();
+                Ok(Answer::Done)
+            }
+            Ask::ActiveExpiry(on) => {
+                self.active_expiry = on;
                 Ok(Answer::Done)
             }
             Ask::ResetHistograms => {
@@ -419,6 +441,7 @@ impl Engine {
         self.errors = ErrorCounts::default();
         self.auth_failures = 0;
         self.shard.counters = Counters::default();
+        self.expiry_lag = Latency::default();
         self.net.reset();
         self.sampler.reset();
     }

@@ -261,6 +261,8 @@ pub struct Snapshot {
     pub slowlog_len: usize,
     pub rates: Rates,
     pub net: NetStats,
+    /// How late keys were that expired without being looked at.
+    pub expiry_lag: Latency,
 }
 
 impl Snapshot {
@@ -282,6 +284,7 @@ impl Snapshot {
         self.counters.misses += other.counters.misses;
         self.counters.expired += other.counters.expired;
         self.counters.evicted += other.counters.evicted;
+        self.counters.expire_cap_reached += other.counters.expire_cap_reached;
         self.memory += other.memory;
         self.mapped_bytes += other.mapped_bytes;
         self.auth_failures += other.auth_failures;
@@ -290,6 +293,7 @@ impl Snapshot {
         self.rates.input_bytes += other.rates.input_bytes;
         self.rates.output_bytes += other.rates.output_bytes;
         self.net.merge(&other.net);
+        self.expiry_lag.merge(&other.expiry_lag);
     }
 
     /// The numbers of all cores together.

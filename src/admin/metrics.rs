@@ -73,6 +73,9 @@ static PER_CORE: &[PerCore] = &[
     ("keyloom_keyspace_hits_total", "counter", "Reads that found their key.", |s| s.counters.hits as f64),
     ("keyloom_keyspace_misses_total", "counter", "Reads that found no key.", |s| s.counters.misses as f64),
     ("keyloom_expired_keys_total", "counter", "Keys removed at their expiry.", |s| s.counters.expired as f64),
+    ("keyloom_expire_cap_reached_total", "counter", "Turns that left expired keys for the next one.", |s| {
+        s.counters.expire_cap_reached as f64
+    }),
     ("keyloom_evicted_keys_total", "counter", "Keys removed to free memory.", |s| s.counters.evicted as f64),
     ("keyloom_keyspace_memory_bytes", "gauge", "Memory charged to keys and values.", |s| s.memory as f64),
     ("keyloom_keyspace_mapped_bytes", "gauge", "The part of it that does not come from the allocator.", |s| {
@@ -107,6 +110,11 @@ pub fn render(cores: &[Snapshot], facts: &NodeFacts) -> String {
         let nanos = core.net.hop_latency.sum_nanos();
         let label = [("core", &*core.core.to_string())];
         page.histogram("keyloom_hop_duration_seconds", &label, &core.net.hop_latency, nanos);
+    }
+    page.head("keyloom_expire_lag_seconds", "histogram", "How late keys were removed that nobody looked at.");
+    for core in cores {
+        let label = [("core", &*core.core.to_string())];
+        page.histogram("keyloom_expire_lag_seconds", &label, &core.expiry_lag, core.expiry_lag.sum_nanos());
     }
     let sum = Snapshot::merged(cores);
     commands(&mut page, &sum);

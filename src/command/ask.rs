@@ -54,6 +54,8 @@ pub enum Ask {
     SlowlogReset,
     /// CONFIG RESETSTAT.
     ResetStats,
+    /// Expire keys without being asked for them, or only when they are looked at.
+    ActiveExpiry(bool),
     /// LATENCY RESET and its histograms.
     ResetHistograms,
     /// Use this configuration from now on, unless a newer one is in use.

@@ -57,6 +57,12 @@ pub static COMMANDS: &[Command] = &[
 
 static DEBUG: &[Command] = &[
     help::row("server", Flags::NONE),
+    Command::session("set-active-expire", 3, ADMIN.or(Flags::PROTECTED), debug_set_active_expire).doc(
+        "server",
+        "3.0.0",
+        "O(1)",
+        "Sets whether keys expire (1) without being looked at, or not (0).",
+    ),
     Command::session("sleep", 3, ADMIN.or(Flags::PROTECTED), debug_sleep).doc(
         "server",
         "1.0.0",
@@ -134,6 +140,15 @@ pub fn protected(config: &Config, session: &Session) -> Result<(), Error> {
              restart the server.",
         )),
     }
+}
+
+/// DEBUG SET-ACTIVE-EXPIRE 0|1. As in Redis, what is not a number is 0.
+fn debug_set_active_expire(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
+    let on = number::parse_i64(args[2]).is_some_and(|on| on != 0);
+    Ok(home.ask_all(Ask::ActiveExpiry(on), |_, _, reply| {
+        reply.ok();
+        Ok(Flow::Done)
+    }))
 }
 
 /// Longest DEBUG SLEEP, s.

@@ -6,11 +6,13 @@
 //! 2. parse what arrived into the window; whenever the window is full, execute it ([`super::execute`]);
 //! 3. take the messages of other cores ([`super::exchange`]) and execute what they ask for;
 //! 4. hand each connection's replies to the kernel, one send per connection, and each other core its batch;
-//! 5. enter the kernel once: it takes the sends and gives the next completions. With nothing to do, that blocks.
+//! 5. remove keys that have expired, a bounded number;
+//! 6. enter the kernel once: it takes the sends and gives the next completions. With nothing to do, that blocks.
 //!
 //! Blocking has two levels. *Shallow*: in the own ring, woken by sockets, by the bell and by the tick. After a tick
 //! without any activity the core parks *deep*: in glommio, so that other tasks of the executor run while it sleeps; the
-//! ring's completions then signal an eventfd that glommio reads.
+//! ring's completions then signal an eventfd that glommio reads. While a key is to expire before the next tick, waits are
+//! shallow and end with it.
 
 #![allow(clippy::vec_box, reason = "boxed batches travel between cores; the box itself is what is used again")]
 
@@ -37,6 +39,7 @@ use crate::node::{Node, Order};
 use crate::resp::parse::ARGS_MAX;
 use crate::resp::{Limits, Output};
 use crate::route::CoreId;
+use crate::shard::NEVER_MS;
 
 /// Everything of one core.
 pub struct Pump {
@@ -176,7 +179,7 @@ impl Pump {
             if self.stopped() {
                 return deep_bell.close().await.map_err(io::Error::from);
             }
-            if self.quiet && self.idle() {
+            if self.quiet && self.idle() && self.expiry_wait_ms().is_none() {
                 self.park_deep(&deep_bell).await?;
             } else {
                 self.enter()?;
@@ -192,7 +195,7 @@ impl Pump {
     /// One turn, up to the point where the kernel is entered.
     fn turn(&mut self, completions: &mut Vec<Completion>) {
         self.ring.reap(completions, limits::TURN_COMPLETIONS);
-        if !completions.is_empty() {
+        if !completions.is_empty() || self.engine.next_expiry_ms() != NEVER_MS {
             self.engine.shard.set_now(unix_ms());
         }
         for completion in completions.drain(..) {
@@ -206,6 +209,9 @@ impl Pump {
         self.ring.recycle(&mut self.used_buffers);
         self.send_replies();
         self.send_messages();
+        if self.expiry_wait_ms() == Some(0) {
+            self.engine.expire_due();
+        }
     }
 
     fn complete(&mut self, completion: Completion) {
@@ -232,18 +238,27 @@ impl Pump {
         self.ready.is_empty() && self.mesh.outbox_len() == 0
     }
 
+    /// How long until a key expires, ms; None if the next tick comes first. CLIENT PAUSE holds up expiry, too.
+    fn expiry_wait_ms(&self) -> Option<u32> {
+        let next_ms = if self.pause.is_none() { self.engine.next_expiry_ms() } else { NEVER_MS };
+        let wait_ms = u64::try_from(next_ms.saturating_sub(self.engine.shard.now_ms())).unwrap_or(0);
+        (wait_ms < limits::TICK_MS as u64).then_some(wait_ms as u32)
+    }
+
     /// Enters the kernel, blocking if there is nothing else to do.
     fn enter(&mut self) -> io::Result<()> {
-        if !self.ready.is_empty() {
+        let expiry_wait_us = self.expiry_wait_ms().map(|wait_ms| wait_ms * 1000);
+        if !self.ready.is_empty() || expiry_wait_us == Some(0) {
             return self.ring.enter(false);
         }
         if !self.mesh.prepare_park(Park::Shallow) {
             return self.ring.enter(false);
         }
         // A peer does not ring when it makes room in its ring, so with an outbox the wait is short.
-        let result = match self.mesh.outbox_len() {
-            0 => self.ring.enter(true),
-            _ => self.ring.enter_for(OUTBOX_RETRY_US),
+        let retry_us = (self.mesh.outbox_len() > 0).then_some(OUTBOX_RETRY_US);
+        let result = match retry_us.or(expiry_wait_us) {
+            None => self.ring.enter(true),
+            Some(wait_us) => self.ring.enter_for(wait_us),
         };
         self.mesh.woke();
         result

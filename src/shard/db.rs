@@ -1,14 +1,19 @@
-//! One database of a shard: a table for each partition, and how many keys there are.
+//! One database of a shard: a table for each partition, the wheel of the keys with an expiry, and how many keys there
+//! are.
 //!
-//! Invariant: `keys` and `expires` count the entries in the tables, and those of them with an expiry; `bucket_bytes` is
-//! the sum of the tables' bytes.
+//! Every database has a wheel of its own, so that an entry need not know its database: SWAPDB exchanges the wheels with
+//! the tables, and FLUSHDB drops both.
+//!
+//! Invariant: `keys` counts the entries in the tables; the wheel holds those of them that have an expiry; `bucket_bytes`
+//! is the sum of the tables' bytes.
 //!
 //! Owned by one core.
 
-use super::DbSize;
 use super::entry::Entries;
 use super::heap::Handle;
 use super::table::{Place, Table};
+use super::wheel::Wheel;
+use super::{DbSize, UnixMs};
 use crate::route::Hasher;
 
 /// See the module.
@@ -17,22 +22,22 @@ pub(super) struct Db {
     tables: Box<[Table]>,
     partitions: usize,
     keys: usize,
-    expires: usize,
     bucket_bytes: usize,
+    pub(super) wheel: Wheel,
 }
 
 impl Db {
     pub(super) fn new(partitions: usize) -> Self {
-        Db { tables: Box::default(), partitions, keys: 0, expires: 0, bucket_bytes: 0 }
+        Db { tables: Box::default(), partitions, keys: 0, bucket_bytes: 0, wheel: Wheel::new() }
     }
 
     pub(super) fn size(&self) -> DbSize {
-        DbSize { keys: self.keys, expires: self.expires }
+        DbSize { keys: self.keys, expires: self.wheel.len() }
     }
 
-    /// Bytes of all tables.
+    /// Bytes of all tables and of the wheel.
     pub(super) fn bytes(&self) -> usize {
-        self.bucket_bytes + std::mem::size_of_val(&*self.tables)
+        self.bucket_bytes + std::mem::size_of_val(&*self.tables) + self.wheel.bytes()
     }
 
     /// Bytes of the table of partition `local` for each of its entries.
@@ -61,20 +66,14 @@ impl Db {
         self.tables[local].set_handle(place, handle);
     }
 
-    /// Counts that an entry that had an expiry (or not) now has one (or not).
-    #[inline]
-    pub(super) fn count_expiry(&mut self, had: bool, has: bool) {
-        self.expires = self.expires + has as usize - had as usize;
-    }
-
-    /// Adds an entry whose key is not there.
+    /// Adds an entry whose key is not there, and arms its expiry.
     pub(super) fn insert(
         &mut self,
         local: usize,
         hash: u64,
         handle: Handle,
-        expires: bool,
-        entries: &Entries,
+        now_ms: UnixMs,
+        entries: &mut Entries,
         hasher: &Hasher,
     ) {
         if self.tables.is_empty() {
@@ -85,17 +84,19 @@ impl Db {
         table.insert(hash, handle, |h| hasher.hash(entries.key(h)), |h| entries.prefetch(h));
         self.bucket_bytes = self.bucket_bytes - before + table.bytes();
         self.keys += 1;
-        self.expires += expires as usize;
+        if entries.expire_at(handle).is_some() {
+            self.wheel.insert(entries, handle, now_ms);
+        }
     }
 
-    /// Removes the entry at `place`; `expired` says whether it had an expiry.
+    /// Removes the entry `handle` at `place`, and its expiry; the entry itself stays.
     pub(super) fn remove(
         &mut self,
         local: usize,
         hash: u64,
         place: Place,
-        expires: bool,
-        entries: &Entries,
+        handle: Handle,
+        entries: &mut Entries,
         hasher: &Hasher,
     ) {
         let table = &mut self.tables[local];
@@ -103,7 +104,9 @@ impl Db {
         table.remove(place, hash, |h| hasher.hash(entries.key(h)), |h| entries.prefetch(h));
         self.bucket_bytes = self.bucket_bytes - before + table.bytes();
         self.keys -= 1;
-        self.expires -= expires as usize;
+        if entries.expire_at(handle).is_some() {
+            self.wheel.remove(entries, handle);
+        }
     }
 
     /// A random entry, every partition weighted by its size; None if there is none.

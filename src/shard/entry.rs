@@ -79,7 +79,7 @@ impl Entries {
 
     /// The expiry block, if there is one.
     #[inline]
-    fn ttl(&self, handle: Handle) -> Option<&Ttl> {
+    pub(super) fn ttl(&self, handle: Handle) -> Option<&Ttl> {
         if self.header(handle).word & TTL == 0 {
             return None;
         }
@@ -88,7 +88,7 @@ impl Entries {
     }
 
     #[inline]
-    fn ttl_mut(&mut self, handle: Handle) -> Option<&mut Ttl> {
+    pub(super) fn ttl_mut(&mut self, handle: Handle) -> Option<&mut Ttl> {
         if self.header(handle).word & TTL == 0 {
             return None;
         }

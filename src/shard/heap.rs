@@ -32,6 +32,9 @@ const UNIT_BYTES: usize = 8;
 
 const SLAB_UNITS: u32 = (SLAB_BYTES / UNIT_BYTES) as u32;
 
+/// The smallest handle of a chunk: slab 0 is not used.
+pub(super) const FIRST_HANDLE: u32 = SLAB_UNITS;
+
 /// Address space that a heap reserves, bytes: what handles can reach.
 pub(super) const RESERVE_BYTES: usize = 1 << 35;
 

@@ -4,9 +4,10 @@
 //! source of randomness. The time is set from outside once per turn ([`Shard::set_now`]).
 //!
 //! From the bottom up: [`heap`] deals out chunks of memory that are named by 32-bit handles, [`entry`] puts a key and
-//! its value into one chunk ([`layout`] says how), [`table`] finds the handle of a key's entry in one partition, [`db`]
-//! holds the tables of one database, and [`Shard`] is all of them together; what walks over many keys is in [`walk`].
-//! `unsafe` is found in `heap`, `entry` and `table` only. Handles do not leave this directory.
+//! its value into one chunk ([`layout`] says how), [`table`] finds the handle of a key's entry in one partition,
+//! [`wheel`] finds the entries whose time has come, [`db`] holds both for one database, and [`Shard`] is all of them
+//! together; what is about expiry is in [`expiry`], what walks over many keys is in [`walk`]. `unsafe` is found in
+//! `heap`, `entry` and `table` only. Handles do not leave this directory.
 //!
 //! # When the address space is used up
 //!
@@ -22,6 +23,7 @@ use crate::route::{Hasher, Key};
 mod db;
 pub mod effect;
 mod entry;
+mod expiry;
 mod heap;
 mod layout;
 #[cfg(test)]
@@ -30,10 +32,12 @@ mod model;
 mod naive;
 mod table;
 mod walk;
+mod wheel;
 
 use db::Db;
 pub use effect::{Effect, Effects};
 use entry::{Entries, Meta};
+pub use expiry::NEVER_MS;
 use heap::{Handle, HeapError};
 use table::Place;
 
@@ -151,6 +155,8 @@ pub struct Counters {
     pub misses: u64,
     pub expired: u64,
     pub evicted: u64,
+    /// Calls of [`Shard::expire_due`] that left something for the next.
+    pub expire_cap_reached: u64,
 }
 
 /// Size of one database on one core.
@@ -171,6 +177,10 @@ pub struct Shard {
     hasher: Hasher,
     entries: Entries,
     dbs: Vec<Db>,
+    /// Lower bound of the moment at which a wheel has something to do.
+    next_expiry_ms: UnixMs,
+    /// The database whose wheel is the next to be looked at.
+    expire_first: usize,
     pub counters: Counters,
     pub effects: Effects,
 }
@@ -201,6 +211,8 @@ impl Shard {
             partitions,
             hasher,
             entries: Entries::new(reserve_bytes)?,
+            next_expiry_ms: NEVER_MS,
+            expire_first: 0,
             counters: Counters::default(),
             effects: Effects::default(),
         })
@@ -296,7 +308,7 @@ impl Shard {
         };
         let meta = Meta { raw: true, clock, ..self.entries.meta(old) };
         let (new, result) = self.entries.modify(old, key.bytes, meta, change).expect(ROOM);
-        self.moved(db, key, place, old, new);
+        self.settle(db, key, place, [old, new], meta.expire_at);
         result
     }
 
@@ -313,10 +325,9 @@ impl Shard {
     pub fn set_expiry(&mut self, db: usize, key: &Key, at: Option<UnixMs>) -> bool {
         self.make_room();
         let Some((place, old)) = self.live(db, key) else { return false };
-        let had = self.entries.expire_at(old).is_some();
+        let before = self.disarm_unless(db, old, at);
         let new = self.entries.set_expire_at(old, key.bytes, at).expect(ROOM);
-        self.dbs[db].count_expiry(had, at.is_some());
-        self.moved(db, key, place, old, new);
+        self.settle(db, key, place, [old, new], before);
         true
     }
 
@@ -347,7 +358,7 @@ impl Shard {
         self.put(db, key, found, NewValue::Shared(value), Meta { kind, raw, expire_at, clock: self.now_s() });
     }
 
-    /// Keys of `db`, expired ones that nobody has looked at included (as in Redis).
+    /// Keys of `db`, included those that have expired since the last [`Shard::expire_due`] (as in Redis).
     pub fn size(&self, db: usize) -> DbSize {
         self.dbs[db].size()
     }
@@ -398,11 +409,6 @@ impl Shard {
     }
 
     #[inline]
-    fn has_expired(&self, handle: Handle) -> bool {
-        self.entries.expire_at(handle).is_some_and(|at| at <= self.now_ms)
-    }
-
-    #[inline]
     fn entry(&self, handle: Handle) -> EntryRef<'_> {
         EntryRef {
             kind: self.entries.kind(handle),
@@ -416,40 +422,22 @@ impl Shard {
     /// Writes an entry where `found` says that the old one lies.
     #[inline]
     fn put(&mut self, db: usize, key: &Key, found: Option<(Place, Handle)>, value: NewValue, meta: Meta) {
-        let has = meta.expire_at.is_some();
         let Some((place, old)) = found else {
             let handle = self.entries.create(key.bytes, value, meta).expect(ROOM);
             let local = self.local(key.partition);
-            self.dbs[db].insert(local, key.hash, handle, has, &self.entries, &self.hasher);
+            self.dbs[db].insert(local, key.hash, handle, self.now_ms, &mut self.entries, &self.hasher);
+            self.expect_expiry(meta.expire_at);
             return;
         };
-        let had = self.entries.expire_at(old).is_some();
+        let before = self.disarm_unless(db, old, meta.expire_at);
         let new = self.entries.replace(old, key.bytes, value, meta).expect(ROOM);
-        self.dbs[db].count_expiry(had, has);
-        self.moved(db, key, place, old, new);
+        self.settle(db, key, place, [old, new], before);
     }
 
-    /// Tells the table if an entry lies elsewhere now.
-    #[inline]
-    fn moved(&mut self, db: usize, key: &Key, place: Place, old: Handle, new: Handle) {
-        if new != old {
-            let local = self.local(key.partition);
-            self.dbs[db].set_handle(local, place, new);
-        }
-    }
-
-    /// Takes a live entry out of its table; the entry itself stays.
+    /// Takes a live entry out of its table and its wheel; the entry itself stays.
     fn unlink(&mut self, db: usize, key: &Key, place: Place, handle: Handle) {
         let local = self.local(key.partition);
-        let had = self.entries.expire_at(handle).is_some();
-        self.dbs[db].remove(local, key.hash, place, had, &self.entries, &self.hasher);
-    }
-
-    /// Removes an expired entry, with its effect.
-    #[cold]
-    fn expire(&mut self, db: usize, handle: Handle) {
-        self.counters.expired += 1;
-        self.discard(db, handle);
+        self.dbs[db].remove(local, key.hash, place, handle, &mut self.entries, &self.hasher);
     }
 
     /// Removes an entry that no command asked to remove, with its effect.
@@ -458,8 +446,7 @@ impl Shard {
         self.effects.push(db, partition, &[b"DEL", bytes]);
         let local = self.local(partition);
         let place = self.dbs[db].place(local, hash, handle).expect("every entry lies in its table");
-        let had = self.entries.expire_at(handle).is_some();
-        self.dbs[db].remove(local, hash, place, had, &self.entries, &self.hasher);
+        self.dbs[db].remove(local, hash, place, handle, &mut self.entries, &self.hasher);
         self.entries.free(handle);
     }
 

@@ -85,6 +85,8 @@ struct Pair {
     hasher: Hasher,
     keys: Vec<Vec<u8>>,
     now_ms: i64,
+    /// Latest moment at which keys were expired actively.
+    expired_ms: i64,
     steps: u64,
 }
 
@@ -94,7 +96,8 @@ impl Pair {
         let mut naive = Naive::new(DATABASES);
         shard.effects.enable(true);
         naive.effects.enable(true);
-        let mut pair = Pair { shard, naive, hasher: hasher(), keys: keys(key_count), now_ms: 0, steps: 0 };
+        let mut pair =
+            Pair { shard, naive, hasher: hasher(), keys: keys(key_count), now_ms: 0, expired_ms: 0, steps: 0 };
         pair.set_now(1_700_000_000_000);
         pair
     }
@@ -196,7 +199,10 @@ impl Pair {
     fn walk(&mut self, random: &mut Random, db: usize) {
         match random.below(200) {
             0..70 => self.set_now(self.now_ms + random.below(3_000) as i64),
-            70 => self.set_now(self.now_ms - random.below(3_000) as i64),
+            70 => {
+                let back_ms = [200, 3_000][random.below(2)];
+                self.set_now(self.now_ms - random.below(back_ms) as i64);
+            }
             71 => assert_eq!(self.shard.flush(db), self.naive.flush(db)),
             72..80 => {
                 let other = random.below(DATABASES);
@@ -204,6 +210,7 @@ impl Pair {
                 self.naive.swap(db, other);
             }
             80..120 => self.scan(random, db),
+            120..150 => self.expire_due(),
             _ => {
                 let key = self.shard.random_key(db, random.next());
                 self.follow(db);
@@ -213,6 +220,30 @@ impl Pair {
                 }
             }
         }
+    }
+
+    /// Active expiry, a piece of work or all of it.
+    fn expire_due(&mut self) {
+        let pieces_max = [1, usize::MAX][self.steps as usize % 2];
+        let due = |shard: &Shard| shard.next_expiry_ms() <= shard.now_ms();
+        let mut pieces = 0;
+        while due(&self.shard) && pieces < pieces_max {
+            let mut late = 0;
+            self.shard.expire_due(|_| late += 1);
+            let effects: Vec<Effect> = self.shard.effects.drain().collect();
+            assert_eq!(effects.len(), late);
+            for effect in effects {
+                let key = self.hasher.key(&effect.args[1]);
+                assert!(self.naive.discard(effect.db as usize, &key), "a key was removed that had not expired");
+            }
+            pieces += 1;
+        }
+        // A clock that was set back by a little is waited for.
+        if !due(&self.shard) && self.now_ms >= self.expired_ms {
+            let all = (0..DATABASES).flat_map(|db| PARTITIONS.map(move |partition| (db, partition)));
+            all.for_each(|(db, partition)| assert!(self.naive.keys(db, partition, true).is_empty()));
+        }
+        self.expired_ms = self.expired_ms.max(self.now_ms);
     }
 
     /// One whole iteration over a partition.

@@ -95,7 +95,7 @@ impl Shard {
     pub(super) fn validate(&self) {
         let mut reachable = Vec::new();
         for db in &self.dbs {
-            let mut expires = 0;
+            let mut expiring = Vec::new();
             let before = reachable.len();
             for (local, table) in db.tables().iter().enumerate() {
                 table.validate(|handle| self.hasher.hash(self.entries.key(handle)));
@@ -104,13 +104,20 @@ impl Shard {
                     assert_eq!(self.local(key.partition), local);
                     let found = table.find(key.hash, |other| self.entries.key_is(other, key.bytes));
                     assert_eq!(found.map(|(_, found)| found), Some(handle), "two entries have the same key");
-                    expires += self.entries.expire_at(handle).is_some() as usize;
+                    expiring.extend(self.entries.expire_at(handle).map(|_| handle.0));
                     reachable.push(handle.0);
                 }
             }
-            assert_eq!((db.size().keys, db.size().expires), (reachable.len() - before, expires));
+            let mut armed: Vec<u32> = db.wheel.validate(&self.entries).into_iter().map(|handle| handle.0).collect();
+            expiring.sort();
+            armed.sort();
+            assert_eq!(expiring, armed, "the wheel holds exactly the entries with an expiry");
+            let first = expiring.iter().filter_map(|&handle| self.entries.expire_at(Handle(handle))).min();
+            let latest = db.wheel.next().max(first).unwrap_or(super::NEVER_MS);
+            assert!(self.next_expiry_ms <= latest, "the wheel would be looked at too late");
+            assert_eq!((db.size().keys, db.size().expires), (reachable.len() - before, expiring.len()));
             let table_bytes: usize = db.tables().iter().map(|table| table.bytes() + size_of_val(table)).sum();
-            assert_eq!(db.bytes(), table_bytes);
+            assert_eq!(db.bytes(), table_bytes + db.wheel.bytes());
         }
         let mut live: Vec<u32> = self.entries.validate().into_iter().map(|handle| handle.0).collect();
         reachable.sort();
