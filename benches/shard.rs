@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench shard`. Times are for one batch of 64 operations over 1 M keys `memtier-N` with 64-byte values
 //! in 256 partitions; keys are uniform, hashed beforehand. The first line printed is the memory charged for each key.
+//! The group `expiry` has a deadline on each of the keys.
 
 use std::hint::black_box;
 use std::ops::Range;
@@ -94,6 +95,63 @@ fn get_set(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Deadlines of 1 M keys, up to an hour ahead: set, moved, and met.
+fn expiry(criterion: &mut Criterion) {
+    const NOW_MS: i64 = 1_700_000_000_000;
+    let hasher = Hasher::new(PARTITIONS.end, [1, 2, 3, 4]);
+    let (mut present, mut absent) = (Vec::new(), Vec::new());
+    let keys = shuffled_keys(&hasher, "memtier", &mut present);
+    let absent = shuffled_keys(&hasher, "absent", &mut absent);
+    let mut shard = Shard::new(PARTITIONS, 1, hasher.clone());
+    let mut now_ms = NOW_MS;
+    shard.set_now(now_ms);
+    let mut random = 7_u64;
+    let mut deadline = move |now_ms: i64| {
+        random = random.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
+        now_ms + 1 + (random >> 33) as i64 % 3_600_000
+    };
+    for i in 0..KEYS {
+        let key = format!("memtier-{i}");
+        shard.set(0, &hasher.key(key.as_bytes()), NewValue::Bytes(&VALUE), Expiry::At(deadline(now_ms)));
+    }
+    let beyond = shard.memory() - keys.iter().map(|key| key.bytes.len() + VALUE.len()).sum::<usize>();
+    println!("{:.1} bytes charged for each key with an expiry beyond key and value", beyond as f64 / KEYS as f64);
+    let mut group = criterion.benchmark_group("expiry");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let mut batches = keys.chunks_exact(BATCH).cycle();
+    group.bench_function("re-arm", |bencher| {
+        bencher.iter(|| {
+            let batch = batches.next().unwrap_or_default();
+            prefetch(&shard, batch);
+            batch.iter().for_each(|key| _ = shard.set_expiry(0, key, Some(deadline(now_ms))));
+        });
+    });
+    let mut batches = keys.chunks_exact(BATCH).cycle();
+    group.bench_function("get", |bencher| {
+        bencher.iter(|| {
+            let batch = batches.next().unwrap_or_default();
+            prefetch(&shard, batch);
+            batch.iter().for_each(|key| _ = black_box(shard.read(0, key, true).is_some()));
+        });
+    });
+    let mut batches = absent.chunks_exact(BATCH).cycle();
+    group.bench_function("set and expire", |bencher| {
+        bencher.iter(|| {
+            let batch = batches.next().unwrap_or_default();
+            prefetch(&shard, batch);
+            for key in batch {
+                shard.set(0, key, NewValue::Bytes(black_box(&VALUE)), Expiry::At(now_ms + 1));
+            }
+            now_ms += 1;
+            shard.set_now(now_ms);
+            while shard.next_expiry_ms() <= now_ms {
+                shard.expire_due(|late_ms| _ = black_box(late_ms));
+            }
+        });
+    });
+    group.finish();
+}
+
 /// What the memory allows: the same number of cache lines of the same tables, at random, with nothing to compute.
 fn floor(criterion: &mut Criterion) {
     #[derive(Clone, Copy)]
@@ -119,5 +177,5 @@ fn floor(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, get_set, floor);
+criterion_group!(benches, get_set, expiry, floor);
 criterion_main!(benches);
