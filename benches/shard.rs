@@ -2,10 +2,12 @@
 //!
 //! `cargo bench --bench shard`. Times are for one batch of 64 operations over 1 M keys `memtier-N` with 64-byte values
 //! in 256 partitions; keys are uniform, hashed beforehand. The first line printed is the memory charged for each key.
-//! The group `expiry` has a deadline on each of the keys.
+//! The group `expiry` has a deadline on each of the keys; before it, the times of the turns are printed in which all of
+//! them expire in the same millisecond.
 
 use std::hint::black_box;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use keyloom::route::{Hasher, Key};
@@ -95,6 +97,30 @@ fn get_set(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Prints how long the turns take that remove 1 M keys with the same deadline.
+fn burst(_criterion: &mut Criterion) {
+    let hasher = Hasher::new(PARTITIONS.end, [1, 2, 3, 4]);
+    let mut bytes = Vec::new();
+    let mut shard = Shard::new(PARTITIONS, 1, hasher.clone());
+    for key in &shuffled_keys(&hasher, "memtier", &mut bytes) {
+        shard.set(0, key, NewValue::Bytes(&VALUE), Expiry::At(100_000));
+    }
+    shard.set_now(100_000);
+    let mut turns = Vec::new();
+    while shard.next_expiry_ms() <= shard.now_ms() {
+        let start = Instant::now();
+        shard.expire_due(|late_ms| _ = black_box(late_ms));
+        turns.push(start.elapsed());
+    }
+    turns.sort();
+    let (all, middle): (Duration, _) = (turns.iter().sum(), turns[turns.len() / 2]);
+    println!(
+        "1 M keys expire in {} turns, {all:?} in all; a turn takes {middle:?}, the longest {:?}",
+        turns.len(),
+        turns[turns.len() - 1],
+    );
+}
+
 /// Deadlines of 1 M keys, up to an hour ahead: set, moved, and met.
 fn expiry(criterion: &mut Criterion) {
     const NOW_MS: i64 = 1_700_000_000_000;
@@ -177,5 +203,5 @@ fn floor(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, get_set, expiry, floor);
+criterion_group!(benches, get_set, burst, expiry, floor);
 criterion_main!(benches);

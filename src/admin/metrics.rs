@@ -290,13 +290,16 @@ mod tests {
         client.run("get a");
         client.run("client setname x");
         client.run("nosuch");
+        client.run("set brief 1 px 1");
+        client.engine.shard.set_now(client.engine.shard.now_ms() + 4);
+        client.engine.expire_due();
         client.engine.net.hop_latency.record(3_000);
         client.engine.net.queue_depths = vec![0, 4];
         let mut other = Snapshot { core: 1, ..Snapshot::default() };
         other.net.clients = 3;
         let samples = check(&render(&[client.engine.snapshot(), other], &facts()));
         for (series, value) in [
-            ("keyloom_commands_total{core=\"0\"}", 3.0),
+            ("keyloom_commands_total{core=\"0\"}", 4.0),
             ("keyloom_commands_total{core=\"1\"}", 0.0),
             ("keyloom_connected_clients{core=\"1\"}", 3.0),
             ("keyloom_keyspace_hits_total{core=\"0\"}", 1.0),
@@ -308,6 +311,10 @@ mod tests {
             ("keyloom_hop_duration_seconds_bucket{core=\"0\",le=\"0.0000025\"}", 0.0),
             ("keyloom_hop_duration_seconds_bucket{core=\"0\",le=\"0.000005\"}", 1.0),
             ("keyloom_core_snapshot_age_seconds{core=\"1\"}", 1.5),
+            ("keyloom_expired_keys_total{core=\"0\"}", 1.0),
+            ("keyloom_expire_cap_reached_total{core=\"0\"}", 0.0),
+            ("keyloom_expire_lag_seconds_bucket{core=\"0\",le=\"0.0025\"}", 0.0),
+            ("keyloom_expire_lag_seconds_bucket{core=\"0\",le=\"0.005\"}", 1.0),
             ("keyloom_uptime_seconds", 5.0),
         ] {
             assert_eq!(samples.get(series), Some(&value), "{series}");

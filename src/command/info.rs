@@ -409,6 +409,29 @@ mod tests {
     }
 
     #[test]
+    fn keys_expire_without_being_looked_at_and_info_says_how_late() {
+        let mut client = Client::new();
+        for i in 0..200 {
+            client.run(&format!("set key:{i} v px 5"));
+        }
+        client.run("set lasting v ex 5");
+        client.engine.shard.set_now(NOW_MS + 12);
+        client.engine.expire_due();
+        let stats = &info(&mut client, "info stats")["Stats"];
+        let field = |name: &str| stats[name].as_str();
+        // The first of two turns.
+        assert_eq!((field("expired_keys"), field("expired_time_cap_reached_count")), ("128", "1"));
+        assert_eq!((field("expire_lag_p50_ms"), field("expire_lag_max_ms")), ("7", "7"));
+        assert!(client.engine.next_expiry_ms() <= NOW_MS + 12);
+        client.engine.expire_due();
+        assert!((NOW_MS + 13..=NOW_MS + 5000).contains(&client.engine.next_expiry_ms()));
+        client.expect("dbsize", ":1");
+        client.expect("get lasting", "$1|v");
+        client.expect("config resetstat", "+OK");
+        assert_eq!(info(&mut client, "info stats")["Stats"]["expire_lag_max_ms"], "0");
+    }
+
+    #[test]
     fn ops_per_second_come_from_samples() {
         let mut client = Client::new();
         for tick in 0..=crate::stats::RATE_SAMPLES as i64 {

@@ -228,6 +228,17 @@ mod tests {
     }
 
     #[test]
+    fn active_expiry_is_switched_by_debug() {
+        let mut client = Client::with(Config { enable_debug_command: DebugCommand::Yes, ..Config::default() });
+        client.expect("set key v px 5", "+OK");
+        client.expect("debug set-active-expire 0", "+OK");
+        assert_eq!(client.engine.next_expiry_ms(), crate::shard::NEVER_MS);
+        client.expect("debug set-active-expire 1", "+OK");
+        assert!(client.engine.next_expiry_ms() <= client.engine.shard.now_ms() + 5);
+        assert!(client.run("debug set-active-expire").starts_with("-ERR wrong number of arguments"));
+    }
+
+    #[test]
     fn debug_must_be_enabled() {
         let allowed = |setting, addr: &str| {
             let mut client = Client::with(Config { enable_debug_command: setting, ..Config::default() });
