@@ -16,7 +16,7 @@ use crate::stats::{Latency, Snapshot};
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Upper bounds of the buckets of histograms, ns: 1 us to 1 s.
-const BUCKETS_NS: [u64; 13] = [
+const BUCKETS_NS: [u64; 14] = [
     1_000,
     2_500,
     5_000,
@@ -26,6 +26,7 @@ const BUCKETS_NS: [u64; 13] = [
     100_000,
     500_000,
     1_000_000,
+    5_000_000,
     10_000_000,
     100_000_000,
     500_000_000,
@@ -313,7 +314,7 @@ mod tests {
             ("keyloom_core_snapshot_age_seconds{core=\"1\"}", 1.5),
             ("keyloom_expired_keys_total{core=\"0\"}", 1.0),
             ("keyloom_expire_cap_reached_total{core=\"0\"}", 0.0),
-            ("keyloom_expire_lag_seconds_bucket{core=\"0\",le=\"0.0025\"}", 0.0),
+            ("keyloom_expire_lag_seconds_bucket{core=\"0\",le=\"0.001\"}", 0.0),
             ("keyloom_expire_lag_seconds_bucket{core=\"0\",le=\"0.005\"}", 1.0),
             ("keyloom_uptime_seconds", 5.0),
         ] {
