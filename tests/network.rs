@@ -175,6 +175,8 @@ fn replies_come_in_the_order_of_requests_over_two_cores() {
 fn clients_that_vanish_leave_nothing_behind_and_nothing_runs_twice() {
     let server = Server::keyloom(&["--cpus", "0-1"]);
     let mut observer = server.client();
+    // A connection that the server has not accepted yet is no descriptor of it.
+    wait_until("the observer is the only client", || clients(&mut observer) == 1);
     let (files, seed) = (open_files(&server), seed());
     let mut random = Random::new(seed);
     for round in 0..40 {
