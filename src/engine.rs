@@ -138,10 +138,8 @@ impl Engine {
     fn apply_memory_config(&mut self, before_bytes: u64) {
         let config = &self.config;
         self.shard.set_policy(policy(config.maxmemory_policy));
-        self.shard.set_lfu_pace(LfuPace {
-            log_factor: config.lfu_log_factor,
-            decay_minutes: config.lfu_decay_time_minutes,
-        });
+        self.shard
+            .set_lfu_pace(LfuPace { log_factor: config.lfu_log_factor, decay_minutes: config.lfu_decay_time_minutes });
         let maxmemory_bytes = config.maxmemory_bytes;
         if maxmemory_bytes == before_bytes {
             return;
@@ -426,7 +424,12 @@ impl Engine {
             evicted: self.shard.counters.evicted,
         };
         budget.publish(me, charge, self.shard.limit_bytes().unwrap_or(0) as u64);
-        if me == 0 && maxmemory_bytes > 0 {
+        if me != 0 {
+            return;
+        }
+        if maxmemory_bytes == 0 {
+            budget.forget();
+        } else {
             let evicts = self.shard.policy().rule != Rule::None;
             budget.divide(self.router.cores() as usize, maxmemory_bytes, allocated_bytes(), evicts);
         }

@@ -73,7 +73,10 @@ const VALUES: &[(&str, &[(&str, &str)])] = &[
     ("maxmemory", &[("0", "0"), ("1gb", "1073741824"), ("100mb", "104857600")]),
     ("lfu-log-factor", &[("0", "0"), ("100", "100")]),
     ("lfu-decay-time", &[("0", "0"), ("5", "5")]),
-    ("maxmemory-policy", &[("allkeys-lru", "allkeys-lru"), ("allkeys-s3fifo", "allkeys-s3fifo"), ("volatile-ttl", "volatile-ttl")]),
+    (
+        "maxmemory-policy",
+        &[("allkeys-lru", "allkeys-lru"), ("allkeys-s3fifo", "allkeys-s3fifo"), ("volatile-ttl", "volatile-ttl")],
+    ),
     ("maxmemory-samples", &[("10", "10")]),
     ("notify-keyspace-events", &[("", "")]),
     ("partitions", &[("1", "1"), ("16384", "16384")]),
