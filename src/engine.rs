@@ -257,7 +257,7 @@ impl Engine {
             }
         }
         let ran = Ran { row: call.row, args: call.args, origin: call.origin, counted: call.counted };
-        self.account(&ran, mark, result.err(), reply);
+        self.account(ran, mark, result, reply);
     }
 
     /// Runs a session command on this core.
@@ -272,12 +272,12 @@ impl Engine {
         let mark = reply.output().mark();
         let now_ms = self.shard.now_ms();
         let result = run(&mut Home { session, engine: self, now_ms }, args, reply);
-        let (flow, error) = match result {
-            Ok(flow) => (flow, None),
-            Err(error) => (Flow::Done, Some(error)),
+        let (flow, result) = match result {
+            Ok(flow) => (flow, Ok(())),
+            Err(error) => (Flow::Done, Err(error)),
         };
         let ran = Ran { row, args, origin: Origin::Client(session), counted: true };
-        self.account(&ran, mark, error, reply);
+        self.account(ran, mark, result, reply);
         flow
     }
 
@@ -307,7 +307,7 @@ impl Engine {
 
     /// Counts and times one executed command, and answers its error.
     #[inline]
-    fn account(&mut self, ran: &Ran, mark: u32, error: Option<Error>, reply: &mut Reply) {
+    fn account(&mut self, ran: Ran, mark: u32, result: Result<(), Error>, reply: &mut Reply) {
         let now = self.clock.raw();
         let nanos = self.clock.delta_as_nanos(self.tick, now);
         self.tick = now;
@@ -317,15 +317,20 @@ impl Engine {
         if ran.counted && self.config.latency_tracking {
             stats.latency.record(nanos);
         }
-        if let Some(error) = error {
-            stats.failed += 1;
-            self.errors.count(&error);
-            reply.output().truncate(mark);
-            reply.error(&error);
+        if let Err(error) = result {
+            self.answer_error(&ran, mark, &error, reply);
         }
         if nanos >= self.slow_nanos_min {
-            self.log_slow(ran, nanos);
+            self.log_slow(&ran, nanos);
         }
+    }
+
+    #[cold]
+    fn answer_error(&mut self, ran: &Ran, mark: u32, error: &Error, reply: &mut Reply) {
+        self.stats[ran.row.id as usize].failed += 1;
+        self.errors.count(error);
+        reply.output().truncate(mark);
+        reply.error(error);
     }
 
     #[cold]
