@@ -106,11 +106,7 @@ impl Batch {
     }
 
     /// Appends the arguments of all requests to `args` and visits each request with the range of its own.
-    pub fn walk<'a>(
-        &'a self,
-        args: &mut Vec<&'a [u8]>,
-        mut visit: impl FnMut(&'a Forwarded, Range<usize>, Owned),
-    ) {
+    pub fn walk<'a>(&'a self, args: &mut Vec<&'a [u8]>, mut visit: impl FnMut(&'a Forwarded, Range<usize>, Owned)) {
         let (mut lens, mut data, mut values) = (self.lens.iter(), self.data.as_slice(), self.owned.iter());
         for request in &self.requests {
             let start = args.len();
