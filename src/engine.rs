@@ -265,7 +265,10 @@ impl Engine {
     }
 
     /// Runs a keyspace command on this core's shard.
-    #[inline]
+    ///
+    /// Always inlined, with [`Engine::account`]: a [`Call`] that passes through memory is stored in small pieces and loaded
+    /// in large ones, which the processor can only do after the stores have reached the cache.
+    #[inline(always)]
     pub fn call(&mut self, call: Call, reply: &mut Reply) {
         let Handler::Keyspace(run) = call.row.command.handler else { unreachable!("routed as a keyspace command") };
         if !self.make_way(call.row, call.args) {
@@ -298,7 +301,7 @@ impl Engine {
             }
         }
         let ran = Ran { row: call.row, args: call.args, origin: call.origin, counted: call.counted };
-        self.account(&ran, mark, result.err(), reply);
+        self.account(ran, mark, result, reply);
     }
 
     #[cold]
@@ -320,12 +323,12 @@ impl Engine {
         let mark = reply.output().mark();
         let now_ms = self.shard.now_ms();
         let result = run(&mut Home { session, engine: self, now_ms }, args, reply);
-        let (flow, error) = match result {
-            Ok(flow) => (flow, None),
-            Err(error) => (Flow::Done, Some(error)),
+        let (flow, result) = match result {
+            Ok(flow) => (flow, Ok(())),
+            Err(error) => (Flow::Done, Err(error)),
         };
         let ran = Ran { row, args, origin: Origin::Client(session), counted: true };
-        self.account(&ran, mark, error, reply);
+        self.account(ran, mark, result, reply);
         flow
     }
 
@@ -354,8 +357,8 @@ impl Engine {
     }
 
     /// Counts and times one executed command, and answers its error.
-    #[inline]
-    fn account(&mut self, ran: &Ran, mark: u32, error: Option<Error>, reply: &mut Reply) {
+    #[inline(always)]
+    fn account(&mut self, ran: Ran, mark: u32, result: Result<(), Error>, reply: &mut Reply) {
         let now = self.clock.raw();
         let nanos = self.clock.delta_as_nanos(self.tick, now);
         self.tick = now;
@@ -365,11 +368,8 @@ impl Engine {
         if ran.counted && self.config.latency_tracking {
             stats.latency.record(nanos);
         }
-        if let Some(error) = error {
-            stats.failed += 1;
-            self.errors.count(&error);
-            reply.output().truncate(mark);
-            reply.error(&error);
+        if let Err(error) = result {
+            self.answer_error(ran.row, mark, &error, reply);
         }
         if nanos >= self.slow_nanos_min {
             self.log_slow(ran, nanos);
@@ -377,7 +377,15 @@ impl Engine {
     }
 
     #[cold]
-    fn log_slow(&mut self, ran: &Ran, nanos: u64) {
+    fn answer_error(&mut self, row: &Row, mark: u32, error: &Error, reply: &mut Reply) {
+        self.stats[row.id as usize].failed += 1;
+        self.errors.count(error);
+        reply.output().truncate(mark);
+        reply.error(error);
+    }
+
+    #[cold]
+    fn log_slow(&mut self, ran: Ran, nanos: u64) {
         if ran.row.command.flags.has(Flags::SKIP_SLOWLOG) {
             return;
         }
