@@ -3,17 +3,15 @@
 //! Random commands run on one engine while its clock moves; what it recorded is replayed on a fresh engine whose clock
 //! stands at another time. As on a replica, no key expires there by itself: expiries arrive as effects.
 
-use std::sync::Arc;
+mod common;
 
-use keyloom::command::{Handler, Owned, table};
+use common::engine::run;
+use keyloom::command::table;
 use keyloom::config::Config;
-use keyloom::engine::{Call, Engine, Origin};
-use keyloom::resp::{Output, Reply, Version};
-use keyloom::route::{Hasher, Router};
+use keyloom::engine::Engine;
 use keyloom::shard::{Effect, UnixMs};
 use proptest::prelude::*;
 
-const PARTITIONS: u16 = 8;
 const DATABASES: usize = 3;
 const START_MS: UnixMs = 1_700_000_000_000;
 /// Long before the start: a duration that was replayed as one would end elsewhere.
@@ -114,33 +112,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn engine(now_ms: UnixMs) -> Engine {
-    let config = Config { databases: DATABASES, partitions: PARTITIONS, ..Config::default() };
-    let mut engine =
-        Engine::new(Router::new(0, 1, PARTITIONS), Hasher::new(PARTITIONS, [5, 6, 7, 8]), Arc::new(config), 9);
-    engine.shard.set_now(now_ms);
-    engine
-}
-
-/// Runs one command; the reply is returned.
-fn run(engine: &mut Engine, db: usize, args: &[&[u8]]) -> Vec<u8> {
-    let row = table().resolve(args).expect("a known command");
-    assert!(matches!(row.command.handler, Handler::Keyspace(_)));
-    assert!(row.command.arity_ok(args.len()));
-    let hasher = engine.hasher.clone();
-    let first = row.command.keys.positions(args.len()).next().map(|at| hasher.key(args[at]));
-    let mut out = Output::new();
-    let call = Call {
-        row,
-        args,
-        first,
-        db,
-        no_touch: false,
-        owned: &Owned::default(),
-        origin: Origin::Forwarded(0),
-        counted: true,
-    };
-    engine.call(call, &mut Reply::new(&mut out, Version::V2));
-    out.to_vec()
+    common::engine::engine(now_ms, Config { databases: DATABASES, ..Config::default() })
 }
 
 /// Runs the steps and returns everything they did.
