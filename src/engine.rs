@@ -105,7 +105,8 @@ impl Engine {
     pub fn of_node(router: Router, hasher: Hasher, node: Arc<NodeState>, seed: u64) -> Self {
         let configured = node.config.latest();
         let config = configured.config;
-        let shard = Shard::new(router.range_of(router.me()), config.databases, hasher.clone());
+        let mut shard = Shard::new(router.range_of(router.me()), config.databases, hasher.clone());
+        shard.events.set_mask(config.notify_keyspace_events);
         let scratch = Shard::new(0..router.partitions(), config.databases, hasher.clone());
         let clock = quanta::Clock::new();
         let tick = clock.raw();
@@ -409,6 +410,7 @@ impl Engine {
                 if configured.number > self.config_number {
                     self.config_number = configured.number;
                     self.slow_nanos_min = slow_nanos_min(&configured.config);
+                    self.shard.events.set_mask(configured.config.notify_keyspace_events);
                     self.config = configured.config;
                     self.slowlog.truncate(self.config.slowlog_max_len);
                 }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::choice::{ControlCore, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy};
 use super::value::{self, OutputClass, Unit};
 use super::{Config, load};
+use crate::shard::Classes;
 
 /// Whether CONFIG SET may change a directive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,7 +222,7 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive::new("maxmemory", Live, MAXMEMORY),
     Directive::new("maxmemory-policy", Live, choice!(maxmemory_policy, MaxmemoryPolicy)),
     Directive::new("maxmemory-samples", Live, int!(maxmemory_samples, Plain, 1, I32_MAX)),
-    Directive::new("notify-keyspace-events", Live, only!("", "not supported yet, only \"\" is")),
+    Directive::new("notify-keyspace-events", Live, NOTIFY),
     Directive::new("partitions", Immutable, PARTITIONS),
     Directive::new("pidfile", Immutable, text!(pidfile)),
     Directive::new("port", Immutable, int!(port, Plain, 0, 65535)),
@@ -318,6 +319,14 @@ const MAXMEMORY: Kind = Kind::Word {
             Ok(())
         }
         _ => Err("a memory limit is not supported yet, only 0 (none) is".into()),
+    },
+};
+
+const NOTIFY: Kind = Kind::Word {
+    get: |c| c.notify_keyspace_events.to_string(),
+    set: |c, v| {
+        c.notify_keyspace_events = Classes::parse(v).ok_or("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.")?;
+        Ok(())
     },
 };
 

@@ -73,7 +73,7 @@ const VALUES: &[(&str, &[(&str, &str)])] = &[
     ("maxmemory", &[("0", "0"), ("0gb", "0")]),
     ("maxmemory-policy", &[("allkeys-lru", "allkeys-lru"), ("volatile-ttl", "volatile-ttl")]),
     ("maxmemory-samples", &[("10", "10")]),
-    ("notify-keyspace-events", &[("", "")]),
+    ("notify-keyspace-events", &[("KEA", "AKE"), ("mnxK", "xnKm"), ("", "")]),
     ("partitions", &[("1", "1"), ("16384", "16384")]),
     ("pidfile", &[("/run/keyloom.pid", "/run/keyloom.pid")]),
     ("port", &[("0", "0"), ("7000", "7000")]),

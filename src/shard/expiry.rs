@@ -10,7 +10,7 @@
 //!
 //! Owned by one core.
 
-use super::{Handle, Key, Place, Shard, UnixMs};
+use super::{Classes, Handle, Key, Place, Shard, UnixMs};
 
 /// Entries of the wheels that one call of [`Shard::expire_due`] looks at: some 30 µs of work, which requests that arrive
 /// meanwhile wait for.
@@ -56,6 +56,7 @@ impl Shard {
     #[cold]
     pub(super) fn expire(&mut self, db: usize, handle: Handle) {
         self.counters.expired += 1;
+        self.events.push(Classes::EXPIRED, "expired", db, self.entries.key(handle));
         self.discard(db, handle);
     }
 

@@ -30,6 +30,7 @@ mod layout;
 mod model;
 #[cfg(test)]
 mod naive;
+pub mod notify;
 mod table;
 mod walk;
 mod wheel;
@@ -39,6 +40,7 @@ pub use effect::{Effect, Effects};
 use entry::{Entries, Meta};
 pub use expiry::NEVER_MS;
 use heap::{Handle, HeapError};
+pub use notify::{Classes, Event, Events};
 use table::Place;
 
 /// Unix time in milliseconds.
@@ -183,6 +185,7 @@ pub struct Shard {
     expire_first: usize,
     pub counters: Counters,
     pub effects: Effects,
+    pub events: Events,
 }
 
 impl Shard {
@@ -215,6 +218,7 @@ impl Shard {
             expire_first: 0,
             counters: Counters::default(),
             effects: Effects::default(),
+            events: Events::default(),
         })
     }
 
@@ -250,11 +254,12 @@ impl Shard {
         }
     }
 
-    /// The live entry of `key`; counts a hit or a miss and, if `touch`, an access.
+    /// The live entry of `key`; counts a hit or a miss (and tells of it) and, if `touch`, an access.
     #[inline]
     pub fn read(&mut self, db: usize, key: &Key, touch: bool) -> Option<EntryRef<'_>> {
         let Some((_, handle)) = self.live(db, key) else {
             self.counters.misses += 1;
+            self.events.push(Classes::KEY_MISS, "keymiss", db, key.bytes);
             return None;
         };
         self.counters.hits += 1;
@@ -290,6 +295,9 @@ impl Shard {
             Expiry::At(ms) => Some(ms),
         };
         self.put(db, key, found, value, Meta { kind: Kind::String, raw: false, expire_at, clock: self.now_s() });
+        if found.is_none() {
+            self.events.push(Classes::NEW, "new", db, key.bytes);
+        }
     }
 
     /// Changes a string in place (an absent one starts empty) and keeps its expiry; the entry is `raw` afterwards.
@@ -304,6 +312,7 @@ impl Shard {
             let result = change(&mut value);
             let meta = Meta { kind: Kind::String, raw: true, expire_at: None, clock };
             self.put(db, key, None, NewValue::Owned(value), meta);
+            self.events.push(Classes::NEW, "new", db, key.bytes);
             return result;
         };
         let meta = Meta { raw: true, clock, ..self.entries.meta(old) };
@@ -350,7 +359,8 @@ impl Shard {
         Some(Detached { kind, value, expire_at, raw })
     }
 
-    /// Puts an entry in, replacing what was there. Counts as an access.
+    /// Puts an entry in, replacing what was there. Counts as an access. Whether that is news is for the caller to say: an
+    /// entry that another core had borrowed comes back in this way, too.
     pub fn attach(&mut self, db: usize, key: &Key, entry: Detached) {
         self.make_room();
         let found = self.live(db, key);
@@ -466,8 +476,10 @@ impl Shard {
             let Key { hash, partition, .. } = self.hasher.key(self.entries.key(handle));
             let local = self.local(partition);
             let db = (0..self.dbs.len()).find(|&db| self.dbs[db].place(local, hash, handle).is_some());
+            let db = db.expect("every entry lies in a table");
             self.counters.evicted += 1;
-            self.discard(db.expect("every entry lies in a table"), handle);
+            self.events.push(Classes::EVICTED, "evicted", db, self.entries.key(handle));
+            self.discard(db, handle);
         }
     }
 }

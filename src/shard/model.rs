@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::naive::{Naive, Seen};
-use super::{Effect, EntryRef, Expiry, NewValue, Shard};
+use super::{Classes, Effect, EntryRef, Expiry, NewValue, Shard};
 use crate::route::{Hasher, Key};
 
 const DATABASES: usize = 3;
@@ -95,6 +95,8 @@ impl Pair {
         let mut shard = Shard::with_reserve(PARTITIONS, DATABASES, hasher(), RESERVE_BYTES).unwrap();
         let mut naive = Naive::new(DATABASES);
         shard.effects.enable(true);
+        shard.events.enable(true);
+        shard.events.set_mask(Classes::parse("Kxe").unwrap());
         naive.effects.enable(true);
         let mut pair =
             Pair { shard, naive, hasher: hasher(), keys: keys(key_count), now_ms: 0, expired_ms: 0, steps: 0 };
@@ -140,7 +142,7 @@ impl Pair {
             _ => self.walk(random, db),
         }
         self.keys[index] = bytes;
-        assert!(self.shard.effects.drain().eq(self.naive.effects.drain()));
+        assert!(self.effects().into_iter().eq(self.naive.effects.drain()));
         if random.one_in(100) {
             self.compare_counters();
         }
@@ -230,7 +232,7 @@ impl Pair {
         while due(&self.shard) && pieces < pieces_max {
             let mut late = 0;
             self.shard.expire_due(|_| late += 1);
-            let effects: Vec<Effect> = self.shard.effects.drain().collect();
+            let effects = self.effects();
             assert_eq!(effects.len(), late);
             for effect in effects {
                 let key = self.hasher.key(&effect.args[1]);
@@ -263,9 +265,16 @@ impl Pair {
         assert!(sorted(expired) == sorted(dead));
     }
 
+    /// What the shard did by itself. Each effect is an expiry, of which its events tell, too.
+    fn effects(&mut self) -> Vec<Effect> {
+        let effects: Vec<Effect> = self.shard.effects.drain().collect();
+        assert_told(&mut self.shard, "expired", &effects);
+        effects
+    }
+
     /// Lets the model remove what the shard has removed in an order of its own choice: only expired keys.
     fn follow(&mut self, db: usize) -> Vec<Effect> {
-        let effects: Vec<Effect> = self.shard.effects.drain().collect();
+        let effects = self.effects();
         for effect in &effects {
             let key = self.hasher.key(&effect.args[1]);
             assert_eq!((effect.db as usize, effect.partition, &effect.args[0][..]), (db, key.partition, &b"DEL"[..]));
@@ -281,6 +290,12 @@ impl Pair {
             assert_eq!(self.shard.size(db), self.naive.size(db));
         }
     }
+}
+
+/// The shard has told exactly the removals in `effects`, as events called `name`.
+fn assert_told(shard: &mut Shard, name: &str, effects: &[Effect]) {
+    let told = shard.events.drain().map(|event| (event.name, event.db, event.key));
+    assert!(told.eq(effects.iter().map(|effect| (name, effect.db, effect.args[1].clone()))));
 }
 
 fn sorted(mut keys: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
@@ -389,6 +404,8 @@ fn without_address_space_writes_evict_and_say_so() {
     let hasher = hasher();
     let mut shard = Shard::with_reserve(PARTITIONS, DATABASES, hasher.clone(), 1 << 22).unwrap();
     shard.effects.enable(true);
+    shard.events.enable(true);
+    shard.events.set_mask(Classes::parse("Kxe").unwrap());
     let random = &mut Random(seed());
     let keys = keys(40_000);
     let mut written = 0;
@@ -409,6 +426,7 @@ fn without_address_space_writes_evict_and_say_so() {
     assert!(shard.counters.evicted > 1_000);
     let effects: Vec<Effect> = shard.effects.drain().collect();
     assert_eq!(effects.len() as u64, shard.counters.evicted);
+    assert_told(&mut shard, "evicted", &effects);
     for effect in effects {
         assert!(shard.peek(effect.db as usize, &hasher.key(&effect.args[1])).is_none());
     }

@@ -6,7 +6,7 @@ use super::super::number::parse_i64;
 use super::{Args, Ctx};
 use crate::resp::{Error, Reply, error::shown};
 use crate::route::Key;
-use crate::shard::UnixMs;
+use crate::shard::{Classes, UnixMs};
 
 /// Longest part of an unknown option that an error text repeats.
 const OPTION_SHOWN_BYTES_MAX: usize = 128;
@@ -96,11 +96,13 @@ fn set_expiry(
 pub fn expire_at(ctx: &mut Ctx, key: &Key, at: UnixMs) {
     if at <= ctx.now_ms() {
         ctx.remove(key);
+        ctx.event(Classes::GENERIC, "del", key);
         ctx.effect_is(&[b"DEL", key.bytes]);
         return;
     }
     ctx.shard.set_expiry(ctx.db, key, Some(at));
     ctx.changes += 1;
+    ctx.event(Classes::GENERIC, "expire", key);
     ctx.effect_is(&[b"PEXPIREAT", key.bytes, itoa::Buffer::new().format(at).as_bytes()]);
 }
 
@@ -116,6 +118,7 @@ pub fn persist_key(ctx: &mut Ctx, key: &Key) -> bool {
     if expires {
         ctx.shard.set_expiry(ctx.db, key, None);
         ctx.changes += 1;
+        ctx.event(Classes::GENERIC, "persist", key);
         ctx.effect_is(&[b"PERSIST", key.bytes]);
     }
     expires

@@ -9,7 +9,7 @@ use crate::command::number::parse_i64;
 use crate::command::{Args, Ctx};
 use crate::resp::{Error, Reply};
 use crate::route::Key;
-use crate::shard::{Expiry, UnixMs};
+use crate::shard::{Classes, Expiry, UnixMs};
 
 /// How an expiry is given.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -118,6 +118,7 @@ pub fn set(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     let key = ctx.key(args[1]);
     if args.len() == 3 {
         ctx.set_arg(&key, args, 2, Expiry::Never);
+        ctx.event(Classes::STRING, "set", &key);
         reply.ok();
         return Ok(());
     }
@@ -148,11 +149,13 @@ pub fn set(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
 /// Writes argument `index`; the effect is a SET without conditions and with an absolute expiry.
 fn store(ctx: &mut Ctx, key: &Key, args: Args, index: usize, expiry: Expiry) {
     ctx.set_arg(key, args, index, expiry);
+    ctx.event(Classes::STRING, "set", key);
     let value = args[index];
     match expiry {
         Expiry::Never => ctx.effect_is(&[b"SET", key.bytes, value]),
         Expiry::Keep => ctx.effect_is(&[b"SET", key.bytes, value, b"KEEPTTL"]),
         Expiry::At(ms) => {
+            ctx.event(Classes::GENERIC, "expire", key);
             let mut digits = itoa::Buffer::new();
             ctx.effect_is(&[b"SET", key.bytes, value, b"PXAT", digits.format(ms).as_bytes()]);
         }
