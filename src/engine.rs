@@ -82,7 +82,7 @@ pub struct Engine {
     /// How late keys were that expired without being looked at.
     expiry_lag: Latency,
     sampler: RateSampler,
-    /// When memory was last looked at, Unix ms; 0 before the first time.
+    /// When memory was last looked at, steady ms; 0 before the first time.
     memory_seen_ms: i64,
     /// Mapped bytes of the shard when the node was last told.
     mapped_noted_bytes: u64,
@@ -155,7 +155,7 @@ impl Engine {
             Err(unknown) => return Err(self.refuse_unknown(unknown, session, args)),
         };
         session.last_command = Some(row.id);
-        session.last_active_ms = self.shard.now_ms();
+        session.last_active_ms = self.shard.steady_ms();
         if !row.command.arity_ok(args.len()) {
             return Err(self.refuse(row, Error::Arity(row.full_name.clone())));
         }
@@ -181,7 +181,7 @@ impl Engine {
     #[cold]
     fn refuse_unknown(&mut self, unknown: Unknown, session: &Session, args: Args) -> Refusal {
         if args[0].eq_ignore_ascii_case(b"post") || args[0].eq_ignore_ascii_case(b"host:") {
-            if self.node.log_attack(self.shard.now_ms()) {
+            if self.node.log_attack(self.shard.steady_ms()) {
                 tracing::warn!(
                     client = session.addr,
                     "an HTTP request arrived where Redis commands are expected; somebody may be trying to attack this \
@@ -271,7 +271,7 @@ impl Engine {
             return Flow::Done;
         };
         let mark = reply.output().mark();
-        let now_ms = self.shard.now_ms();
+        let now_ms = self.shard.steady_ms();
         let result = run(&mut Home { session, engine: self, now_ms }, args, reply);
         let (flow, error) = match result {
             Ok(flow) => (flow, None),
@@ -293,7 +293,7 @@ impl Engine {
         reply: &mut Reply,
     ) -> Flow {
         let mark = reply.output().mark();
-        let now_ms = self.shard.now_ms();
+        let now_ms = self.shard.steady_ms();
         match finish(&mut Home { session, engine: self, now_ms }, answers, reply) {
             Ok(flow) => flow,
             Err(error) => {

@@ -74,7 +74,7 @@ pub struct NodeState {
     slowlog_id: AtomicU64,
     mapped_bytes: AtomicU64,
     memory_peak_bytes: AtomicU64,
-    /// Unix ms of the last warning about an HTTP client.
+    /// Steady ms of the last warning about an HTTP client.
     attack_logged_ms: AtomicI64,
 }
 

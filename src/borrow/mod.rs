@@ -17,7 +17,7 @@ use crate::command::{Answer, Args, Ask, Flow, Home, Owned, Session};
 use crate::engine::{Call, Engine, Origin};
 use crate::resp::{Error, Reply};
 use crate::route::CoreId;
-use crate::shard::Detached;
+use crate::shard::{Deadline, Detached};
 
 /// A key in a database.
 type Place = (u8, Vec<u8>);
@@ -60,7 +60,7 @@ fn run(
     reply: &mut Reply,
 ) -> Result<Flow, Error> {
     let engine = &mut *home.engine;
-    engine.scratch.set_now(engine.shard.now_ms());
+    engine.scratch.set_now(engine.shard.now());
     let mut before = BTreeMap::new();
     for ((_, places), answer) in places.iter().zip(answers) {
         let Answer::Entries(entries) = answer else { unreachable!("a loan is answered with entries") };
@@ -133,7 +133,7 @@ fn returns(
 #[derive(PartialEq)]
 struct Fingerprint {
     value: Arc<Vec<u8>>,
-    expire_at: Option<i64>,
+    expire_at: Option<Deadline>,
 }
 
 fn fingerprint(entry: &Detached) -> Fingerprint {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Args;
 use crate::route::{Hasher, Key};
-use crate::shard::{Classes, EntryRef, Expiry, NewValue, Shard, Str, UnixMs};
+use crate::shard::{Classes, EntryRef, Expiry, NewValue, Now, Shard, Str};
 
 /// Large arguments that arrived in vectors of their own, by argument position. A command that stores one shares the
 /// vector instead of copying it.
@@ -52,8 +52,8 @@ impl<'a> Ctx<'a> {
         }
     }
 
-    pub fn now_ms(&self) -> UnixMs {
-        self.shard.now_ms()
+    pub fn now(&self) -> Now {
+        self.shard.now()
     }
 
     /// The live entry of `key`, for a command that reads it.

@@ -17,13 +17,10 @@ use super::layout::{
     BIGKEY, Bytes, CLOCK_SHIFT, Form, HEADER_BYTES, Header, KIND_MASK, LARGE, RAW, TTL, Ttl, bytes_offset, charge,
     key_offset, same, value_offset,
 };
-use super::{Kind, NewValue, Str, UnixMs};
+use super::{Deadline, Kind, NewValue, Str};
 
 /// Values that the access clock can have.
 const CLOCK_VALUES: u32 = 1 << 24;
-
-/// How far a clock may be ahead of now before it counts as one that has wrapped, s: the wall clock may be set back.
-const CLOCK_AHEAD_S_MAX: u32 = 24 * 3600;
 
 /// A vector kept for the next change of a small value is at most this large, bytes.
 const SCRATCH_BYTES_MAX: usize = 64 * 1024;
@@ -33,7 +30,7 @@ const SCRATCH_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct Meta {
     pub kind: Kind,
     pub raw: bool,
-    pub expire_at: Option<UnixMs>,
+    pub expire_at: Option<Deadline>,
     /// Access clock: seconds, of which 24 bits are kept.
     pub clock: u32,
 }
@@ -159,7 +156,7 @@ impl Entries {
     }
 
     #[inline]
-    pub(super) fn expire_at(&self, handle: Handle) -> Option<UnixMs> {
+    pub(super) fn expire_at(&self, handle: Handle) -> Option<Deadline> {
         self.ttl(handle).map(|ttl| ttl.expire_at)
     }
 
@@ -190,11 +187,10 @@ impl Entries {
         header.word = header.word & ((1 << CLOCK_SHIFT) - 1) | now_s << CLOCK_SHIFT;
     }
 
-    /// Seconds from the access clock to `now_s`; 0 if it is ahead.
+    /// Seconds from the access clock to `now_s`.
     #[inline]
     pub(super) fn idle_s(&self, handle: Handle, now_s: u32) -> u32 {
-        let idle = now_s.wrapping_sub(self.header(handle).word >> CLOCK_SHIFT) % CLOCK_VALUES;
-        if idle >= CLOCK_VALUES - CLOCK_AHEAD_S_MAX { 0 } else { idle }
+        now_s.wrapping_sub(self.header(handle).word >> CLOCK_SHIFT) % CLOCK_VALUES
     }
 
     /// Bytes charged for the entry alone.
@@ -309,7 +305,7 @@ impl Entries {
         &mut self,
         handle: Handle,
         key: &[u8],
-        expire_at: Option<UnixMs>,
+        expire_at: Option<Deadline>,
     ) -> Result<Handle, HeapError> {
         let meta = Meta { expire_at, ..self.meta(handle) };
         match (self.ttl_mut(handle), expire_at) {
@@ -434,8 +430,13 @@ fn overwrite(old: &mut Bytes, value: NewValue) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::Clock;
 
-    fn meta(expire_at: Option<UnixMs>) -> Meta {
+    fn wall(ms: i64) -> Deadline {
+        Deadline::new(Clock::Wall, ms)
+    }
+
+    fn meta(expire_at: Option<Deadline>) -> Meta {
         Meta { kind: Kind::String, raw: false, expire_at, clock: 7 }
     }
 
@@ -446,7 +447,7 @@ mod tests {
         let mut made = Vec::new();
         for key_len in lengths {
             for value_len in lengths {
-                for expire_at in [None, Some(-5), Some(UnixMs::MAX)] {
+                for expire_at in [None, Some(wall(5)), Some(Deadline::new(Clock::Steady, i64::MAX))] {
                     let (key, value) = (vec![b'k'; key_len], vec![b'v'; value_len]);
                     let handle = entries.create(&key, NewValue::Bytes(&value), meta(expire_at)).unwrap();
                     made.push((handle, key, value, expire_at));
@@ -456,7 +457,7 @@ mod tests {
         for (i, (handle, key, value, expire_at)) in made.iter_mut().enumerate() {
             assert_eq!((entries.key(*handle), entries.value(*handle).bytes()), (&key[..], &value[..]));
             assert_eq!(entries.meta(*handle), meta(*expire_at));
-            *expire_at = [None, Some(9)][i % 2];
+            *expire_at = [None, Some(wall(9))][i % 2];
             *handle = entries.set_expire_at(*handle, key, *expire_at).unwrap();
             *value = vec![b'w'; lengths[i % lengths.len()]];
             let (moved, ()) = entries.modify(*handle, key, meta(*expire_at), |v| v.clone_from(value)).unwrap();
@@ -491,10 +492,10 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_wraps_and_may_be_set_back() {
+    fn the_clock_wraps() {
         let mut entries = Entries::new(1 << 26).unwrap();
         let handle = entries.create(b"a", NewValue::Bytes(b"b"), meta(None)).unwrap();
-        for (touched_s, now_s, idle_s) in [(100, 107, 7), (CLOCK_VALUES - 3, CLOCK_VALUES + 4, 7), (100, 90, 0)] {
+        for (touched_s, now_s, idle_s) in [(100, 107, 7), (100, 100, 0), (CLOCK_VALUES - 3, CLOCK_VALUES + 4, 7)] {
             entries.touch(handle, touched_s);
             assert_eq!(entries.idle_s(handle, now_s), idle_s);
             assert_eq!((entries.key(handle), entries.kind(handle)), (&b"a"[..], Kind::String));

@@ -1,7 +1,7 @@
 //! The shard: what one core owns of the keyspace.
 //!
 //! Only the owning core's thread ever touches a shard; nothing here locks, awaits, reads a clock or draws from a shared
-//! source of randomness. The time is set from outside once per turn ([`Shard::set_now`]).
+//! source of randomness. The time is set from outside once per turn ([`Shard::set_now`]), on two [clocks](clock).
 //!
 //! From the bottom up: [`heap`] deals out chunks of memory that are named by 32-bit handles, [`entry`] puts a key and
 //! its value into one chunk ([`layout`] says how), [`table`] finds the handle of a key's entry in one partition,
@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use crate::route::{Hasher, Key};
 
+pub mod clock;
 mod db;
 pub mod effect;
 mod entry;
@@ -35,6 +36,7 @@ mod table;
 mod walk;
 mod wheel;
 
+pub use clock::{Clock, Deadline, Now, SteadyMs};
 use db::Db;
 pub use effect::{Effect, Effects};
 use entry::{Entries, Meta};
@@ -53,8 +55,8 @@ pub enum Expiry {
     Keep,
     /// No expiry.
     Never,
-    /// Expire at this moment.
-    At(UnixMs),
+    /// Expire then.
+    At(Deadline),
 }
 
 /// Type of a value, as TYPE names it.
@@ -134,6 +136,7 @@ impl<'a> Str<'a> {
 pub struct EntryRef<'a> {
     pub kind: Kind,
     pub value: Str<'a>,
+    /// Unix time at which it expires, as the wall clock stands now.
     pub expire_at: Option<UnixMs>,
     /// Changed in place (APPEND, SETRANGE): OBJECT ENCODING says `raw`.
     pub raw: bool,
@@ -146,7 +149,7 @@ pub struct EntryRef<'a> {
 pub struct Detached {
     pub kind: Kind,
     pub value: Arc<Vec<u8>>,
-    pub expire_at: Option<UnixMs>,
+    pub expire_at: Option<Deadline>,
     pub raw: bool,
 }
 
@@ -174,14 +177,14 @@ const SLABS_LEFT_MIN: usize = 16;
 
 /// What one core owns of the keyspace.
 pub struct Shard {
-    now_ms: UnixMs,
+    now: Now,
     partitions: Range<u16>,
     hasher: Hasher,
     entries: Entries,
     dbs: Vec<Db>,
-    /// Lower bound of the moment at which a wheel has something to do.
-    next_expiry_ms: UnixMs,
-    /// The database whose wheel is the next to be looked at.
+    /// For each clock a lower bound of the moment at which a wheel has something to do.
+    next_expiry: [i64; 2],
+    /// The wheel that is the next to be looked at.
     expire_first: usize,
     pub counters: Counters,
     pub effects: Effects,
@@ -209,12 +212,12 @@ impl Shard {
         reserve_bytes: usize,
     ) -> Result<Self, HeapError> {
         Ok(Shard {
-            now_ms: 0,
+            now: Now::default(),
             dbs: (0..databases).map(|_| Db::new(partitions.len())).collect(),
             partitions,
             hasher,
             entries: Entries::new(reserve_bytes)?,
-            next_expiry_ms: NEVER_MS,
+            next_expiry: [NEVER_MS; 2],
             expire_first: 0,
             counters: Counters::default(),
             effects: Effects::default(),
@@ -222,12 +225,22 @@ impl Shard {
         })
     }
 
-    pub fn set_now(&mut self, now_ms: UnixMs) {
-        self.now_ms = now_ms;
+    pub fn set_now(&mut self, now: impl Into<Now>) {
+        self.now = now.into();
     }
 
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
+    /// The wall clock: for moments that clients see.
     pub fn now_ms(&self) -> UnixMs {
-        self.now_ms
+        self.now.wall_ms
+    }
+
+    /// The steady clock: for how long something takes.
+    pub fn steady_ms(&self) -> SteadyMs {
+        self.now.steady_ms
     }
 
     pub fn databases(&self) -> usize {
@@ -292,7 +305,7 @@ impl Shard {
         let expire_at = match expiry {
             Expiry::Keep => found.and_then(|(_, handle)| self.entries.expire_at(handle)),
             Expiry::Never => None,
-            Expiry::At(ms) => Some(ms),
+            Expiry::At(deadline) => Some(deadline),
         };
         self.put(db, key, found, value, Meta { kind: Kind::String, raw: false, expire_at, clock: self.now_s() });
         if found.is_none() {
@@ -331,7 +344,7 @@ impl Shard {
 
     /// Sets or clears the expiry of a live key; false if there is none. A moment in the past is stored as given: the
     /// caller decides whether that means removal.
-    pub fn set_expiry(&mut self, db: usize, key: &Key, at: Option<UnixMs>) -> bool {
+    pub fn set_expiry(&mut self, db: usize, key: &Key, at: Option<Deadline>) -> bool {
         self.make_room();
         let Some((place, old)) = self.live(db, key) else { return false };
         let before = self.disarm_unless(db, old, at);
@@ -393,10 +406,10 @@ impl Shard {
         self.entries.heap().free_slabs() < SLABS_LEFT_MIN
     }
 
-    /// The access clock's now, s.
+    /// The access clock's now, s: it runs steadily.
     #[inline]
     fn now_s(&self) -> u32 {
-        (self.now_ms / 1000) as u32
+        (self.now.steady_ms / 1000) as u32
     }
 
     /// Index of a partition among those of this shard.
@@ -423,7 +436,7 @@ impl Shard {
         EntryRef {
             kind: self.entries.kind(handle),
             value: self.entries.value(handle),
-            expire_at: self.entries.expire_at(handle),
+            expire_at: self.entries.expire_at(handle).map(|deadline| self.now.wall_of(deadline)),
             raw: self.entries.raw(handle),
             idle_s: self.entries.idle_s(handle, self.now_s()),
         }
@@ -435,7 +448,7 @@ impl Shard {
         let Some((place, old)) = found else {
             let handle = self.entries.create(key.bytes, value, meta).expect(ROOM);
             let local = self.local(key.partition);
-            self.dbs[db].insert(local, key.hash, handle, self.now_ms, &mut self.entries, &self.hasher);
+            self.dbs[db].insert(local, key.hash, handle, self.now, &mut self.entries, &self.hasher);
             self.expect_expiry(meta.expire_at);
             return;
         };
