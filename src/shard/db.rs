@@ -5,7 +5,7 @@
 //! the tables, and FLUSHDB drops both.
 //!
 //! Invariant: `keys` counts the entries in the tables; those of them that have an expiry are in the wheel of its clock;
-//! `bucket_bytes` is the sum of the tables' bytes.
+//! `bucket_bytes` is the sum of the tables' bytes. What tables and wheels take is part of [`Entries::index_bytes`].
 //!
 //! Owned by one core.
 
@@ -90,16 +90,31 @@ impl Db {
     ) {
         if self.tables.is_empty() {
             self.tables = (0..self.partitions).map(|_| Table::default()).collect();
+            entries.index_bytes += std::mem::size_of_val(&*self.tables);
         }
         let table = &mut self.tables[local];
         let before = table.bytes();
         table.insert(hash, handle, |h| hasher.hash(entries.key(h)), |h| entries.prefetch(h));
-        self.bucket_bytes = self.bucket_bytes - before + table.bytes();
+        let after = table.bytes();
+        self.charge(entries, before, after);
         self.keys += 1;
         if let Some(deadline) = entries.expire_at(handle) {
-            let clock = deadline.clock();
-            self.wheel_mut(clock).insert(entries, handle, now.of(clock));
+            self.arm(entries, handle, deadline.clock(), now);
         }
+    }
+
+    /// Puts an entry that expires by `clock` onto the wheel of that.
+    pub(super) fn arm(&mut self, entries: &mut Entries, handle: Handle, clock: Clock, now: Now) {
+        let wheel = &mut self.wheels[clock as usize];
+        let before = wheel.bytes();
+        wheel.insert(entries, handle, now.of(clock));
+        entries.index_bytes += wheel.bytes() - before;
+    }
+
+    #[inline]
+    fn charge(&mut self, entries: &mut Entries, before: usize, after: usize) {
+        self.bucket_bytes = self.bucket_bytes - before + after;
+        entries.index_bytes = entries.index_bytes - before + after;
     }
 
     /// Removes the entry `handle` at `place`, and its expiry; the entry itself stays.
@@ -115,7 +130,8 @@ impl Db {
         let table = &mut self.tables[local];
         let before = table.bytes();
         table.remove(place, hash, |h| hasher.hash(entries.key(h)), |h| entries.prefetch(h));
-        self.bucket_bytes = self.bucket_bytes - before + table.bytes();
+        let after = table.bytes();
+        self.charge(entries, before, after);
         self.keys -= 1;
         if let Some(deadline) = entries.expire_at(handle) {
             self.wheel_mut(deadline.clock()).remove(entries, handle);

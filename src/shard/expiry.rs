@@ -90,7 +90,7 @@ impl Shard {
         }
     }
 
-    /// Tells table and wheel about an entry that was at `old`, lies at `new` now, and was to expire at `before`.
+    /// Tells table, wheel and eviction about an entry that was at `old`, lies at `new` now, and was to expire at `before`.
     #[inline]
     pub(super) fn settle(
         &mut self,
@@ -104,9 +104,10 @@ impl Shard {
             let local = self.local(key.partition);
             self.dbs[db].set_handle(local, place, new);
         }
+        self.evictor.settle(&mut self.entries, [old, new]);
         let Some(at) = self.entries.expire_at(new) else { return };
         if before != Some(at) {
-            self.dbs[db].wheel_mut(at.clock()).insert(&mut self.entries, new, self.now.of(at.clock()));
+            self.dbs[db].arm(&mut self.entries, new, at.clock(), self.now);
             self.expect_expiry(Some(at));
         } else if new != old {
             self.dbs[db].wheel_mut(at.clock()).moved(&mut self.entries, new);
