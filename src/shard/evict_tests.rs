@@ -46,7 +46,9 @@ fn evict_one(shard: &mut Shard) -> Option<(usize, Vec<u8>)> {
     let made = shard.make_way(0);
     shard.set_limit(None);
     let mut effects: Vec<_> = shard.effects.drain().collect();
-    assert_eq!(made, effects.len() == 1);
+    assert_eq!(made, !effects.is_empty());
+    // The memory of S3-FIFO may grow while it searches.
+    assert!(effects.len() <= 1 || shard.policy().rule == Rule::S3Fifo);
     let effect = effects.pop()?;
     assert_eq!(effect.args[0], b"DEL");
     Some((effect.db as usize, effect.args[1].clone()))
