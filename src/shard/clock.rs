@@ -120,6 +120,17 @@ impl std::fmt::Debug for Deadline {
     }
 }
 
+/// What SET and its relatives do about the expiry of the key they write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Leave it as it is.
+    Keep,
+    /// No expiry.
+    Never,
+    /// Expire then.
+    At(Deadline),
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -46,7 +46,7 @@ mod usage;
 mod walk;
 mod wheel;
 
-pub use clock::{Clock, Deadline, Now, SteadyMs};
+pub use clock::{Clock, Deadline, Expiry, Now, SteadyMs};
 use db::Db;
 pub use effect::{Effect, Effects};
 use entry::{Entries, Meta};
@@ -62,17 +62,6 @@ use walk::Flushed;
 
 /// Unix time in milliseconds.
 pub type UnixMs = i64;
-
-/// What SET and its relatives do about the expiry of the key they write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expiry {
-    /// Leave it as it is.
-    Keep,
-    /// No expiry.
-    Never,
-    /// Expire then.
-    At(Deadline),
-}
 
 /// Type of a value, as TYPE names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
