@@ -83,7 +83,7 @@ pub struct Engine {
     /// How late keys were that expired without being looked at.
     expiry_lag: Latency,
     sampler: RateSampler,
-    /// When memory was last looked at, Unix ms; 0 before the first time.
+    /// When memory was last looked at, steady ms; 0 before the first time.
     memory_seen_ms: i64,
     pub slowlog: VecDeque<SlowlogEntry>,
     /// Commands that take at least so long are logged; `u64::MAX` is never.
@@ -104,7 +104,8 @@ impl Engine {
     pub fn of_node(router: Router, hasher: Hasher, node: Arc<NodeState>, seed: u64) -> Self {
         let configured = node.config.latest();
         let config = configured.config;
-        let shard = Shard::new(router.range_of(router.me()), config.databases, hasher.clone());
+        let mut shard = Shard::new(router.range_of(router.me()), config.databases, hasher.clone());
+        shard.events.set_mask(config.notify_keyspace_events);
         let scratch = Shard::new(0..router.partitions(), config.databases, hasher.clone());
         let clock = quanta::Clock::new();
         let tick = clock.raw();
@@ -172,7 +173,7 @@ impl Engine {
             Err(unknown) => return Err(self.refuse_unknown(unknown, session, args)),
         };
         session.last_command = Some(row.id);
-        session.last_active_ms = self.shard.now_ms();
+        session.last_active_ms = self.shard.steady_ms();
         if !row.command.arity_ok(args.len()) {
             return Err(self.refuse(row, Error::Arity(row.full_name.clone())));
         }
@@ -198,7 +199,7 @@ impl Engine {
     #[cold]
     fn refuse_unknown(&mut self, unknown: Unknown, session: &Session, args: Args) -> Refusal {
         if args[0].eq_ignore_ascii_case(b"post") || args[0].eq_ignore_ascii_case(b"host:") {
-            if self.node.log_attack(self.shard.now_ms()) {
+            if self.node.log_attack(self.shard.steady_ms()) {
                 tracing::warn!(
                     client = session.addr,
                     "an HTTP request arrived where Redis commands are expected; somebody may be trying to attack this \
@@ -321,7 +322,7 @@ impl Engine {
             return Flow::Done;
         };
         let mark = reply.output().mark();
-        let now_ms = self.shard.now_ms();
+        let now_ms = self.shard.steady_ms();
         let result = run(&mut Home { session, engine: self, now_ms }, args, reply);
         let (flow, result) = match result {
             Ok(flow) => (flow, Ok(())),
@@ -343,7 +344,7 @@ impl Engine {
         reply: &mut Reply,
     ) -> Flow {
         let mark = reply.output().mark();
-        let now_ms = self.shard.now_ms();
+        let now_ms = self.shard.steady_ms();
         match finish(&mut Home { session, engine: self, now_ms }, answers, reply) {
             Ok(flow) => flow,
             Err(error) => {
@@ -490,6 +491,7 @@ impl Engine {
                 if configured.number > self.config_number {
                     self.config_number = configured.number;
                     self.slow_nanos_min = slow_nanos_min(&configured.config);
+                    self.shard.events.set_mask(configured.config.notify_keyspace_events);
                     let before = std::mem::replace(&mut self.config, configured.config);
                     if memory_config(&before) != memory_config(&self.config) {
                         self.apply_memory_config(before.maxmemory_bytes);

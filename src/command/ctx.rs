@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Args;
 use crate::route::{Hasher, Key};
-use crate::shard::{EntryRef, Expiry, NewValue, Shard, Str, UnixMs};
+use crate::shard::{Classes, EntryRef, Expiry, NewValue, Now, Shard, Str};
 
 /// Large arguments that arrived in vectors of their own, by argument position. A command that stores one shares the
 /// vector instead of copying it.
@@ -68,8 +68,8 @@ impl<'a> Ctx<'a> {
         }
     }
 
-    pub fn now_ms(&self) -> UnixMs {
-        self.shard.now_ms()
+    pub fn now(&self) -> Now {
+        self.shard.now()
     }
 
     /// The live entry of `key`, for a command that reads it.
@@ -113,6 +113,12 @@ impl<'a> Ctx<'a> {
         let removed = self.shard.remove(self.db, key);
         self.changes += removed as u64;
         removed
+    }
+
+    /// Tells those who want to know that `name`, an event of `class`, happened to `key`.
+    #[inline]
+    pub fn event(&mut self, class: Classes, name: &'static str, key: &Key) {
+        self.shard.events.push(class, name, self.db, key.bytes);
     }
 
     /// Logs `args` instead of the command as it was sent.

@@ -78,7 +78,7 @@ const VALUES: &[(&str, &[(&str, &str)])] = &[
         &[("allkeys-lru", "allkeys-lru"), ("allkeys-s3fifo", "allkeys-s3fifo"), ("volatile-ttl", "volatile-ttl")],
     ),
     ("maxmemory-samples", &[("10", "10")]),
-    ("notify-keyspace-events", &[("", "")]),
+    ("notify-keyspace-events", &[("KEA", "AKE"), ("mnxK", "xnKm"), ("", "")]),
     ("partitions", &[("1", "1"), ("16384", "16384")]),
     ("pidfile", &[("/run/keyloom.pid", "/run/keyloom.pid")]),
     ("port", &[("0", "0"), ("7000", "7000")]),

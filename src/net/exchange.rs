@@ -34,7 +34,7 @@ impl Pump {
         while received < limits::TURN_MESSAGES {
             let Some((from, message)) = self.mesh.pop() else { break };
             if received == 0 {
-                self.engine.shard.set_now(super::pump::unix_ms());
+                self.engine.shard.set_now(self.clock.now());
             }
             received += 1;
             self.handle(from as CoreId, message);

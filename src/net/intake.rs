@@ -40,7 +40,7 @@ impl Pump {
             (1.., Some(buffer)) if !connection.dead => {
                 // SAFETY: buffers are recycled at the end of the turn, when the window is empty.
                 let bytes = unsafe { self.ring.received(buffer, completion.result as usize) };
-                connection.session.last_active_ms = self.engine.shard.now_ms();
+                connection.session.last_active_ms = self.engine.shard.steady_ms();
                 self.engine.net.input_bytes += bytes.len() as u64;
                 self.engine.net.reads += 1;
                 match self.service {
