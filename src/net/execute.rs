@@ -54,6 +54,9 @@ impl Pump {
         };
         requests().for_each(|(db, key)| shard.prefetch_bucket(db, &key));
         requests().for_each(|(db, key)| shard.prefetch_entry(db, &key));
+        if shard.orders_accesses() {
+            requests().for_each(|(db, key)| shard.prefetch_order(db, &key));
+        }
     }
 
     /// Removes what was executed from the input buffers that the window pointed into.
