@@ -1,7 +1,7 @@
 //! The window: the requests that are parsed and not executed yet.
 //!
-//! Parsing several requests before executing any of them lets their cache misses overlap: each request's bucket is
-//! prefetched when it is parsed, each entry when the window starts to run.
+//! Parsing several requests before executing any of them lets their cache misses overlap: when the window starts to run,
+//! first all buckets and then all entries are prefetched.
 //!
 //! Requests point at their arguments where these lie: in receive buffers, in the input buffers of connections, in
 //! batches from other cores. That is what the lifetime `'static` stands for here; it is a promise, not a fact.
