@@ -187,12 +187,16 @@ impl Evictor {
         }
     }
 
+    /// Whether an access moves an entry in a list, and so writes to its neighbours.
+    #[inline]
+    pub(super) fn moves_at_access(&self) -> bool {
+        matches!(self.rule, Rule::Lru | Rule::Lfu)
+    }
+
     /// Starts to load what [`Evictor::touch`] will write besides the entry itself.
     #[inline]
     pub(super) fn prefetch_touch(&self, entries: &Entries, handle: Handle) {
-        if matches!(self.rule, Rule::Lru | Rule::Lfu) {
-            self.lists.prefetch_neighbours(entries, handle);
-        }
+        self.lists.prefetch_neighbours(entries, handle);
     }
 
     /// Puts an entry that is on no list onto the one of its usage, if it is a candidate.

@@ -278,6 +278,24 @@ impl Shard {
         }
     }
 
+    /// Whether an access writes to other entries than its own, which [`Shard::prefetch_order`] loads.
+    #[inline]
+    pub fn orders_accesses(&self) -> bool {
+        self.evictor.moves_at_access()
+    }
+
+    /// Starts to load the neighbours of the entry of `key` in the order of eviction; worth it some hundred cycles after
+    /// [`Shard::prefetch_entry`].
+    #[inline]
+    pub fn prefetch_order(&self, db: usize, key: &Key) {
+        if let Some(table) = self.dbs[db].table(self.local(key.partition)) {
+            let candidate = table.candidate(key.hash);
+            if candidate != Handle::NONE {
+                self.evictor.prefetch_touch(&self.entries, candidate);
+            }
+        }
+    }
+
     /// The live entry of `key`; counts a hit or a miss (and tells of it) and, if `touch`, an access.
     #[inline]
     pub fn read(&mut self, db: usize, key: &Key, touch: bool) -> Option<EntryRef<'_>> {

@@ -122,7 +122,12 @@ impl Shard {
         if !self.flushed.is_empty() {
             return self.free_flushed(1) || self.free_one();
         }
-        let victim = self.victim();
+        let mut victim = self.victim();
+        // While the policy changes, the next victim may not be on a list yet.
+        while victim.is_none() && self.evictor.phase() != Phase::Steady {
+            self.rank(TURN_RANKED_MAX);
+            victim = self.victim();
+        }
         self.pressure.exhausted = victim.is_none();
         let Some((db, handle)) = victim else { return false };
         self.evict(db, handle);
