@@ -12,6 +12,8 @@
 //! say in this turn: [`Now::wall_of`]. It changes when the wall clock is set, as the same duration then ends at another
 //! time of day.
 //!
+//! An effect names a moment and not its clock: where it is replayed, the end of a duration is a moment of the wall clock.
+//!
 //! Why not put all deadlines on the steady clock, and move those of the wall clock when that is set? Because a step would
 //! then touch every one of them, while their owner waits. A wheel for each clock ([`super::wheel`]) needs no such work
 //! when the clock is set ahead, and does it in pieces when it is set back.
