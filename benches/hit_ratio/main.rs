@@ -217,7 +217,7 @@ impl Job {
     }
 }
 
-/// Makes all runs, some at the same time.
+/// Makes all runs, many at the same time; the result is in the order of the jobs.
 fn run_all(options: &Options, jobs: &[Job]) -> Vec<Run> {
     let cpus = std::thread::available_parallelism().map_or(1, |count| count.get());
     let (next, runs) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -225,15 +225,19 @@ fn run_all(options: &Options, jobs: &[Job]) -> Vec<Run> {
         for worker in 0..options.jobs.unwrap_or(cpus * JOBS_PER_CPU).max(1) {
             let (next, runs) = (&next, &runs);
             scope.spawn(move || {
-                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(job) = jobs.get(index) else { break };
                     let outcome = job.run(options, worker % cpus);
                     let run = Run { server: job.program.name, policy: job.policy, trace: job.spec.name, outcome };
-                    runs.lock().unwrap_or_else(|broken| broken.into_inner()).push(run);
+                    runs.lock().unwrap_or_else(|broken| broken.into_inner()).push((index, run));
                 }
             });
         }
     });
-    runs.into_inner().unwrap_or_else(|broken| broken.into_inner())
+    let mut runs = runs.into_inner().unwrap_or_else(|broken| broken.into_inner());
+    runs.sort_by_key(|run| run.0);
+    runs.into_iter().map(|run| run.1).collect()
 }
 
 /// What a reader should know about the runs beyond their hit ratios, each thing once.
