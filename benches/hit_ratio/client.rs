@@ -1,8 +1,8 @@
-//! A client that uses a server as a cache does: it asks for a key, and if the key is missing, makes the value and sets it.
+//! A client of a cache: it asks for a key, and if the key is missing, makes the value and sets it.
 //!
-//! Requests are pipelined: the GETs of [`BATCH`] requests travel together, and the SETs of their misses with the GETs of
-//! the next batch. A key that is missing and asked for twice within a batch is two misses, as it is with clients that do
-//! not know of each other.
+//! Requests are pipelined: the GETs of [`BATCH`] requests travel together, and the SETs of their misses with the GETs
+//! of the next batch. A key that is missing and asked for twice within a batch is two misses, as it is with clients that
+//! do not know of each other.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

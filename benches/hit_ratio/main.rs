@@ -10,23 +10,23 @@
 //! Each run starts a server of its own, on a free port, with `--maxmemory` and `--maxmemory-policy`. Servers count
 //! different things as their memory before the first key, so the limit is what the server itself says it uses when
 //! empty (`used_memory` of INFO), plus `--memory`. From then on all are charged for what they make of the same keys: a
-//! server that needs less for each holds more of them. The column "keys held" says how many.
+//! server that needs less for each holds more of them. The column "keys held" says how many at most.
 //!
 //! The cache is filled by setting all keys once, without regard to popularity; then requests follow a trace: first some
-//! that are not counted, to let the policy learn, then those that are. A request is a GET; on a miss, a SET of a value of 64 to 500 bytes, whose size
-//! depends on the key. The client pipelines as [`client`] describes. Traces are seeded and the same for all servers;
-//! [`traces`] says what they are. Hit ratios are hits by counted requests.
+//! that are not counted, to let the policy learn, then those that are. A request is a GET; on a miss, a SET of a value
+//! of 64 to 500 bytes, whose size depends on the key. The client pipelines as [`client`] describes. Traces are seeded
+//! and the same for all servers; [`traces`] says what they are. Hit ratios are hits by counted requests.
 //!
 //! For the policies `volatile-*` each SET gives an expiry, always of the same far future. All keys are candidates then,
-//! and volatile-ttl, which removes the one that expires first, is first-in first-out. Under noeviction, SETs are refused
-//! once memory is full, and the client goes on.
+//! and volatile-ttl, which removes the one that expires first, is first-in first-out. Under noeviction, SETs are
+//! refused once memory is full, and the client goes on.
 //!
 //! # Time
 //!
 //! Hit ratios hardly depend on speed, with two exceptions. Redis and Valkey note the time of an access in whole seconds
 //! (`LRU_CLOCK_RESOLUTION`): a cache that is turned over within one of them is evicted at random, whatever the policy's
-//! name. So many runs share each CPU, by which one takes half a minute instead of seconds. And their LFU counters decay by
-//! the minute, which this does not show.
+//! name. So many runs share each CPU, by which one takes half a minute instead of seconds. And their LFU counters decay
+//! by the minute, which this does not show.
 
 mod client;
 mod report;
@@ -41,8 +41,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use clap::Parser;
 
 use client::{BATCH, Mode};
-use servers::{Limit, Program, Server};
-use traces::{Spec, Trace};
+use servers::{Limit, NO_EVICTION, Program, Server};
+use traces::{POPULATION_MAX, Spec, Trace};
 
 /// What an entry takes in these servers, about: it scales those traces that depend on how much fits.
 const ENTRY_BYTES: u64 = 360;
@@ -65,7 +65,7 @@ struct Options {
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     memory: u64,
     /// Keys that can come again
-    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1000..=traces::POPULATION_MAX))]
+    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1000..=POPULATION_MAX))]
     keys: u64,
     /// Requests that are not counted
     #[arg(long, default_value_t = 400_000)]
@@ -197,7 +197,7 @@ impl Job {
 
     /// Fills the cache, asks as the trace says, and counts the hits.
     fn drive(&self, server: &Server, options: &Options) -> std::io::Result<u64> {
-        let mode = Mode { expiring: self.policy.starts_with("volatile-"), refusable: self.policy == "noeviction" };
+        let mode = Mode { expiring: self.policy.starts_with("volatile-"), refusable: self.policy == NO_EVICTION };
         let mut client = server.connect()?;
         client.fill(0..self.spec.population, mode)?;
         let mut trace = Trace::new(&self.spec, options.seed);

@@ -8,6 +8,7 @@ use plotters::coord::Shift;
 use plotters::coord::combinators::BindKeyPoints;
 use plotters::prelude::*;
 
+use crate::servers::NO_EVICTION;
 use crate::{Outcome, Run};
 
 /// Width of the picture, and what a panel is high beyond its rows, pixels.
@@ -62,9 +63,11 @@ pub fn markdown(runs: &[Run], traces: &[&str]) -> String {
     text
 }
 
-/// Draws dots over hit ratios: a panel for each trace, a row for each policy, a colour for each server.
+/// Draws dots over hit ratios: a panel for each trace, a row for each policy, a colour for each server. Without
+/// [`NO_EVICTION`], which is so far off that it would hide how the others differ.
 pub fn draw(path: &Path, runs: &[Run], traces: &[&str]) -> Result<(), Box<dyn Error>> {
-    let (policies, servers) = (distinct(runs, |run| run.policy), distinct(runs, |run| run.server));
+    let (mut policies, servers) = (distinct(runs, |run| run.policy), distinct(runs, |run| run.server));
+    policies.retain(|policy| *policy != NO_EVICTION);
     let panel_height = PANEL_FRAME_HEIGHT + ROW_HEIGHT * policies.len() as u32;
     let rows = traces.len().div_ceil(COLUMNS).max(1);
     let root = SVGBackend::new(path, (WIDTH, TITLE_HEIGHT + panel_height * rows as u32)).into_drawing_area();

@@ -21,8 +21,9 @@ const POLICIES: [&str; 8] = [
     "volatile-lfu",
     "volatile-random",
     "volatile-ttl",
-    "noeviction",
+    NO_EVICTION,
 ];
+pub const NO_EVICTION: &str = "noeviction";
 const KEYLOOM_POLICY: &str = "allkeys-s3fifo";
 
 /// A server program.

@@ -31,7 +31,8 @@ pub struct Spec {
 const SHIFT_PARTS: u64 = 4;
 /// Distance between the old and the new key of a moved rank, as a divisor of the population.
 const SHIFT_STEP_DIVISOR: u64 = 7;
-/// A prime larger than any population. Multiplying by it modulo the population permutes the keys and spreads neighbours.
+/// A prime larger than any population: multiplying by it modulo the population permutes the keys, and spreads
+/// neighbours.
 const SPREAD: u64 = 2_654_435_761;
 /// Largest population: products with [`SPREAD`] stay below 2^64.
 pub const POPULATION_MAX: u64 = 1 << 31;

@@ -77,19 +77,6 @@ def arguments():
     return options
 
 
-def chosen_kinds(options):
-    makers = {"keyloom": lambda: servers.keyloom(options.keyloom), "redis": servers.redis, "valkey": servers.valkey}
-    kinds = []
-    for name in options.only:
-        try:
-            kinds.append(makers[name]())
-        except Failure as failure:
-            print(f"without {name}: {failure}")
-    for kind in kinds:
-        print(f"{kind.name:10}{kind.version()}")
-    return kinds
-
-
 def requests_for(options, pipeline):
     requests = REQUESTS.get(pipeline, min(REQUESTS[1] * pipeline, REQUESTS[16]))
     return requests // QUICK_DIVISOR if options.quick else requests
@@ -163,8 +150,8 @@ def mixed_values(kind, options):
         for batch in range(sets // MIXED_BATCH):
             requests = []
             for _ in range(MIXED_BATCH):
-                exponent = draw.uniform(math.log(MIXED_BYTES_MIN), math.log(MIXED_BYTES_MAX))
-                requests.append(kind.set_request(b"memtier-%d" % draw.randrange(keys), filler[:int(math.exp(exponent))]))
+                value_bytes = int(math.exp(draw.uniform(math.log(MIXED_BYTES_MIN), math.log(MIXED_BYTES_MAX))))
+                requests.append(kind.set_request(b"memtier-%d" % draw.randrange(keys), filler[:value_bytes]))
             client.sendall(b"".join(requests))
             servers.expect(client, kind.set_reply * MIXED_BATCH, f"{kind.name} refuses a SET")
             if batch % (sets // MIXED_BATCH // MIXED_SAMPLES + 1) == 0:
@@ -190,7 +177,7 @@ def main():
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options, complaints = arguments(), []
     try:
-        kinds = chosen_kinds(options)
+        kinds = servers.find_all(options.only, options.keyloom)
         if not options.no_throughput:
             throughput(kinds, options, complaints)
         if not options.no_memory:

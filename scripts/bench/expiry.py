@@ -4,9 +4,10 @@ A million keys that nobody looks at expire: spread over a minute, or all within 
 sends GETs and SETs of other keys at a steady rate (open loop), a new run each second, so that the latencies of each
 second are known for themselves; times count from when a request was due.
 
-"lag" is from a key's deadline until it is gone, seen from outside by polling `expired_keys` of INFO: the n-th removal is
-taken for that of the key with the n-th deadline, so a server that removes keys out of order is told a lag that is right
-on average. It is exact to the time between two polls. "own figures" are those that keyloom publishes.
+"lag" is from a key's deadline until it is gone, seen from outside by polling `expired_keys` of INFO: the n-th removal
+is taken for that of the key with the n-th deadline, so of a server that removes keys out of order only the average is
+right. It is exact to the time between two polls. "own figures" are those that keyloom publishes.
+
 At the end, DBSIZE must be the number of the other keys: a key that is forgotten counts as a failure.
 """
 
@@ -196,25 +197,12 @@ def measure(kind, options, span_s):
         print(f"{'':10}none forgotten: DBSIZE is {LIVE.count}", flush=True)
 
 
-def chosen_kinds(options):
-    makers = {"keyloom": lambda: servers.keyloom(options.keyloom), "redis": servers.redis, "valkey": servers.valkey}
-    kinds = []
-    for name in options.only:
-        try:
-            kinds.append(makers[name]())
-        except Failure as failure:
-            print(f"without {name}: {failure}")
-    for kind in kinds:
-        print(f"{kind.name:10}{kind.version()}")
-    return kinds
-
-
 def main():
     # SIGTERM unwinds like Ctrl-C, so that no server is left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options, complaints = arguments(), []
     try:
-        kinds = chosen_kinds(options)
+        kinds = servers.find_all(options.only, options.keyloom)
         for span_s in options.seconds:
             print(f"\n{options.keys} keys expire within {span_s} s; {options.rate} other requests per second")
             for kind in kinds:

@@ -162,18 +162,6 @@ def shifted(filling):
 STATES = {"filled": filled, "ttl": with_ttl, "evicted": evicted, "replaced": replaced, "shifted": shifted}
 
 
-def chosen_kinds(options):
-    makers = {"keyloom": lambda: servers.keyloom(options.keyloom), "redis": servers.redis, "valkey": servers.valkey,
-              "memcached": servers.memcached}
-    kinds = []
-    for server_name in options.only:
-        try:
-            kinds.append(makers[server_name]())
-        except Failure as failure:
-            print(f"without {server_name}: {failure}")
-    return kinds
-
-
 def report(kind, state, live_bytes, empty, usage):
     used = (usage.used_bytes - empty.used_bytes - live_bytes) / usage.keys
     resident_bytes = usage.resident_bytes - empty.resident_bytes
@@ -183,9 +171,7 @@ def report(kind, state, live_bytes, empty, usage):
 
 def measure(options):
     complaints = []
-    kinds = chosen_kinds(options)
-    for kind in kinds:
-        print(f"{kind.name:11}{kind.version()}")
+    kinds = servers.find_all(options.only, options.keyloom)
     print(f"\n{'':12}{'':11}{'keys':>9}{'live/key':>9}{'used':>9}{'RSS':>9}{'RSS/live':>10}")
     for state in options.states:
         for kind in kinds:

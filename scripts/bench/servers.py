@@ -210,6 +210,25 @@ def program(name):
     return found
 
 
+def find(name, own_binary):
+    """The server program of that name."""
+    if name in ("keyloom", "floor"):
+        return {"keyloom": keyloom, "floor": floor}[name](own_binary)
+    return {"redis": redis, "valkey": valkey, "memcached": memcached}[name]()
+
+
+def find_all(names, own_binary):
+    """The server programs of these names, shown with their versions. Those that are missing are named."""
+    kinds = []
+    for name in names:
+        try:
+            kinds.append(find(name, own_binary))
+            print(f"{name:11}{kinds[-1].version()}")
+        except Failure as failure:
+            print(f"without {name}: {failure}")
+    return kinds
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
