@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod borrow;
+pub mod budget;
 pub mod command;
 pub mod config;
 pub mod engine;

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use crate::budget::Budget;
 use crate::config::Config;
+use crate::mesh::EXECUTORS_MAX;
 
 /// The version of Redis whose commands and replies are spoken; clients choose their behaviour by it.
 pub const REDIS_VERSION: &str = "7.4.0";
@@ -72,7 +74,8 @@ pub struct NodeState {
     pub started: Instant,
     startup_bytes: AtomicU64,
     slowlog_id: AtomicU64,
-    mapped_bytes: AtomicU64,
+    /// The division of maxmemory between the cores.
+    pub budget: Budget,
     memory_peak_bytes: AtomicU64,
     /// Unix ms of the last warning about an HTTP client.
     attack_logged_ms: AtomicI64,
@@ -89,7 +92,7 @@ impl NodeState {
             started: Instant::now(),
             startup_bytes: AtomicU64::new(0),
             slowlog_id: AtomicU64::new(0),
-            mapped_bytes: AtomicU64::new(0),
+            budget: Budget::new(EXECUTORS_MAX),
             memory_peak_bytes: AtomicU64::new(0),
             attack_logged_ms: AtomicI64::new(0),
         }
@@ -108,12 +111,6 @@ impl NodeState {
     /// Allocated bytes when the cores had started.
     pub fn startup_bytes(&self) -> u64 {
         self.startup_bytes.load(Ordering::Relaxed)
-    }
-
-    /// A core has mapped `now` bytes for entries, after `before` when it last said so; returns the sum of all cores.
-    pub fn note_mapped(&self, before: u64, now: u64) -> u64 {
-        let change = now.wrapping_sub(before);
-        self.mapped_bytes.fetch_add(change, Ordering::Relaxed).wrapping_add(change)
     }
 
     /// Notes how much memory is in use and returns the most there ever was.

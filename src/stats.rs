@@ -254,8 +254,11 @@ pub struct Snapshot {
     pub counters: Counters,
     /// Bytes charged to the keyspace.
     pub memory: usize,
-    /// The part of `memory` that is mapped and unknown to the allocator.
+    /// The part of `memory` that the allocator does not know, and how much is mapped for it.
+    pub heap_bytes: usize,
     pub mapped_bytes: usize,
+    /// The core's share of maxmemory; 0 without a limit.
+    pub share_bytes: usize,
     /// Failed AUTH and HELLO AUTH.
     pub auth_failures: u64,
     pub slowlog_len: usize,
@@ -286,7 +289,9 @@ impl Snapshot {
         self.counters.evicted += other.counters.evicted;
         self.counters.expire_cap_reached += other.counters.expire_cap_reached;
         self.memory += other.memory;
+        self.heap_bytes += other.heap_bytes;
         self.mapped_bytes += other.mapped_bytes;
+        self.share_bytes += other.share_bytes;
         self.auth_failures += other.auth_failures;
         self.slowlog_len += other.slowlog_len;
         self.rates.ops += other.rates.ops;

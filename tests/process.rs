@@ -77,8 +77,8 @@ fn bad_values() {
         "command line: 'loglevel loud': argument(s) must be one of the following: debug, verbose, notice, warning"
     );
     assert_eq!(
-        refused(&["--maxmemory", "1gb"]),
-        "command line: 'maxmemory 1gb': a memory limit is not supported yet, only 0 (none) is"
+        refused(&["--maxmemory", "lots"]),
+        "command line: 'maxmemory lots': argument must be a memory value"
     );
     assert_eq!(
         refused(&["--appendonly", "yes"]),

@@ -79,9 +79,11 @@ static PER_CORE: &[PerCore] = &[
     }),
     ("keyloom_evicted_keys_total", "counter", "Keys removed to free memory.", |s| s.counters.evicted as f64),
     ("keyloom_keyspace_memory_bytes", "gauge", "Memory charged to keys and values.", |s| s.memory as f64),
-    ("keyloom_keyspace_mapped_bytes", "gauge", "The part of it that does not come from the allocator.", |s| {
-        s.mapped_bytes as f64
+    ("keyloom_keyspace_heap_bytes", "gauge", "The part of it that does not come from the allocator.", |s| {
+        s.heap_bytes as f64
     }),
+    ("keyloom_keyspace_mapped_bytes", "gauge", "Memory mapped for that part.", |s| s.mapped_bytes as f64),
+    ("keyloom_memory_share_bytes", "gauge", "The core's share of maxmemory; 0 is no limit.", |s| s.share_bytes as f64),
     ("keyloom_slowlog_length", "gauge", "Slow commands kept.", |s| s.slowlog_len as f64),
 ];
 

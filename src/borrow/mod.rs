@@ -59,7 +59,11 @@ fn run(
     answers: Vec<Answer>,
     reply: &mut Reply,
 ) -> Result<Flow, Error> {
+    let arg_slices: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
     let engine = &mut *home.engine;
+    if !engine.make_way(row, &arg_slices) {
+        return Err(Error::OutOfMemory);
+    }
     engine.scratch.set_now(engine.shard.now_ms());
     let mut before = BTreeMap::new();
     for ((_, places), answer) in places.iter().zip(answers) {
@@ -70,7 +74,6 @@ fn run(
             engine.scratch.attach(*db as usize, &engine.hasher.key(key), entry);
         }
     }
-    let arg_slices: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
     std::mem::swap(&mut engine.shard, &mut engine.scratch);
     let call = Call {
         row,

@@ -66,7 +66,7 @@ fn info(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> 
     let sections: Vec<&Section> = SECTIONS.iter().filter(|section| wanted(section)).collect();
     Ok(home.ask_all(Ask::Snapshot, move |home, answers, reply| {
         let (sum, process) = (merged(answers), Process::read());
-        let used_bytes = process.allocated_bytes + sum.mapped_bytes as u64;
+        let used_bytes = process.allocated_bytes + sum.heap_bytes as u64;
         let facts = Facts {
             config: &home.engine.config,
             node: &home.engine.node,

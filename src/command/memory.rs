@@ -49,7 +49,7 @@ fn stats(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error
         let sum = merged(answers);
         let process = Process::read();
         let node = &home.engine.node;
-        let used = process.allocated_bytes + sum.mapped_bytes as u64;
+        let used = process.allocated_bytes + sum.heap_bytes as u64;
         let peak = node.note_memory(used);
         let dataset = (sum.memory as u64).min(used);
         let keys: u64 = sum.keyspace.iter().map(|db| db.keys as u64).sum();
@@ -98,7 +98,7 @@ const RESIDENT_RATIO_MAX: f64 = 1.5;
 fn doctor(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
     Ok(home.ask_all(Ask::Snapshot, |_home, answers, reply| {
         let process = Process::read();
-        let (used, resident) = (process.allocated_bytes + merged(answers).mapped_bytes as u64, process.rss_bytes);
+        let (used, resident) = (process.allocated_bytes + merged(answers).heap_bytes as u64, process.rss_bytes);
         let text = if used < JUDGED_BYTES_MIN {
             "Too little memory is in use to judge it.\n".to_string()
         } else if resident as f64 > used as f64 * RESIDENT_RATIO_MAX {

@@ -73,6 +73,8 @@ choice! {
         AllkeysLru = "allkeys-lru",
         AllkeysLfu = "allkeys-lfu",
         AllkeysRandom = "allkeys-random",
+        /// Beyond Redis: new keys that are not used again go first.
+        AllkeysS3fifo = "allkeys-s3fifo",
         NoEviction = "noeviction",
     }
 }

@@ -54,10 +54,13 @@ pub struct Config {
     pub latency_tracking_info_percentiles: Vec<f64>,
     /// 0 is off.
     pub latency_monitor_threshold_ms: u64,
-    /// Always 0, no limit: eviction does not exist yet.
+    /// 0 is no limit.
     pub maxmemory_bytes: u64,
     pub maxmemory_policy: MaxmemoryPolicy,
+    /// Taken for compatibility: victims are not found by sampling.
     pub maxmemory_samples: u32,
+    pub lfu_log_factor: u32,
+    pub lfu_decay_time_minutes: u32,
     /// DEL frees like UNLINK.
     pub lazyfree_lazy_user_del: bool,
     /// FLUSHDB and FLUSHALL without SYNC or ASYNC mean ASYNC.
@@ -125,6 +128,8 @@ impl Default for Config {
             maxmemory_bytes: 0,
             maxmemory_policy: MaxmemoryPolicy::NoEviction,
             maxmemory_samples: 5,
+            lfu_log_factor: 10,
+            lfu_decay_time_minutes: 1,
             lazyfree_lazy_user_del: false,
             lazyfree_lazy_user_flush: false,
             enable_debug_command: DebugCommand::No,

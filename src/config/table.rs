@@ -214,11 +214,13 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive::new("latency-tracking-info-percentiles", Live, PERCENTILES),
     Directive::new("lazyfree-lazy-user-del", Live, yes_no!(lazyfree_lazy_user_del)),
     Directive::new("lazyfree-lazy-user-flush", Live, yes_no!(lazyfree_lazy_user_flush)),
+    Directive::new("lfu-decay-time", Live, int!(lfu_decay_time_minutes, Plain, 0, I32_MAX)),
+    Directive::new("lfu-log-factor", Live, int!(lfu_log_factor, Plain, 0, I32_MAX)),
     Directive::new("log-format", Immutable, choice!(log_format, LogFormat)),
     Directive::new("logfile", Immutable, text!(logfile)),
     Directive::new("loglevel", Live, choice!(loglevel, LogLevel)),
     Directive::new("maxclients", Live, int!(maxclients, Plain, 1, U32_MAX)),
-    Directive::new("maxmemory", Live, MAXMEMORY),
+    Directive::new("maxmemory", Live, int!(maxmemory_bytes, Memory, 0, i64::MAX)),
     Directive::new("maxmemory-policy", Live, choice!(maxmemory_policy, MaxmemoryPolicy)),
     Directive::new("maxmemory-samples", Live, int!(maxmemory_samples, Plain, 1, I32_MAX)),
     Directive::new("notify-keyspace-events", Live, only!("", "not supported yet, only \"\" is")),
@@ -307,17 +309,6 @@ const PERCENTILES: Kind = Kind::Words {
     set: |c, words| {
         c.latency_tracking_info_percentiles = value::parse_percentiles(words)?;
         Ok(())
-    },
-};
-
-const MAXMEMORY: Kind = Kind::Word {
-    get: |c| c.maxmemory_bytes.to_string(),
-    set: |c, v| match value::parse_int(v, Unit::Memory, 0, i64::MAX)? {
-        0 => {
-            c.maxmemory_bytes = 0;
-            Ok(())
-        }
-        _ => Err("a memory limit is not supported yet, only 0 (none) is".into()),
     },
 };
 

@@ -6,7 +6,7 @@
 //! 2. parse what arrived into the window; whenever the window is full, execute it ([`super::execute`]);
 //! 3. take the messages of other cores ([`super::exchange`]) and execute what they ask for;
 //! 4. hand each connection's replies to the kernel, one send per connection, and each other core its batch;
-//! 5. remove keys that have expired, a bounded number;
+//! 5. remove keys that have expired, and do a piece of the shard's own work, both bounded;
 //! 6. enter the kernel once: it takes the sends and gives the next completions. With nothing to do, that blocks.
 //!
 //! Blocking has two levels. *Shallow*: in the own ring, woken by sockets, by the bell and by the tick. After a tick
@@ -212,6 +212,9 @@ impl Pump {
         if self.expiry_wait_ms() == Some(0) {
             self.engine.expire_due();
         }
+        if self.engine.has_work() {
+            self.engine.work();
+        }
     }
 
     fn complete(&mut self, completion: Completion) {
@@ -235,7 +238,7 @@ impl Pump {
 
     /// Nothing can be done before a completion or a message arrives.
     fn idle(&self) -> bool {
-        self.ready.is_empty() && self.mesh.outbox_len() == 0
+        self.ready.is_empty() && self.mesh.outbox_len() == 0 && !self.engine.has_work()
     }
 
     /// How long until a key expires, ms; None if the next tick comes first. CLIENT PAUSE holds up expiry, too.
@@ -248,7 +251,7 @@ impl Pump {
     /// Enters the kernel, blocking if there is nothing else to do.
     fn enter(&mut self) -> io::Result<()> {
         let expiry_wait_us = self.expiry_wait_ms().map(|wait_ms| wait_ms * 1000);
-        if !self.ready.is_empty() || expiry_wait_us == Some(0) {
+        if !self.ready.is_empty() || expiry_wait_us == Some(0) || self.engine.has_work() {
             return self.ring.enter(false);
         }
         if !self.mesh.prepare_park(Park::Shallow) {

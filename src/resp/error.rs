@@ -66,6 +66,11 @@ pub enum Error {
          between policies at runtime LRU and LFU data will take some time to adjust."
     )]
     NoLfu,
+    #[error(
+        "ERR An LFU maxmemory policy is selected, idle time not tracked. Please note that when switching between \
+         policies at runtime LRU and LFU data will take some time to adjust."
+    )]
+    Lfu,
     #[error("NOAUTH Authentication required.")]
     NoAuth,
     #[error("WRONGPASS invalid username-password pair or user is disabled.")]

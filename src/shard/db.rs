@@ -5,7 +5,7 @@
 //! the tables, and FLUSHDB drops both.
 //!
 //! Invariant: `keys` counts the entries in the tables; the wheel holds those of them that have an expiry; `bucket_bytes`
-//! is the sum of the tables' bytes.
+//! is the sum of the tables' bytes. What tables and wheel take is part of [`Entries::index_bytes`].
 //!
 //! Owned by one core.
 
@@ -78,15 +78,30 @@ impl Db {
     ) {
         if self.tables.is_empty() {
             self.tables = (0..self.partitions).map(|_| Table::default()).collect();
+            entries.index_bytes += std::mem::size_of_val(&*self.tables);
         }
         let table = &mut self.tables[local];
         let before = table.bytes();
         table.insert(hash, handle, |h| hasher.hash(entries.key(h)), |h| entries.prefetch(h));
-        self.bucket_bytes = self.bucket_bytes - before + table.bytes();
+        let after = table.bytes();
+        self.charge(entries, before, after);
         self.keys += 1;
         if entries.expire_at(handle).is_some() {
-            self.wheel.insert(entries, handle, now_ms);
+            self.arm(entries, handle, now_ms);
         }
+    }
+
+    /// Puts an entry onto the wheel.
+    pub(super) fn arm(&mut self, entries: &mut Entries, handle: Handle, now_ms: UnixMs) {
+        let before = self.wheel.bytes();
+        self.wheel.insert(entries, handle, now_ms);
+        entries.index_bytes += self.wheel.bytes() - before;
+    }
+
+    #[inline]
+    fn charge(&mut self, entries: &mut Entries, before: usize, after: usize) {
+        self.bucket_bytes = self.bucket_bytes - before + after;
+        entries.index_bytes = entries.index_bytes - before + after;
     }
 
     /// Removes the entry `handle` at `place`, and its expiry; the entry itself stays.
@@ -102,7 +117,8 @@ impl Db {
         let table = &mut self.tables[local];
         let before = table.bytes();
         table.remove(place, hash, |h| hasher.hash(entries.key(h)), |h| entries.prefetch(h));
-        self.bucket_bytes = self.bucket_bytes - before + table.bytes();
+        let after = table.bytes();
+        self.charge(entries, before, after);
         self.keys -= 1;
         if entries.expire_at(handle).is_some() {
             self.wheel.remove(entries, handle);

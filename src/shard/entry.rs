@@ -1,11 +1,12 @@
 //! Entries: how one key with its value lies in the heap.
 //!
-//! [`super::layout`] says where the parts of an entry lie. Links of the LRU list and of the timer wheel are handles;
-//! [`Entries::replace`] is the only way by which an entry moves to another chunk, and carries them over.
+//! [`super::layout`] says where the parts of an entry lie. Links of the eviction lists and of the timer wheel are handles;
+//! [`Entries::replace`] and [`Entries::relocate`] are the ways by which an entry moves to another chunk, and carry them
+//! over. Whoever calls them tells the neighbours.
 //!
 //! Invariant: every live chunk of the heap holds a whole entry, as the functions here trust its header. Handles stay
-//! inside `shard/`, come from [`Entries::create`] or [`Entries::replace`], and are forgotten with [`Entries::free`] or
-//! [`Entries::take`]; builds with debug assertions check each use.
+//! inside `shard/`, come from [`Entries::create`], [`Entries::replace`] or [`Entries::relocate`], and are forgotten with
+//! [`Entries::free`] or [`Entries::take`]; builds with debug assertions check each use.
 //!
 //! Owned by one core.
 
@@ -14,16 +15,10 @@ use std::sync::Arc;
 
 use super::heap::{self, Handle, Heap, HeapError};
 use super::layout::{
-    BIGKEY, Bytes, CLOCK_SHIFT, Form, HEADER_BYTES, Header, KIND_MASK, LARGE, RAW, TTL, Ttl, bytes_offset, charge,
+    BIGKEY, Bytes, Form, HEADER_BYTES, Header, KIND_MASK, LARGE, RAW, TTL, Ttl, USAGE_SHIFT, bytes_offset, charge,
     key_offset, same, value_offset,
 };
 use super::{Kind, NewValue, Str, UnixMs};
-
-/// Values that the access clock can have.
-const CLOCK_VALUES: u32 = 1 << 24;
-
-/// How far a clock may be ahead of now before it counts as one that has wrapped, s: the wall clock may be set back.
-const CLOCK_AHEAD_S_MAX: u32 = 24 * 3600;
 
 /// A vector kept for the next change of a small value is at most this large, bytes.
 const SCRATCH_BYTES_MAX: usize = 64 * 1024;
@@ -34,8 +29,8 @@ pub(super) struct Meta {
     pub kind: Kind,
     pub raw: bool,
     pub expire_at: Option<UnixMs>,
-    /// Access clock: seconds, of which 24 bits are kept.
-    pub clock: u32,
+    /// How the entry was used so far: 24 bits, which the eviction policy reads and writes ([`super::usage`]).
+    pub usage: u32,
 }
 
 /// All entries of one shard.
@@ -43,6 +38,8 @@ pub(super) struct Entries {
     heap: Heap,
     /// Charge of the vectors outside the heap.
     outside_bytes: usize,
+    /// Charge of what belongs to entries and is accounted for by others: tables, wheels, the memory of an eviction policy.
+    pub(super) index_bytes: usize,
     /// For changing small values; empty between calls.
     scratch: Vec<u8>,
 }
@@ -50,7 +47,7 @@ pub(super) struct Entries {
 impl Entries {
     /// Room for `reserve_bytes` of chunks, or as much as the system allows.
     pub(super) fn new(reserve_bytes: usize) -> Result<Entries, HeapError> {
-        Ok(Entries { heap: Heap::new(reserve_bytes)?, outside_bytes: 0, scratch: Vec::new() })
+        Ok(Entries { heap: Heap::new(reserve_bytes)?, outside_bytes: 0, index_bytes: 0, scratch: Vec::new() })
     }
 
     #[inline]
@@ -58,10 +55,15 @@ impl Entries {
         &self.heap
     }
 
-    /// Bytes charged: slabs, and large keys and values outside of them.
+    #[inline]
+    pub(super) fn heap_mut(&mut self) -> &mut Heap {
+        &mut self.heap
+    }
+
+    /// Bytes charged: chunks, large keys and values outside of them, and [`Entries::index_bytes`].
     #[inline]
     pub(super) fn bytes(&self) -> usize {
-        self.heap.bytes() + self.outside_bytes
+        self.heap.bytes() + self.outside_bytes + self.index_bytes
     }
 
     #[inline]
@@ -179,22 +181,44 @@ impl Entries {
             kind: self.kind(handle),
             raw: self.raw(handle),
             expire_at: self.expire_at(handle),
-            clock: self.header(handle).word >> CLOCK_SHIFT,
+            usage: self.usage(handle),
         }
     }
 
-    /// Sets the access clock to `now_s`.
+    /// See [`Meta::usage`].
     #[inline]
-    pub(super) fn touch(&mut self, handle: Handle, now_s: u32) {
-        let header = self.header_mut(handle);
-        header.word = header.word & ((1 << CLOCK_SHIFT) - 1) | now_s << CLOCK_SHIFT;
+    pub(super) fn usage(&self, handle: Handle) -> u32 {
+        self.header(handle).word >> USAGE_SHIFT
     }
 
-    /// Seconds from the access clock to `now_s`; 0 if it is ahead.
+    /// See [`Meta::usage`]; the top 8 bits of `usage` are ignored.
     #[inline]
-    pub(super) fn idle_s(&self, handle: Handle, now_s: u32) -> u32 {
-        let idle = now_s.wrapping_sub(self.header(handle).word >> CLOCK_SHIFT) % CLOCK_VALUES;
-        if idle >= CLOCK_VALUES - CLOCK_AHEAD_S_MAX { 0 } else { idle }
+    pub(super) fn set_usage(&mut self, handle: Handle, usage: u32) {
+        let header = self.header_mut(handle);
+        header.word = header.word & ((1 << USAGE_SHIFT) - 1) | usage << USAGE_SHIFT;
+    }
+
+    /// The entry's links on an eviction list: previous and next.
+    #[inline]
+    pub(super) fn links(&self, handle: Handle) -> (u32, u32) {
+        let header = self.header(handle);
+        (header.prev, header.next)
+    }
+
+    #[inline]
+    pub(super) fn set_links(&mut self, handle: Handle, (prev, next): (u32, u32)) {
+        let header = self.header_mut(handle);
+        (header.prev, header.next) = (prev, next);
+    }
+
+    #[inline]
+    pub(super) fn set_prev(&mut self, handle: Handle, prev: u32) {
+        self.header_mut(handle).prev = prev;
+    }
+
+    #[inline]
+    pub(super) fn set_next(&mut self, handle: Handle, next: u32) {
+        self.header_mut(handle).next = next;
     }
 
     /// Bytes charged for the entry alone.
@@ -210,13 +234,18 @@ impl Entries {
         self.heap.prefetch(handle);
     }
 
-    /// Makes an entry. Fails only if [`Heap::has_free_slab`] does not hold.
+    #[inline]
+    pub(super) fn prefetch_header(&self, handle: Handle) {
+        self.heap.prefetch_first(handle);
+    }
+
+    /// Makes an entry that is on no list. Fails only if [`Heap::has_free_slab`] does not hold.
     #[inline]
     pub(super) fn create(&mut self, key: &[u8], value: NewValue, meta: Meta) -> Result<Handle, HeapError> {
         let form = Form::of(key.len(), value.bytes().len(), meta.expire_at.is_some());
         let handle = self.heap.allocate(form.bytes)?;
         let first = self.heap.address(handle);
-        let word = form.flags | meta.kind.to_bits() | if meta.raw { RAW } else { 0 } | meta.clock << CLOCK_SHIFT;
+        let word = form.flags | meta.kind.to_bits() | if meta.raw { RAW } else { 0 } | meta.usage << USAGE_SHIFT;
         let header = Header { prev: 0, next: 0, word, key_len: 0, value_len: 0 };
         // SAFETY: the chunk is ours alone, aligned to 8, and has room for all that the form says; the header is written
         // first, then the expiry block that its flags announce, each part at its own offset.
@@ -287,7 +316,7 @@ impl Entries {
             }
             return Ok(handle);
         }
-        let word = form.flags | meta.kind.to_bits() | if meta.raw { RAW } else { 0 } | meta.clock << CLOCK_SHIFT;
+        let word = form.flags | meta.kind.to_bits() | if meta.raw { RAW } else { 0 } | meta.usage << USAGE_SHIFT;
         self.header_mut(handle).word = word;
         if let (Some(ttl), Some(expire_at)) = (self.ttl_mut(handle), meta.expire_at) {
             ttl.expire_at = expire_at;
@@ -302,6 +331,16 @@ impl Entries {
             }
         }
         Ok(handle)
+    }
+
+    /// Moves an entry as it is to another chunk of its size, `bytes`. Fails only if [`Heap::has_free_slab`] does not hold.
+    pub(super) fn relocate(&mut self, handle: Handle, bytes: usize) -> Result<Handle, HeapError> {
+        let new = self.heap.allocate(bytes)?;
+        // SAFETY: both chunks are live, of a class of at least `bytes`, and distinct. The copy takes over what the old
+        // chunk owned (Arcs of large values): freeing a chunk looks at no content.
+        unsafe { ptr::copy_nonoverlapping(self.heap.address(handle), self.heap.address(new), bytes) };
+        self.heap.free(handle);
+        Ok(new)
     }
 
     /// Changes the expiry, which moves the entry unless it already has one and keeps one.
@@ -436,7 +475,7 @@ mod tests {
     use super::*;
 
     fn meta(expire_at: Option<UnixMs>) -> Meta {
-        Meta { kind: Kind::String, raw: false, expire_at, clock: 7 }
+        Meta { kind: Kind::String, raw: false, expire_at, usage: 7 }
     }
 
     #[test]
@@ -488,16 +527,5 @@ mod tests {
         assert_eq!(entries.value(handle).bytes().as_ptr(), address);
         assert_eq!(entries.take(handle).as_ptr(), address);
         assert_eq!(Arc::strong_count(&shared), 1);
-    }
-
-    #[test]
-    fn the_clock_wraps_and_may_be_set_back() {
-        let mut entries = Entries::new(1 << 26).unwrap();
-        let handle = entries.create(b"a", NewValue::Bytes(b"b"), meta(None)).unwrap();
-        for (touched_s, now_s, idle_s) in [(100, 107, 7), (CLOCK_VALUES - 3, CLOCK_VALUES + 4, 7), (100, 90, 0)] {
-            entries.touch(handle, touched_s);
-            assert_eq!(entries.idle_s(handle, now_s), idle_s);
-            assert_eq!((entries.key(handle), entries.kind(handle)), (&b"a"[..], Kind::String));
-        }
     }
 }

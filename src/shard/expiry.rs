@@ -77,7 +77,7 @@ impl Shard {
         }
     }
 
-    /// Tells table and wheel about an entry that was at `old`, lies at `new` now, and was to expire at `before`.
+    /// Tells table, wheel and eviction about an entry that was at `old`, lies at `new` now, and was to expire at `before`.
     #[inline]
     pub(super) fn settle(
         &mut self,
@@ -91,9 +91,10 @@ impl Shard {
             let local = self.local(key.partition);
             self.dbs[db].set_handle(local, place, new);
         }
+        self.evictor.settle(&mut self.entries, [old, new]);
         let Some(at) = self.entries.expire_at(new) else { return };
         if before != Some(at) {
-            self.dbs[db].wheel.insert(&mut self.entries, new, self.now_ms);
+            self.dbs[db].arm(&mut self.entries, new, self.now_ms);
             self.expect_expiry(Some(at));
         } else if new != old {
             self.dbs[db].wheel.moved(&mut self.entries, new);

@@ -9,14 +9,22 @@
 //!   handed out in order, so that a fresh slab costs no memory it does not need.
 //! - A slab without live chunks goes back to a pool that all classes share. The pool keeps a few of them resident and
 //!   returns the memory of the others to the kernel.
+//! - The slabs of a class that have free chunks are listed by how full they are. Chunks come from the fullest ones, so
+//!   that the emptiest ones drain; and when too much of the memory lies in free chunks, one of these is emptied by moving
+//!   what is left in it ([`evacuation`]).
 //!
-//! Invariant: a slab is on its class's list exactly if it has both live and free chunks. A chunk is live or free, never
-//! both. Slab 0 is not used, so that handle 0 can mean "none".
+//! Invariant: a slab is on a list of its class exactly if it has both live and free chunks and is not being evacuated. A
+//! chunk is live or free, never both. Slab 0 is not used, so that handle 0 can mean "none". `live_bytes` is the sum of
+//! the sizes of all live chunks.
 //!
 //! Owned by one core; nothing here is shared.
 
 use std::io;
 use std::ptr::NonNull;
+
+mod evacuation;
+
+use evacuation::Evacuation;
 
 /// Bytes of one slab.
 pub(super) const SLAB_BYTES: usize = 64 * 1024;
@@ -74,6 +82,23 @@ const CLASS_OF_UNITS: [u8; CHUNK_BYTES_MAX / UNIT_BYTES + 1] = {
     classes
 };
 
+/// Steps of fullness by which the slabs of a class are told apart.
+const LEVELS: usize = 8;
+
+/// The level of a slab that is on no list: it is full, or it is being evacuated.
+const UNLISTED: u8 = LEVELS as u8;
+
+/// How far the number of live chunks is shifted to become a level, by class: at least 4 of the levels are in use.
+const LEVEL_SHIFT: [u8; CLASSES] = {
+    let (mut shifts, mut class) = ([0; CLASSES], 0);
+    while class < CLASSES {
+        shifts[class] = (chunks_of(class).ilog2() as u8).saturating_sub(2);
+        assert!(chunks_of(class) >> shifts[class] < LEVELS as u16);
+        class += 1;
+    }
+    shifts
+};
+
 /// The place of a chunk: its offset in the heap in units of 8 bytes. 0 is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
@@ -109,13 +134,24 @@ struct Slab {
     /// Chunks that are in use. Invariant: `live <= used`.
     live: u16,
     class: u8,
+    /// The list that the slab is on, or [`UNLISTED`].
+    level: u8,
     /// Part of a class, not of the pool.
     open: bool,
 }
 
+impl Slab {
+    /// The list where the slab belongs, unless it is being evacuated.
+    #[inline]
+    fn level_by_fill(&self) -> u8 {
+        let class = self.class as usize;
+        if self.live == chunks_of(class) { UNLISTED } else { (self.live >> LEVEL_SHIFT[class]) as u8 }
+    }
+}
+
 /// Number of class-sized chunks in a slab.
 #[inline]
-fn chunks_of(class: usize) -> u16 {
+const fn chunks_of(class: usize) -> u16 {
     (SLAB_BYTES / CLASS_BYTES[class] as usize) as u16
 }
 
@@ -136,8 +172,15 @@ pub(super) struct Heap {
     reserved_bytes: usize,
     /// One for each slab that was ever opened, and slab 0.
     slabs: Vec<Slab>,
-    /// First slab of each class that has free chunks; 0 is none.
-    partial: [u32; CLASSES],
+    /// First slab on each list; 0 is none.
+    first: [[u32; LEVELS]; CLASSES],
+    /// One bit for each list that is not empty.
+    listed: [u8; CLASSES],
+    /// Open slabs and live chunks of each class.
+    open_of: [u32; CLASSES],
+    live_of: [u32; CLASSES],
+    live_bytes: usize,
+    evacuation: Option<Box<Evacuation>>,
     /// The pool: slabs whose memory is resident, and slabs whose memory went back to the kernel.
     warm: Vec<u32>,
     cold: Vec<u32>,
@@ -166,8 +209,13 @@ impl Heap {
         Ok(Heap {
             base,
             reserved_bytes: bytes,
-            slabs: vec![Slab::default()],
-            partial: [0; CLASSES],
+            slabs: vec![Slab { level: UNLISTED, ..Slab::default() }],
+            first: [[0; LEVELS]; CLASSES],
+            listed: [0; CLASSES],
+            open_of: [0; CLASSES],
+            live_of: [0; CLASSES],
+            live_bytes: 0,
+            evacuation: None,
             warm: Vec::new(),
             cold: Vec::new(),
             open: 0,
@@ -176,10 +224,16 @@ impl Heap {
         })
     }
 
-    /// Bytes charged: open slabs and their bookkeeping.
+    /// Bytes charged: live chunks and the bookkeeping of slabs.
     #[inline]
     pub(super) fn bytes(&self) -> usize {
-        self.open * SLAB_BYTES + self.slabs.capacity() * size_of::<Slab>()
+        self.live_bytes + self.slabs.capacity() * size_of::<Slab>()
+    }
+
+    /// Bytes of live chunks.
+    #[inline]
+    pub(super) fn live_bytes(&self) -> usize {
+        self.live_bytes
     }
 
     /// Bytes of the open slabs, which are mapped and unknown to the allocator.
@@ -192,11 +246,6 @@ impl Heap {
     #[inline]
     pub(super) fn has_free_slab(&self) -> bool {
         !self.warm.is_empty() || !self.cold.is_empty() || (self.slabs.len() + 1) * SLAB_BYTES <= self.reserved_bytes
-    }
-
-    /// Slabs that can still be opened.
-    pub(super) fn free_slabs(&self) -> usize {
-        self.warm.len() + self.cold.len() + (self.reserved_bytes / SLAB_BYTES - self.slabs.len())
     }
 
     /// Where a chunk begins; valid for the bytes it was allocated with until it is freed.
@@ -229,13 +278,27 @@ impl Heap {
         let _ = first;
     }
 
+    /// Starts to load the first cache line of a chunk. Any handle will do.
+    #[inline]
+    pub(super) fn prefetch_first(&self, handle: Handle) {
+        let first = self.raw(handle);
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: as in `prefetch`.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(first.cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = first;
+    }
+
     /// A chunk of at least `bytes` (at most [`CHUNK_BYTES_MAX`]), aligned to 8 bytes, with any content.
     #[inline]
     pub(super) fn allocate(&mut self, bytes: usize) -> Result<Handle, HeapError> {
         let class = class_of(bytes);
-        let index = match self.partial[class] {
+        let index = match self.listed[class] {
             0 => self.open_slab(class)?,
-            index => index,
+            lists => self.first[class][lists.ilog2() as usize],
         };
         let slab = &mut self.slabs[index as usize];
         let handle = if slab.free != 0 {
@@ -251,8 +314,11 @@ impl Heap {
             Handle(index * SLAB_UNITS + (offset / UNIT_BYTES) as u32)
         };
         slab.live += 1;
-        if slab.live == chunks_of(class) {
-            self.unlink(index);
+        let moves = slab.level_by_fill() != slab.level;
+        self.live_of[class] += 1;
+        self.live_bytes += CLASS_BYTES[class] as usize;
+        if moves {
+            self.list(index);
         }
         #[cfg(debug_assertions)]
         self.mark(handle, true);
@@ -267,15 +333,19 @@ impl Heap {
         let address = self.raw(handle);
         let index = handle.slab();
         let slab = &mut self.slabs[index];
+        let class = slab.class as usize;
         // SAFETY: the caller gives up a live chunk: it lies inside the mapping, is aligned to 8, has at least 16 bytes,
         // and nobody else uses it any more.
         unsafe { address.cast::<u32>().write(slab.free) };
         slab.free = handle.0;
-        let was_full = slab.live == chunks_of(slab.class as usize);
         slab.live -= 1;
-        let empty = slab.live == 0;
-        if was_full {
-            self.link(index as u32);
+        let (empty, moves) = (slab.live == 0, slab.level_by_fill() != slab.level);
+        self.live_of[class] -= 1;
+        self.live_bytes -= CLASS_BYTES[class] as usize;
+        if self.is_evacuated(index as u32) {
+            self.forget_evacuated(handle);
+        } else if moves && !empty {
+            self.list(index as u32);
         }
         if empty {
             self.close_slab(index as u32);
@@ -310,21 +380,23 @@ impl Heap {
             return Err(HeapError::Full(self.reserved_bytes));
         }
         let index = self.warm.pop().or_else(|| self.cold.pop()).unwrap_or_else(|| {
-            self.slabs.push(Slab::default());
+            self.slabs.push(Slab { level: UNLISTED, ..Slab::default() });
             #[cfg(debug_assertions)]
             self.live.push([0; _]);
             (self.slabs.len() - 1) as u32
         });
-        self.slabs[index as usize] = Slab { class: class as u8, open: true, ..Slab::default() };
+        self.slabs[index as usize] = Slab { class: class as u8, level: UNLISTED, open: true, ..Slab::default() };
         self.open += 1;
-        self.link(index);
+        self.open_of[class] += 1;
+        self.list(index);
         Ok(index)
     }
 
     #[cold]
     fn close_slab(&mut self, index: u32) {
-        self.unlink(index);
-        self.slabs[index as usize] = Slab::default();
+        self.unlist(index);
+        self.open_of[self.slabs[index as usize].class as usize] -= 1;
+        self.slabs[index as usize] = Slab { level: UNLISTED, ..Slab::default() };
         self.open -= 1;
         if self.warm.len() < RESIDENT_FREE_SLABS_MAX {
             self.warm.push(index);
@@ -337,25 +409,39 @@ impl Heap {
         self.cold.push(index);
     }
 
-    fn link(&mut self, index: u32) {
-        let class = self.slabs[index as usize].class as usize;
-        let head = self.partial[class];
+    /// Puts a slab onto the list where it belongs by its fill, if it belongs on one.
+    #[cold]
+    fn list(&mut self, index: u32) {
+        self.unlist(index);
         let slab = &mut self.slabs[index as usize];
-        (slab.prev, slab.next) = (0, head);
+        let (class, level) = (slab.class as usize, slab.level_by_fill());
+        if level == UNLISTED {
+            return;
+        }
+        let head = std::mem::replace(&mut self.first[class][level as usize], index);
+        (slab.level, slab.prev, slab.next) = (level, 0, head);
         if head != 0 {
             self.slabs[head as usize].prev = index;
         }
-        self.partial[class] = index;
+        self.listed[class] |= 1 << level;
     }
 
-    fn unlink(&mut self, index: u32) {
-        let Slab { prev, next, class, .. } = self.slabs[index as usize];
+    /// Takes a slab off its list, if it is on one.
+    fn unlist(&mut self, index: u32) {
+        let Slab { prev, next, class, level, .. } = self.slabs[index as usize];
+        if level == UNLISTED {
+            return;
+        }
+        self.slabs[index as usize].level = UNLISTED;
+        let first = &mut self.first[class as usize][level as usize];
         match prev {
-            0 => self.partial[class as usize] = next,
+            0 => *first = next,
             prev => self.slabs[prev as usize].next = next,
         }
         if next != 0 {
             self.slabs[next as usize].prev = prev;
+        } else if prev == 0 {
+            self.listed[class as usize] &= !(1 << level);
         }
     }
 
@@ -376,12 +462,14 @@ impl Heap {
     #[cfg(test)]
     pub(super) fn validate(&self) -> Vec<Handle> {
         let mut listed = vec![false; self.slabs.len()];
-        for (class, &head) in self.partial.iter().enumerate() {
-            let (mut prev, mut index) = (0, head);
+        for (class, level) in (0..CLASSES).flat_map(|class| (0..LEVELS).map(move |level| (class, level))) {
+            let (mut prev, mut index) = (0, self.first[class][level]);
+            assert_eq!(index != 0, self.listed[class] >> level & 1 == 1);
             while index != 0 {
                 let slab = &self.slabs[index as usize];
                 assert!(!std::mem::replace(&mut listed[index as usize], true), "slab {index} is listed twice");
                 assert_eq!((slab.class as usize, slab.prev, slab.open), (class, prev, true));
+                assert_eq!((slab.level, slab.level), (level as u8, slab.level_by_fill()));
                 (prev, index) = (index, slab.next);
             }
         }
@@ -395,11 +483,20 @@ impl Heap {
             assert_ne!(slab.open, pooled[index], "slab {index} is in a class or in the pool");
             let chunks = if slab.open { self.live_chunks(index as u32) } else { Vec::new() };
             assert_eq!(chunks.len(), slab.live as usize, "live chunks of slab {index}");
-            assert_eq!(listed[index], slab.open && slab.live < chunks_of(slab.class as usize));
+            let partial = slab.open && slab.live < chunks_of(slab.class as usize);
+            assert_eq!(listed[index], partial && !self.is_evacuated(index as u32));
+            assert!(!self.is_evacuated(index as u32) || self.evacuated_chunks() == chunks);
             assert!(!slab.open || slab.live > 0, "slab {index} is empty but not in the pool");
             live.extend(chunks);
         }
         assert_eq!(self.open, self.slabs.iter().filter(|slab| slab.open).count());
+        for class in 0..CLASSES {
+            let slabs = || self.slabs.iter().filter(|slab| slab.open && slab.class as usize == class);
+            assert_eq!(self.open_of[class] as usize, slabs().count());
+            assert_eq!(self.live_of[class], slabs().map(|slab| slab.live as u32).sum::<u32>());
+        }
+        let bytes = |class: usize| self.live_of[class] as usize * CLASS_BYTES[class] as usize;
+        assert_eq!(self.live_bytes, (0..CLASSES).map(bytes).sum::<usize>());
         live
     }
 
@@ -429,64 +526,4 @@ fn reserve(bytes: usize) -> Result<NonNull<u8>, io::Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn classes_are_an_eighth_apart() {
-        for bytes in 0..=CHUNK_BYTES_MAX {
-            let chunk = chunk_bytes(bytes);
-            assert!(chunk >= bytes && chunk.is_multiple_of(UNIT_BYTES));
-            assert!(bytes <= CHUNK_BYTES_MIN || chunk - bytes <= (bytes / 8).max(UNIT_BYTES - 1), "{bytes} -> {chunk}");
-        }
-    }
-
-    #[test]
-    fn chunks_are_disjoint_and_slabs_return_to_the_pool() {
-        let mut heap = Heap::new(1 << 24).unwrap();
-        let mut random = 0x9E37_79B9_7F4A_7C15_u64;
-        let mut live: Vec<(Handle, usize)> = Vec::new();
-        for step in 0..200_000 {
-            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            let grow = (step / 10_000) % 2 == 0;
-            if live.is_empty() || (random >> 40) % 100 < if grow { 55 } else { 40 } {
-                let bytes = CHUNK_BYTES_MIN + (random >> 33) as usize % 600;
-                live.push((heap.allocate(bytes).unwrap(), bytes));
-            } else {
-                let (handle, _) = live.swap_remove((random >> 33) as usize % live.len());
-                heap.free(handle);
-            }
-        }
-        let mut ranges: Vec<_> = live.iter().map(|(h, bytes)| (h.0 as usize * 8, h.0 as usize * 8 + bytes)).collect();
-        ranges.sort();
-        assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0));
-        assert_eq!(heap.validate().len(), live.len());
-        for (handle, _) in live {
-            heap.free(handle);
-        }
-        heap.validate();
-        assert_eq!(heap.open_slabs(), 0);
-    }
-
-    #[test]
-    fn a_freed_slab_serves_another_class() {
-        let mut heap = Heap::new(8 * SLAB_BYTES).unwrap();
-        let small: Vec<_> = std::iter::from_fn(|| heap.allocate(16).ok()).collect();
-        assert_eq!(small.len(), 7 * SLAB_BYTES / 16);
-        assert!(matches!(heap.allocate(4096), Err(HeapError::Full(_))));
-        small.iter().for_each(|&handle| heap.free(handle));
-        let large: Vec<_> = std::iter::from_fn(|| heap.allocate(4096).ok()).collect();
-        assert_eq!(large.len(), 7 * 16);
-        heap.validate();
-    }
-
-    #[test]
-    #[should_panic(expected = "freed twice")]
-    #[cfg(debug_assertions)]
-    fn a_second_free_is_noticed() {
-        let mut heap = Heap::new(8 * SLAB_BYTES).unwrap();
-        let (first, _second) = (heap.allocate(16).unwrap(), heap.allocate(16).unwrap());
-        heap.free(first);
-        heap.free(first);
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! The layout of an entry: which parts it has, where they begin, and what they cost. No memory is touched here.
 //!
 //! ```text
-//! header   prev u32 | next u32 | flags u8, access clock u24 | key len u16 | value len u16      16 bytes
+//! header   prev u32 | next u32 | flags u8, usage u24      | key len u16 | value len u16      16 bytes
 //! expiry   expiry i64 | wheel prev u32 | wheel next u32                                        only with TTL
 //! large    Arc of the value                                                                    only with LARGE
 //! big key  Arc of the key                                                                      only with BIGKEY
@@ -13,7 +13,7 @@
 //! form follows from the two lengths and the presence of an expiry alone, see [`Form`]; chunks are aligned to 8 bytes
 //! and the fixed parts come first, so all fixed parts are aligned.
 //!
-//! The access clock counts seconds modulo 2^24 (194 days).
+//! What the 24 bits of usage mean depends on the eviction policy: see [`super::usage`].
 //!
 //! Owned by one core.
 
@@ -29,13 +29,13 @@ pub(super) const LARGE: u32 = 0x10;
 pub(super) const BIGKEY: u32 = 0x20;
 pub(super) const TTL: u32 = 0x40;
 pub(super) const RAW: u32 = 0x80;
-pub(super) const CLOCK_SHIFT: u32 = 8;
+pub(super) const USAGE_SHIFT: u32 = 8;
 
 #[repr(C)]
 pub(super) struct Header {
     pub prev: u32,
     pub next: u32,
-    /// Flags, and the access clock above them.
+    /// Flags, and the usage above them.
     pub word: u32,
     pub key_len: u16,
     pub value_len: u16,
@@ -113,14 +113,30 @@ pub(super) fn same(a: &[u8], b: &[u8]) -> bool {
     }
 }
 
-/// Bytes charged for a vector outside the heap: its buffer, its own three words, and the counts of the Arc.
+/// Bytes charged for a vector outside the heap: its buffer, its own three words, and the counts of the Arc, each as the
+/// allocator rounds it.
 pub(super) fn charge(bytes: &Bytes) -> usize {
-    bytes.capacity() + size_of::<Vec<u8>>() + 2 * size_of::<usize>()
+    allocated(bytes.capacity()) + allocated(size_of::<Vec<u8>>() + 2 * size_of::<usize>())
+}
+
+/// What jemalloc takes for `bytes`: its sizes are four for each doubling, and at least 16 apart
+/// (<https://jemalloc.net/jemalloc.3.html>, "size classes").
+pub(super) fn allocated(bytes: usize) -> usize {
+    let step = (bytes.saturating_sub(1).max(1).ilog2()).saturating_sub(2).max(4);
+    bytes.div_ceil(1 << step) << step
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_allocator_rounds_to_a_quarter_of_a_power_of_two() {
+        let sizes = [(0, 0), (1, 16), (17, 32), (128, 128), (129, 160), (4096, 4096), (4097, 5120), (70_000, 81_920)];
+        for (bytes, taken) in sizes {
+            assert_eq!(allocated(bytes), taken, "{bytes}");
+        }
+    }
 
     #[test]
     fn keys_that_differ_in_any_one_byte_differ() {

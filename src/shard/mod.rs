@@ -5,16 +5,18 @@
 //!
 //! From the bottom up: [`heap`] deals out chunks of memory that are named by 32-bit handles, [`entry`] puts a key and
 //! its value into one chunk ([`layout`] says how), [`table`] finds the handle of a key's entry in one partition,
-//! [`wheel`] finds the entries whose time has come, [`db`] holds both for one database, and [`Shard`] is all of them
-//! together; what is about expiry is in [`expiry`], what walks over many keys is in [`walk`]. `unsafe` is found in
-//! `heap`, `entry` and `table` only. Handles do not leave this directory.
+//! [`wheel`] finds the entries whose time has come, [`db`] holds both for one database. [`evict`] knows which entry is
+//! worth least ([`lists`], [`lfu`], [`s3fifo`]), and [`Shard`] is all of them together; what is about expiry is in
+//! [`expiry`], what is about limits in [`pressure`], what walks over many keys in [`walk`]. `unsafe` is found in `heap`,
+//! `entry` and `table` only. Handles do not leave this directory.
 //!
 //! # When the address space is used up
 //!
-//! A shard reserves 32 GiB for entries, which is what handles can reach. The memory limit should be reached long before;
-//! [`Shard::is_nearly_full`] tells callers who can refuse a write. A write that comes all the same makes room by
-//! removing the entries of the emptiest slab, counted as evictions and with their effects, rather than fail.
+//! A shard reserves 32 GiB for entries, which is what handles can reach. The memory limit should be reached long before.
+//! Without one, a write makes room by removing the entries of the emptiest slab, counted as evictions and with their
+//! effects, rather than fail.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,23 +25,36 @@ use crate::route::{Hasher, Key};
 mod db;
 pub mod effect;
 mod entry;
+mod evict;
+#[cfg(test)]
+mod evict_tests;
 mod expiry;
 mod heap;
 mod layout;
+mod lfu;
+mod lists;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
 mod naive;
+mod pressure;
+mod s3fifo;
 mod table;
+mod usage;
 mod walk;
 mod wheel;
 
 use db::Db;
 pub use effect::{Effect, Effects};
 use entry::{Entries, Meta};
+use evict::Evictor;
+pub use evict::{Policy, Rule};
 pub use expiry::NEVER_MS;
 use heap::{Handle, HeapError};
+pub use lfu::LfuPace;
+use pressure::Pressure;
 use table::Place;
+use walk::Flushed;
 
 /// Unix time in milliseconds.
 pub type UnixMs = i64;
@@ -135,8 +150,10 @@ pub struct EntryRef<'a> {
     pub expire_at: Option<UnixMs>,
     /// Changed in place (APPEND, SETRANGE): OBJECT ENCODING says `raw`.
     pub raw: bool,
-    /// Seconds since the last access.
+    /// Seconds since the last access; 0 under an LFU policy.
     pub idle_s: u32,
+    /// The count of an LFU policy; means nothing under others.
+    pub frequency: u8,
 }
 
 /// An entry moved out of a shard, to be put into another one (RENAME, COPY and MOVE between cores).
@@ -167,9 +184,6 @@ pub struct DbSize {
     pub expires: usize,
 }
 
-/// Slabs that must be left before [`Shard::is_nearly_full`] holds: 1 MiB, more than one turn of writes to new keys takes.
-const SLABS_LEFT_MIN: usize = 16;
-
 /// What one core owns of the keyspace.
 pub struct Shard {
     now_ms: UnixMs,
@@ -177,6 +191,10 @@ pub struct Shard {
     hasher: Hasher,
     entries: Entries,
     dbs: Vec<Db>,
+    /// Databases that were flushed and are still to be freed, in pieces.
+    flushed: VecDeque<Flushed>,
+    evictor: Evictor,
+    pressure: Pressure,
     /// Lower bound of the moment at which a wheel has something to do.
     next_expiry_ms: UnixMs,
     /// The database whose wheel is the next to be looked at.
@@ -211,6 +229,9 @@ impl Shard {
             partitions,
             hasher,
             entries: Entries::new(reserve_bytes)?,
+            flushed: VecDeque::new(),
+            evictor: Evictor::new(),
+            pressure: Pressure::new(),
             next_expiry_ms: NEVER_MS,
             expire_first: 0,
             counters: Counters::default(),
@@ -220,6 +241,7 @@ impl Shard {
 
     pub fn set_now(&mut self, now_ms: UnixMs) {
         self.now_ms = now_ms;
+        self.evictor.set_now(&mut self.entries, now_ms);
     }
 
     pub fn now_ms(&self) -> UnixMs {
@@ -259,7 +281,7 @@ impl Shard {
         };
         self.counters.hits += 1;
         if touch {
-            self.entries.touch(handle, self.now_s());
+            self.touch(handle);
         }
         Some(self.entry(handle))
     }
@@ -289,7 +311,7 @@ impl Shard {
             Expiry::Never => None,
             Expiry::At(ms) => Some(ms),
         };
-        self.put(db, key, found, value, Meta { kind: Kind::String, raw: false, expire_at, clock: self.now_s() });
+        self.put(db, key, found, value, Meta { kind: Kind::String, raw: false, expire_at, usage: 0 });
     }
 
     /// Changes a string in place (an absent one starts empty) and keeps its expiry; the entry is `raw` afterwards.
@@ -298,17 +320,17 @@ impl Shard {
     /// A large value is changed where it lies, after a copy if it is shared; it moves into the entry as soon as it fits.
     pub fn modify<R>(&mut self, db: usize, key: &Key, change: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         self.make_room();
-        let clock = self.now_s();
         let Some((place, old)) = self.live(db, key) else {
             let mut value = Vec::new();
             let result = change(&mut value);
-            let meta = Meta { kind: Kind::String, raw: true, expire_at: None, clock };
+            let meta = Meta { kind: Kind::String, raw: true, expire_at: None, usage: 0 };
             self.put(db, key, None, NewValue::Owned(value), meta);
             return result;
         };
-        let meta = Meta { raw: true, clock, ..self.entries.meta(old) };
+        let meta = Meta { raw: true, ..self.entries.meta(old) };
         let (new, result) = self.entries.modify(old, key.bytes, meta, change).expect(ROOM);
         self.settle(db, key, place, [old, new], meta.expire_at);
+        self.touch(new);
         result
     }
 
@@ -320,14 +342,15 @@ impl Shard {
         true
     }
 
-    /// Sets or clears the expiry of a live key; false if there is none. A moment in the past is stored as given: the
-    /// caller decides whether that means removal.
+    /// Sets or clears the expiry of a live key; false if there is none. Counts as an access. A moment in the past is
+    /// stored as given: the caller decides whether that means removal.
     pub fn set_expiry(&mut self, db: usize, key: &Key, at: Option<UnixMs>) -> bool {
         self.make_room();
         let Some((place, old)) = self.live(db, key) else { return false };
         let before = self.disarm_unless(db, old, at);
         let new = self.entries.set_expire_at(old, key.bytes, at).expect(ROOM);
         self.settle(db, key, place, [old, new], before);
+        self.touch(new);
         true
     }
 
@@ -355,7 +378,7 @@ impl Shard {
         self.make_room();
         let found = self.live(db, key);
         let Detached { kind, value, expire_at, raw } = entry;
-        self.put(db, key, found, NewValue::Shared(value), Meta { kind, raw, expire_at, clock: self.now_s() });
+        self.put(db, key, found, NewValue::Shared(value), Meta { kind, raw, expire_at, usage: 0 });
     }
 
     /// Keys of `db`, included those that have expired since the last [`Shard::expire_due`] (as in Redis).
@@ -366,21 +389,23 @@ impl Shard {
     /// Exchanges the contents of two databases.
     pub fn swap(&mut self, a: usize, b: usize) {
         self.dbs.swap(a, b);
+        self.restart_walk();
     }
 
-    /// Bytes charged to this shard: slabs in use, tables, large keys and values.
+    /// Bytes charged to this shard: entries, tables, wheels, large keys and values, what the eviction policy remembers.
+    #[inline]
     pub fn memory(&self) -> usize {
-        self.entries.bytes() + self.dbs.iter().map(Db::bytes).sum::<usize>()
+        self.entries.bytes()
     }
 
     /// The part of [`Shard::memory`] that does not come from the allocator.
-    pub fn mapped_bytes(&self) -> usize {
-        self.entries.heap().mapped_bytes()
+    pub fn heap_bytes(&self) -> usize {
+        self.entries.heap().live_bytes()
     }
 
-    /// True if the address space for entries is all but used up: the next writes may have to evict.
-    pub fn is_nearly_full(&self) -> bool {
-        self.entries.heap().free_slabs() < SLABS_LEFT_MIN
+    /// Bytes that are mapped for [`Shard::heap_bytes`].
+    pub fn mapped_bytes(&self) -> usize {
+        self.entries.heap().mapped_bytes()
     }
 
     /// The access clock's now, s.
@@ -415,7 +440,8 @@ impl Shard {
             value: self.entries.value(handle),
             expire_at: self.entries.expire_at(handle),
             raw: self.entries.raw(handle),
-            idle_s: self.entries.idle_s(handle, self.now_s()),
+            idle_s: self.evictor.idle_s(self.entries.usage(handle), self.now_s()),
+            frequency: self.evictor.count(self.entries.usage(handle)),
         }
     }
 
@@ -426,17 +452,28 @@ impl Shard {
             let handle = self.entries.create(key.bytes, value, meta).expect(ROOM);
             let local = self.local(key.partition);
             self.dbs[db].insert(local, key.hash, handle, self.now_ms, &mut self.entries, &self.hasher);
+            self.evictor.admit(&mut self.entries, handle, key.hash, (self.now_ms / 1000) as u32);
             self.expect_expiry(meta.expire_at);
             return;
         };
+        let meta = Meta { usage: self.entries.usage(old), ..meta };
         let before = self.disarm_unless(db, old, meta.expire_at);
         let new = self.entries.replace(old, key.bytes, value, meta).expect(ROOM);
         self.settle(db, key, place, [old, new], before);
+        self.touch(new);
     }
 
-    /// Takes a live entry out of its table and its wheel; the entry itself stays.
+    /// Counts an access.
+    #[inline]
+    fn touch(&mut self, handle: Handle) {
+        let now_s = self.now_s();
+        self.evictor.touch(&mut self.entries, handle, now_s);
+    }
+
+    /// Takes a live entry out of its table, its wheel and its eviction list; the entry itself stays.
     fn unlink(&mut self, db: usize, key: &Key, place: Place, handle: Handle) {
         let local = self.local(key.partition);
+        self.evictor.forget(&mut self.entries, handle);
         self.dbs[db].remove(local, key.hash, place, handle, &mut self.entries, &self.hasher);
     }
 
@@ -446,29 +483,9 @@ impl Shard {
         self.effects.push(db, partition, &[b"DEL", bytes]);
         let local = self.local(partition);
         let place = self.dbs[db].place(local, hash, handle).expect("every entry lies in its table");
+        self.evictor.forget(&mut self.entries, handle);
         self.dbs[db].remove(local, hash, place, handle, &mut self.entries, &self.hasher);
         self.entries.free(handle);
-    }
-
-    /// Sees to it that one allocation of any size succeeds. Call it before looking for an entry: it may remove some.
-    #[inline]
-    fn make_room(&mut self) {
-        if !self.entries.heap().has_free_slab() {
-            self.evict_slab();
-        }
-    }
-
-    /// Evicts every entry of the emptiest slab. Bounded by the number of chunks in a slab.
-    #[cold]
-    fn evict_slab(&mut self) {
-        let Some(slab) = self.entries.heap().emptiest_slab() else { return };
-        for handle in self.entries.heap().live_chunks(slab) {
-            let Key { hash, partition, .. } = self.hasher.key(self.entries.key(handle));
-            let local = self.local(partition);
-            let db = (0..self.dbs.len()).find(|&db| self.dbs[db].place(local, hash, handle).is_some());
-            self.counters.evicted += 1;
-            self.discard(db.expect("every entry lies in a table"), handle);
-        }
     }
 }
 
@@ -481,5 +498,6 @@ impl Drop for Shard {
         for db in 0..self.dbs.len() {
             self.flush(db);
         }
+        while self.free_flushed(usize::MAX) {}
     }
 }

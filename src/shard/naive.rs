@@ -107,8 +107,10 @@ impl Naive {
         if !self.find(db, key) {
             return false;
         }
+        let now_s = self.now_ms / 1000;
         if let Some(slot) = self.dbs[db].get_mut(&id(key)) {
             slot.expire_at = at;
+            slot.access_s = now_s;
         }
         true
     }

@@ -295,6 +295,15 @@ impl Table {
         }
     }
 
+    pub(super) fn buckets(&self) -> usize {
+        self.buckets.len()
+    }
+
+    /// The entries in bucket `index`.
+    pub(super) fn bucket(&self, index: usize) -> impl Iterator<Item = Handle> + use<> {
+        self.buckets[index].handle.into_iter().filter(|&handle| handle != Handle::NONE)
+    }
+
     /// All entries, in the order of buckets.
     pub(super) fn handles(&self) -> impl Iterator<Item = Handle> + '_ {
         self.buckets.iter().flat_map(|bucket| bucket.handle).filter(|&handle| handle != Handle::NONE)

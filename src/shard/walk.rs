@@ -1,5 +1,8 @@
 //! Walking over many keys of a shard: SCAN, RANDOMKEY, FLUSHDB.
 //!
+//! A flush of a million entries would hold up the core. So the flushed database is only taken out of sight, which takes
+//! no time, and its entries are freed a few each turn; until then they count as memory.
+//!
 //! Owned by one core.
 
 use super::db::Db;
@@ -8,8 +11,12 @@ use super::{Handle, Kind, Shard};
 /// Random entries that [`Shard::random_key`] looks at before it searches in order: most of them have expired then.
 const RANDOM_TRIES_MAX: usize = 64;
 
-/// How many entries ahead a flush starts to load them.
-const PREFETCH_AHEAD: usize = 16;
+/// A database that was flushed, and how far its entries have been freed.
+pub(super) struct Flushed {
+    db: Db,
+    table: usize,
+    bucket: usize,
+}
 
 impl Shard {
     /// Visits the live keys of `partition` of `db` from the hash position `from` on, in whole buckets, until at least
@@ -77,17 +84,41 @@ impl Shard {
         handles.find(|&handle| !self.has_expired(handle)).map(|handle| self.entries.key(handle).to_vec())
     }
 
-    /// Removes every key of `db`; returns how many there were.
+    /// Removes every key of `db`; returns how many there were. Their memory is freed by [`Shard::work`], in pieces.
     pub fn flush(&mut self, db: usize) -> usize {
         let old = std::mem::replace(&mut self.dbs[db], Db::new(self.partitions.len()));
-        let mut ahead = old.tables().iter().flat_map(|table| table.handles()).skip(PREFETCH_AHEAD);
-        for handle in old.tables().iter().flat_map(|table| table.handles()) {
-            if let Some(ahead) = ahead.next() {
-                self.entries.prefetch(ahead);
-            }
-            self.entries.free(handle);
+        let keys = old.size().keys;
+        if old.bytes() > 0 {
+            self.flushed.push_back(Flushed { db: old, table: 0, bucket: 0 });
         }
-        old.size().keys
+        keys
+    }
+
+    /// Frees up to `count` entries of flushed databases, and at least one bucket; false if there is none left.
+    pub(super) fn free_flushed(&mut self, count: usize) -> bool {
+        let mut freed = 0;
+        while freed < count {
+            let Some(flushed) = self.flushed.front_mut() else { return false };
+            let Some(table) = flushed.db.tables().get(flushed.table) else {
+                self.entries.index_bytes -= flushed.db.bytes();
+                self.flushed.pop_front();
+                continue;
+            };
+            if flushed.bucket == table.buckets() {
+                (flushed.table, flushed.bucket) = (flushed.table + 1, 0);
+                continue;
+            }
+            if flushed.bucket + 1 < table.buckets() {
+                table.bucket(flushed.bucket + 1).for_each(|handle| self.entries.prefetch(handle));
+            }
+            for handle in table.bucket(flushed.bucket) {
+                self.evictor.forget(&mut self.entries, handle);
+                self.entries.free(handle);
+                freed += 1;
+            }
+            flushed.bucket += 1;
+        }
+        true
     }
 
     /// Checks every invariant of the shard: each entry is reachable once, under its own key, and all counters are right.
@@ -119,6 +150,13 @@ impl Shard {
             let table_bytes: usize = db.tables().iter().map(|table| table.bytes() + size_of_val(table)).sum();
             assert_eq!(db.bytes(), table_bytes + db.wheel.bytes());
         }
+        if !self.flushed.is_empty() {
+            return;
+        }
+        let all: Vec<Handle> = reachable.iter().copied().map(Handle).collect();
+        self.evictor.validate(&self.entries, &all);
+        let index_bytes = self.dbs.iter().map(Db::bytes).sum::<usize>() + self.evictor.bytes();
+        assert_eq!(self.entries.index_bytes, index_bytes);
         let mut live: Vec<u32> = self.entries.validate().into_iter().map(|handle| handle.0).collect();
         reachable.sort();
         live.sort();

@@ -67,6 +67,9 @@ const _: () = assert!(SLOTS.ilog2() as usize * LEVELS == UnixMs::BITS as usize);
 /// A clock that was set back by less than this is waited for, ms. Clocks that are corrected by so little are slewed.
 pub(super) const REWIND_MS: u64 = 100;
 
+/// Entries of one slot that [`Wheel::soonest`] compares.
+const SOONEST_OF: usize = 16;
+
 /// One bit for each slot of a level.
 type Bits = [u64; SLOTS / 64];
 
@@ -199,6 +202,22 @@ impl Wheel {
             return Some(moment(self.elapsed));
         }
         self.lowest_slot(|level| &level.occupied).map(|(level, slot)| moment(self.start_of(level, slot)))
+    }
+
+    /// One of the entries that expire next: of the first slot that is occupied, the soonest among some of its entries.
+    pub(super) fn soonest(&self, entries: &Entries) -> Option<Handle> {
+        let first = match self.turning {
+            0 => self.lowest_slot(|level| &level.occupied).map(|(level, slot)| self.levels[level].first[slot])?,
+            first => first,
+        };
+        let mut next = first;
+        let some = std::iter::from_fn(|| {
+            let handle = Handle(next);
+            let ttl = (next != 0).then(|| entries.ttl(handle))??;
+            next = ttl.wheel_next;
+            Some((ttl.expire_at, handle))
+        });
+        some.take(SOONEST_OF).min_by_key(|&(expire_at, _)| expire_at).map(|(_, handle)| handle)
     }
 
     /// Goes back to `now`, which is before `elapsed`; false if the clock is waited for instead.

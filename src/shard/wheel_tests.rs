@@ -18,7 +18,7 @@ struct Pair {
 }
 
 fn meta(expire_at: Option<UnixMs>) -> Meta {
-    Meta { kind: Kind::String, raw: false, expire_at, clock: 0 }
+    Meta { kind: Kind::String, raw: false, expire_at, usage: 0 }
 }
 
 impl Pair {

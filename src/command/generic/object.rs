@@ -4,7 +4,7 @@ use super::super::number::{canonical_i64, parse_i64};
 use super::{Args, Command, Ctx, Flags, KeySpec};
 use crate::command::{Flow, Home};
 use crate::resp::{Error, Reply};
-use crate::shard::{EntryRef, Kind};
+use crate::shard::{EntryRef, Kind, Rule};
 
 /// The key behind a subcommand.
 pub const SECOND: KeySpec = KeySpec { first: 2, last: 2, step: 1 };
@@ -105,11 +105,22 @@ fn encoding(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
 }
 
 fn freq(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
-    look(ctx, args, reply, |_, _| Err(Error::NoLfu))
+    let counts = ctx.shard.policy().rule == Rule::Lfu;
+    look(ctx, args, reply, |entry, reply| {
+        if !counts {
+            return Err(Error::NoLfu);
+        }
+        reply.int(entry.frequency.into());
+        Ok(())
+    })
 }
 
 fn idletime(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
+    let counts = ctx.shard.policy().rule == Rule::Lfu;
     look(ctx, args, reply, |entry, reply| {
+        if counts {
+            return Err(Error::Lfu);
+        }
         reply.int(entry.idle_s as i64);
         Ok(())
     })

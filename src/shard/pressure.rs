@@ -1,0 +1,321 @@
+//! Memory: what a shard may use, what happens at the limit, and the work that is done in pieces.
+//!
+//! [`Shard::memory`] is the sum of what is charged for live entries, tables, wheels and the policy's own memory. A command
+//! that may need more asks first ([`Shard::make_way`]), which evicts until what it brings fits. So the charge exceeds the
+//! limit by no more than one command adds beyond its own arguments (a SETRANGE far behind the end).
+//!
+//! What is charged is live memory. The memory that is mapped is more: free chunks lie between live ones. When they are
+//! too many, slabs are evacuated ([`super::heap`]): a few entries at every write, and more at the end of a turn.
+//!
+//! The work of a turn ([`Shard::work`]) is bounded, each kind by a constant below: requests that arrive meanwhile wait
+//! for it.
+//!
+//! Owned by one core.
+
+use super::evict::{Phase, Policy, Rule};
+use super::lfu::LfuPace;
+use super::{Handle, Key, Place, Shard};
+
+/// Entries of flushed databases freed in one turn.
+const TURN_FREED_MAX: usize = 512;
+
+/// Entries that one turn ranks anew after a change of the policy.
+const TURN_RANKED_MAX: usize = 256;
+
+/// Entries that one turn evicts when the limit was lowered.
+const TURN_EVICTED_MAX: usize = 128;
+
+/// Entries moved out of slabs that are evacuated: in one turn, and at one write.
+const TURN_MOVED_MAX: usize = 64;
+const WRITE_MOVED_MAX: usize = 2;
+
+/// Entries that make way for one command; beyond them it may have to run before there is room.
+const COMMAND_EVICTED_MAX: usize = 16 * 1024;
+
+/// Random entries looked at to find one with an expiry.
+const RANDOM_TRIES_MAX: usize = 64;
+
+/// Bytes by which free chunks must grow before slabs are evacuated again, after there was nothing to be gained.
+const FRUITLESS_BYTES: usize = 1024 * 1024;
+
+/// The limit, and what goes on in pieces.
+pub(super) struct Pressure {
+    /// Bytes that may be charged.
+    limit_bytes: usize,
+    /// There was nothing to evict when this was last tried.
+    exhausted: bool,
+    /// Free chunks up to which evacuation brings nothing, bytes.
+    fruitless_bytes: usize,
+    /// Where the walk after a change of the policy goes on: database, partition among the shard's, position.
+    walk: (usize, usize, u32),
+}
+
+impl Pressure {
+    pub(super) fn new() -> Pressure {
+        Pressure { limit_bytes: usize::MAX, exhausted: false, fruitless_bytes: 0, walk: (0, 0, 0) }
+    }
+}
+
+impl Shard {
+    /// Sets the limit of [`Shard::memory`]; None is none.
+    pub fn set_limit(&mut self, limit_bytes: Option<usize>) {
+        self.pressure.limit_bytes = limit_bytes.unwrap_or(usize::MAX);
+        self.pressure.exhausted = false;
+    }
+
+    pub fn limit_bytes(&self) -> Option<usize> {
+        Some(self.pressure.limit_bytes).filter(|&bytes| bytes != usize::MAX)
+    }
+
+    /// Changes what is evicted at the limit. Entries are ranked anew by [`Shard::work`], in pieces.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.evictor.set_policy(&mut self.entries, policy);
+        self.pressure.walk = (0, 0, 0);
+        self.pressure.exhausted = false;
+        if self.dbs.iter().all(|db| db.size().keys == 0) && self.flushed.is_empty() {
+            self.rank_all();
+        }
+    }
+
+    pub fn policy(&self) -> Policy {
+        self.evictor.policy()
+    }
+
+    /// Sets how the counts of LFU rise and fall.
+    pub fn set_lfu_pace(&mut self, pace: LfuPace) {
+        self.evictor.set_pace(pace, self.now_ms);
+    }
+
+    /// Makes room for a command that brings `bytes`. False: it must not run, because the limit is reached and nothing
+    /// can be evicted.
+    #[inline]
+    pub fn make_way(&mut self, bytes: usize) -> bool {
+        self.memory().saturating_add(bytes) <= self.pressure.limit_bytes || self.evict_for(bytes)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn evict_for(&mut self, bytes: usize) -> bool {
+        if self.evictor.policy().rule == Rule::None {
+            // As in Redis, the command that goes beyond the limit is the last one that runs.
+            while self.memory() > self.pressure.limit_bytes && !self.flushed.is_empty() {
+                self.free_flushed(TURN_FREED_MAX);
+            }
+            return self.memory() <= self.pressure.limit_bytes;
+        }
+        if bytes > self.pressure.limit_bytes {
+            return false;
+        }
+        for _ in 0..COMMAND_EVICTED_MAX {
+            if self.memory() + bytes <= self.pressure.limit_bytes {
+                return true;
+            }
+            if !self.free_one() {
+                return self.memory() <= self.pressure.limit_bytes;
+            }
+        }
+        true
+    }
+
+    /// Frees some memory: a piece of a flushed database, or else a victim.
+    fn free_one(&mut self) -> bool {
+        if !self.flushed.is_empty() {
+            return self.free_flushed(1) || self.free_one();
+        }
+        let victim = self.victim();
+        self.pressure.exhausted = victim.is_none();
+        let Some((db, handle)) = victim else { return false };
+        self.evict(db, handle);
+        true
+    }
+
+    /// The entry to evict next, and its database.
+    fn victim(&mut self) -> Option<(usize, Handle)> {
+        if let Some(handle) = self.evictor.victim(&mut self.entries) {
+            return Some((self.locate(handle)?.0, handle));
+        }
+        match self.evictor.policy() {
+            Policy { rule: Rule::Random, volatile: false } => self.random_entry(),
+            Policy { rule: Rule::Random, volatile: true } => self.random_expiring(),
+            Policy { rule: Rule::Ttl, .. } => self.soonest(),
+            _ => None,
+        }
+    }
+
+    fn random_entry(&mut self) -> Option<(usize, Handle)> {
+        let keys: usize = self.dbs.iter().map(|db| db.size().keys).sum();
+        let mut skip = ((u128::from(self.evictor.random()) * keys as u128) >> 64) as usize;
+        let db = self.dbs.iter().position(|db| {
+            let here = skip < db.size().keys;
+            skip = skip.saturating_sub(db.size().keys);
+            here
+        })?;
+        let handle = self.dbs[db].random(|| self.evictor.random())?;
+        Some((db, handle))
+    }
+
+    /// A random entry with an expiry. If they are so few that guesses fail, the one that expires soonest.
+    fn random_expiring(&mut self) -> Option<(usize, Handle)> {
+        for _ in 0..RANDOM_TRIES_MAX {
+            let (db, handle) = self.random_entry()?;
+            if self.entries.ttl(handle).is_some() {
+                return Some((db, handle));
+            }
+        }
+        self.soonest()
+    }
+
+    fn soonest(&self) -> Option<(usize, Handle)> {
+        let of_each = self.dbs.iter().enumerate().filter_map(|(db, of)| Some((db, of.wheel.soonest(&self.entries)?)));
+        of_each.min_by_key(|&(_, handle)| self.entries.expire_at(handle))
+    }
+
+    /// Removes a victim, with its effect, and starts to load what the next eviction will need.
+    fn evict(&mut self, db: usize, handle: Handle) {
+        let hash = self.hasher.hash(self.entries.key(handle));
+        let next = self.evictor.next_victim(&self.entries, handle);
+        self.evictor.evicted(&self.entries, handle, hash);
+        self.counters.evicted += 1;
+        self.discard(db, handle);
+        // The next victim's entry was loaded at the last eviction: its bucket now, and the entry after it.
+        let Some(next) = next else { return };
+        let key = self.hasher.key(self.entries.key(next));
+        self.prefetch_bucket(db, &key);
+        if let Some(after) = self.evictor.next_victim(&self.entries, next) {
+            self.entries.prefetch(after);
+        }
+    }
+
+    /// Where an entry lies: database, hash of its key, partition among the shard's, place in the table. None if it is
+    /// being freed with a flushed database.
+    pub(super) fn locate(&self, handle: Handle) -> Option<(usize, u64, usize, Place)> {
+        let Key { hash, partition, .. } = self.hasher.key(self.entries.key(handle));
+        let local = self.local(partition);
+        let place = |(db, of): (usize, &super::Db)| Some((db, hash, local, of.place(local, hash, handle)?));
+        self.dbs.iter().enumerate().find_map(place)
+    }
+
+    /// Sees to it that one allocation of any size succeeds, and that free chunks do not become too many. Call it before
+    /// looking for an entry: it may move or remove some.
+    #[inline]
+    pub(super) fn make_room(&mut self) {
+        if !self.entries.heap().has_free_slab() {
+            self.make_address_space();
+        }
+        if self.should_compact() {
+            self.compact(WRITE_MOVED_MAX);
+        }
+    }
+
+    #[cold]
+    fn make_address_space(&mut self) {
+        while !self.entries.heap().has_free_slab() && !self.flushed.is_empty() {
+            self.free_flushed(TURN_FREED_MAX);
+        }
+        if !self.entries.heap().has_free_slab() {
+            self.evict_slab();
+        }
+    }
+
+    /// Evicts every entry of the emptiest slab. Bounded by the number of chunks in a slab.
+    fn evict_slab(&mut self) {
+        let Some(slab) = self.entries.heap().emptiest_slab() else { return };
+        for handle in self.entries.heap().live_chunks(slab) {
+            let (db, ..) = self.locate(handle).expect("every entry lies in a table");
+            self.evict(db, handle);
+        }
+    }
+
+    #[inline]
+    fn should_compact(&self) -> bool {
+        let heap = self.entries.heap();
+        heap.is_wasteful() && heap.waste_bytes() > self.pressure.fruitless_bytes && self.flushed.is_empty()
+    }
+
+    /// Moves up to `count` entries out of slabs that are being evacuated.
+    #[cold]
+    fn compact(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some((old, bytes)) = self.entries.heap_mut().next_evacuee() else {
+                self.pressure.fruitless_bytes = self.entries.heap().waste_bytes() + FRUITLESS_BYTES;
+                return;
+            };
+            let (db, _, local, place) = self.locate(old).expect("every entry lies in a table");
+            let new = self.entries.relocate(old, bytes).expect("the class has a free chunk");
+            self.dbs[db].set_handle(local, place, new);
+            self.evictor.settle(&mut self.entries, [old, new]);
+            if self.entries.ttl(new).is_some() {
+                self.dbs[db].wheel.moved(&mut self.entries, new);
+            }
+        }
+        self.pressure.fruitless_bytes = 0;
+    }
+
+    /// Whether [`Shard::work`] has something to do.
+    #[inline]
+    pub fn has_work(&self) -> bool {
+        !self.flushed.is_empty()
+            || self.evictor.phase() != Phase::Steady
+            || self.should_compact()
+            || self.memory() > self.pressure.limit_bytes
+                && self.evictor.policy().rule != Rule::None
+                && !self.pressure.exhausted
+    }
+
+    /// Does some of what is done in pieces: frees flushed databases, ranks entries anew after a change of the policy,
+    /// evicts down to a limit that was lowered, empties slabs.
+    pub fn work(&mut self) {
+        if !self.flushed.is_empty() {
+            self.free_flushed(TURN_FREED_MAX);
+        } else if self.memory() > self.pressure.limit_bytes && !self.pressure.exhausted {
+            for _ in 0..TURN_EVICTED_MAX {
+                if self.memory() <= self.pressure.limit_bytes || !self.free_one() {
+                    break;
+                }
+            }
+        } else if self.evictor.phase() != Phase::Steady {
+            self.rank(TURN_RANKED_MAX);
+        } else if self.should_compact() {
+            self.compact(TURN_MOVED_MAX);
+        }
+    }
+
+    /// Goes on with a change of the policy.
+    fn rank(&mut self, count: usize) {
+        if self.evictor.phase() == Phase::Draining {
+            return self.evictor.drain(&mut self.entries, count);
+        }
+        let now_s = self.now_s();
+        let Shard { dbs, entries, evictor, hasher, pressure, .. } = self;
+        let mut handles = Vec::new();
+        let mut ranked = 0;
+        while ranked < count {
+            let (db, local, position) = pressure.walk;
+            let Some(of) = dbs.get(db) else { return evictor.end_walk(entries) };
+            let Some(table) = of.table(local) else {
+                pressure.walk = (db + 1, 0, 0);
+                continue;
+            };
+            let mut next = None;
+            if let Some((home, after)) = table.positions(position) {
+                table.visit_home(home, position, |h| hasher.hash(entries.key(h)), |h| handles.push(h));
+                next = after;
+            }
+            ranked += 1 + handles.len();
+            handles.drain(..).for_each(|handle| evictor.readmit(entries, handle, now_s));
+            pressure.walk = next.map_or((db, local + 1, 0), |next| (db, local, next));
+        }
+    }
+
+    /// Databases have changed places: a walk over them starts again.
+    pub(super) fn restart_walk(&mut self) {
+        self.pressure.walk = (0, 0, 0);
+    }
+
+    /// Ends a change of the policy at once.
+    pub(super) fn rank_all(&mut self) {
+        while self.evictor.phase() != Phase::Steady {
+            self.rank(usize::MAX);
+        }
+    }
+}
