@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use keyloom::route::{Hasher, Key};
-use keyloom::shard::{Expiry, NewValue, Shard};
+use keyloom::shard::{Clock, Deadline, Expiry, NewValue, Shard};
 
 const KEYS: usize = 1_000_000;
 const VALUE: [u8; 64] = [b'v'; 64];
@@ -103,7 +103,7 @@ fn burst(_criterion: &mut Criterion) {
     let mut bytes = Vec::new();
     let mut shard = Shard::new(PARTITIONS, 1, hasher.clone());
     for key in &shuffled_keys(&hasher, "memtier", &mut bytes) {
-        shard.set(0, key, NewValue::Bytes(&VALUE), Expiry::At(100_000));
+        shard.set(0, key, NewValue::Bytes(&VALUE), Expiry::At(Deadline::new(Clock::Steady, 100_000)));
     }
     shard.set_now(100_000);
     let mut turns = Vec::new();
@@ -134,7 +134,7 @@ fn expiry(criterion: &mut Criterion) {
     let mut random = 7_u64;
     let mut deadline = move |now_ms: i64| {
         random = random.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
-        now_ms + 1 + (random >> 33) as i64 % 3_600_000
+        Deadline::new(Clock::Steady, now_ms + 1 + (random >> 33) as i64 % 3_600_000)
     };
     for i in 0..KEYS {
         let key = format!("memtier-{i}");
@@ -166,7 +166,12 @@ fn expiry(criterion: &mut Criterion) {
             let batch = batches.next().unwrap_or_default();
             prefetch(&shard, batch);
             for key in batch {
-                shard.set(0, key, NewValue::Bytes(black_box(&VALUE)), Expiry::At(now_ms + 1));
+                shard.set(
+                    0,
+                    key,
+                    NewValue::Bytes(black_box(&VALUE)),
+                    Expiry::At(Deadline::new(Clock::Steady, now_ms + 1)),
+                );
             }
             now_ms += 1;
             shard.set_now(now_ms);

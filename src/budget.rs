@@ -93,6 +93,11 @@ impl Budget {
         maxmemory_bytes.saturating_sub(overhead)
     }
 
+    /// There is no limit: what was granted does not count any more.
+    pub fn forget(&self) {
+        self.slots.iter().for_each(|slot| slot.granted.store(0, Relaxed));
+    }
+
     /// Divides the budget between the first `cores` cores. The first core calls it, once per tick.
     ///
     /// `allocated_bytes` is what the allocator has given out; `evicts`: the policy removes entries at the limit.
@@ -156,7 +161,8 @@ fn divide(total: u64, cores: &[CoreState]) -> Vec<u64> {
         return shares;
     }
     let equal = total / n;
-    let lacks = |share: u64, core: &CoreState| if core.evicting { equal.saturating_sub(share) / EVEN_OUT_PART } else { 0 };
+    let lacks =
+        |share: u64, core: &CoreState| if core.evicting { equal.saturating_sub(share) / EVEN_OUT_PART } else { 0 };
     let lacking: u64 = shares.iter().zip(cores).map(|(&share, core)| lacks(share, core)).sum();
     let spare: u64 = shares.iter().map(|share| share.saturating_sub(equal)).sum();
     let moved = lacking.min(spare);

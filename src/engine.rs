@@ -83,7 +83,7 @@ pub struct Engine {
     /// How late keys were that expired without being looked at.
     expiry_lag: Latency,
     sampler: RateSampler,
-    /// When memory was last looked at, Unix ms; 0 before the first time.
+    /// When memory was last looked at, steady ms; 0 before the first time.
     memory_seen_ms: i64,
     pub slowlog: VecDeque<SlowlogEntry>,
     /// Commands that take at least so long are logged; `u64::MAX` is never.
@@ -104,7 +104,8 @@ impl Engine {
     pub fn of_node(router: Router, hasher: Hasher, node: Arc<NodeState>, seed: u64) -> Self {
         let configured = node.config.latest();
         let config = configured.config;
-        let shard = Shard::new(router.range_of(router.me()), config.databases, hasher.clone());
+        let mut shard = Shard::new(router.range_of(router.me()), config.databases, hasher.clone());
+        shard.events.set_mask(config.notify_keyspace_events);
         let scratch = Shard::new(0..router.partitions(), config.databases, hasher.clone());
         let clock = quanta::Clock::new();
         let tick = clock.raw();
@@ -138,10 +139,8 @@ impl Engine {
     fn apply_memory_config(&mut self, before_bytes: u64) {
         let config = &self.config;
         self.shard.set_policy(policy(config.maxmemory_policy));
-        self.shard.set_lfu_pace(LfuPace {
-            log_factor: config.lfu_log_factor,
-            decay_minutes: config.lfu_decay_time_minutes,
-        });
+        self.shard
+            .set_lfu_pace(LfuPace { log_factor: config.lfu_log_factor, decay_minutes: config.lfu_decay_time_minutes });
         let maxmemory_bytes = config.maxmemory_bytes;
         if maxmemory_bytes == before_bytes {
             return;
@@ -174,7 +173,7 @@ impl Engine {
             Err(unknown) => return Err(self.refuse_unknown(unknown, session, args)),
         };
         session.last_command = Some(row.id);
-        session.last_active_ms = self.shard.now_ms();
+        session.last_active_ms = self.shard.steady_ms();
         if !row.command.arity_ok(args.len()) {
             return Err(self.refuse(row, Error::Arity(row.full_name.clone())));
         }
@@ -200,7 +199,7 @@ impl Engine {
     #[cold]
     fn refuse_unknown(&mut self, unknown: Unknown, session: &Session, args: Args) -> Refusal {
         if args[0].eq_ignore_ascii_case(b"post") || args[0].eq_ignore_ascii_case(b"host:") {
-            if self.node.log_attack(self.shard.now_ms()) {
+            if self.node.log_attack(self.shard.steady_ms()) {
                 tracing::warn!(
                     client = session.addr,
                     "an HTTP request arrived where Redis commands are expected; somebody may be trying to attack this \
@@ -267,7 +266,10 @@ impl Engine {
     }
 
     /// Runs a keyspace command on this core's shard.
-    #[inline]
+    ///
+    /// Always inlined, with [`Engine::account`]: a [`Call`] that passes through memory is stored in small pieces and loaded
+    /// in large ones, which the processor can only do after the stores have reached the cache.
+    #[inline(always)]
     pub fn call(&mut self, call: Call, reply: &mut Reply) {
         let Handler::Keyspace(run) = call.row.command.handler else { unreachable!("routed as a keyspace command") };
         if !self.make_way(call.row, call.args) {
@@ -300,7 +302,7 @@ impl Engine {
             }
         }
         let ran = Ran { row: call.row, args: call.args, origin: call.origin, counted: call.counted };
-        self.account(&ran, mark, result.err(), reply);
+        self.account(ran, mark, result, reply);
     }
 
     #[cold]
@@ -320,14 +322,14 @@ impl Engine {
             return Flow::Done;
         };
         let mark = reply.output().mark();
-        let now_ms = self.shard.now_ms();
+        let now_ms = self.shard.steady_ms();
         let result = run(&mut Home { session, engine: self, now_ms }, args, reply);
-        let (flow, error) = match result {
-            Ok(flow) => (flow, None),
-            Err(error) => (Flow::Done, Some(error)),
+        let (flow, result) = match result {
+            Ok(flow) => (flow, Ok(())),
+            Err(error) => (Flow::Done, Err(error)),
         };
         let ran = Ran { row, args, origin: Origin::Client(session), counted: true };
-        self.account(&ran, mark, error, reply);
+        self.account(ran, mark, result, reply);
         flow
     }
 
@@ -342,7 +344,7 @@ impl Engine {
         reply: &mut Reply,
     ) -> Flow {
         let mark = reply.output().mark();
-        let now_ms = self.shard.now_ms();
+        let now_ms = self.shard.steady_ms();
         match finish(&mut Home { session, engine: self, now_ms }, answers, reply) {
             Ok(flow) => flow,
             Err(error) => {
@@ -356,8 +358,8 @@ impl Engine {
     }
 
     /// Counts and times one executed command, and answers its error.
-    #[inline]
-    fn account(&mut self, ran: &Ran, mark: u32, error: Option<Error>, reply: &mut Reply) {
+    #[inline(always)]
+    fn account(&mut self, ran: Ran, mark: u32, result: Result<(), Error>, reply: &mut Reply) {
         let now = self.clock.raw();
         let nanos = self.clock.delta_as_nanos(self.tick, now);
         self.tick = now;
@@ -367,11 +369,8 @@ impl Engine {
         if ran.counted && self.config.latency_tracking {
             stats.latency.record(nanos);
         }
-        if let Some(error) = error {
-            stats.failed += 1;
-            self.errors.count(&error);
-            reply.output().truncate(mark);
-            reply.error(&error);
+        if let Err(error) = result {
+            self.answer_error(ran.row, mark, &error, reply);
         }
         if nanos >= self.slow_nanos_min {
             self.log_slow(ran, nanos);
@@ -379,7 +378,15 @@ impl Engine {
     }
 
     #[cold]
-    fn log_slow(&mut self, ran: &Ran, nanos: u64) {
+    fn answer_error(&mut self, row: &Row, mark: u32, error: &Error, reply: &mut Reply) {
+        self.stats[row.id as usize].failed += 1;
+        self.errors.count(error);
+        reply.output().truncate(mark);
+        reply.error(error);
+    }
+
+    #[cold]
+    fn log_slow(&mut self, ran: Ran, nanos: u64) {
         if ran.row.command.flags.has(Flags::SKIP_SLOWLOG) {
             return;
         }
@@ -426,7 +433,12 @@ impl Engine {
             evicted: self.shard.counters.evicted,
         };
         budget.publish(me, charge, self.shard.limit_bytes().unwrap_or(0) as u64);
-        if me == 0 && maxmemory_bytes > 0 {
+        if me != 0 {
+            return;
+        }
+        if maxmemory_bytes == 0 {
+            budget.forget();
+        } else {
             let evicts = self.shard.policy().rule != Rule::None;
             budget.divide(self.router.cores() as usize, maxmemory_bytes, allocated_bytes(), evicts);
         }
@@ -479,6 +491,7 @@ impl Engine {
                 if configured.number > self.config_number {
                     self.config_number = configured.number;
                     self.slow_nanos_min = slow_nanos_min(&configured.config);
+                    self.shard.events.set_mask(configured.config.notify_keyspace_events);
                     let before = std::mem::replace(&mut self.config, configured.config);
                     if memory_config(&before) != memory_config(&self.config) {
                         self.apply_memory_config(before.maxmemory_bytes);

@@ -26,19 +26,21 @@ use crate::admin::{control, http};
 use crate::config::{Config, ControlCore};
 use crate::engine::Engine;
 use crate::mesh;
+use crate::net::clock::Clock;
 use crate::net::forward::Message;
 use crate::net::limits;
 use crate::net::listener::{self, ListenError, Listener};
-use crate::net::pump::{Parts, Pump, Service, unix_ms};
+use crate::net::pump::{Parts, Pump, Service};
 use crate::net::ring::Ring;
 use crate::route::{CoreId, Hasher, Router};
+use crate::shard::SteadyMs;
 use crate::state::NodeState;
 
 /// What a plain thread can ask of a core.
 #[derive(Clone, Copy, Debug)]
 pub enum Order {
-    /// Finish what is under way, at the latest at this moment (Unix ms), and end.
-    Stop { deadline_ms: i64 },
+    /// Finish what is under way, at the latest at this moment (steady ms), and end.
+    Stop { deadline_ms: SteadyMs },
 }
 
 /// Why the node could not start, or ended.
@@ -80,6 +82,8 @@ pub struct Node {
     orders: Vec<Sender<Order>>,
     shutdown: Sender<()>,
     pub state: Arc<NodeState>,
+    /// Each core has a copy.
+    pub clock: Clock,
 }
 
 /// Keeps counters of different cores on different cache lines.
@@ -135,7 +139,7 @@ impl Node {
 
     /// Orders every executor to stop.
     fn stop(&self) {
-        let deadline_ms = unix_ms() + SHUTDOWN_MS;
+        let deadline_ms = self.clock.clone().now().steady_ms + SHUTDOWN_MS;
         for (executor, orders) in self.orders.iter().enumerate() {
             let _ = orders.try_send(Order::Stop { deadline_ms });
             self.ring_bell(executor as CoreId, false);
@@ -162,6 +166,7 @@ pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
         orders,
         shutdown,
         state: Arc::new(NodeState::new(Arc::clone(&config))),
+        clock: Clock::start(),
     });
     let started = start(&config, service, &node, &listeners, admin, order_receivers)?;
     for listener in &listeners {

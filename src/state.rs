@@ -77,7 +77,7 @@ pub struct NodeState {
     /// The division of maxmemory between the cores.
     pub budget: Budget,
     memory_peak_bytes: AtomicU64,
-    /// Unix ms of the last warning about an HTTP client.
+    /// Steady ms of the last warning about an HTTP client.
     attack_logged_ms: AtomicI64,
 }
 

@@ -3,17 +3,15 @@
 //! Random commands run on one engine while its clock moves; what it recorded is replayed on a fresh engine whose clock
 //! stands at another time. As on a replica, no key expires there by itself: expiries arrive as effects.
 
-use std::sync::Arc;
+mod common;
 
-use keyloom::command::{Handler, Owned, table};
+use common::engine::run;
+use keyloom::command::table;
 use keyloom::config::Config;
-use keyloom::engine::{Call, Engine, Origin};
-use keyloom::resp::{Output, Reply, Version};
-use keyloom::route::{Hasher, Router};
-use keyloom::shard::{Effect, UnixMs};
+use keyloom::engine::Engine;
+use keyloom::shard::{Effect, Now, UnixMs};
 use proptest::prelude::*;
 
-const PARTITIONS: u16 = 8;
 const DATABASES: usize = 3;
 const START_MS: UnixMs = 1_700_000_000_000;
 /// Long before the start: a duration that was replayed as one would end elsewhere.
@@ -89,6 +87,8 @@ const TEMPLATES: [&str; 57] = [
 struct Step {
     db: usize,
     wait_ms: UnixMs,
+    /// By how much the wall clock is set ahead, or back.
+    set_ms: UnixMs,
     args: Vec<String>,
 }
 
@@ -97,9 +97,9 @@ fn step() -> impl Strategy<Value = Step> {
     (
         (pick(DATABASES), prop_oneof![4 => Just(0i64), 1 => 1..2_500i64], pick(TEMPLATES.len())),
         (pick(KEYS.len()), pick(KEYS.len()), pick(VALUES.len()), pick(VALUES.len())),
-        (pick(TIMES.len()), pick(DATABASES)),
+        (pick(TIMES.len()), pick(DATABASES), prop_oneof![12 => Just(0i64), 1 => -9_000..9_000i64]),
     )
-        .prop_map(|((db, wait_ms, template), (k, other, v, value), (time, to_db))| {
+        .prop_map(|((db, wait_ms, template), (k, other, v, value), (time, to_db, set_ms))| {
             let word = |word: &str| match word {
                 "$k" => KEYS[k].to_string(),
                 "$K" => KEYS[other].to_string(),
@@ -109,46 +109,22 @@ fn step() -> impl Strategy<Value = Step> {
                 "$d" => to_db.to_string(),
                 word => word.to_string(),
             };
-            Step { db, wait_ms, args: TEMPLATES[template].split(' ').map(word).collect() }
+            Step { db, wait_ms, set_ms, args: TEMPLATES[template].split(' ').map(word).collect() }
         })
 }
 
 fn engine(now_ms: UnixMs) -> Engine {
-    let config = Config { databases: DATABASES, partitions: PARTITIONS, ..Config::default() };
-    let mut engine =
-        Engine::new(Router::new(0, 1, PARTITIONS), Hasher::new(PARTITIONS, [5, 6, 7, 8]), Arc::new(config), 9);
-    engine.shard.set_now(now_ms);
-    engine
-}
-
-/// Runs one command; the reply is returned.
-fn run(engine: &mut Engine, db: usize, args: &[&[u8]]) -> Vec<u8> {
-    let row = table().resolve(args).expect("a known command");
-    assert!(matches!(row.command.handler, Handler::Keyspace(_)));
-    assert!(row.command.arity_ok(args.len()));
-    let hasher = engine.hasher.clone();
-    let first = row.command.keys.positions(args.len()).next().map(|at| hasher.key(args[at]));
-    let mut out = Output::new();
-    let call = Call {
-        row,
-        args,
-        first,
-        db,
-        no_touch: false,
-        owned: &Owned::default(),
-        origin: Origin::Forwarded(0),
-        counted: true,
-    };
-    engine.call(call, &mut Reply::new(&mut out, Version::V2));
-    out.to_vec()
+    common::engine::engine(now_ms, Config { databases: DATABASES, ..Config::default() })
 }
 
 /// Runs the steps and returns everything they did.
 fn record(engine: &mut Engine, steps: &[Step]) -> Vec<Effect> {
     engine.shard.effects.enable(true);
     for step in steps {
-        let now_ms = engine.shard.now_ms() + step.wait_ms;
-        engine.shard.set_now(now_ms);
+        let Now { wall_ms, steady_ms } = engine.shard.now();
+        engine
+            .shard
+            .set_now(Now { wall_ms: wall_ms + step.wait_ms + step.set_ms, steady_ms: steady_ms + step.wait_ms });
         let args: Vec<&[u8]> = step.args.iter().map(|a| a.as_bytes()).collect();
         run(engine, step.db, &args);
     }
@@ -186,12 +162,25 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn replayed_effects_give_the_same_keyspace(steps in prop::collection::vec(step(), 1..80)) {
+    fn replayed_effects_give_the_same_keyspace(mut steps in prop::collection::vec(step(), 1..80)) {
+        steps.iter_mut().for_each(|step| step.set_ms = 0);
         let mut original = engine(START_MS);
         let effects = record(&mut original, &steps);
         let mut copy = engine(REPLAY_MS);
         replay(&mut copy, &effects);
         prop_assert_eq!(contents(&mut copy), contents(&mut original), "{:?}", effects);
+    }
+
+    /// The effects name the moments at which keys were to expire; a wall clock that is set changes those of durations.
+    #[test]
+    fn a_wall_clock_that_is_set_changes_nothing_else(steps in prop::collection::vec(step(), 1..80)) {
+        let mut original = engine(START_MS);
+        let effects = record(&mut original, &steps);
+        let mut copy = engine(REPLAY_MS);
+        replay(&mut copy, &effects);
+        let expires = |(db, key, value, at): Content| (db, key, value, at.is_some());
+        let [copy, original] = [&mut copy, &mut original].map(|e| contents(e).into_iter().map(expires).collect::<Vec<_>>());
+        prop_assert_eq!(copy, original, "{:?}", effects);
     }
 
     #[test]

@@ -76,10 +76,7 @@ fn bad_values() {
         refused(&["--loglevel", "loud"]),
         "command line: 'loglevel loud': argument(s) must be one of the following: debug, verbose, notice, warning"
     );
-    assert_eq!(
-        refused(&["--maxmemory", "lots"]),
-        "command line: 'maxmemory lots': argument must be a memory value"
-    );
+    assert_eq!(refused(&["--maxmemory", "lots"]), "command line: 'maxmemory lots': argument must be a memory value");
     assert_eq!(
         refused(&["--appendonly", "yes"]),
         "command line: 'appendonly yes': persistence is not supported yet, only 'no' is"

@@ -17,7 +17,7 @@ use crate::command::{Answer, Args, Ask, Flow, Home, Owned, Session};
 use crate::engine::{Call, Engine, Origin};
 use crate::resp::{Error, Reply};
 use crate::route::CoreId;
-use crate::shard::Detached;
+use crate::shard::{Deadline, Detached};
 
 /// A key in a database.
 type Place = (u8, Vec<u8>);
@@ -64,7 +64,7 @@ fn run(
     if !engine.make_way(row, &arg_slices) {
         return Err(Error::OutOfMemory);
     }
-    engine.scratch.set_now(engine.shard.now_ms());
+    engine.scratch.set_now(engine.shard.now());
     let mut before = BTreeMap::new();
     for ((_, places), answer) in places.iter().zip(answers) {
         let Answer::Entries(entries) = answer else { unreachable!("a loan is answered with entries") };
@@ -74,7 +74,7 @@ fn run(
             engine.scratch.attach(*db as usize, &engine.hasher.key(key), entry);
         }
     }
-    std::mem::swap(&mut engine.shard, &mut engine.scratch);
+    swap_shards(engine);
     let call = Call {
         row,
         args: &arg_slices,
@@ -86,7 +86,7 @@ fn run(
         counted: true,
     };
     engine.call(call, reply);
-    std::mem::swap(&mut engine.shard, &mut engine.scratch);
+    swap_shards(engine);
     let questions = returns(home.engine, places, &before);
     if questions.is_empty() {
         return Ok(Flow::Done);
@@ -99,6 +99,14 @@ fn run(
         Ok(Flow::Done)
     };
     Ok(Flow::Ask(questions, Box::new(finish)))
+}
+
+/// Exchanges this core's shard and the scratch shard, but for the events: what the command tells leaves with everything
+/// else that happens on this core. (Owners tell nothing when entries come back to them.)
+fn swap_shards(engine: &mut Engine) {
+    let Engine { shard, scratch, .. } = engine;
+    std::mem::swap(shard, scratch);
+    std::mem::swap(&mut shard.events, &mut scratch.events);
 }
 
 /// What each owner has to take back: the entries that are not what they were.
@@ -128,9 +136,58 @@ fn returns(
 #[derive(PartialEq)]
 struct Fingerprint {
     value: Arc<Vec<u8>>,
-    expire_at: Option<i64>,
+    expire_at: Option<Deadline>,
 }
 
 fn fingerprint(entry: &Detached) -> Fingerprint {
     Fingerprint { value: Arc::clone(&entry.value), expire_at: entry.expire_at }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::table;
+    use crate::config::Config;
+    use crate::resp::{Output, Version};
+    use crate::route::{Hasher, Router};
+    use crate::shard::{Classes, Expiry, NewValue};
+
+    const PARTITIONS: u16 = 2;
+
+    fn engine(core: CoreId) -> Engine {
+        let config = Config { notify_keyspace_events: Classes::parse("KA").unwrap(), ..Config::default() };
+        let hasher = Hasher::new(PARTITIONS, [1, 2, 3, 4]);
+        let mut engine = Engine::new(Router::new(core, 2, PARTITIONS), hasher, Arc::new(config), 7);
+        engine.shard.events.enable(true);
+        engine
+    }
+
+    #[test]
+    fn what_a_command_over_two_cores_tells_leaves_from_the_core_that_ran_it() {
+        let mut engines = [engine(0), engine(1)];
+        let key_of = |core| {
+            let owned = |i: &u32| engines[0].router.owner(engines[0].hasher.key(&i.to_be_bytes()).partition) == core;
+            (0..).find(owned).unwrap().to_be_bytes()
+        };
+        let (from, to) = (key_of(1), key_of(0));
+        let hasher = engines[1].hasher.clone();
+        engines[1].shard.set(0, &hasher.key(&from), NewValue::Bytes(b"value"), Expiry::Never);
+        let args: [&[u8]; 3] = [b"rename", &from, &to];
+        let row = table().resolve(&args).unwrap();
+        let mut session = Session::default();
+        let mut output = Output::new();
+        let mut reply = Reply::new(&mut output, Version::V2);
+        let mut flow = begin(&engines[0], &session, row, &args);
+        while let Flow::Ask(questions, finish) = flow {
+            let answers =
+                questions.into_iter().map(|(core, ask)| engines[core as usize].answer(ask).unwrap()).collect();
+            flow = engines[0].finish_session(row, &mut session, finish, answers, &mut reply);
+        }
+        assert_eq!(output.to_vec(), b"+OK\r\n");
+        let told =
+            |engine: &mut Engine| engine.shard.events.drain().map(|event| (event.name, event.key)).collect::<Vec<_>>();
+        assert_eq!(told(&mut engines[0]), [("rename_from", from.to_vec()), ("rename_to", to.to_vec())]);
+        assert_eq!(told(&mut engines[1]), []);
+        assert!(engines[0].shard.peek(0, &hasher.key(&to)).is_some());
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::resp::{Error, Reply};
 use crate::route::CoreId;
-use crate::shard::{DbSize, Detached};
+use crate::shard::{DbSize, Detached, SteadyMs};
 use crate::state::Configured;
 use crate::stats::Snapshot;
 
@@ -60,7 +60,7 @@ pub enum Ask {
     ResetHistograms,
     /// Use this configuration from now on, unless a newer one is in use.
     Configure(Configured),
-    /// Hold back commands until this moment (Unix ms); only writes if `writes_only`. `None` ends the pause.
+    /// Hold back commands until this moment; only writes if `writes_only`. `None` ends the pause.
     Pause(Option<Pause>),
     /// A monitor was opened or closed: executed commands are (not) reported to this core.
     Monitor {
@@ -77,7 +77,7 @@ pub enum Ask {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pause {
-    pub until_ms: i64,
+    pub until_ms: SteadyMs,
     pub writes_only: bool,
 }
 

@@ -131,6 +131,22 @@ mod tests {
     }
 
     #[test]
+    fn a_consumer_gets_the_events_that_the_directive_names() {
+        let mut client = Client::new();
+        client.engine.shard.events.enable(true);
+        let told = |client: &mut Client, classes: &str, commands: &[&str]| {
+            client.run_args(&[b"config", b"set", b"notify-keyspace-events", classes.as_bytes()]);
+            commands.iter().for_each(|line| _ = client.run(line));
+            client.engine.shard.events.drain().map(|event| event.name).collect::<Vec<_>>().join(" ")
+        };
+        let commands = ["set a 1 ex 100", "get b", "del a"];
+        assert_eq!(told(&mut client, "", &commands), "");
+        assert_eq!(told(&mut client, "KEAmn", &commands), "new set expire keymiss del");
+        assert_eq!(told(&mut client, "E$m", &commands), "set keymiss");
+        assert_eq!(told(&mut client, "g$", &commands), "");
+    }
+
+    #[test]
     fn an_older_change_does_not_undo_a_newer_one() {
         let mut client = Client::new();
         let change = |client: &Client, timeout_s| {

@@ -4,18 +4,34 @@ use std::sync::Arc;
 
 use super::Args;
 use crate::route::{Hasher, Key};
-use crate::shard::{EntryRef, Expiry, NewValue, Shard, Str, UnixMs};
+use crate::shard::{Classes, EntryRef, Expiry, NewValue, Now, Shard, Str};
 
 /// Large arguments that arrived in vectors of their own, by argument position. A command that stores one shares the
 /// vector instead of copying it.
+///
+/// Nearly every request has none of them, and each request carries this: so it is one pointer, and null most of the time.
 #[derive(Debug, Default)]
-pub struct Owned(pub Vec<(usize, Arc<Vec<u8>>)>);
+pub struct Owned(#[allow(clippy::box_collection, reason = "a box of a slice is two words")] Option<Box<OwnedArgs>>);
+
+/// Values with the positions of their arguments, ascending.
+type OwnedArgs = Vec<(usize, Arc<Vec<u8>>)>;
 
 impl Owned {
+    /// Values with the positions of their arguments, ascending.
+    #[inline]
+    pub fn new(args: OwnedArgs) -> Self {
+        if args.is_empty() { Owned(None) } else { Owned(Some(Box::new(args))) }
+    }
+
+    /// Adds the vector of argument `index`, which comes after those that are here.
+    pub fn push(&mut self, index: usize, value: Arc<Vec<u8>>) {
+        self.0.get_or_insert_default().push((index, value));
+    }
+
     /// The vector of argument `index`, if it lies in one of its own.
     #[inline]
     pub fn get(&self, index: usize) -> Option<Arc<Vec<u8>>> {
-        self.0.iter().find(|(i, _)| *i == index).map(|(_, value)| Arc::clone(value))
+        self.0.as_ref()?.iter().find(|(i, _)| *i == index).map(|(_, value)| Arc::clone(value))
     }
 }
 
@@ -52,8 +68,8 @@ impl<'a> Ctx<'a> {
         }
     }
 
-    pub fn now_ms(&self) -> UnixMs {
-        self.shard.now_ms()
+    pub fn now(&self) -> Now {
+        self.shard.now()
     }
 
     /// The live entry of `key`, for a command that reads it.
@@ -97,6 +113,12 @@ impl<'a> Ctx<'a> {
         let removed = self.shard.remove(self.db, key);
         self.changes += removed as u64;
         removed
+    }
+
+    /// Tells those who want to know that `name`, an event of `class`, happened to `key`.
+    #[inline]
+    pub fn event(&mut self, class: Classes, name: &'static str, key: &Key) {
+        self.shard.events.push(class, name, self.db, key.bytes);
     }
 
     /// Logs `args` instead of the command as it was sent.

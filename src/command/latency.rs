@@ -81,16 +81,17 @@ fn rows_named(names: &[&[u8]]) -> Vec<&'static Row> {
 
 /// `calls`, and how many calls took at most so many us; bounds that add nothing are left out.
 fn write_distribution(stats: &CommandStats, reply: &mut Reply) {
+    let histogram = stats.latency.histogram();
     let calls = stats.latency.count();
     let mut points = Vec::new();
     let mut before = 0;
     let mut bound_ns = FIRST_BOUND_NS;
-    while let Some(histogram) = stats.latency.get()
+    while let Some(histogram) = &histogram
         && before < calls
     {
         // A histogram's own buckets do not end at powers of two; the one that holds the bound counts whole.
         let end_ns = histogram.highest_equivalent(bound_ns);
-        let count = stats.latency.count_up_to(end_ns);
+        let count = histogram.count_between(0, end_ns);
         if count > before {
             points.push((end_ns / 1000, count));
             before = count;

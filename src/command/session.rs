@@ -7,6 +7,7 @@ use super::table::table;
 use super::{Args, CommandId, Flow};
 use crate::engine::Engine;
 use crate::resp::{Error, Reply, Version};
+use crate::shard::SteadyMs;
 
 /// A command that runs on the core of the connection.
 pub type SessionFn = fn(&mut Home, Args, &mut Reply) -> Result<Flow, Error>;
@@ -54,8 +55,9 @@ pub struct Session {
     pub no_touch: bool,
     pub reply_mode: ReplyMode,
     pub monitor: bool,
-    pub created_ms: i64,
-    pub last_active_ms: i64,
+    /// Steady ms, as all times of clients: when nobody sets the clock, Unix time.
+    pub created_ms: SteadyMs,
+    pub last_active_ms: SteadyMs,
     pub last_command: Option<CommandId>,
     pub net: NetInfo,
 }
@@ -147,8 +149,8 @@ pub struct ClientFilter {
 }
 
 impl ClientFilter {
-    /// Whether `session` is meant, at the Unix time `now_ms`.
-    pub fn matches(&self, session: &Session, now_ms: i64) -> bool {
+    /// Whether `session` is meant, at the steady time `now_ms`.
+    pub fn matches(&self, session: &Session, now_ms: SteadyMs) -> bool {
         self.ids.as_ref().is_none_or(|ids| ids.contains(&session.id))
             && self.addr.as_ref().is_none_or(|addr| addr == session.addr.as_bytes())
             && self.laddr.as_ref().is_none_or(|laddr| laddr == session.laddr.as_bytes())
@@ -161,8 +163,8 @@ impl ClientFilter {
 pub struct Home<'a> {
     pub session: &'a mut Session,
     pub engine: &'a mut Engine,
-    /// Unix time of this turn.
-    pub now_ms: i64,
+    /// Steady time of this turn.
+    pub now_ms: SteadyMs,
 }
 
 impl Home<'_> {

@@ -2,13 +2,13 @@
 //!
 //! Each line is `COMMAND arg ... => reply`. Words may be in double quotes, with `\n`, `\"` and `\xHH` inside. In the
 //! expected reply `|` stands for CR LF, and the last one is left out: `=> *2|$1|a|$-1`. Lines that start with `@` steer:
-//! `@time 500` lets 500 ms pass, `@db 3` selects a database, `@resp 3` the protocol version. `#` starts a comment.
+//! `@time 500` lets 500 ms pass, `@step -500` sets the wall clock back by 500 ms, `@db 3` selects a database, `@resp 3` the protocol version. `#` starts a comment.
 
 use super::table::Unknown;
 use super::{Ctx, Handler, Owned, table};
 use crate::resp::{Error, Output, Reply, Version};
 use crate::route::Hasher;
-use crate::shard::Shard;
+use crate::shard::{Now, Shard};
 
 /// Time at the start of a transcript, Unix ms.
 pub const START_MS: i64 = 1_700_000_000_000;
@@ -62,11 +62,17 @@ impl Transcript {
         let (what, number) = steer.split_once(' ').expect("@what number");
         let number: i64 = number.parse().expect("a number");
         match what {
-            "time" => self.shard.set_now(self.shard.now_ms() + number),
+            "time" => self.set_clocks(number, number),
+            "step" => self.set_clocks(number, 0),
             "db" => self.db = number as usize,
             "resp" => self.version = if number == 3 { Version::V3 } else { Version::V2 },
             _ => panic!("unknown: @{steer}"),
         }
+    }
+
+    fn set_clocks(&mut self, wall_ms: i64, steady_ms: i64) {
+        let now = self.shard.now();
+        self.shard.set_now(Now { wall_ms: now.wall_ms + wall_ms, steady_ms: now.steady_ms + steady_ms });
     }
 
     /// The bytes of the reply to one command.

@@ -238,6 +238,16 @@ pub struct Row {
     pub full_name: String,
     /// Id of the container, for subcommands.
     pub parent: Option<CommandId>,
+    /// The position of the one key by which the command finds its core; 0 if it is found in another way.
+    pub key_at: u8,
+}
+
+impl Row {
+    fn new(id: CommandId, command: &'static Command, full_name: String, parent: Option<CommandId>) -> Row {
+        let by_one_key = command.keys.is_one() && command.reach == Reach::Keys && command.subcommands.is_empty();
+        let key_at = if by_one_key { u8::try_from(command.keys.first).unwrap_or(0) } else { 0 };
+        Row { id, command, full_name, parent, key_at }
+    }
 }
 
 /// All commands and subcommands.
@@ -296,10 +306,10 @@ impl Table {
         let mut rows = Vec::new();
         for command in FAMILIES.iter().flat_map(|family| family.iter()) {
             let id = rows.len() as u16;
-            rows.push(Row { id, command, full_name: command.name.to_string(), parent: None });
+            rows.push(Row::new(id, command, command.name.to_string(), None));
             for sub in command.subcommands {
                 let full_name = format!("{}|{}", command.name, sub.name);
-                rows.push(Row { id: rows.len() as u16, command: sub, full_name, parent: Some(id) });
+                rows.push(Row::new(rows.len() as u16, sub, full_name, Some(id)));
             }
         }
         let mut index = vec![Place::default(); (rows.len() * 4).next_power_of_two()];

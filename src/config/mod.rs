@@ -19,6 +19,7 @@ pub use error::{LoadError, RewriteError, SetError};
 pub use table::{Change, Directive};
 
 use crate::command::glob;
+use crate::shard::Classes;
 
 /// All settings of one node. The names are those of the directives, with the unit added where there is one.
 #[derive(Clone, Debug)]
@@ -61,6 +62,8 @@ pub struct Config {
     pub maxmemory_samples: u32,
     pub lfu_log_factor: u32,
     pub lfu_decay_time_minutes: u32,
+    /// Events of keys that are recorded for publishing, once somebody takes them; see [`crate::shard::notify`].
+    pub notify_keyspace_events: Classes,
     /// DEL frees like UNLINK.
     pub lazyfree_lazy_user_del: bool,
     /// FLUSHDB and FLUSHALL without SYNC or ASYNC mean ASYNC.
@@ -130,6 +133,7 @@ impl Default for Config {
             maxmemory_samples: 5,
             lfu_log_factor: 10,
             lfu_decay_time_minutes: 1,
+            notify_keyspace_events: Classes::NONE,
             lazyfree_lazy_user_del: false,
             lazyfree_lazy_user_flush: false,
             enable_debug_command: DebugCommand::No,

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::choice::{ControlCore, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy};
 use super::value::{self, OutputClass, Unit};
 use super::{Config, load};
+use crate::shard::Classes;
 
 /// Whether CONFIG SET may change a directive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,7 +224,7 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive::new("maxmemory", Live, int!(maxmemory_bytes, Memory, 0, i64::MAX)),
     Directive::new("maxmemory-policy", Live, choice!(maxmemory_policy, MaxmemoryPolicy)),
     Directive::new("maxmemory-samples", Live, int!(maxmemory_samples, Plain, 1, I32_MAX)),
-    Directive::new("notify-keyspace-events", Live, only!("", "not supported yet, only \"\" is")),
+    Directive::new("notify-keyspace-events", Live, NOTIFY),
     Directive::new("partitions", Immutable, PARTITIONS),
     Directive::new("pidfile", Immutable, text!(pidfile)),
     Directive::new("port", Immutable, int!(port, Plain, 0, 65535)),
@@ -308,6 +309,14 @@ const PERCENTILES: Kind = Kind::Words {
     lines: |c| vec![c.latency_tracking_info_percentiles.iter().map(f64::to_string).collect::<Vec<_>>().join(" ")],
     set: |c, words| {
         c.latency_tracking_info_percentiles = value::parse_percentiles(words)?;
+        Ok(())
+    },
+};
+
+const NOTIFY: Kind = Kind::Word {
+    get: |c| c.notify_keyspace_events.to_string(),
+    set: |c, v| {
+        c.notify_keyspace_events = Classes::parse(v).ok_or("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.")?;
         Ok(())
     },
 };

@@ -73,7 +73,7 @@ impl Pump {
         }
         self.next_client += 1;
         let cores = self.engine.router.cores() as u64;
-        let now_ms = super::pump::unix_ms();
+        let now_ms = self.clock.now().steady_ms;
         let (addr, laddr) = addresses(&socket, unix, config);
         let session = Session {
             id: (self.next_client - 1) * cores + self.me as u64 + 1,
@@ -110,7 +110,7 @@ impl Pump {
             return self.kill(index);
         }
         // A client that takes a long reply is not idle.
-        connection.session.last_active_ms = self.engine.shard.now_ms();
+        connection.session.last_active_ms = self.engine.shard.steady_ms();
         connection.flush(index, &mut self.ring, &mut self.pool);
         if connection.hold.has(Hold::OUTPUT) && connection.output_bytes() < limits::OUTPUT_PAUSE_BYTES / 2 {
             self.release(index, Hold::OUTPUT);
@@ -161,7 +161,7 @@ impl Pump {
             true => self.engine.config.client_output_buffer_limit_replica,
             false => self.engine.config.client_output_buffer_limit_normal,
         };
-        let now_ms = self.engine.shard.now_ms();
+        let now_ms = self.engine.shard.steady_ms();
         let over = |limit: u64| limit > 0 && bytes as u64 > limit;
         let soft_since = match over(limit.soft_bytes) {
             true => *connection.over_soft_since_ms.get_or_insert(now_ms),
@@ -252,7 +252,7 @@ impl Pump {
     /// Housekeeping, every [`limits::TICK_MS`].
     pub(super) fn tick(&mut self) {
         self.tick_count += 1;
-        let now_ms = self.engine.shard.now_ms();
+        let now_ms = self.engine.shard.steady_ms();
         self.take_orders();
         self.engine.cron(now_ms);
         if self.pause.is_some_and(|pause| pause.until_ms <= now_ms) {
@@ -313,7 +313,7 @@ impl Pump {
     }
 
     fn matching(&mut self, filter: &ClientFilter) -> Vec<u32> {
-        let now_ms = self.engine.shard.now_ms();
+        let now_ms = self.engine.shard.steady_ms();
         let matches = |connection: &Connection| !connection.dead && filter.matches(&connection.session, now_ms);
         let indices = 0..self.connections.len() as u32;
         indices.filter(|&i| self.connections[i as usize].as_deref().is_some_and(matches)).collect()
@@ -431,7 +431,7 @@ impl Pump {
     /// Step 3: this core is done when all others have closed too.
     pub(super) fn stopped(&self) -> bool {
         self.stopping.is_some_and(|stopping| {
-            let late = self.engine.shard.now_ms() > stopping.deadline_ms + STOP_GRACE_MS;
+            let late = self.engine.shard.steady_ms() > stopping.deadline_ms + STOP_GRACE_MS;
             stopping.mesh_closed && (self.mesh.all_finished() || late)
         })
     }

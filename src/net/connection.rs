@@ -85,7 +85,7 @@ pub struct Connection {
     pub close_when_sent: bool,
     /// Shut down; waits for the kernel's last completions.
     pub dead: bool,
-    /// Since when (Unix ms) the output has been over the soft limit.
+    /// Since when (steady ms) the output has been over the soft limit.
     pub over_soft_since_ms: Option<i64>,
 }
 

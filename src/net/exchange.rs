@@ -4,11 +4,11 @@ use super::connection::Hold;
 use super::forward::{Message, Slot};
 use super::limits;
 use super::pump::{Pump, bounds};
-use super::window::{Request, Target, Way, in_window};
+use super::window::{Request, RequestKey, Target, Way, in_window};
 use crate::command::table::Row;
 use crate::command::{Answer, Ask, Finish, table};
 use crate::resp::Reply;
-use crate::route::{CoreId, Key};
+use crate::route::CoreId;
 
 /// A connection that waits for the answers of other cores.
 pub(super) struct Asking {
@@ -34,7 +34,7 @@ impl Pump {
         while received < limits::TURN_MESSAGES {
             let Some((from, message)) = self.mesh.pop() else { break };
             if received == 0 {
-                self.engine.shard.set_now(super::pump::unix_ms());
+                self.engine.shard.set_now(self.clock.now());
             }
             received += 1;
             self.handle(from as CoreId, message);
@@ -84,19 +84,17 @@ impl Pump {
         let first = self.window.args.len();
         let mut args: Vec<&[u8]> = Vec::new();
         let requests = &mut self.window.requests;
-        let shard = &self.engine.shard;
-        batch.walk(&mut args, |request, range, own, owned| {
-            if let Some(key) = request.key {
-                let bytes = own[key.at as usize];
-                shard.prefetch_bucket(request.db as usize, &Key { bytes, hash: key.hash, partition: key.partition });
-            }
+        batch.walk(&mut args, |request, range, owned| {
+            let key = request.key.unwrap_or(RequestKey { at: 0, partition: 0, hash: 0 });
             requests.push(Request {
                 row: table().row(request.row),
-                way: Way::Local,
-                target: Target::Batch(at),
-                args: ((first + range.start) as u32, (first + range.end) as u32),
-                key: request.key,
                 owned,
+                way: Way::Local,
+                args: ((first + range.start) as u32, (first + range.end) as u32),
+                target: Target::Batch(at),
+                hash: key.hash,
+                key_at: key.at,
+                partition: key.partition,
                 db: request.db,
                 version: request.version,
                 no_touch: request.no_touch,

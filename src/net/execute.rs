@@ -10,10 +10,10 @@ use super::pump::Pump;
 use super::window::{Request, Target, Way};
 use crate::command::session::ReplyMode;
 use crate::command::table::Row;
-use crate::command::{Flags, Flow, Owned, Reach, monitor};
+use crate::command::{Flags, Flow, Owned, Reach, Session, monitor};
 use crate::engine::{Call, Origin};
 use crate::resp::{Output, Reply};
-use crate::route::CoreId;
+use crate::route::{CoreId, Key};
 
 impl Pump {
     /// Executes every request of the window.
@@ -22,13 +22,7 @@ impl Pump {
         if window.requests.is_empty() && window.pinned.is_empty() && window.barriers.is_empty() {
             return;
         }
-        for request in &self.window.requests {
-            if matches!(request.way, Way::Local)
-                && let Some(key) = request.key(&self.window.args)
-            {
-                self.engine.shard.prefetch_entry(request.db as usize, &key);
-            }
-        }
+        self.fetch();
         self.engine.start_clock();
         let mut requests = std::mem::take(&mut self.window.requests);
         let mut args = std::mem::take(&mut self.window.args);
@@ -45,6 +39,21 @@ impl Pump {
         self.return_batches();
         self.unpin();
         self.release_barriers();
+    }
+
+    /// Starts to load what the requests will look at: the buckets of their keys, then, as the buckets arrive, the entries.
+    ///
+    /// With many keys each of these loads misses the TLB, and the processor gets no further than its reorder buffer while it
+    /// walks the page tables. In loops as small as these, several walks fit into that buffer and go on at the same time.
+    fn fetch(&self) {
+        let shard = &self.engine.shard;
+        let requests = || {
+            let local = |request: &&Request| request.key_at != 0 && matches!(request.way, Way::Local);
+            let key = |r: &Request| (r.db as usize, Key { bytes: &[], hash: r.hash, partition: r.partition });
+            self.window.requests.iter().filter(local).map(key)
+        };
+        requests().for_each(|(db, key)| shard.prefetch_bucket(db, &key));
+        requests().for_each(|(db, key)| shard.prefetch_entry(db, &key));
     }
 
     /// Removes what was executed from the input buffers that the window pointed into.
@@ -96,6 +105,7 @@ impl Pump {
         }
     }
 
+    #[inline]
     fn run_request(&mut self, index: u32, request: &Request, args: &[&'static [u8]]) {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         if connection.dead {
@@ -105,31 +115,32 @@ impl Pump {
             connection.dirty = true;
             self.dirty.push(index);
         }
+        // The common case: nothing is owed, the reply goes straight to the output.
+        if matches!(request.way, Way::Local)
+            && self.monitor_cores.is_empty()
+            && !connection.owes()
+            && connection.session.reply_mode == ReplyMode::On
+        {
+            if connection.out.capacity() == 0 {
+                connection.out = self.pool.pop().unwrap_or_default();
+            }
+            let call = local_call(request, args, &connection.session);
+            return self.engine.call(call, &mut Reply::new(&mut connection.out, request.version));
+        }
+        self.run_other(index, request, args);
+    }
+
+    /// As [`Pump::run_request`], for whatever is not the common case.
+    #[inline(never)]
+    fn run_other(&mut self, index: u32, request: &Request, args: &[&'static [u8]]) {
         if !self.monitor_cores.is_empty() {
             self.show_to_monitors(index, request, args);
         }
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         match &request.way {
             Way::Local => {
-                let call = Call {
-                    row: request.row,
-                    args: request.args(args),
-                    first: request.key(args),
-                    db: request.db as usize,
-                    no_touch: request.no_touch,
-                    owned: &request.owned,
-                    origin: Origin::Client(&connection.session),
-                    counted: true,
-                };
-                // The common case: nothing is owed, the reply goes straight to the output.
-                if !connection.owes() && connection.session.reply_mode == ReplyMode::On {
-                    if connection.out.capacity() == 0 {
-                        connection.out = self.pool.pop().unwrap_or_default();
-                    }
-                    let mut reply = Reply::new(&mut connection.out, request.version);
-                    return self.engine.call(call, &mut reply);
-                }
                 self.void.clear(limits::POOL_BUFFER_BYTES);
+                let call = local_call(request, args, &connection.session);
                 self.engine.call(call, &mut Reply::new(&mut self.void, request.version));
                 self.deliver_void(index);
             }
@@ -138,7 +149,7 @@ impl Pump {
                 Reply::new(&mut self.void, request.version).error(error);
                 self.deliver_void(index);
             }
-            Way::Session(row) => self.run_session(index, row, request.args(args)),
+            Way::Session => self.run_session(index, request.row, request.args(args)),
             Way::Forward(core) => self.forward(index, *core, request, request.args(args)),
             Way::Split => self.split(index, request, request.args(args)),
             Way::Borrow => {
@@ -221,7 +232,7 @@ impl Pump {
 
     /// Adds a request to this turn's batch for another core.
     fn forward(&mut self, index: u32, core: CoreId, request: &Request, args: &[&[u8]]) {
-        self.batch_for(index, core).push(request, args, &request.owned, request.key, true);
+        self.batch_for(index, core).push(request, args, &request.owned, request.known_key(), true);
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         let silent = silenced(connection);
         self.owe(index, Slot::Core { core, silent });
@@ -317,7 +328,7 @@ impl Pump {
             let part = &mut parts[to];
             for (index, arg) in args.iter().enumerate().skip(at).take(keys.step as usize) {
                 if let Some(value) = request.owned.get(index) {
-                    part.owned.0.push((part.args.len(), value));
+                    part.owned.push(part.args.len(), value);
                 }
                 part.args.push(arg);
             }
@@ -398,6 +409,21 @@ impl Pump {
             }
         }
         self.forwarding = forwarding;
+    }
+}
+
+/// The execution of a client's request on this core.
+#[inline]
+fn local_call<'a>(request: &'a Request, args: &'a [&'static [u8]], session: &'a Session) -> Call<'a> {
+    Call {
+        row: request.row,
+        args: request.args(args),
+        first: request.key(args),
+        db: request.db as usize,
+        no_touch: request.no_touch,
+        owned: &request.owned,
+        origin: Origin::Client(session),
+        counted: true,
     }
 }
 

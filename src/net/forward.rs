@@ -106,11 +106,7 @@ impl Batch {
     }
 
     /// Appends the arguments of all requests to `args` and visits each request with the range of its own.
-    pub fn walk<'a>(
-        &'a self,
-        args: &mut Vec<&'a [u8]>,
-        mut visit: impl FnMut(&'a Forwarded, Range<usize>, &[&'a [u8]], Owned),
-    ) {
+    pub fn walk<'a>(&'a self, args: &mut Vec<&'a [u8]>, mut visit: impl FnMut(&'a Forwarded, Range<usize>, Owned)) {
         let (mut lens, mut data, mut values) = (self.lens.iter(), self.data.as_slice(), self.owned.iter());
         for request in &self.requests {
             let start = args.len();
@@ -118,7 +114,7 @@ impl Batch {
             for (index, &len) in lens.by_ref().take(request.argc as usize).enumerate() {
                 if len == Self::OWNED {
                     let value = values.next().expect("one owned argument per mark");
-                    owned.0.push((index, Arc::clone(value)));
+                    owned.push(index, Arc::clone(value));
                     args.push(value);
                 } else {
                     let (arg, rest) = data.split_at(len as usize);
@@ -126,7 +122,7 @@ impl Batch {
                     args.push(arg);
                 }
             }
-            visit(request, start..args.len(), &args[start..], owned);
+            visit(request, start..args.len(), owned);
         }
     }
 

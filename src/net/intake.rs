@@ -40,7 +40,7 @@ impl Pump {
             (1.., Some(buffer)) if !connection.dead => {
                 // SAFETY: buffers are recycled at the end of the turn, when the window is empty.
                 let bytes = unsafe { self.ring.received(buffer, completion.result as usize) };
-                connection.session.last_active_ms = self.engine.shard.now_ms();
+                connection.session.last_active_ms = self.engine.shard.steady_ms();
                 self.engine.net.input_bytes += bytes.len() as u64;
                 self.engine.net.reads += 1;
                 match self.service {
@@ -156,7 +156,18 @@ impl Pump {
             if connection.hold.any() || at == input.len() {
                 return Parsed { consumed: at, keep: input.len(), full: false };
             }
-            let bounds = Limits { unauthenticated: !connection.session.authenticated, ..self.bounds };
+            let unauthenticated = !connection.session.authenticated;
+            if !unauthenticated && self.pause.is_none() {
+                let consumed = self.parse_simple(index, &input[at..]);
+                if consumed > 0 {
+                    at += consumed;
+                    continue;
+                }
+            }
+            let Some(connection) = &mut self.connections[index as usize] else {
+                return Parsed { consumed: at, keep: at, full: false };
+            };
+            let bounds = Limits { unauthenticated, ..self.bounds };
             match connection.parser.parse(&input[at..], &bounds) {
                 Ok(Step::Complete { consumed }) => {
                     let start = self.window.args.len() as u32;
@@ -165,7 +176,7 @@ impl Pump {
                         // input stays until the window has run.
                         let parser: &'static Parser = unsafe { &*std::ptr::from_ref(&connection.parser) };
                         parser.args(&input[at..at + consumed], &mut self.window.args);
-                        let owned = Owned(connection.parser.take_owned());
+                        let owned = Owned::new(connection.parser.take_owned());
                         self.admit(index, start, owned);
                     }
                     at += consumed;
@@ -179,6 +190,49 @@ impl Pump {
         }
     }
 
+    /// Parses requests into the window for as long as they are what nearly all are: known commands with one key. Returns
+    /// how many bytes they take; whatever stands behind them, [`Pump::parse`] can tell. The client is authenticated,
+    /// nothing holds it up, and clients are not paused.
+    fn parse_simple(&mut self, index: u32, input: &'static [u8]) -> usize {
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return 0 };
+        let (window, session, table) = (&mut self.window, &mut connection.session, table());
+        let mut at = 0;
+        while window.requests.len() < limits::WINDOW_REQUESTS {
+            let start = window.args.len();
+            let Some(len) = connection.parser.parse_simple(&input[at..], &self.bounds, &mut window.args) else { break };
+            let args = &window.args[start..];
+            let row = match table.lookup(args[0]) {
+                Some(row) if row.key_at != 0 && row.command.arity_ok(args.len()) => row,
+                _ => {
+                    window.args.truncate(start);
+                    break;
+                }
+            };
+            at += len;
+            if let Err(refusal) = self.engine.admit(Ok(row), session, args) {
+                self.refuse(index, start as u32, refusal, Owned::default());
+                break;
+            }
+            let key = self.engine.hasher.key(args[row.key_at as usize]);
+            let owner = self.engine.router.owner(key.partition);
+            window.requests.push(Request {
+                row,
+                owned: Owned::default(),
+                way: if owner == self.me { Way::Local } else { Way::Forward(owner) },
+                args: (start as u32, window.args.len() as u32),
+                target: Target::Connection(index),
+                hash: key.hash,
+                key_at: row.key_at as u16,
+                partition: key.partition,
+                db: session.db as u8,
+                version: session.version,
+                no_touch: session.no_touch,
+                counted: true,
+            });
+        }
+        at
+    }
+
     /// A request that broke the protocol is answered in its turn; nothing after it is read.
     fn protocol_error(&mut self, index: u32, error: ProtocolError) {
         let Some(connection) = &mut self.connections[index as usize] else { return };
@@ -190,20 +244,12 @@ impl Pump {
     }
 
     /// Puts a parsed request, whose arguments are the window's from `start` on, into the window.
-    #[inline]
     fn admit(&mut self, index: u32, start: u32, owned: Owned) {
         let Some(connection) = &mut self.connections[index as usize] else { return };
         let args = &self.window.args[start as usize..];
         let row = match self.engine.admit(table().resolve(args), &mut connection.session, args) {
             Ok(row) => row,
-            Err(Refusal::Error(error)) => {
-                let way = Way::Reject(Box::new(error));
-                return self.push_request(index, start, table().row(0), way, None, owned);
-            }
-            Err(Refusal::Disconnect) => {
-                connection.close_after_window = true;
-                return self.barrier(index);
-            }
+            Err(refusal) => return self.refuse(index, start, refusal, owned),
         };
         if self.pause.is_some_and(|pause| is_paused(pause, row)) {
             connection.stash = Some(args.iter().map(|arg| arg.to_vec()).collect());
@@ -214,7 +260,7 @@ impl Pump {
         }
         let (way, key) = self.route(row, start);
         let alone = match &way {
-            Way::Session(row) => !row.command.flags.has(Flags::PIPELINED),
+            Way::Session => !row.command.flags.has(Flags::PIPELINED),
             Way::Borrow => true,
             _ => false,
         };
@@ -224,15 +270,30 @@ impl Pump {
         }
     }
 
-    fn admit_stashed(&mut self, index: u32, stash: Vec<Vec<u8>>) {
-        let start = self.window.args.len() as u32;
-        let owned = Owned(stash.into_iter().map(Arc::new).enumerate().collect());
-        // SAFETY: the vectors move into the request with their addresses unchanged.
-        self.window.args.extend(owned.0.iter().map(|(_, arg)| unsafe { in_window(arg) }));
-        self.admit(index, start, owned);
+    /// Answers a request that is not executed.
+    #[cold]
+    fn refuse(&mut self, index: u32, start: u32, refusal: Refusal, owned: Owned) {
+        match refusal {
+            Refusal::Error(error) => {
+                let way = Way::Reject(Box::new(error));
+                self.push_request(index, start, table().row(0), way, None, owned);
+            }
+            Refusal::Disconnect => {
+                let Some(connection) = &mut self.connections[index as usize] else { return };
+                connection.close_after_window = true;
+                self.barrier(index);
+            }
+        }
     }
 
-    #[inline]
+    fn admit_stashed(&mut self, index: u32, stash: Vec<Vec<u8>>) {
+        let start = self.window.args.len() as u32;
+        let stash: Vec<_> = stash.into_iter().map(Arc::new).enumerate().collect();
+        // SAFETY: the vectors move into the request with their addresses unchanged.
+        self.window.args.extend(stash.iter().map(|(_, arg)| unsafe { in_window(arg) }));
+        self.admit(index, start, Owned::new(stash));
+    }
+
     fn push_request(
         &mut self,
         index: u32,
@@ -244,13 +305,16 @@ impl Pump {
     ) {
         let Some(connection) = &self.connections[index as usize] else { return };
         let session = &connection.session;
+        let RequestKey { at, partition, hash } = key.unwrap_or(RequestKey { at: 0, partition: 0, hash: 0 });
         self.window.requests.push(Request {
             row,
-            way,
-            target: Target::Connection(index),
-            args: (start, self.window.args.len() as u32),
-            key,
             owned,
+            way,
+            args: (start, self.window.args.len() as u32),
+            target: Target::Connection(index),
+            hash,
+            key_at: at,
+            partition,
             db: session.db as u8,
             version: session.version,
             no_touch: session.no_touch,
@@ -266,16 +330,12 @@ impl Pump {
         }
     }
 
-    /// Finds the core that has to execute a request, and starts to load the bucket of its key if it is this one.
-    #[inline]
+    /// Finds the core that has to execute a request.
     fn route(&self, row: &'static Row, start: u32) -> (Way, Option<RequestKey>) {
         let args = &self.window.args[start as usize..];
         let command = row.command;
-        if command.keys.is_one() && command.reach == Reach::Keys {
-            return self.route_one(args, command.keys.first as usize);
-        }
         if let Handler::Session(_) = command.handler {
-            return (Way::Session(row), None);
+            return (Way::Session, None);
         }
         let mut positions = command.keys.positions(args.len());
         let first = positions.next();
@@ -291,10 +351,7 @@ impl Pump {
                 match command.reach {
                     Reach::Split(_) if !together => Way::Split,
                     _ if !together => Way::Borrow,
-                    _ if owner == self.me => {
-                        self.engine.shard.prefetch_bucket(0, &key);
-                        Way::Local
-                    }
+                    _ if owner == self.me => Way::Local,
                     _ => Way::Forward(owner),
                 }
             }
@@ -309,19 +366,6 @@ impl Pump {
             _ => Way::Local,
         };
         (way, known)
-    }
-
-    /// As [`Pump::route`], for the common case: one key, which is argument `at`.
-    #[inline]
-    fn route_one(&self, args: &[&[u8]], at: usize) -> (Way, Option<RequestKey>) {
-        let key = self.engine.hasher.key(args[at]);
-        let known = Some(RequestKey { at: at as u16, partition: key.partition, hash: key.hash });
-        let owner = self.engine.router.owner(key.partition);
-        if owner != self.me {
-            return (Way::Forward(owner), known);
-        }
-        self.engine.shard.prefetch_bucket(0, &key);
-        (Way::Local, known)
     }
 
     #[inline]

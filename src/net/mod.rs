@@ -2,11 +2,12 @@
 //!
 //! [`pump`] is the turn: collect what arrived, parse, execute as one batch, send. [`ring`] is the core's io_uring,
 //! [`connection`] one client, [`window`] the batch of requests under way, [`forward`] what travels between cores,
-//! [`listener`] the sockets that accept.
+//! [`listener`] the sockets that accept, [`clock`] what time it is.
 //!
 //! Every limit of this layer stands in [`limits`].
 
 mod clients;
+pub mod clock;
 pub mod connection;
 mod exchange;
 mod execute;

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use crossbeam_channel::Receiver;
 use glommio::io::BufferedFile;
 
+use super::clock::Clock;
 use super::connection::Connection;
 use super::exchange::Asking;
 use super::forward::{Batch, Message};
@@ -39,7 +40,7 @@ use crate::node::{Node, Order};
 use crate::resp::parse::ARGS_MAX;
 use crate::resp::{Limits, Output};
 use crate::route::CoreId;
-use crate::shard::NEVER_MS;
+use crate::shard::{NEVER_MS, SteadyMs};
 
 /// Everything of one core.
 pub struct Pump {
@@ -48,6 +49,7 @@ pub struct Pump {
     pub(super) node: Arc<Node>,
     pub(super) ring: Ring,
     pub(super) engine: Engine,
+    pub(super) clock: Clock,
     pub(super) mesh: Endpoint<Message>,
     pub(super) listeners: Vec<Listener>,
     /// Connections by index; an index is used again when the kernel has completed everything of its last holder.
@@ -96,8 +98,8 @@ pub struct Pump {
 /// The stages of a shutdown; see [`crate::node`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stopping {
-    /// Unix ms after which connections are cut, whatever they still owe.
-    pub(super) deadline_ms: i64,
+    /// When connections are cut, whatever they still owe.
+    pub(super) deadline_ms: SteadyMs,
     /// This core sends nothing to others any more.
     pub(super) mesh_closed: bool,
 }
@@ -127,12 +129,14 @@ impl Pump {
     pub fn new(parts: Parts) -> Pump {
         let Parts { me, service, node, ring, engine, mesh, listeners, orders } = parts;
         let bounds = bounds(&engine.config);
+        let clock = node.clock;
         Pump {
             me,
             service,
             node,
             ring,
             engine,
+            clock,
             mesh,
             listeners,
             orders,
@@ -184,7 +188,7 @@ impl Pump {
             } else {
                 self.enter()?;
             }
-            let now_ms = self.engine.shard.now_ms();
+            let now_ms = self.engine.shard.steady_ms();
             if now_ms - yielded_ms >= limits::YIELD_MS {
                 yielded_ms = now_ms;
                 glommio::executor().yield_now().await;
@@ -196,7 +200,7 @@ impl Pump {
     fn turn(&mut self, completions: &mut Vec<Completion>) {
         self.ring.reap(completions, limits::TURN_COMPLETIONS);
         if !completions.is_empty() || self.engine.next_expiry_ms() != NEVER_MS {
-            self.engine.shard.set_now(unix_ms());
+            self.engine.shard.set_now(self.clock.now());
         }
         for completion in completions.drain(..) {
             self.complete(completion);
@@ -330,10 +334,4 @@ const OUTBOX_RETRY_US: u32 = 200;
 /// What authenticated clients may send.
 pub(super) fn bounds(config: &Config) -> Limits {
     Limits { args_max: ARGS_MAX, bulk_bytes_max: config.proto_max_bulk_len, unauthenticated: false }
-}
-
-/// The wall clock, ms since 1970.
-pub fn unix_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |d| d.as_millis() as i64)
 }

@@ -27,7 +27,7 @@ pub enum Way {
     /// On this core's shard.
     Local,
     /// With the connection's session.
-    Session(&'static Row),
+    Session,
     /// On the shard of another core.
     Forward(CoreId),
     /// On every core that owns one of its keys, or on all.
@@ -38,15 +38,18 @@ pub enum Way {
     Reject(Box<Error>),
 }
 
-/// One parsed request.
+/// One parsed request: one cache line, without anything that has to be put together from parts before it is stored.
 pub struct Request {
     pub row: &'static Row,
+    pub owned: Owned,
     pub way: Way,
-    pub target: Target,
     /// Range in [`Window::args`].
     pub args: (u32, u32),
-    pub key: Option<RequestKey>,
-    pub owned: Owned,
+    pub target: Target,
+    /// As in [`RequestKey`], if `key_at` is not 0; no key stands there.
+    pub hash: u64,
+    pub key_at: u16,
+    pub partition: u16,
     pub db: u8,
     pub version: Version,
     pub no_touch: bool,
@@ -54,10 +57,12 @@ pub struct Request {
     pub counted: bool,
 }
 
+const _: () = assert!(size_of::<Request>() == 64);
+
 /// What is known about the first key of a request.
 #[derive(Clone, Copy)]
 pub struct RequestKey {
-    /// Which argument it is.
+    /// Which argument it is; not 0.
     pub at: u16,
     pub partition: u16,
     pub hash: u64,
@@ -86,9 +91,15 @@ impl Request {
     /// The first key.
     #[inline]
     pub fn key<'a>(&self, all: &'a [&'static [u8]]) -> Option<Key<'a>> {
-        let key = self.key?;
+        let key = self.known_key()?;
         let bytes = self.args(all)[key.at as usize];
         Some(Key { bytes, hash: key.hash, partition: key.partition })
+    }
+
+    /// What is known about the first key.
+    #[inline]
+    pub fn known_key(&self) -> Option<RequestKey> {
+        (self.key_at != 0).then_some(RequestKey { at: self.key_at, partition: self.partition, hash: self.hash })
     }
 }
 

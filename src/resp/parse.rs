@@ -198,6 +198,33 @@ impl Parser {
         self.parse_bulks(input, limits)
     }
 
+    /// Parses one request at the start of `input` and appends its arguments to `out`, if that is as simple as it nearly
+    /// always is: a whole array of arguments below 1000 bytes, from a client that may send it, and no request under way.
+    /// Returns its length, or None for everything else, which [`Parser::parse`] then has to judge: nothing has changed.
+    #[inline]
+    pub fn parse_simple<'a>(&self, input: &'a [u8], limits: &Limits, out: &mut Vec<&'a [u8]>) -> Option<usize> {
+        // What the last request has left behind is removed by `parse`.
+        if self.count != 0 || limits.unauthenticated || self.spans.capacity() > SPANS_KEPT_MAX {
+            return None;
+        }
+        let (count, mut at) = short_number(input, 0, b'*')?;
+        if count == 0 || i64::from(count) > limits.args_max {
+            return None;
+        }
+        let args_before = out.len();
+        for _ in 0..count {
+            let arg = short_number(input, at, b'$').filter(|&(len, _)| i64::from(len) <= limits.bulk_bytes_max);
+            let bytes = arg.and_then(|(len, start)| input.get(start..start + len as usize + 2));
+            let Some((bytes, _crlf)) = bytes.and_then(|bytes| bytes.split_last_chunk::<2>()) else {
+                out.truncate(args_before);
+                return None;
+            };
+            out.push(bytes);
+            at = arg.map_or(at, |(_, start)| start + bytes.len() + 2);
+        }
+        Some(at)
+    }
+
     /// The loop over the arguments. Every argument costs one header and one span.
     #[inline]
     fn parse_bulks(&mut self, input: &[u8], limits: &Limits) -> Result<Step, ProtocolError> {
@@ -340,27 +367,33 @@ impl Parser {
 /// for one more byte whatever it is, and only then judges what came before it.
 #[inline(always)]
 fn header(input: &[u8], at: usize, too_big: ProtocolError, invalid: ProtocolError) -> Result<Header, ProtocolError> {
-    // Up to three digits by hand: these are nearly all. A whole bulk string has at least six bytes.
-    if let Some(&[kind, a, b, c, d, _]) = input.get(at..).and_then(|rest| rest.first_chunk::<6>()) {
-        let kind_is_right = kind == if at == 0 { b'*' } else { b'$' };
-        let (a, x) = (a.wrapping_sub(b'0'), b.wrapping_sub(b'0'));
-        if kind_is_right && a <= 9 {
-            if b == b'\r' {
-                return Ok(Header::Number(i64::from(a), at + 4));
-            }
-            if a != 0 && x <= 9 {
-                let n = i64::from(a) * 10 + i64::from(x);
-                if c == b'\r' {
-                    return Ok(Header::Number(n, at + 5));
-                }
-                let y = c.wrapping_sub(b'0');
-                if y <= 9 && d == b'\r' {
-                    return Ok(Header::Number(n * 10 + i64::from(y), at + 6));
-                }
-            }
-        }
+    match short_number(input, at, if at == 0 { b'*' } else { b'$' }) {
+        Some((number, next)) => Ok(Header::Number(i64::from(number), next)),
+        None => long_header(input, at, too_big, invalid),
     }
-    long_header(input, at, too_big, invalid)
+}
+
+/// Reads a header line of this kind with up to three digits by hand: these are nearly all. Gives the number and the offset
+/// behind the line. A whole bulk string has at least six bytes.
+#[inline(always)]
+fn short_number(input: &[u8], at: usize, kind: u8) -> Option<(u32, usize)> {
+    let &[first, a, b, c, d, _] = input.get(at..)?.first_chunk::<6>()?;
+    let (a, x) = (a.wrapping_sub(b'0'), b.wrapping_sub(b'0'));
+    if first != kind || a > 9 {
+        return None;
+    }
+    if b == b'\r' {
+        return Some((u32::from(a), at + 4));
+    }
+    if a == 0 || x > 9 {
+        return None;
+    }
+    let n = u32::from(a) * 10 + u32::from(x);
+    if c == b'\r' {
+        return Some((n, at + 5));
+    }
+    let y = c.wrapping_sub(b'0');
+    (y <= 9 && d == b'\r').then_some((n * 10 + u32::from(y), at + 6))
 }
 
 #[inline(never)]

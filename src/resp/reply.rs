@@ -180,6 +180,8 @@ impl<'a> Reply<'a> {
     /// A bulk string, copied.
     #[inline]
     pub fn bulk(&mut self, bytes: &[u8]) {
+        // One reservation, so that the pieces cannot grow the buffer one by one.
+        self.out.buf.reserve(HEADER_BYTES_MAX + bytes.len() + 2);
         self.header(b'$', bytes.len() as i64);
         self.out.push(bytes);
         self.out.push(b"\r\n");
@@ -282,14 +284,39 @@ impl<'a> Reply<'a> {
 
     #[inline]
     fn header(&mut self, kind: u8, n: i64) {
+        let buf = &mut self.out.buf;
+        if let 0..1000 = n {
+            // Nearly all numbers are as short as this: the whole line is written as one word, and what is too much of it
+            // taken back.
+            let (word, len) = short_header(kind, n as u64);
+            let end = buf.len() + len;
+            buf.extend_from_slice(&word.to_le_bytes());
+            return buf.truncate(end);
+        }
         let mut digits = itoa::Buffer::new();
         let digits = digits.format(n).as_bytes();
-        // One reservation, so that the three pushes cannot grow the buffer one by one.
-        self.out.buf.reserve(digits.len() + 3);
-        self.out.buf.push(kind);
-        self.out.buf.extend_from_slice(digits);
-        self.out.buf.extend_from_slice(b"\r\n");
+        buf.reserve(digits.len() + 3);
+        buf.push(kind);
+        buf.extend_from_slice(digits);
+        buf.extend_from_slice(b"\r\n");
     }
+}
+
+/// Bytes of the longest header: its kind, a number of 64 bits with its sign, and the end of the line.
+const HEADER_BYTES_MAX: usize = 1 + 20 + 2;
+
+/// A header with a number below 1000, first byte lowest, and its length.
+#[inline]
+fn short_header(kind: u8, n: u64) -> (u64, usize) {
+    const END: u64 = u16::from_le_bytes(*b"\r\n") as u64;
+    const ZERO: u64 = b'0' as u64;
+    let (hundreds, tens, ones) = (n / 100, n / 10 % 10, n % 10);
+    let (digits, len) = match n {
+        0..10 => (ones + ZERO | END << 8, 1),
+        10..100 => (tens + ZERO | (ones + ZERO) << 8 | END << 16, 2),
+        _ => (hundreds + ZERO | (tens + ZERO) << 8 | (ones + ZERO) << 16 | END << 24, 3),
+    };
+    (kind as u64 | digits << 8, len + 3)
 }
 
 #[cfg(test)]
@@ -312,12 +339,15 @@ mod tests {
     #[test]
     fn every_type_in_both_versions() {
         type Write = fn(&mut Reply);
-        let cases: [(Write, &str, &str); 24] = [
+        let cases: [(Write, &str, &str); 27] = [
             (|r| r.ok(), "+OK\r\n", "+OK\r\n"),
             (|r| r.simple("PONG"), "+PONG\r\n", "+PONG\r\n"),
             (|r| r.error(&Error::Syntax), "-ERR syntax error\r\n", "-ERR syntax error\r\n"),
             (|r| r.int(0), ":0\r\n", ":0\r\n"),
             (|r| r.int(1), ":1\r\n", ":1\r\n"),
+            (|r| (8..12).for_each(|n| r.int(n)), ":8\r\n:9\r\n:10\r\n:11\r\n", ":8\r\n:9\r\n:10\r\n:11\r\n"),
+            (|r| (98..101).for_each(|n| r.int(n)), ":98\r\n:99\r\n:100\r\n", ":98\r\n:99\r\n:100\r\n"),
+            (|r| (998..1001).for_each(|n| r.int(n)), ":998\r\n:999\r\n:1000\r\n", ":998\r\n:999\r\n:1000\r\n"),
             (|r| r.int(i64::MIN), ":-9223372036854775808\r\n", ":-9223372036854775808\r\n"),
             (|r| r.bulk(b""), "$0\r\n\r\n", "$0\r\n\r\n"),
             (|r| r.bulk(b"a\r\n"), "$3\r\na\r\n\r\n", "$3\r\na\r\n\r\n"),

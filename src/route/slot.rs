@@ -16,6 +16,9 @@ static CRC16: Crc<u16, Table<16>> = Crc::<u16, Table<16>>::new(&CRC_16_XMODEM);
 
 /// The part of `key` that decides its slot: what stands between the first `{` and the next `}`, unless that is empty.
 fn hashtag(key: &[u8]) -> &[u8] {
+    if !may_have(key, b'{') {
+        return key;
+    }
     let Some(open) = memchr::memchr(b'{', key) else { return key };
     match memchr::memchr(b'}', &key[open + 1..]) {
         Some(len) if len > 0 => &key[open + 1..open + 1 + len],
@@ -23,7 +26,27 @@ fn hashtag(key: &[u8]) -> &[u8] {
     }
 }
 
+/// Whether `byte` may be in `key`. Most keys are short and have no tag: for them this is cheaper than a search. Always true
+/// for long keys, and for those of fewer than eight bytes.
+#[inline]
+fn may_have(key: &[u8], byte: u8) -> bool {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    let (words, rest) = key.as_chunks::<8>();
+    let Some(last) = key.last_chunk::<8>().filter(|_| key.len() <= SCANNED_BYTES_MAX) else { return true };
+    // A byte of the word is 0 where the byte looked for is; then, and only then, some top bit survives.
+    let has = |word: &[u8; 8]| {
+        let word = u64::from_le_bytes(*word) ^ (LOW * byte as u64);
+        word.wrapping_sub(LOW) & !word & (LOW << 7)
+    };
+    let found = words.iter().fold(0, |found, word| found | has(word));
+    found | if rest.is_empty() { 0 } else { has(last) } != 0
+}
+
+/// Keys of up to this many bytes are looked through word by word.
+const SCANNED_BYTES_MAX: usize = 48;
+
 /// The hash slot of `key`, 0 to 16383.
+#[inline]
 pub fn slot_of(key: &[u8]) -> u16 {
     CRC16.checksum(hashtag(key)) % SLOTS
 }
@@ -86,6 +109,14 @@ mod tests {
         assert_eq!(slot_of(b"foo{}{bar}"), CRC16.checksum(b"foo{}{bar}") % SLOTS);
         assert_eq!(slot_of(b"foo{{bar}}zap"), slot_of(b"{bar"));
         assert_eq!(slot_of(b""), 0);
+        for (len, at) in (2..60).flat_map(|len| (0..len - 1).map(move |at| (len, at))) {
+            let mut key = vec![b'z'; len];
+            key[at] = b'{';
+            assert_eq!(slot_of(&key), CRC16.checksum(&key) % SLOTS);
+            key[len - 1] = b'}';
+            let tag = &key[at + 1..len - 1];
+            assert_eq!(slot_of(&key), CRC16.checksum(if tag.is_empty() { &key } else { tag }) % SLOTS);
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! One database of a shard: a table for each partition, the wheel of the keys with an expiry, and how many keys there
-//! are.
+//! One database of a shard: a table for each partition, a wheel for each clock of the keys with an expiry, and how many
+//! keys there are.
 //!
-//! Every database has a wheel of its own, so that an entry need not know its database: SWAPDB exchanges the wheels with
+//! Every database has wheels of its own, so that an entry need not know its database: SWAPDB exchanges the wheels with
 //! the tables, and FLUSHDB drops both.
 //!
-//! Invariant: `keys` counts the entries in the tables; the wheel holds those of them that have an expiry; `bucket_bytes`
-//! is the sum of the tables' bytes. What tables and wheel take is part of [`Entries::index_bytes`].
+//! Invariant: `keys` counts the entries in the tables; those of them that have an expiry are in the wheel of its clock;
+//! `bucket_bytes` is the sum of the tables' bytes. What tables and wheels take is part of [`Entries::index_bytes`].
 //!
 //! Owned by one core.
 
@@ -13,7 +13,7 @@ use super::entry::Entries;
 use super::heap::Handle;
 use super::table::{Place, Table};
 use super::wheel::Wheel;
-use super::{DbSize, UnixMs};
+use super::{Clock, DbSize, Now};
 use crate::route::Hasher;
 
 /// See the module.
@@ -23,21 +23,33 @@ pub(super) struct Db {
     partitions: usize,
     keys: usize,
     bucket_bytes: usize,
-    pub(super) wheel: Wheel,
+    /// One for each clock.
+    wheels: [Wheel; 2],
 }
 
 impl Db {
     pub(super) fn new(partitions: usize) -> Self {
-        Db { tables: Box::default(), partitions, keys: 0, bucket_bytes: 0, wheel: Wheel::new() }
+        Db { tables: Box::default(), partitions, keys: 0, bucket_bytes: 0, wheels: [Wheel::new(), Wheel::new()] }
     }
 
     pub(super) fn size(&self) -> DbSize {
-        DbSize { keys: self.keys, expires: self.wheel.len() }
+        DbSize { keys: self.keys, expires: self.wheels.iter().map(Wheel::len).sum() }
     }
 
-    /// Bytes of all tables and of the wheel.
+    /// The wheel of the keys that expire by `clock`.
+    #[inline]
+    pub(super) fn wheel(&self, clock: Clock) -> &Wheel {
+        &self.wheels[clock as usize]
+    }
+
+    #[inline]
+    pub(super) fn wheel_mut(&mut self, clock: Clock) -> &mut Wheel {
+        &mut self.wheels[clock as usize]
+    }
+
+    /// Bytes of all tables and of the wheels.
     pub(super) fn bytes(&self) -> usize {
-        self.bucket_bytes + std::mem::size_of_val(&*self.tables) + self.wheel.bytes()
+        self.bucket_bytes + std::mem::size_of_val(&*self.tables) + self.wheels.iter().map(Wheel::bytes).sum::<usize>()
     }
 
     /// Bytes of the table of partition `local` for each of its entries.
@@ -72,7 +84,7 @@ impl Db {
         local: usize,
         hash: u64,
         handle: Handle,
-        now_ms: UnixMs,
+        now: Now,
         entries: &mut Entries,
         hasher: &Hasher,
     ) {
@@ -86,16 +98,17 @@ impl Db {
         let after = table.bytes();
         self.charge(entries, before, after);
         self.keys += 1;
-        if entries.expire_at(handle).is_some() {
-            self.arm(entries, handle, now_ms);
+        if let Some(deadline) = entries.expire_at(handle) {
+            self.arm(entries, handle, deadline.clock(), now);
         }
     }
 
-    /// Puts an entry onto the wheel.
-    pub(super) fn arm(&mut self, entries: &mut Entries, handle: Handle, now_ms: UnixMs) {
-        let before = self.wheel.bytes();
-        self.wheel.insert(entries, handle, now_ms);
-        entries.index_bytes += self.wheel.bytes() - before;
+    /// Puts an entry that expires by `clock` onto the wheel of that.
+    pub(super) fn arm(&mut self, entries: &mut Entries, handle: Handle, clock: Clock, now: Now) {
+        let wheel = &mut self.wheels[clock as usize];
+        let before = wheel.bytes();
+        wheel.insert(entries, handle, now.of(clock));
+        entries.index_bytes += wheel.bytes() - before;
     }
 
     #[inline]
@@ -120,8 +133,8 @@ impl Db {
         let after = table.bytes();
         self.charge(entries, before, after);
         self.keys -= 1;
-        if entries.expire_at(handle).is_some() {
-            self.wheel.remove(entries, handle);
+        if let Some(deadline) = entries.expire_at(handle) {
+            self.wheel_mut(deadline.clock()).remove(entries, handle);
         }
     }
 

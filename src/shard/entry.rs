@@ -18,7 +18,7 @@ use super::layout::{
     BIGKEY, Bytes, Form, HEADER_BYTES, Header, KIND_MASK, LARGE, RAW, TTL, Ttl, USAGE_SHIFT, bytes_offset, charge,
     key_offset, same, value_offset,
 };
-use super::{Kind, NewValue, Str, UnixMs};
+use super::{Deadline, Kind, NewValue, Str};
 
 /// A vector kept for the next change of a small value is at most this large, bytes.
 const SCRATCH_BYTES_MAX: usize = 64 * 1024;
@@ -28,7 +28,7 @@ const SCRATCH_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct Meta {
     pub kind: Kind,
     pub raw: bool,
-    pub expire_at: Option<UnixMs>,
+    pub expire_at: Option<Deadline>,
     /// How the entry was used so far: 24 bits, which the eviction policy reads and writes ([`super::usage`]).
     pub usage: u32,
 }
@@ -161,7 +161,7 @@ impl Entries {
     }
 
     #[inline]
-    pub(super) fn expire_at(&self, handle: Handle) -> Option<UnixMs> {
+    pub(super) fn expire_at(&self, handle: Handle) -> Option<Deadline> {
         self.ttl(handle).map(|ttl| ttl.expire_at)
     }
 
@@ -348,7 +348,7 @@ impl Entries {
         &mut self,
         handle: Handle,
         key: &[u8],
-        expire_at: Option<UnixMs>,
+        expire_at: Option<Deadline>,
     ) -> Result<Handle, HeapError> {
         let meta = Meta { expire_at, ..self.meta(handle) };
         match (self.ttl_mut(handle), expire_at) {
@@ -473,8 +473,13 @@ fn overwrite(old: &mut Bytes, value: NewValue) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::Clock;
 
-    fn meta(expire_at: Option<UnixMs>) -> Meta {
+    fn wall(ms: i64) -> Deadline {
+        Deadline::new(Clock::Wall, ms)
+    }
+
+    fn meta(expire_at: Option<Deadline>) -> Meta {
         Meta { kind: Kind::String, raw: false, expire_at, usage: 7 }
     }
 
@@ -485,7 +490,7 @@ mod tests {
         let mut made = Vec::new();
         for key_len in lengths {
             for value_len in lengths {
-                for expire_at in [None, Some(-5), Some(UnixMs::MAX)] {
+                for expire_at in [None, Some(wall(5)), Some(Deadline::new(Clock::Steady, i64::MAX))] {
                     let (key, value) = (vec![b'k'; key_len], vec![b'v'; value_len]);
                     let handle = entries.create(&key, NewValue::Bytes(&value), meta(expire_at)).unwrap();
                     made.push((handle, key, value, expire_at));
@@ -495,7 +500,7 @@ mod tests {
         for (i, (handle, key, value, expire_at)) in made.iter_mut().enumerate() {
             assert_eq!((entries.key(*handle), entries.value(*handle).bytes()), (&key[..], &value[..]));
             assert_eq!(entries.meta(*handle), meta(*expire_at));
-            *expire_at = [None, Some(9)][i % 2];
+            *expire_at = [None, Some(wall(9))][i % 2];
             *handle = entries.set_expire_at(*handle, key, *expire_at).unwrap();
             *value = vec![b'w'; lengths[i % lengths.len()]];
             let (moved, ()) = entries.modify(*handle, key, meta(*expire_at), |v| v.clone_from(value)).unwrap();

@@ -27,7 +27,7 @@
 //!
 //! Owned by one core.
 
-use super::UnixMs;
+use super::SteadyMs;
 use super::entry::Entries;
 use super::heap::Handle;
 use super::lfu::{Lfu, LfuPace};
@@ -118,11 +118,11 @@ impl Evictor {
 
     /// Keeps the time.
     #[inline]
-    pub(super) fn set_now(&mut self, entries: &mut Entries, now_ms: UnixMs) {
+    pub(super) fn set_now(&mut self, entries: &mut Entries, now_ms: SteadyMs) {
         self.lfu.set_now(&mut self.lists, entries, now_ms);
     }
 
-    pub(super) fn set_pace(&mut self, pace: LfuPace, now_ms: UnixMs) {
+    pub(super) fn set_pace(&mut self, pace: LfuPace, now_ms: SteadyMs) {
         self.lfu.set_pace(pace, now_ms);
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::Random;
-use super::{Expiry, LfuPace, NewValue, Policy, Rule, Shard};
+use super::{Clock, Deadline, Expiry, LfuPace, NewValue, Now, Policy, Rule, Shard};
 use crate::route::Hasher;
 
 const DATABASES: usize = 2;
@@ -20,6 +20,11 @@ fn shard(rule: Rule, volatile: bool) -> Shard {
     shard.set_policy(Policy { rule, volatile });
     shard.effects.enable(true);
     shard
+}
+
+/// A deadline on one clock or the other.
+fn at(ms: i64) -> Deadline {
+    Deadline::new(Clock::ALL[ms as usize % 2], ms)
 }
 
 fn name(i: usize) -> Vec<u8> {
@@ -67,7 +72,8 @@ fn agrees(shard: &mut Shard, volatile: bool, worst: impl Fn(&Used) -> Option<(us
         match random.below(10) {
             0..4 => {
                 let expires = random.one_in(2);
-                let expiry = if expires { Expiry::At(NOW_MS + 1_000_000) } else { Expiry::Never };
+                let expiry =
+                    if expires { Expiry::At(at(NOW_MS + 1_000_000 + random.below(2) as i64)) } else { Expiry::Never };
                 set(shard, db, i, [10, 3_000, 9_000][random.below(3)], expiry);
                 touch(&mut used);
                 if expires {
@@ -83,7 +89,7 @@ fn agrees(shard: &mut Shard, volatile: bool, worst: impl Fn(&Used) -> Option<(us
                 }
             }
             7 => {
-                let at = random.one_in(2).then_some(NOW_MS + 2_000_000);
+                let at = random.one_in(2).then_some(at(NOW_MS + 2_000_000));
                 if shard.set_expiry(db, &hasher().key(&id.1), at) {
                     touch(&mut used);
                     if at.is_some() {
@@ -180,7 +186,9 @@ fn s3fifo_keeps_what_is_used_through_a_scan() {
 #[test]
 fn ttl_evicts_what_expires_soonest_and_random_what_is_a_candidate() {
     let mut ttl = shard(Rule::Ttl, true);
-    (0..200).for_each(|i| set(&mut ttl, i % 2, i, 10, Expiry::At(NOW_MS + 300 * (1 + (i * 37 % 200) as i64))));
+    (0..200).for_each(|i| {
+        set(&mut ttl, i % 2, i, 10, Expiry::At(at(NOW_MS + 300 * (1 + (i * 37 % 200) as i64) + (i % 3) as i64)))
+    });
     (200..300).for_each(|i| set(&mut ttl, 0, i, 10, Expiry::Never));
     // Within a slot of the wheel the order is rough: a slot of the second level is 256 ms wide.
     for n in 0..200 {
@@ -191,10 +199,19 @@ fn ttl_evicts_what_expires_soonest_and_random_what_is_a_candidate() {
     }
     assert_eq!(evict_one(&mut ttl), None, "nothing is left that has an expiry");
 
+    // Which one is soonest, when the clocks differ, is not what their deadlines say but how long they still have.
+    for (set_ms, victim) in [(0, 1), (900, 0), (-900, 1)] {
+        let mut ttl = shard(Rule::Ttl, true);
+        set(&mut ttl, 0, 0, 10, Expiry::At(Deadline::new(Clock::Wall, NOW_MS + 1_500)));
+        set(&mut ttl, 0, 1, 10, Expiry::At(Deadline::new(Clock::Steady, NOW_MS + 1_000)));
+        ttl.set_now(Now { wall_ms: NOW_MS + set_ms, steady_ms: NOW_MS });
+        assert_eq!(evict_one(&mut ttl), Some((0, name(victim))));
+    }
+
     for volatile in [false, true] {
         let mut random = shard(Rule::Random, volatile);
         (0..3_000).for_each(|i| set(&mut random, i % 2, i, 10, Expiry::Never));
-        (0..20).for_each(|i| set(&mut random, i % 2, i, 10, Expiry::At(NOW_MS + 5_000)));
+        (0..20).for_each(|i| set(&mut random, i % 2, i, 10, Expiry::At(at(NOW_MS + 5_000 + i as i64))));
         let mut victims = BTreeSet::new();
         while let Some((_, key)) = evict_one(&mut random) {
             assert!(victims.insert(key));
@@ -215,7 +232,11 @@ fn a_policy_can_change_at_any_moment() {
         let (db, i) = (random.below(DATABASES), random.below(5_000));
         match random.below(10) {
             0..4 => {
-                let expiry = if random.one_in(2) { Expiry::At(NOW_MS + 1_000_000) } else { Expiry::Never };
+                let expiry = if random.one_in(2) {
+                    Expiry::At(at(NOW_MS + 1_000_000 + random.below(2) as i64))
+                } else {
+                    Expiry::Never
+                };
                 set(&mut shard, db, i, random.below(300), expiry);
             }
             4..7 => _ = get(&mut shard, db, i),
@@ -284,7 +305,11 @@ fn the_limit_holds_under_every_policy_and_sizes_may_shift() {
                 1 => 2_000 + random.below(VALUE_BYTES_MAX - 2_000),
                 _ => 300 + random.below(300),
             };
-            let expiry = if random.one_in(2) { Expiry::At(NOW_MS + 1_000_000) } else { Expiry::Never };
+            let expiry = if random.one_in(2) {
+                Expiry::At(at(NOW_MS + 1_000_000 + random.below(2) as i64))
+            } else {
+                Expiry::Never
+            };
             if shard.make_way(bytes + 20) {
                 set(&mut shard, 0, step, bytes, expiry);
             } else {

@@ -1,16 +1,20 @@
 //! Expiry: which keys die when.
 //!
+//! A deadline is on one of two [clocks](super::clock), and is compared with that one only: what lasts 100 seconds lasts
+//! 100 seconds, and what ends at noon ends when the wall clock shows noon, whatever is done to the wall clock.
+//!
 //! Two things remove a key whose time has come. Whoever looks at a key checks its expiry first ([`Shard::live`]): so no
-//! command ever sees a dead one, whatever else happens. And the [`wheel`](super::wheel) of each database brings the keys
-//! that nobody looks at, in the millisecond in which they die, so that they neither cost memory nor count as keys. Both
-//! remove it in the same way, with the effect `DEL`.
+//! command ever sees a dead one, whatever else happens. And the [`wheels`](super::wheel) of each database, one for each
+//! clock, bring the keys that nobody looks at, in the millisecond in which they die, so that they neither cost memory nor
+//! count as keys. Both remove it in the same way, with the effect `DEL` and the event `expired`.
 //!
 //! The owner of the shard calls [`Shard::expire_due`] once per turn, and sleeps no longer than until
-//! [`Shard::next_expiry_ms`].
+//! [`Shard::next_expiry_ms`]; and if some key has an expiry, never for long, as the wall clock may be set ahead meanwhile.
+//! How late a key is, is told by its own clock: one that is set ahead by an hour makes keys up to an hour late.
 //!
 //! Owned by one core.
 
-use super::{Handle, Key, Place, Shard, UnixMs};
+use super::{Classes, Clock, Deadline, Handle, Key, Place, Shard, UnixMs};
 
 /// Entries of the wheels that one call of [`Shard::expire_due`] looks at: some 30 µs of work, which requests that arrive
 /// meanwhile wait for.
@@ -24,56 +28,65 @@ impl Shard {
     /// call is left for the next.
     pub fn expire_due(&mut self, mut late_ms: impl FnMut(u64)) {
         let mut budget = TURN_ENTRIES_MAX;
-        for _ in 0..self.dbs.len() {
-            let db = self.expire_first;
-            while let Some(handle) = self.dbs[db].wheel.due(&mut self.entries, self.now_ms, &mut budget) {
-                let expire_at = self.entries.expire_at(handle).unwrap_or(self.now_ms);
-                late_ms(self.now_ms.saturating_sub(expire_at) as u64);
+        for _ in 0..2 * self.dbs.len() {
+            let (db, clock) = (self.expire_first / 2, Clock::ALL[self.expire_first % 2]);
+            let now = self.now.of(clock);
+            while let Some(handle) = self.dbs[db].wheel_mut(clock).due(&mut self.entries, now, &mut budget) {
+                let expire_at = self.entries.expire_at(handle).map_or(now, Deadline::ms);
+                late_ms(now.saturating_sub(expire_at) as u64);
                 self.expire(db, handle);
             }
-            // The next call goes on with the next database: one with a lot to do does not hold up the others.
-            self.expire_first = (db + 1) % self.dbs.len();
+            // The next call goes on with the next wheel: one with a lot to do does not hold up the others.
+            self.expire_first = (self.expire_first + 1) % (2 * self.dbs.len());
             if budget == 0 {
                 self.counters.expire_cap_reached += 1;
                 break;
             }
         }
-        self.next_expiry_ms = self.dbs.iter().filter_map(|db| db.wheel.next()).min().unwrap_or(NEVER_MS);
+        self.next_expiry =
+            Clock::ALL.map(|clock| self.dbs.iter().filter_map(|db| db.wheel(clock).next()).min().unwrap_or(NEVER_MS));
     }
 
-    /// From when on [`Shard::expire_due`] may have something to do; [`NEVER_MS`] if no key has an expiry.
+    /// From when on [`Shard::expire_due`] may have something to do, as the wall clock stands now; [`NEVER_MS`] if no key
+    /// has an expiry.
     #[inline]
     pub fn next_expiry_ms(&self) -> UnixMs {
-        self.next_expiry_ms
+        let [wall, steady] = self.next_expiry;
+        match steady {
+            NEVER_MS => wall,
+            steady => wall.min(self.now.wall_of(Deadline::new(Clock::Steady, steady))),
+        }
     }
 
     #[inline]
     pub(super) fn has_expired(&self, handle: Handle) -> bool {
-        self.entries.expire_at(handle).is_some_and(|at| at <= self.now_ms)
+        self.entries.expire_at(handle).is_some_and(|deadline| self.now.has_reached(deadline))
     }
 
     /// Removes an expired entry, with its effect.
     #[cold]
     pub(super) fn expire(&mut self, db: usize, handle: Handle) {
         self.counters.expired += 1;
+        self.events.push(Classes::EXPIRED, "expired", db, self.entries.key(handle));
         self.discard(db, handle);
     }
 
     /// Takes an entry out of the wheel if it will not expire at `at` any more. Returns when it was to expire.
     #[inline]
-    pub(super) fn disarm_unless(&mut self, db: usize, handle: Handle, at: Option<UnixMs>) -> Option<UnixMs> {
-        let before = self.entries.expire_at(handle);
-        if before.is_some() && before != at {
-            self.dbs[db].wheel.remove(&mut self.entries, handle);
+    pub(super) fn disarm_unless(&mut self, db: usize, handle: Handle, at: Option<Deadline>) -> Option<Deadline> {
+        let before = self.entries.expire_at(handle)?;
+        if at != Some(before) {
+            self.dbs[db].wheel_mut(before.clock()).remove(&mut self.entries, handle);
         }
-        before
+        Some(before)
     }
 
     /// Notes that the wheels have to be looked at, at the latest, at `at`.
     #[inline]
-    pub(super) fn expect_expiry(&mut self, at: Option<UnixMs>) {
+    pub(super) fn expect_expiry(&mut self, at: Option<Deadline>) {
         if let Some(at) = at {
-            self.next_expiry_ms = self.next_expiry_ms.min(at);
+            let next = &mut self.next_expiry[at.clock() as usize];
+            *next = at.ms().min(*next);
         }
     }
 
@@ -85,7 +98,7 @@ impl Shard {
         key: &Key,
         place: Place,
         [old, new]: [Handle; 2],
-        before: Option<UnixMs>,
+        before: Option<Deadline>,
     ) {
         if new != old {
             let local = self.local(key.partition);
@@ -94,10 +107,10 @@ impl Shard {
         self.evictor.settle(&mut self.entries, [old, new]);
         let Some(at) = self.entries.expire_at(new) else { return };
         if before != Some(at) {
-            self.dbs[db].arm(&mut self.entries, new, self.now_ms);
+            self.dbs[db].arm(&mut self.entries, new, at.clock(), self.now);
             self.expect_expiry(Some(at));
         } else if new != old {
-            self.dbs[db].wheel.moved(&mut self.entries, new);
+            self.dbs[db].wheel_mut(at.clock()).moved(&mut self.entries, new);
         }
     }
 }

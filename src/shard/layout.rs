@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! header   prev u32 | next u32 | flags u8, usage u24      | key len u16 | value len u16      16 bytes
-//! expiry   expiry i64 | wheel prev u32 | wheel next u32                                        only with TTL
+//! expiry   deadline i64 | wheel prev u32 | wheel next u32                                        only with TTL
 //! large    Arc of the value                                                                    only with LARGE
 //! big key  Arc of the key                                                                      only with BIGKEY
 //! bytes    key (unless BIGKEY), value (unless LARGE)
@@ -13,14 +13,14 @@
 //! form follows from the two lengths and the presence of an expiry alone, see [`Form`]; chunks are aligned to 8 bytes
 //! and the fixed parts come first, so all fixed parts are aligned.
 //!
-//! What the 24 bits of usage mean depends on the eviction policy: see [`super::usage`].
+//! What the 24 bits of usage mean depends on the eviction policy: see [`super::usage`]. A bit of the deadline says which
+//! clock that one is on: see [`super::clock`].
 //!
 //! Owned by one core.
 
 use std::sync::Arc;
 
-use super::UnixMs;
-use super::heap;
+use super::{Deadline, heap};
 
 pub(super) type Bytes = Arc<Vec<u8>>;
 
@@ -43,7 +43,7 @@ pub(super) struct Header {
 
 #[repr(C)]
 pub(super) struct Ttl {
-    pub expire_at: UnixMs,
+    pub expire_at: Deadline,
     pub wheel_prev: u32,
     pub wheel_next: u32,
 }

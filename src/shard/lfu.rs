@@ -17,7 +17,7 @@
 //!
 //! Owned by one core.
 
-use super::UnixMs;
+use super::SteadyMs;
 use super::entry::Entries;
 use super::heap::Handle;
 use super::lists::{LISTS, List, Lists};
@@ -52,36 +52,36 @@ pub(super) struct Lfu {
     pace: LfuPace,
     /// Number of the present decay period, modulo 2^16.
     period: u16,
-    /// When the next period begins, Unix ms.
-    next_ms: UnixMs,
+    /// When the next period begins, steady ms.
+    next_ms: SteadyMs,
 }
 
 impl Lfu {
-    pub(super) fn new(pace: LfuPace, now_ms: UnixMs) -> Lfu {
-        let mut lfu = Lfu { pace, period: 0, next_ms: UnixMs::MAX };
+    pub(super) fn new(pace: LfuPace, now_ms: SteadyMs) -> Lfu {
+        let mut lfu = Lfu { pace, period: 0, next_ms: SteadyMs::MAX };
         lfu.set_pace(pace, now_ms);
         lfu
     }
 
-    pub(super) fn set_pace(&mut self, pace: LfuPace, now_ms: UnixMs) {
+    pub(super) fn set_pace(&mut self, pace: LfuPace, now_ms: SteadyMs) {
         self.pace = pace;
-        self.next_ms = if pace.decay_minutes == 0 { UnixMs::MAX } else { now_ms.saturating_add(self.period_ms()) };
+        self.next_ms = if pace.decay_minutes == 0 { SteadyMs::MAX } else { now_ms.saturating_add(self.period_ms()) };
     }
 
-    fn period_ms(&self) -> UnixMs {
+    fn period_ms(&self) -> SteadyMs {
         i64::from(self.pace.decay_minutes) * 60_000
     }
 
-    /// Ages every entry if the time has come. A clock that was set back is waited for.
+    /// Ages every entry if the time has come.
     #[inline]
-    pub(super) fn set_now(&mut self, lists: &mut Lists, entries: &mut Entries, now_ms: UnixMs) {
+    pub(super) fn set_now(&mut self, lists: &mut Lists, entries: &mut Entries, now_ms: SteadyMs) {
         if now_ms >= self.next_ms {
             self.age(lists, entries, now_ms);
         }
     }
 
     #[cold]
-    fn age(&mut self, lists: &mut Lists, entries: &mut Entries, now_ms: UnixMs) {
+    fn age(&mut self, lists: &mut Lists, entries: &mut Entries, now_ms: SteadyMs) {
         let periods = (now_ms - self.next_ms) / self.period_ms() + 1;
         self.next_ms = self.next_ms.saturating_add(periods.saturating_mul(self.period_ms()));
         // After so many all counts are 0.

@@ -1,7 +1,7 @@
 //! The shard: what one core owns of the keyspace.
 //!
 //! Only the owning core's thread ever touches a shard; nothing here locks, awaits, reads a clock or draws from a shared
-//! source of randomness. The time is set from outside once per turn ([`Shard::set_now`]).
+//! source of randomness. The time is set from outside once per turn ([`Shard::set_now`]), on two [clocks](clock).
 //!
 //! From the bottom up: [`heap`] deals out chunks of memory that are named by 32-bit handles, [`entry`] puts a key and
 //! its value into one chunk ([`layout`] says how), [`table`] finds the handle of a key's entry in one partition,
@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use crate::route::{Hasher, Key};
 
+pub mod clock;
 mod db;
 pub mod effect;
 mod entry;
@@ -37,6 +38,7 @@ mod lists;
 mod model;
 #[cfg(test)]
 mod naive;
+pub mod notify;
 mod pressure;
 mod s3fifo;
 mod table;
@@ -44,6 +46,7 @@ mod usage;
 mod walk;
 mod wheel;
 
+pub use clock::{Clock, Deadline, Expiry, Now, SteadyMs};
 use db::Db;
 pub use effect::{Effect, Effects};
 use entry::{Entries, Meta};
@@ -52,23 +55,13 @@ pub use evict::{Policy, Rule};
 pub use expiry::NEVER_MS;
 use heap::{Handle, HeapError};
 pub use lfu::LfuPace;
+pub use notify::{Classes, Event, Events};
 use pressure::Pressure;
 use table::Place;
 use walk::Flushed;
 
 /// Unix time in milliseconds.
 pub type UnixMs = i64;
-
-/// What SET and its relatives do about the expiry of the key they write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expiry {
-    /// Leave it as it is.
-    Keep,
-    /// No expiry.
-    Never,
-    /// Expire at this moment.
-    At(UnixMs),
-}
 
 /// Type of a value, as TYPE names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +140,7 @@ impl<'a> Str<'a> {
 pub struct EntryRef<'a> {
     pub kind: Kind,
     pub value: Str<'a>,
+    /// Unix time at which it expires, as the wall clock stands now.
     pub expire_at: Option<UnixMs>,
     /// Changed in place (APPEND, SETRANGE): OBJECT ENCODING says `raw`.
     pub raw: bool,
@@ -161,7 +155,7 @@ pub struct EntryRef<'a> {
 pub struct Detached {
     pub kind: Kind,
     pub value: Arc<Vec<u8>>,
-    pub expire_at: Option<UnixMs>,
+    pub expire_at: Option<Deadline>,
     pub raw: bool,
 }
 
@@ -186,7 +180,7 @@ pub struct DbSize {
 
 /// What one core owns of the keyspace.
 pub struct Shard {
-    now_ms: UnixMs,
+    now: Now,
     partitions: Range<u16>,
     hasher: Hasher,
     entries: Entries,
@@ -195,12 +189,13 @@ pub struct Shard {
     flushed: VecDeque<Flushed>,
     evictor: Evictor,
     pressure: Pressure,
-    /// Lower bound of the moment at which a wheel has something to do.
-    next_expiry_ms: UnixMs,
-    /// The database whose wheel is the next to be looked at.
+    /// For each clock a lower bound of the moment at which a wheel has something to do.
+    next_expiry: [i64; 2],
+    /// The wheel that is the next to be looked at.
     expire_first: usize,
     pub counters: Counters,
     pub effects: Effects,
+    pub events: Events,
 }
 
 impl Shard {
@@ -224,7 +219,7 @@ impl Shard {
         reserve_bytes: usize,
     ) -> Result<Self, HeapError> {
         Ok(Shard {
-            now_ms: 0,
+            now: Now::default(),
             dbs: (0..databases).map(|_| Db::new(partitions.len())).collect(),
             partitions,
             hasher,
@@ -232,20 +227,31 @@ impl Shard {
             flushed: VecDeque::new(),
             evictor: Evictor::new(),
             pressure: Pressure::new(),
-            next_expiry_ms: NEVER_MS,
+            next_expiry: [NEVER_MS; 2],
             expire_first: 0,
             counters: Counters::default(),
             effects: Effects::default(),
+            events: Events::default(),
         })
     }
 
-    pub fn set_now(&mut self, now_ms: UnixMs) {
-        self.now_ms = now_ms;
-        self.evictor.set_now(&mut self.entries, now_ms);
+    pub fn set_now(&mut self, now: impl Into<Now>) {
+        self.now = now.into();
+        self.evictor.set_now(&mut self.entries, self.now.steady_ms);
     }
 
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
+    /// The wall clock: for moments that clients see.
     pub fn now_ms(&self) -> UnixMs {
-        self.now_ms
+        self.now.wall_ms
+    }
+
+    /// The steady clock: for how long something takes.
+    pub fn steady_ms(&self) -> SteadyMs {
+        self.now.steady_ms
     }
 
     pub fn databases(&self) -> usize {
@@ -272,11 +278,12 @@ impl Shard {
         }
     }
 
-    /// The live entry of `key`; counts a hit or a miss and, if `touch`, an access.
+    /// The live entry of `key`; counts a hit or a miss (and tells of it) and, if `touch`, an access.
     #[inline]
     pub fn read(&mut self, db: usize, key: &Key, touch: bool) -> Option<EntryRef<'_>> {
         let Some((_, handle)) = self.live(db, key) else {
             self.counters.misses += 1;
+            self.events.push(Classes::KEY_MISS, "keymiss", db, key.bytes);
             return None;
         };
         self.counters.hits += 1;
@@ -309,9 +316,12 @@ impl Shard {
         let expire_at = match expiry {
             Expiry::Keep => found.and_then(|(_, handle)| self.entries.expire_at(handle)),
             Expiry::Never => None,
-            Expiry::At(ms) => Some(ms),
+            Expiry::At(deadline) => Some(deadline),
         };
         self.put(db, key, found, value, Meta { kind: Kind::String, raw: false, expire_at, usage: 0 });
+        if found.is_none() {
+            self.events.push(Classes::NEW, "new", db, key.bytes);
+        }
     }
 
     /// Changes a string in place (an absent one starts empty) and keeps its expiry; the entry is `raw` afterwards.
@@ -325,6 +335,7 @@ impl Shard {
             let result = change(&mut value);
             let meta = Meta { kind: Kind::String, raw: true, expire_at: None, usage: 0 };
             self.put(db, key, None, NewValue::Owned(value), meta);
+            self.events.push(Classes::NEW, "new", db, key.bytes);
             return result;
         };
         let meta = Meta { raw: true, ..self.entries.meta(old) };
@@ -344,7 +355,7 @@ impl Shard {
 
     /// Sets or clears the expiry of a live key; false if there is none. Counts as an access. A moment in the past is
     /// stored as given: the caller decides whether that means removal.
-    pub fn set_expiry(&mut self, db: usize, key: &Key, at: Option<UnixMs>) -> bool {
+    pub fn set_expiry(&mut self, db: usize, key: &Key, at: Option<Deadline>) -> bool {
         self.make_room();
         let Some((place, old)) = self.live(db, key) else { return false };
         let before = self.disarm_unless(db, old, at);
@@ -373,7 +384,8 @@ impl Shard {
         Some(Detached { kind, value, expire_at, raw })
     }
 
-    /// Puts an entry in, replacing what was there. Counts as an access.
+    /// Puts an entry in, replacing what was there. Counts as an access. Whether that is news is for the caller to say: an
+    /// entry that another core had borrowed comes back in this way, too.
     pub fn attach(&mut self, db: usize, key: &Key, entry: Detached) {
         self.make_room();
         let found = self.live(db, key);
@@ -408,10 +420,10 @@ impl Shard {
         self.entries.heap().mapped_bytes()
     }
 
-    /// The access clock's now, s.
+    /// The access clock's now, s: it runs steadily.
     #[inline]
     fn now_s(&self) -> u32 {
-        (self.now_ms / 1000) as u32
+        (self.now.steady_ms / 1000) as u32
     }
 
     /// Index of a partition among those of this shard.
@@ -438,7 +450,7 @@ impl Shard {
         EntryRef {
             kind: self.entries.kind(handle),
             value: self.entries.value(handle),
-            expire_at: self.entries.expire_at(handle),
+            expire_at: self.entries.expire_at(handle).map(|deadline| self.now.wall_of(deadline)),
             raw: self.entries.raw(handle),
             idle_s: self.evictor.idle_s(self.entries.usage(handle), self.now_s()),
             frequency: self.evictor.count(self.entries.usage(handle)),
@@ -451,8 +463,9 @@ impl Shard {
         let Some((place, old)) = found else {
             let handle = self.entries.create(key.bytes, value, meta).expect(ROOM);
             let local = self.local(key.partition);
-            self.dbs[db].insert(local, key.hash, handle, self.now_ms, &mut self.entries, &self.hasher);
-            self.evictor.admit(&mut self.entries, handle, key.hash, (self.now_ms / 1000) as u32);
+            self.dbs[db].insert(local, key.hash, handle, self.now, &mut self.entries, &self.hasher);
+            let now_s = self.now_s();
+            self.evictor.admit(&mut self.entries, handle, key.hash, now_s);
             self.expect_expiry(meta.expire_at);
             return;
         };

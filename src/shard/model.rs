@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::naive::{Naive, Seen};
-use super::{Effect, EntryRef, Expiry, NewValue, Policy, Rule, Shard};
+use super::{Classes, Clock, Deadline, Effect, EntryRef, Expiry, NewValue, Now, Policy, Rule, Shard};
 use crate::route::{Hasher, Key};
 
 const DATABASES: usize = 3;
@@ -88,8 +88,8 @@ struct Pair {
     naive: Naive,
     hasher: Hasher,
     keys: Vec<Vec<u8>>,
-    now_ms: i64,
-    /// Latest moment at which keys were expired actively.
+    now: Now,
+    /// Latest moment of the wall clock at which keys were expired actively.
     expired_ms: i64,
     steps: u64,
 }
@@ -99,21 +99,47 @@ impl Pair {
         let mut shard = Shard::with_reserve(PARTITIONS, DATABASES, hasher(), RESERVE_BYTES).unwrap();
         let mut naive = Naive::new(DATABASES);
         shard.effects.enable(true);
+        shard.events.enable(true);
+        shard.events.set_mask(Classes::parse("Kxe").unwrap());
         naive.effects.enable(true);
-        let mut pair =
-            Pair { shard, naive, hasher: hasher(), keys: keys(key_count), now_ms: 0, expired_ms: 0, steps: 0 };
-        pair.set_now(1_700_000_000_000);
+        let mut pair = Pair {
+            shard,
+            naive,
+            hasher: hasher(),
+            keys: keys(key_count),
+            now: Now::default(),
+            expired_ms: 0,
+            steps: 0,
+        };
+        pair.set_now(Now::from(1_700_000_000_000));
         pair
     }
 
-    fn set_now(&mut self, now_ms: i64) {
-        self.now_ms = now_ms;
-        self.shard.set_now(now_ms);
-        self.naive.set_now(now_ms);
+    fn set_now(&mut self, now: Now) {
+        self.now = now;
+        self.shard.set_now(now);
+        self.naive.set_now(now);
     }
 
-    fn expiry(&self, random: &mut Random) -> i64 {
-        self.now_ms - 10 + random.below(20_000) as i64
+    fn deadline(&self, random: &mut Random) -> Deadline {
+        let clock = Clock::ALL[random.below(2)];
+        let span_ms = if random.one_in(20) { i64::MAX / 2 } else { random.below(20_000) as i64 };
+        Deadline::new(clock, self.now.of(clock) - 10 + span_ms)
+    }
+
+    /// The time runs on; now and then somebody sets the wall clock, by a little or a lot.
+    fn pass(&mut self, random: &mut Random) {
+        let Now { wall_ms, steady_ms } = self.now;
+        let passed_ms = random.below(3_000) as i64;
+        let step_ms = match random.below(50) {
+            0..3 => -(random.below(200) as i64),
+            3..6 => -(random.below(30_000) as i64),
+            6..8 => random.below(30_000) as i64,
+            8 => -1_000_000_000,
+            9 => 1_000_000_000,
+            _ => 0,
+        };
+        self.set_now(Now { wall_ms: wall_ms + passed_ms + step_ms, steady_ms: steady_ms + passed_ms });
     }
 
     /// One step, wholly decided by `choice` and the steps before.
@@ -144,7 +170,7 @@ impl Pair {
             _ => self.walk(random, db),
         }
         self.keys[index] = bytes;
-        assert!(self.shard.effects.drain().eq(self.naive.effects.drain()));
+        assert!(self.effects().into_iter().eq(self.naive.effects.drain()));
         if random.one_in(100) {
             self.compare_counters();
         }
@@ -157,7 +183,7 @@ impl Pair {
                 let expiry = match random.below(3) {
                     0 => Expiry::Never,
                     1 => Expiry::Keep,
-                    _ => Expiry::At(self.expiry(random)),
+                    _ => Expiry::At(self.deadline(random)),
                 };
                 let ours = match random.below(3) {
                     0 => NewValue::Bytes(&value),
@@ -180,7 +206,7 @@ impl Pair {
                 assert_eq!(self.shard.modify(db, key, change), self.naive.modify(db, key, change));
             }
             8..10 => {
-                let at = random.one_in(2).then(|| self.expiry(random));
+                let at = random.one_in(2).then(|| self.deadline(random));
                 assert_eq!(self.shard.set_expiry(db, key, at), self.naive.set_expiry(db, key, at));
             }
             n => {
@@ -202,11 +228,7 @@ impl Pair {
 
     fn walk(&mut self, random: &mut Random, db: usize) {
         match random.below(200) {
-            0..70 => self.set_now(self.now_ms + random.below(3_000) as i64),
-            70 => {
-                let back_ms = [200, 3_000][random.below(2)];
-                self.set_now(self.now_ms - random.below(back_ms) as i64);
-            }
+            0..71 => self.pass(random),
             71 => assert_eq!(self.shard.flush(db), self.naive.flush(db)),
             72..80 => {
                 let other = random.below(DATABASES);
@@ -245,7 +267,7 @@ impl Pair {
         while due(&self.shard) && pieces < pieces_max {
             let mut late = 0;
             self.shard.expire_due(|_| late += 1);
-            let effects: Vec<Effect> = self.shard.effects.drain().collect();
+            let effects = self.effects();
             assert_eq!(effects.len(), late);
             for effect in effects {
                 let key = self.hasher.key(&effect.args[1]);
@@ -254,11 +276,11 @@ impl Pair {
             pieces += 1;
         }
         // A clock that was set back by a little is waited for.
-        if !due(&self.shard) && self.now_ms >= self.expired_ms {
+        if !due(&self.shard) && self.now.wall_ms >= self.expired_ms {
             let all = (0..DATABASES).flat_map(|db| PARTITIONS.map(move |partition| (db, partition)));
             all.for_each(|(db, partition)| assert!(self.naive.keys(db, partition, true).is_empty()));
         }
-        self.expired_ms = self.expired_ms.max(self.now_ms);
+        self.expired_ms = self.expired_ms.max(self.now.wall_ms);
     }
 
     /// One whole iteration over a partition.
@@ -278,9 +300,16 @@ impl Pair {
         assert!(sorted(expired) == sorted(dead));
     }
 
+    /// What the shard did by itself. Each effect is an expiry, of which its events tell, too.
+    fn effects(&mut self) -> Vec<Effect> {
+        let effects: Vec<Effect> = self.shard.effects.drain().collect();
+        assert_told(&mut self.shard, "expired", &effects);
+        effects
+    }
+
     /// Lets the model remove what the shard has removed in an order of its own choice: only expired keys.
     fn follow(&mut self, db: usize) -> Vec<Effect> {
-        let effects: Vec<Effect> = self.shard.effects.drain().collect();
+        let effects = self.effects();
         for effect in &effects {
             let key = self.hasher.key(&effect.args[1]);
             assert_eq!((effect.db as usize, effect.partition, &effect.args[0][..]), (db, key.partition, &b"DEL"[..]));
@@ -296,6 +325,12 @@ impl Pair {
             assert_eq!(self.shard.size(db), self.naive.size(db));
         }
     }
+}
+
+/// The shard has told exactly the removals in `effects`, as events called `name`.
+fn assert_told(shard: &mut Shard, name: &str, effects: &[Effect]) {
+    let told = shard.events.drain().map(|event| (event.name, event.db, event.key));
+    assert!(told.eq(effects.iter().map(|effect| (name, effect.db, effect.args[1].clone()))));
 }
 
 fn sorted(mut keys: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
@@ -407,6 +442,8 @@ fn without_address_space_writes_evict_and_say_so() {
     let hasher = hasher();
     let mut shard = Shard::with_reserve(PARTITIONS, DATABASES, hasher.clone(), 1 << 22).unwrap();
     shard.effects.enable(true);
+    shard.events.enable(true);
+    shard.events.set_mask(Classes::parse("Kxe").unwrap());
     let random = &mut Random(seed());
     let keys = keys(40_000);
     let mut written = 0;
@@ -426,6 +463,7 @@ fn without_address_space_writes_evict_and_say_so() {
     assert!(shard.counters.evicted > 1_000);
     let effects: Vec<Effect> = shard.effects.drain().collect();
     assert_eq!(effects.len() as u64, shard.counters.evicted);
+    assert_told(&mut shard, "evicted", &effects);
     for effect in effects {
         assert!(shard.peek(effect.db as usize, &hasher.key(&effect.args[1])).is_none());
     }
@@ -438,7 +476,12 @@ fn an_empty_shard_owns_next_to_nothing_and_forgets_large_values() {
     let keys = keys(2_000);
     let shared = Arc::new(vec![0; 50_000]);
     for key in &keys {
-        shard.set(0, &hasher.key(key), NewValue::Shared(Arc::clone(&shared)), Expiry::At(9));
+        shard.set(
+            0,
+            &hasher.key(key),
+            NewValue::Shared(Arc::clone(&shared)),
+            Expiry::At(Deadline::new(Clock::Wall, 9)),
+        );
     }
     assert_eq!(Arc::strong_count(&shared), 1 + keys.len());
     assert!(shard.memory() > keys.len() * 50_000);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Counters, DbSize, Detached, Effects, Expiry, Kind, NewValue, UnixMs};
+use super::{Clock, Counters, DbSize, Deadline, Detached, Effects, Expiry, Kind, NewValue, Now, UnixMs};
 use crate::route::Key;
 
 /// What a read of the model shows.
@@ -20,14 +20,23 @@ type Id = (u16, u64, Vec<u8>);
 
 struct Slot {
     value: Arc<Vec<u8>>,
-    expire_at: Option<UnixMs>,
+    expire_at: Option<Deadline>,
     raw: bool,
     access_s: i64,
 }
 
+impl Slot {
+    fn is_dead(&self, now: Now) -> bool {
+        self.expire_at.is_some_and(|at| match at.clock() {
+            Clock::Wall => at.ms() <= now.wall_ms,
+            Clock::Steady => at.ms() <= now.steady_ms,
+        })
+    }
+}
+
 /// See [`super::Shard`].
 pub(super) struct Naive {
-    now_ms: UnixMs,
+    now: Now,
     dbs: Vec<BTreeMap<Id, Slot>>,
     pub counters: Counters,
     pub effects: Effects,
@@ -36,15 +45,15 @@ pub(super) struct Naive {
 impl Naive {
     pub(super) fn new(databases: usize) -> Self {
         Naive {
-            now_ms: 0,
+            now: Now::default(),
             dbs: (0..databases).map(|_| BTreeMap::new()).collect(),
             counters: Counters::default(),
             effects: Effects::default(),
         }
     }
 
-    pub(super) fn set_now(&mut self, now_ms: UnixMs) {
-        self.now_ms = now_ms;
+    pub(super) fn set_now(&mut self, now: Now) {
+        self.now = now;
     }
 
     pub(super) fn read(&mut self, db: usize, key: &Key, touch: bool) -> Option<Seen> {
@@ -55,7 +64,7 @@ impl Naive {
             self.counters.misses += 1
         }
         if found && touch {
-            let now_s = self.now_ms / 1000;
+            let now_s = self.now.steady_ms / 1000;
             if let Some(slot) = self.dbs[db].get_mut(&id(key)) {
                 slot.access_s = now_s;
             }
@@ -79,15 +88,15 @@ impl Naive {
         let expire_at = match expiry {
             Expiry::Keep => old,
             Expiry::Never => None,
-            Expiry::At(ms) => Some(ms),
+            Expiry::At(deadline) => Some(deadline),
         };
-        let access_s = self.now_ms / 1000;
+        let access_s = self.now.steady_ms / 1000;
         self.dbs[db].insert(id(key), Slot { value, expire_at, raw: false, access_s });
     }
 
     pub(super) fn modify<R>(&mut self, db: usize, key: &Key, change: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         self.find(db, key);
-        let access_s = self.now_ms / 1000;
+        let access_s = self.now.steady_ms / 1000;
         let slot = self.dbs[db].entry(id(key)).or_insert_with(|| Slot {
             value: Arc::new(Vec::new()),
             expire_at: None,
@@ -103,11 +112,11 @@ impl Naive {
         self.find(db, key) && self.dbs[db].remove(&id(key)).is_some()
     }
 
-    pub(super) fn set_expiry(&mut self, db: usize, key: &Key, at: Option<UnixMs>) -> bool {
+    pub(super) fn set_expiry(&mut self, db: usize, key: &Key, at: Option<Deadline>) -> bool {
         if !self.find(db, key) {
             return false;
         }
-        let now_s = self.now_ms / 1000;
+        let now_s = self.now.steady_ms / 1000;
         if let Some(slot) = self.dbs[db].get_mut(&id(key)) {
             slot.expire_at = at;
             slot.access_s = now_s;
@@ -131,7 +140,7 @@ impl Naive {
 
     pub(super) fn attach(&mut self, db: usize, key: &Key, entry: Detached) {
         self.find(db, key);
-        let access_s = self.now_ms / 1000;
+        let access_s = self.now.steady_ms / 1000;
         let slot = Slot { value: entry.value, expire_at: entry.expire_at, raw: entry.raw, access_s };
         self.dbs[db].insert(id(key), slot);
     }
@@ -153,7 +162,7 @@ impl Naive {
     fn find(&mut self, db: usize, key: &Key) -> bool {
         match self.dbs[db].get(&id(key)) {
             None => false,
-            Some(slot) if slot.expire_at.is_some_and(|at| at <= self.now_ms) => {
+            Some(slot) if slot.is_dead(self.now) => {
                 self.dbs[db].remove(&id(key));
                 self.counters.expired += 1;
                 self.effects.push(db, key.partition, &[b"DEL", key.bytes]);
@@ -167,16 +176,19 @@ impl Naive {
         let slot = self.dbs[db].get(&id(key))?;
         Some(Seen {
             value: slot.value.to_vec(),
-            expire_at: slot.expire_at,
+            expire_at: slot.expire_at.map(|at| match at.clock() {
+                Clock::Wall => at.ms(),
+                Clock::Steady => self.now.wall_ms + (at.ms() - self.now.steady_ms),
+            }),
             raw: slot.raw,
-            idle_s: (self.now_ms / 1000 - slot.access_s).max(0) as u32,
+            idle_s: (self.now.steady_ms / 1000 - slot.access_s).max(0) as u32,
         })
     }
 
     /// Removes a key that the other side says it has expired or evicted; true if it had expired.
     pub(super) fn discard(&mut self, db: usize, key: &Key) -> bool {
         let slot = self.dbs[db].remove(&id(key)).expect("the key is there");
-        let expired = slot.expire_at.is_some_and(|at| at <= self.now_ms);
+        let expired = slot.is_dead(self.now);
         self.counters.expired += expired as u64;
         expired
     }
@@ -184,7 +196,7 @@ impl Naive {
     /// The keys of `partition` that are alive (or, with `dead`, have expired unnoticed).
     pub(super) fn keys(&self, db: usize, partition: u16, dead: bool) -> Vec<Vec<u8>> {
         let range = (partition, 0, Vec::new())..(partition + 1, 0, Vec::new());
-        let wanted = |slot: &Slot| slot.expire_at.is_some_and(|at| at <= self.now_ms) == dead;
+        let wanted = |slot: &Slot| slot.is_dead(self.now) == dead;
         self.dbs[db].range(range).filter(|(_, slot)| wanted(slot)).map(|((_, _, key), _)| key.clone()).collect()
     }
 }

@@ -14,7 +14,7 @@
 
 use super::evict::{Phase, Policy, Rule};
 use super::lfu::LfuPace;
-use super::{Handle, Key, Place, Shard};
+use super::{Classes, Clock, Handle, Key, Place, Shard};
 
 /// Entries of flushed databases freed in one turn.
 const TURN_FREED_MAX: usize = 512;
@@ -83,7 +83,7 @@ impl Shard {
 
     /// Sets how the counts of LFU rise and fall.
     pub fn set_lfu_pace(&mut self, pace: LfuPace) {
-        self.evictor.set_pace(pace, self.now_ms);
+        self.evictor.set_pace(pace, self.now.steady_ms);
     }
 
     /// Makes room for a command that brings `bytes`. False: it must not run, because the limit is reached and nothing
@@ -122,7 +122,12 @@ impl Shard {
         if !self.flushed.is_empty() {
             return self.free_flushed(1) || self.free_one();
         }
-        let victim = self.victim();
+        let mut victim = self.victim();
+        // While the policy changes, the next victim may not be on a list yet.
+        while victim.is_none() && self.evictor.phase() != Phase::Steady {
+            self.rank(TURN_RANKED_MAX);
+            victim = self.victim();
+        }
         self.pressure.exhausted = victim.is_none();
         let Some((db, handle)) = victim else { return false };
         self.evict(db, handle);
@@ -166,8 +171,9 @@ impl Shard {
     }
 
     fn soonest(&self) -> Option<(usize, Handle)> {
-        let of_each = self.dbs.iter().enumerate().filter_map(|(db, of)| Some((db, of.wheel.soonest(&self.entries)?)));
-        of_each.min_by_key(|&(_, handle)| self.entries.expire_at(handle))
+        let wheels = self.dbs.iter().enumerate().flat_map(|(db, of)| Clock::ALL.map(|clock| (db, of.wheel(clock))));
+        let of_each = wheels.filter_map(|(db, wheel)| Some((db, wheel.soonest(&self.entries)?)));
+        of_each.min_by_key(|&(_, handle)| self.entries.expire_at(handle).map(|deadline| self.now.wall_of(deadline)))
     }
 
     /// Removes a victim, with its effect, and starts to load what the next eviction will need.
@@ -176,6 +182,7 @@ impl Shard {
         let next = self.evictor.next_victim(&self.entries, handle);
         self.evictor.evicted(&self.entries, handle, hash);
         self.counters.evicted += 1;
+        self.events.push(Classes::EVICTED, "evicted", db, self.entries.key(handle));
         self.discard(db, handle);
         // The next victim's entry was loaded at the last eviction: its bucket now, and the entry after it.
         let Some(next) = next else { return };
@@ -244,8 +251,8 @@ impl Shard {
             let new = self.entries.relocate(old, bytes).expect("the class has a free chunk");
             self.dbs[db].set_handle(local, place, new);
             self.evictor.settle(&mut self.entries, [old, new]);
-            if self.entries.ttl(new).is_some() {
-                self.dbs[db].wheel.moved(&mut self.entries, new);
+            if let Some(deadline) = self.entries.expire_at(new) {
+                self.dbs[db].wheel_mut(deadline.clock()).moved(&mut self.entries, new);
             }
         }
         self.pressure.fruitless_bytes = 0;

@@ -124,9 +124,10 @@ impl Shard {
     /// Checks every invariant of the shard: each entry is reachable once, under its own key, and all counters are right.
     #[cfg(test)]
     pub(super) fn validate(&self) {
+        use super::Clock;
         let mut reachable = Vec::new();
         for db in &self.dbs {
-            let mut expiring = Vec::new();
+            let mut expiring: [Vec<u32>; 2] = Default::default();
             let before = reachable.len();
             for (local, table) in db.tables().iter().enumerate() {
                 table.validate(|handle| self.hasher.hash(self.entries.key(handle)));
@@ -135,20 +136,29 @@ impl Shard {
                     assert_eq!(self.local(key.partition), local);
                     let found = table.find(key.hash, |other| self.entries.key_is(other, key.bytes));
                     assert_eq!(found.map(|(_, found)| found), Some(handle), "two entries have the same key");
-                    expiring.extend(self.entries.expire_at(handle).map(|_| handle.0));
+                    if let Some(deadline) = self.entries.expire_at(handle) {
+                        expiring[deadline.clock() as usize].push(handle.0);
+                    }
                     reachable.push(handle.0);
                 }
             }
-            let mut armed: Vec<u32> = db.wheel.validate(&self.entries).into_iter().map(|handle| handle.0).collect();
-            expiring.sort();
-            armed.sort();
-            assert_eq!(expiring, armed, "the wheel holds exactly the entries with an expiry");
-            let first = expiring.iter().filter_map(|&handle| self.entries.expire_at(Handle(handle))).min();
-            let latest = db.wheel.next().max(first).unwrap_or(super::NEVER_MS);
-            assert!(self.next_expiry_ms <= latest, "the wheel would be looked at too late");
-            assert_eq!((db.size().keys, db.size().expires), (reachable.len() - before, expiring.len()));
+            let mut wheel_bytes = 0;
+            for (clock, expiring) in Clock::ALL.into_iter().zip(&mut expiring) {
+                let wheel = db.wheel(clock);
+                let mut armed: Vec<u32> = wheel.validate(&self.entries).into_iter().map(|handle| handle.0).collect();
+                expiring.sort();
+                armed.sort();
+                assert_eq!(*expiring, armed, "each wheel holds exactly the entries that expire by its clock");
+                let first =
+                    expiring.iter().filter_map(|&handle| self.entries.expire_at(Handle(handle))?.ms().into()).min();
+                let latest = wheel.next().max(first).unwrap_or(super::NEVER_MS);
+                assert!(self.next_expiry[clock as usize] <= latest, "the wheel would be looked at too late");
+                wheel_bytes += wheel.bytes();
+            }
+            let expires = expiring.iter().map(Vec::len).sum();
+            assert_eq!((db.size().keys, db.size().expires), (reachable.len() - before, expires));
             let table_bytes: usize = db.tables().iter().map(|table| table.bytes() + size_of_val(table)).sum();
-            assert_eq!(db.bytes(), table_bytes + db.wheel.bytes());
+            assert_eq!(db.bytes(), table_bytes + wheel_bytes);
         }
         if !self.flushed.is_empty() {
             return;

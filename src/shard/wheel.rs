@@ -1,4 +1,4 @@
-//! The timer wheel: which entries of one database have an expiry, sorted just well enough to know what is due.
+//! The timer wheel: which entries of one database expire by one clock, sorted just well enough to know what is due.
 //!
 //! # The idea
 //!
@@ -36,6 +36,9 @@
 //! and [`Wheel::due`] works through that as far as its caller allows. Entries on it can be removed as everywhere else.
 //!
 //! # When the clock is set
+//!
+//! A wheel turns by one clock; all its deadlines are on that one ([`super::clock`]). The steady clock only ever runs. The
+//! wall clock may be set.
 //!
 //! Forwards: the slots in between are turned over in order, in pieces. Backwards by a little ([`REWIND_MS`]): the wheel
 //! stands still until the clock has caught up, so that a key is late by that much at most. Backwards by more: slots are
@@ -171,7 +174,7 @@ impl Wheel {
                 let first = self.turning;
                 let &mut Ttl { expire_at, wheel_next, .. } = links(entries, first);
                 entries.prefetch(Handle(wheel_next));
-                if tick(expire_at) <= self.elapsed {
+                if tick(expire_at.ms()) <= self.elapsed {
                     return Some(Handle(first));
                 }
                 self.unlink(entries, first);
@@ -215,7 +218,7 @@ impl Wheel {
             let handle = Handle(next);
             let ttl = (next != 0).then(|| entries.ttl(handle))??;
             next = ttl.wheel_next;
-            Some((ttl.expire_at, handle))
+            Some((ttl.expire_at.ms(), handle))
         });
         some.take(SOONEST_OF).min_by_key(|&(expire_at, _)| expire_at).map(|(_, handle)| handle)
     }
@@ -262,7 +265,7 @@ impl Wheel {
 
     /// Puts an entry at the front of its list.
     fn link(&mut self, entries: &mut Entries, handle: u32) {
-        let list = self.list_of(tick(links(entries, handle).expire_at));
+        let list = self.list_of(tick(links(entries, handle).expire_at.ms()));
         let second = match list {
             TURNING => self.turning,
             list => self.levels[list as usize / SLOTS].first[list as usize % SLOTS],
@@ -320,7 +323,7 @@ impl Wheel {
             while handle != 0 {
                 let ttl = entries.ttl(Handle(handle)).expect("entries of the wheel have an expiry");
                 assert_eq!(ttl.wheel_prev, prev);
-                assert!(stale || list == TURNING || self.list_of(tick(ttl.expire_at)) == list);
+                assert!(stale || list == TURNING || self.list_of(tick(ttl.expire_at.ms())) == list);
                 all.push(Handle(handle));
                 (prev, handle) = (handle, ttl.wheel_next);
             }

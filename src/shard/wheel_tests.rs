@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::shard::entry::Meta;
-use crate::shard::{Kind, NewValue};
+use crate::shard::{Clock, Deadline, Kind, NewValue};
 
 const START_MS: UnixMs = 1_700_000_000_000;
 
@@ -17,8 +17,13 @@ struct Pair {
     now_ms: UnixMs,
 }
 
+/// A wheel does not ask which clock its deadlines are on. No clock says less than 0.
+fn deadline(ms: UnixMs) -> Deadline {
+    Deadline::new([Clock::Wall, Clock::Steady][ms as usize % 2], ms)
+}
+
 fn meta(expire_at: Option<UnixMs>) -> Meta {
-    Meta { kind: Kind::String, raw: false, expire_at, usage: 0 }
+    Meta { kind: Kind::String, raw: false, expire_at: expire_at.map(deadline), usage: 0 }
 }
 
 impl Pair {
@@ -28,6 +33,7 @@ impl Pair {
     }
 
     fn insert(&mut self, at: UnixMs) -> Handle {
+        let at = at.max(0);
         let handle = self.entries.create(b"key", NewValue::Bytes(b"value"), meta(Some(at))).unwrap();
         self.wheel.insert(&mut self.entries, handle, self.now_ms);
         self.deadlines.insert(handle.0, at);
@@ -45,8 +51,9 @@ impl Pair {
     }
 
     fn re_arm(&mut self, handle: Handle, at: UnixMs) {
+        let at = at.max(0);
         self.wheel.remove(&mut self.entries, handle);
-        let same = self.entries.set_expire_at(handle, b"key", Some(at)).unwrap();
+        let same = self.entries.set_expire_at(handle, b"key", Some(deadline(at))).unwrap();
         assert_eq!(same, handle);
         self.wheel.insert(&mut self.entries, handle, self.now_ms);
         self.deadlines.insert(handle.0, at);
@@ -148,7 +155,7 @@ proptest! {
                     pair.advance(budget);
                 }
                 Step::Backwards(span, budget) => {
-                    pair.now_ms = pair.now_ms.saturating_sub(span);
+                    pair.now_ms = pair.now_ms.saturating_sub(span).max(0);
                     pair.advance(budget);
                 }
             }

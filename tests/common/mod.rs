@@ -1,10 +1,12 @@
 //! What tests over real sockets share: servers that run as long as a test, clients that read whole replies, and a
-//! seeded source of random numbers.
+//! seeded source of random numbers. One without sockets is in [`engine`].
 //!
 //! Every wait is for a condition and has a bound. A server is killed, by its process id, when its value is dropped.
 
 // Each test program uses a part of it.
 #![allow(dead_code)]
+
+pub mod engine;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};

@@ -1,12 +1,14 @@
 //! Expiries: the EXPIRE and TTL families, PERSIST.
 //!
-//! All moments are Unix milliseconds here. The effects name moments and never durations.
+//! A duration is measured by the steady clock and a moment by the wall clock ([`crate::shard::clock`]). All moments are
+//! shown as Unix milliseconds here, whichever clock they are on: so they can be compared, and the effects name moments and
+//! never durations.
 
 use super::super::number::parse_i64;
 use super::{Args, Ctx};
 use crate::resp::{Error, Reply, error::shown};
 use crate::route::Key;
-use crate::shard::UnixMs;
+use crate::shard::{Classes, Clock, Deadline, UnixMs};
 
 /// Longest part of an unknown option that an error text repeats.
 const OPTION_SHOWN_BYTES_MAX: usize = 128;
@@ -52,56 +54,58 @@ impl Conditions {
 }
 
 pub fn expire(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
-    let base_ms = ctx.now_ms();
-    set_expiry(ctx, args, reply, base_ms, 1000, "expire")
+    set_expiry(ctx, args, reply, Clock::Steady, 1000, "expire")
 }
 
 pub fn pexpire(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
-    let base_ms = ctx.now_ms();
-    set_expiry(ctx, args, reply, base_ms, 1, "pexpire")
+    set_expiry(ctx, args, reply, Clock::Steady, 1, "pexpire")
 }
 
 pub fn expireat(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
-    set_expiry(ctx, args, reply, 0, 1000, "expireat")
+    set_expiry(ctx, args, reply, Clock::Wall, 1000, "expireat")
 }
 
 pub fn pexpireat(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
-    set_expiry(ctx, args, reply, 0, 1, "pexpireat")
+    set_expiry(ctx, args, reply, Clock::Wall, 1, "pexpireat")
 }
 
-/// The number counts units of `unit_ms` from `base_ms`; it may be negative.
+/// The number counts units of `unit_ms`; it may be negative.
 fn set_expiry(
     ctx: &mut Ctx,
     args: Args,
     reply: &mut Reply,
-    base_ms: UnixMs,
+    clock: Clock,
     unit_ms: i64,
     command: &'static str,
 ) -> Result<(), Error> {
     let conditions = Conditions::parse(&args[3..])?;
-    let at = parse_i64(args[2])?
+    let now = ctx.now();
+    let deadline = parse_i64(args[2])?
         .checked_mul(unit_ms)
-        .and_then(|ms| ms.checked_add(base_ms))
+        .and_then(|ms| now.deadline(clock, ms))
         .ok_or(Error::InvalidExpire(command))?;
     let key = ctx.key(args[1]);
-    let allowed = ctx.peek(&key).is_some_and(|entry| conditions.allow(entry.expire_at, at));
+    let allowed = ctx.peek(&key).is_some_and(|entry| conditions.allow(entry.expire_at, now.wall_of(deadline)));
     if allowed {
-        expire_at(ctx, &key, at);
+        expire_at(ctx, &key, deadline);
     }
     reply.int(allowed as i64);
     Ok(())
 }
 
 /// Gives a live key an expiry; a moment that has passed removes the key at once.
-pub fn expire_at(ctx: &mut Ctx, key: &Key, at: UnixMs) {
-    if at <= ctx.now_ms() {
+pub fn expire_at(ctx: &mut Ctx, key: &Key, deadline: Deadline) {
+    let now = ctx.now();
+    if now.has_reached(deadline) {
         ctx.remove(key);
+        ctx.event(Classes::GENERIC, "del", key);
         ctx.effect_is(&[b"DEL", key.bytes]);
         return;
     }
-    ctx.shard.set_expiry(ctx.db, key, Some(at));
+    ctx.shard.set_expiry(ctx.db, key, Some(deadline));
     ctx.changes += 1;
-    ctx.effect_is(&[b"PEXPIREAT", key.bytes, itoa::Buffer::new().format(at).as_bytes()]);
+    ctx.event(Classes::GENERIC, "expire", key);
+    ctx.effect_is(&[b"PEXPIREAT", key.bytes, itoa::Buffer::new().format(now.wall_of(deadline)).as_bytes()]);
 }
 
 pub fn persist(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
@@ -116,18 +120,19 @@ pub fn persist_key(ctx: &mut Ctx, key: &Key) -> bool {
     if expires {
         ctx.shard.set_expiry(ctx.db, key, None);
         ctx.changes += 1;
+        ctx.event(Classes::GENERIC, "persist", key);
         ctx.effect_is(&[b"PERSIST", key.bytes]);
     }
     expires
 }
 
 pub fn ttl(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
-    let now_ms = ctx.now_ms();
+    let now_ms = ctx.now().wall_ms;
     show_expiry(ctx, args, reply, |at| rounded_s((at - now_ms).max(0)))
 }
 
 pub fn pttl(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
-    let now_ms = ctx.now_ms();
+    let now_ms = ctx.now().wall_ms;
     show_expiry(ctx, args, reply, |at| (at - now_ms).max(0))
 }
 

@@ -12,6 +12,7 @@ pub mod scan;
 use super::number::parse_i64;
 use super::{Args, Command, Ctx, Flags, KeySpec, Merge, Reach};
 use crate::resp::{Error, Reply};
+use crate::shard::Classes;
 
 const READ: Flags = Flags::READONLY.or(Flags::KEYSPACE);
 const READ_FAST: Flags = READ.or(Flags::FAST);
@@ -172,7 +173,10 @@ fn del(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     let mut removed = 0;
     for arg in &args[1..] {
         let key = ctx.key(arg);
-        removed += ctx.remove(&key) as i64;
+        if ctx.remove(&key) {
+            removed += 1;
+            ctx.event(Classes::GENERIC, "del", &key);
+        }
     }
     reply.int(removed);
     Ok(())
@@ -229,6 +233,9 @@ fn rename_over(ctx: &mut Ctx, args: Args, overwrite: bool) -> Result<bool, Error
     if let Some(entry) = ctx.shard.detach(ctx.db, &from) {
         ctx.shard.attach(ctx.db, &to, entry);
         ctx.changes += 1;
+        ctx.event(Classes::NEW, "new", &to);
+        ctx.event(Classes::GENERIC, "rename_from", &from);
+        ctx.event(Classes::GENERIC, "rename_to", &to);
     }
     Ok(true)
 }
@@ -259,12 +266,15 @@ fn copy(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     if to_db == ctx.db && from.bytes == to.bytes {
         return Err(Error::SameObject);
     }
-    let free = replace || ctx.shard.peek(to_db, &to).is_none();
+    let free = ctx.read(&from).is_some() && (replace || ctx.shard.peek(to_db, &to).is_none());
     let entry = if free { ctx.shard.duplicate(ctx.db, &from) } else { None };
     reply.int(entry.is_some() as i64);
     if let Some(entry) = entry {
         ctx.shard.attach(to_db, &to, entry);
         ctx.changes += 1;
+        // Redis removes a destination that is replaced, so the copy is always a new key.
+        ctx.shard.events.push(Classes::NEW, "new", to_db, to.bytes);
+        ctx.shard.events.push(Classes::GENERIC, "copy_to", to_db, to.bytes);
     }
     Ok(())
 }
@@ -290,12 +300,15 @@ fn move_(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
         return Err(Error::SameObject);
     }
     let key = ctx.key(args[1]);
-    let free = ctx.shard.peek(to_db, &key).is_none();
+    let free = ctx.peek(&key).is_some() && ctx.shard.peek(to_db, &key).is_none();
     let entry = if free { ctx.shard.detach(ctx.db, &key) } else { None };
     reply.int(entry.is_some() as i64);
     if let Some(entry) = entry {
         ctx.shard.attach(to_db, &key, entry);
         ctx.changes += 1;
+        ctx.shard.events.push(Classes::NEW, "new", to_db, key.bytes);
+        ctx.event(Classes::GENERIC, "move_from", &key);
+        ctx.shard.events.push(Classes::GENERIC, "move_to", to_db, key.bytes);
     }
     Ok(())
 }

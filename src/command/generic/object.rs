@@ -77,13 +77,13 @@ fn look(
     show: impl FnOnce(EntryRef, &mut Reply) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let key = ctx.key(args[2]);
-    match ctx.shard.read(ctx.db, &key, false) {
-        Some(entry) => show(entry, reply),
-        None => {
-            reply.null();
-            Ok(())
-        }
+    if ctx.peek(&key).is_none() {
+        // Counted as every miss is, but of this one nobody is told.
+        ctx.shard.counters.misses += 1;
+        reply.null();
+        return Ok(());
     }
+    ctx.shard.read(ctx.db, &key, false).map_or(Ok(()), |entry| show(entry, reply))
 }
 
 /// Clients take decisions on these names, so they are those that Redis would give.

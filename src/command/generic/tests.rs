@@ -73,6 +73,85 @@ fn expiries() {
     );
 }
 
+/// One hour is 3,600 s; a transcript begins at 1,700,000,000 s.
+#[test]
+fn durations_follow_the_steady_clock_and_moments_the_wall_clock() {
+    Transcript::check(
+        r#"
+        SET ex v EX 100                      => +OK
+        SETEX setex 100 v                    => +OK
+        MSET expire v getex v at v both v    => +OK
+        EXPIRE expire 100                    => :1
+        GETEX getex PX 100000                => $1|v
+        EXPIREAT at 1700007200               => :1
+        SET exat v EXAT 1700007200           => +OK
+        # An hour ahead: what was to last 100 s does, and what was to end in two hours ends in one.
+        @step 3600000
+        TTL ex                               => :100
+        PTTL setex                           => :100000
+        PTTL expire                          => :100000
+        PTTL getex                           => :100000
+        EXPIRETIME ex                        => :1700003700
+        TTL at                               => :3600
+        EXPIRETIME exat                      => :1700007200
+        # Conditions compare what is shown.
+        EXPIREAT ex 1700003700 GT            => :0
+        EXPIREAT at 1700007201 GT            => :1
+        PEXPIRE at 3600999 LT                => :1
+        PTTL at                              => :3600999
+        EXPIREAT at 1700007200 LT            => :1
+        # What keeps an expiry keeps its clock.
+        SET ex w KEEPTTL                     => +OK
+        APPEND ex w                          => :2
+        RENAME setex moved                   => +OK
+        COPY exat copied                     => :1
+        MOVE expire 1                        => :1
+        @time 99999
+        @step -3600000
+        PTTL ex                              => :1
+        PTTL moved                           => :1
+        TTL copied                           => :7100
+        PEXPIRETIME ex                       => :1700000100000
+        EXPIRE both 200                      => :1
+        @step 7100001
+        EXISTS at copied exat                => :0
+        EXISTS ex getex moved both           => :4
+        @time 1
+        EXISTS ex getex moved both           => :1
+        EXPIREAT both 1700009000             => :1
+        @time 200000
+        TTL both                             => :1600
+        @step 1600000
+        TTL both                             => :-2
+        @db 1
+        TTL expire                           => :-2
+        "#,
+    );
+}
+
+#[test]
+fn the_farthest_futures_that_redis_accepts() {
+    Transcript::check(
+        r#"
+        SET wall v PXAT 9223372036854775807  => +OK
+        PEXPIRETIME wall                     => :9223372036854775807
+        SET steady v PX 9223370336854775807  => +OK
+        PEXPIRETIME steady                   => :9223372036854775807
+        SET steady v PX 9223370336854775808  => -ERR invalid expire time in 'set' command
+        @step -1000
+        PTTL steady                          => :9223370336854775807
+        @step 2000
+        PTTL steady                          => :9223370336854774807
+        EXISTS wall steady                   => :2
+        EXPIRE wall 9223372036854775         => -ERR invalid expire time in 'expire' command
+        EXPIREAT wall 9223372036854775       => :1
+        PEXPIREAT wall -9223372036854775808  => :1
+        PEXPIRE steady -9223372036854775808  => :1
+        EXISTS wall steady                   => :0
+        "#,
+    );
+}
+
 #[test]
 fn moving_and_copying() {
     Transcript::check(

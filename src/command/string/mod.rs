@@ -11,7 +11,7 @@ mod set;
 use super::{Args, Command, Ctx, Flags, KeySpec, Merge, Reach};
 use crate::resp::{Error, Reply};
 use crate::route::Key;
-use crate::shard::{EntryRef, Kind, Str};
+use crate::shard::{Classes, EntryRef, Expiry, Kind, Str};
 
 const READ: Flags = Flags::READONLY;
 const READ_FAST: Flags = Flags::READONLY.or(Flags::FAST);
@@ -192,6 +192,7 @@ fn getdel(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     let key = ctx.key(args[1]);
     reply_string(reply, read(ctx, &key)?);
     if ctx.remove(&key) {
+        ctx.event(Classes::GENERIC, "del", &key);
         ctx.effect_is(&[b"DEL", args[1]]);
     }
     Ok(())
@@ -215,7 +216,8 @@ fn pairs_only(args: Args, name: &str) -> Result<(), Error> {
 fn set_pairs(ctx: &mut Ctx, args: Args) {
     for at in (1..args.len()).step_by(2) {
         let key = ctx.key(args[at]);
-        ctx.set_arg(&key, args, at + 1, crate::shard::Expiry::Never);
+        ctx.set_arg(&key, args, at + 1, Expiry::Never);
+        ctx.event(Classes::STRING, "set", &key);
     }
 }
 

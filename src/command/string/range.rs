@@ -6,7 +6,7 @@ use super::{peek, read};
 use crate::command::number::parse_i64;
 use crate::command::{Args, Ctx};
 use crate::resp::{Error, Reply};
-use crate::shard::{Expiry, Str};
+use crate::shard::{Classes, Expiry, Str};
 
 /// Refuses to build a string longer than the limit.
 fn check_len(ctx: &Ctx, len: usize, added: usize) -> Result<(), Error> {
@@ -21,6 +21,7 @@ pub fn append(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error>
     let old_len = peek(ctx, &key)?.map(|value| value.bytes().len());
     let Some(old_len) = old_len else {
         ctx.set_arg(&key, args, 2, Expiry::Never);
+        ctx.event(Classes::STRING, "append", &key);
         reply.int(args[2].len() as i64);
         return Ok(());
     };
@@ -30,6 +31,7 @@ pub fn append(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error>
         value.len()
     });
     ctx.changes += 1;
+    ctx.event(Classes::STRING, "append", &key);
     reply.int(len as i64);
     Ok(())
 }
@@ -83,6 +85,7 @@ pub fn setrange(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Erro
         value.len()
     });
     ctx.changes += 1;
+    ctx.event(Classes::STRING, "setrange", &key);
     reply.int(len as i64);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! SET and the commands that share its options: SETNX, SETEX, PSETEX, GETSET, GETEX.
 //!
-//! Expiries are stored as Unix milliseconds. Whatever a client asked for, the effect says `PXAT`: a replay at another
-//! time ends in the same keyspace.
+//! A duration (EX, PX) is measured by the steady clock and a moment (EXAT, PXAT) by the wall clock. Whatever a client
+//! asked for, the effect says `PXAT`: a replay at another time ends in the same keyspace.
 
 use super::{read, reply_string};
 use crate::command::generic::expire::{expire_at, persist_key};
@@ -9,7 +9,7 @@ use crate::command::number::parse_i64;
 use crate::command::{Args, Ctx};
 use crate::resp::{Error, Reply};
 use crate::route::Key;
-use crate::shard::{Expiry, UnixMs};
+use crate::shard::{Classes, Clock, Deadline, Expiry, Now};
 
 /// How an expiry is given.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,15 +32,15 @@ impl Form {
         }
     }
 
-    /// The Unix time that `argument` means for `command`. Only positive numbers are good.
-    fn deadline_ms(self, argument: &[u8], now_ms: UnixMs, command: &'static str) -> Result<UnixMs, Error> {
+    /// The moment that `argument` means for `command`. Only positive numbers are good.
+    fn deadline(self, argument: &[u8], now: Now, command: &'static str) -> Result<Deadline, Error> {
         let number = parse_i64(argument)?;
         let factor = if matches!(self, Form::Ex | Form::ExAt) { 1000 } else { 1 };
-        let base_ms = if matches!(self, Form::Ex | Form::Px) { now_ms } else { 0 };
+        let clock = if matches!(self, Form::Ex | Form::Px) { Clock::Steady } else { Clock::Wall };
         Some(number)
             .filter(|&n| n > 0)
             .and_then(|n| n.checked_mul(factor))
-            .and_then(|ms| ms.checked_add(base_ms))
+            .and_then(|ms| now.deadline(clock, ms))
             .ok_or(Error::InvalidExpire(command))
     }
 }
@@ -118,13 +118,14 @@ pub fn set(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     let key = ctx.key(args[1]);
     if args.len() == 3 {
         ctx.set_arg(&key, args, 2, Expiry::Never);
+        ctx.event(Classes::STRING, "set", &key);
         reply.ok();
         return Ok(());
     }
     let options = Options::parse(&args[3..])?;
     let expiry = match options.ttl {
         Ttl::Keep => Expiry::Keep,
-        Ttl::Given(form, argument) => Expiry::At(form.deadline_ms(argument, ctx.now_ms(), "set")?),
+        Ttl::Given(form, argument) => Expiry::At(form.deadline(argument, ctx.now(), "set")?),
         Ttl::Unsaid | Ttl::Persist => Expiry::Never,
     };
     if options.get {
@@ -148,13 +149,15 @@ pub fn set(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
 /// Writes argument `index`; the effect is a SET without conditions and with an absolute expiry.
 fn store(ctx: &mut Ctx, key: &Key, args: Args, index: usize, expiry: Expiry) {
     ctx.set_arg(key, args, index, expiry);
+    ctx.event(Classes::STRING, "set", key);
     let value = args[index];
     match expiry {
         Expiry::Never => ctx.effect_is(&[b"SET", key.bytes, value]),
         Expiry::Keep => ctx.effect_is(&[b"SET", key.bytes, value, b"KEEPTTL"]),
-        Expiry::At(ms) => {
+        Expiry::At(deadline) => {
+            ctx.event(Classes::GENERIC, "expire", key);
             let mut digits = itoa::Buffer::new();
-            ctx.effect_is(&[b"SET", key.bytes, value, b"PXAT", digits.format(ms).as_bytes()]);
+            ctx.effect_is(&[b"SET", key.bytes, value, b"PXAT", digits.format(ctx.now().wall_of(deadline)).as_bytes()]);
         }
     }
 }
@@ -179,8 +182,8 @@ pub fn psetex(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error>
 
 fn set_with_ttl(ctx: &mut Ctx, args: Args, reply: &mut Reply, form: Form, command: &'static str) -> Result<(), Error> {
     let key = ctx.key(args[1]);
-    let deadline_ms = form.deadline_ms(args[2], ctx.now_ms(), command)?;
-    store(ctx, &key, args, 3, Expiry::At(deadline_ms));
+    let deadline = form.deadline(args[2], ctx.now(), command)?;
+    store(ctx, &key, args, 3, Expiry::At(deadline));
     reply.ok();
     Ok(())
 }
@@ -205,19 +208,19 @@ pub fn getex(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> 
         }
     }
     let key = ctx.key(args[1]);
-    let now_ms = ctx.now_ms();
+    let now = ctx.now();
     let value = read(ctx, &key)?;
     if value.is_none() {
         reply.null();
         return Ok(());
     }
-    let deadline_ms = match ttl {
-        Ttl::Given(form, argument) => Some(form.deadline_ms(argument, now_ms, "getex")?),
+    let deadline = match ttl {
+        Ttl::Given(form, argument) => Some(form.deadline(argument, now, "getex")?),
         _ => None,
     };
     reply_string(reply, value);
-    match (deadline_ms, ttl) {
-        (Some(at), _) => expire_at(ctx, &key, at),
+    match (deadline, ttl) {
+        (Some(deadline), _) => expire_at(ctx, &key, deadline),
         (None, Ttl::Persist) => {
             persist_key(ctx, &key);
         }

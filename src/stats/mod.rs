@@ -5,65 +5,17 @@
 
 use std::collections::BTreeMap;
 
-use hdrhistogram::Histogram;
-
 use crate::resp::Error;
 use crate::route::CoreId;
 use crate::shard::{Counters, DbSize};
 
-/// Longest time that a histogram tells apart, ns; longer ones count as this.
-pub const LATENCY_NS_MAX: u64 = 10_000_000_000;
+pub mod latency;
+
+pub use latency::{LATENCY_NS_MAX, Latency};
 
 /// Error codes counted apart; further ones are counted as [`ERROR_CODE_OVERFLOW`].
 const ERROR_CODES_MAX: usize = 128;
 const ERROR_CODE_OVERFLOW: &str = "ERRORSTATS_OVERFLOW";
-
-/// Times, ns. Made at the first value, so that what never happens costs no memory.
-#[derive(Clone, Debug, Default)]
-pub struct Latency(Option<Box<Histogram<u64>>>);
-
-impl Latency {
-    #[inline]
-    pub fn record(&mut self, nanos: u64) {
-        self.0.get_or_insert_with(new_histogram).saturating_record(nanos);
-    }
-
-    pub fn get(&self) -> Option<&Histogram<u64>> {
-        self.0.as_deref()
-    }
-
-    /// Number of values.
-    pub fn count(&self) -> u64 {
-        self.get().map_or(0, |h| h.len())
-    }
-
-    /// Sum of the values, ns, to the histogram's precision.
-    pub fn sum_nanos(&self) -> f64 {
-        self.get().map_or(0.0, |h| h.mean() * h.len() as f64)
-    }
-
-    /// How many values were at most `nanos`, to the histogram's precision (two digits).
-    pub fn count_up_to(&self, nanos: u64) -> u64 {
-        self.get().map_or(0, |h| h.count_between(0, nanos))
-    }
-
-    /// The value below which `percent` percent of the values lie, ns.
-    pub fn percentile(&self, percent: f64) -> u64 {
-        self.get().map_or(0, |h| h.value_at_percentile(percent))
-    }
-
-    pub fn merge(&mut self, other: &Latency) {
-        match (&mut self.0, &other.0) {
-            (Some(mine), Some(theirs)) => mine.add(theirs.as_ref()).expect("all histograms have the same bounds"),
-            (mine @ None, Some(theirs)) => *mine = Some(theirs.clone()),
-            (_, None) => {}
-        }
-    }
-}
-
-fn new_histogram() -> Box<Histogram<u64>> {
-    Box::new(Histogram::new_with_bounds(1, LATENCY_NS_MAX, 2).expect("the bounds are constants"))
-}
 
 /// How often a command ran on this core, and for how long.
 #[derive(Clone, Debug, Default)]

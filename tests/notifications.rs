@@ -1,0 +1,235 @@
+//! Commands record the events that redis-server 7.0 publishes, in its order.
+//!
+//! The same commands run on redis-server, with a client that is subscribed to all keyspace channels, and on an engine
+//! in this process whose events are drained after each command. Keys that have expired are made by `PXAT 1`, and nothing
+//! expires without being looked at: so the events do not depend on how fast the test runs.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+use common::engine::{engine, run};
+use common::{Client, Random, Server};
+use keyloom::config::Config;
+use keyloom::engine::Engine;
+use keyloom::resp::read::Value;
+use keyloom::shard::{Classes, Event};
+
+/// Channel by which the test learns that all events of a command have arrived.
+const END: &str = "end";
+/// Sequences of random commands, and the length of each.
+const SEQUENCES: u64 = 150;
+const STEPS: usize = 60;
+
+/// Channel and payload.
+type Message = (String, String);
+
+/// The two messages that make an event known.
+fn messages(event: Event) -> [Message; 2] {
+    let Event { name, db, key, .. } = event;
+    let key = String::from_utf8(key).unwrap();
+    [(format!("__keyspace@{db}__:{key}"), name.into()), (format!("__keyevent@{db}__:{name}"), key)]
+}
+
+struct Pair {
+    client: Client,
+    subscriber: Client,
+    engine: Engine,
+    db: usize,
+    /// Names of all events so far.
+    seen: BTreeSet<String>,
+    // Ends with this value, after the clients.
+    _server: Server,
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let version = Server::redis_version();
+        assert!(
+            version.as_ref().is_some_and(|version| version.starts_with("7.0.")),
+            "redis-server is {version:?}, not 7.0: run scripts/install-peers.sh, or name one in KEYLOOM_REDIS_SERVER"
+        );
+        let server = Server::redis(&["--enable-debug-command", "yes", "--notify-keyspace-events", "KEAmn"]);
+        let (mut client, mut subscriber) = (server.client(), server.client());
+        client.call(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
+        subscriber.call(&["PSUBSCRIBE", "__key*@*__:*"]);
+        subscriber.call(&["SUBSCRIBE", END]);
+        subscriber.set_timeout(Duration::from_secs(20));
+        let now_ms = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as i64;
+        let notify_keyspace_events = Classes::parse("KEAmn").unwrap();
+        let mut engine = engine(now_ms, Config { notify_keyspace_events, ..Config::default() });
+        engine.shard.events.enable(true);
+        Pair { client, subscriber, engine, db: 0, seen: BTreeSet::new(), _server: server }
+    }
+
+    fn fresh(&mut self) {
+        self.client.call(&["FLUSHALL"]);
+        run(&mut self.engine, 0, &[b"FLUSHALL"]);
+        self.select(0);
+    }
+
+    fn select(&mut self, db: usize) {
+        self.client.call(&["SELECT", &db.to_string()]);
+        self.db = db;
+    }
+
+    /// Runs a command on both sides; what was told on each.
+    fn run(&mut self, line: &str) -> [Vec<Message>; 2] {
+        let args: Vec<&str> = line.split(' ').map(|word| if word == "''" { "" } else { word }).collect();
+        self.client.send(&args);
+        self.client.send(&["PUBLISH", END, ""]);
+        let theirs = self.client.read();
+        self.client.read();
+        let mut told = Vec::new();
+        loop {
+            let Value::Array(parts) = self.subscriber.read() else { panic!("a message is an array") };
+            let text = |part: &Value| match part {
+                Value::Bulk(bytes) => String::from_utf8(bytes.clone()).unwrap(),
+                other => panic!("{other:?} in a message"),
+            };
+            match &parts[..] {
+                [_, channel, payload] => break assert_eq!((text(channel).as_str(), text(payload).as_str()), (END, "")),
+                [_, _, channel, payload] => told.push((text(channel), text(payload))),
+                _ => panic!("{parts:?} is no message"),
+            }
+        }
+        self.seen.extend(told.iter().filter(|(c, _)| c.starts_with("__keyspace")).map(|(_, name)| name.clone()));
+        let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
+        let ours = run(&mut self.engine, self.db, &args);
+        assert_eq!(ours[0] == b'-', matches!(theirs, Value::Error(_)), "{line}: {theirs:?}");
+        [told, self.engine.shard.events.drain().flat_map(messages).collect()]
+    }
+}
+
+/// Commands of each script run in turn on an empty server; `@n` selects a database.
+const SCRIPTS: &[&str] = &[
+    "SET a 1|SET a 2|SET a 3 EX 100|SET a 4 PX 100000 GET|SET a 5 KEEPTTL|SET a 6 NX|SET b 7 NX|SET c 8 XX|SET a 9 XX",
+    "SET a 1 GET|SET a 2 NX GET|SET b 2 NX GET|SET c 2 XX GET|SET a 3 EXAT 99999999999|SET a 4 PXAT 99999999999999",
+    "SET a 1 EX 0|SET a 1 EX x|SET a 1 NX XX|SET a 1 PXAT 1|GET a|GET a|SET a 1 PXAT 1|SET a 2|SET a 1 PXAT 1 GET",
+    "SETNX a 1|SETNX a 2|SETEX a 100 3|PSETEX a 100000 4|SETEX b 100 5|GETSET a 6|GETSET c 7",
+    "SET a 1 PXAT 1|SETNX a 2|SET b 1 PXAT 1|GETSET b 2|SET c 1 PXAT 1|SET c 2 XX|SET d 1 PXAT 1|SET d 2 NX GET",
+    "MSET a 1 b 2 a 3|MSETNX c 1 d 2|MSETNX e 1 a 2|MSETNX x 1 x 2|MGET a nil b nil|SET e 1 PXAT 1|MSETNX e 1 f 2",
+    "INCR a|DECR a|INCRBY a 5|DECRBY a 3|INCRBYFLOAT a 1.5|INCR a|INCRBYFLOAT b 2|SET c x|INCR c|INCRBYFLOAT c 1",
+    "SET a 5 EX 100|INCR a|SET b 5 PXAT 1|DECR b|SET c 5 PXAT 1|INCRBYFLOAT c 1|SET d 9223372036854775807|INCR d",
+    "APPEND a x|APPEND a y|APPEND a ''|APPEND b ''|SET c x PXAT 1|APPEND c y|SET d x EX 100|APPEND d y",
+    "SETRANGE a 3 x|SETRANGE a 0 y|SETRANGE a 0 ''|SETRANGE b 0 ''|SETRANGE b -1 x|SET c x PXAT 1|SETRANGE c 1 y",
+    "GET a|STRLEN a|GETRANGE a 0 -1|SUBSTR a 0 -1|GETRANGE a x y|LCS a b|LCS a a|EXISTS a b a|TOUCH a b|TYPE a",
+    "TTL a|PTTL a|EXPIRETIME a|PEXPIRETIME a|OBJECT ENCODING a|OBJECT REFCOUNT a|OBJECT IDLETIME a|MEMORY USAGE a",
+    "SET a 1|GET a|STRLEN a|GETRANGE a 0 -1|LCS a a|LCS a b|LCS b a|EXISTS a b|TOUCH a b|TYPE a|TTL a|OBJECT ENCODING a",
+    "SET a 1 PXAT 1|TTL a|SET a 1 PXAT 1|TYPE a|SET a 1 PXAT 1|EXISTS a a|SET a 1 PXAT 1|TOUCH a|SET a 1 PXAT 1|MGET a a",
+    "SET a 1 PXAT 1|OBJECT ENCODING a|SET a 1 PXAT 1|STRLEN a|SET a 1 PXAT 1|LCS a b|SET b 1 PXAT 1|LCS a b",
+    "GETEX a|GETEX a EX 5|SET a 1|GETEX a|GETEX a EX 100|GETEX a PX 100000|GETEX a PERSIST|GETEX a PERSIST",
+    "SET a 1|GETEX a EXAT 99999999999|GETEX a PXAT 99999999999999|GETEX a EXAT 1|GETEX a|SET b 1|GETEX b PXAT 1|GETEX b",
+    "GETDEL a|SET a 1|GETDEL a|GETDEL a|SET b 1 PXAT 1|GETDEL b|SET c 1 EX 100|GETDEL c",
+    "DEL a|SET a 1|DEL a|MSET a 1 b 2 c 3|DEL a nil b a|UNLINK c nil|SET d 1 PXAT 1|DEL d|SET e 1 PXAT 1|UNLINK e e",
+    "EXPIRE a 100|SET a 1|EXPIRE a 100|PEXPIRE a 100000|EXPIREAT a 99999999999|PEXPIREAT a 99999999999999|PERSIST a",
+    "SET a 1|EXPIRE a 100 XX|EXPIRE a 100 NX|EXPIRE a 100 NX|EXPIRE a 50 GT|EXPIRE a 50 LT|EXPIRE a 200 GT|EXPIRE a 0 GT",
+    "SET a 1|EXPIRE a -1|SET a 1|EXPIRE a 0|SET a 1|PEXPIRE a -5|SET a 1|EXPIREAT a 1|SET a 1|PEXPIREAT a -9|EXPIRE a -1",
+    "SET a 1 PXAT 1|EXPIRE a 100|SET a 1 PXAT 1|PERSIST a|PERSIST a|SET a 1|PERSIST a|SET a 1 EX 100|PERSIST a|PERSIST a",
+    "RENAME a b|SET a 1|RENAME a b|RENAME b b|SET a 2|RENAME a b|RENAMENX b c|SET d 4|RENAMENX c d|RENAMENX d d",
+    "SET a 1 PXAT 1|RENAME a b|SET a 1|SET b 2 PXAT 1|RENAME a b|SET a 1|SET c 2 PXAT 1|RENAMENX a c|SET a 1 EX 9|RENAME a z",
+    "COPY a b|SET a 1|COPY a b|COPY a b|COPY a b REPLACE|COPY a a|COPY a a DB 1|COPY a c DB 2|COPY a c DB 2|COPY a b DB 99",
+    "SET a 1 PXAT 1|COPY a b|SET a 1|SET b 2 PXAT 1|COPY a b|SET c 3 PXAT 1|COPY a c REPLACE|SET d 4 PXAT 1|COPY nil d",
+    "SET a 1 EX 100|COPY a b|SET c 1 PXAT 1|SET d 1 PXAT 1|COPY c d|COPY c d REPLACE",
+    "MOVE a 1|SET a 1|MOVE a 1|MOVE a 1|SET a 1|MOVE a 1|MOVE a 0|@1|GET a|MOVE a 0|MOVE a 0|@0|GET a",
+    "SET a 1 PXAT 1|MOVE a 1|@1|SET a 1 PXAT 1|@0|SET a 1 EX 100|MOVE a 1|SET b 1 PXAT 1|@1|SET b 1 PXAT 1|@0|MOVE b 1",
+    "SET a 1|@3|SET a 2|SWAPDB 0 3|GET a|DEL a|FLUSHDB|@0|FLUSHALL|DBSIZE|KEYS *|SCAN 0|RANDOMKEY",
+    "SET a 1 PXAT 1|RANDOMKEY|SET a 1 PXAT 1|SCAN 0|SET a 1 PXAT 1|FLUSHALL|GET a",
+];
+
+#[test]
+fn each_command_records_the_events_of_redis() {
+    let mut pair = Pair::new();
+    for script in SCRIPTS {
+        pair.fresh();
+        for line in script.split('|') {
+            if let Some(db) = line.strip_prefix('@') {
+                pair.select(db.parse().unwrap());
+                continue;
+            }
+            let [theirs, ours] = pair.run(line);
+            assert_eq!(ours, theirs, "{line} in {script}");
+        }
+    }
+    let names = "append copy_to del expire expired incrby incrbyfloat keymiss move_from move_to new persist rename_from \
+                 rename_to set setrange";
+    assert_eq!(pair.seen.iter().map(String::as_str).collect::<Vec<_>>().join(" "), names);
+}
+
+/// `$k` and `$K` are keys, `$v` a value, `$t` a time, `$d` a database.
+const TEMPLATES: &[&str] = &[
+    "GET $k",
+    "SET $k $v",
+    "SET $k $v EX $t",
+    "SET $k $v PX $t NX",
+    "SET $k $v PXAT $t XX GET",
+    "SET $k $v EXAT $t",
+    "SET $k $v KEEPTTL GET",
+    "SET $k $v PXAT 1",
+    "SETNX $k $v",
+    "SETEX $k $t $v",
+    "GETSET $k $v",
+    "GETEX $k PX $t",
+    "GETEX $k EXAT $t",
+    "GETEX $k PERSIST",
+    "GETDEL $k",
+    "MGET $k $K",
+    "MSET $k $v $K $v",
+    "MSETNX $k $v $K $v",
+    "INCR $k",
+    "DECRBY $k $v",
+    "INCRBYFLOAT $k $v",
+    "APPEND $k $v",
+    "STRLEN $k",
+    "SETRANGE $k 3 $v",
+    "LCS $k $K",
+    "DEL $k $K",
+    "UNLINK $k",
+    "EXISTS $k $K",
+    "TOUCH $k",
+    "EXPIRE $k $t",
+    "PEXPIRE $k $t NX",
+    "EXPIRE $k $t XX",
+    // The moments of other conditions would have to be the same on both sides, to the millisecond.
+    "EXPIREAT $k $t GT",
+    "PEXPIREAT $k $t LT",
+    "TTL $k",
+    "PERSIST $k",
+    "RENAME $k $K",
+    "RENAMENX $k $K",
+    "COPY $k $K REPLACE",
+    "COPY $k $K DB $d",
+    "MOVE $k $d",
+    "OBJECT ENCODING $k",
+    "SWAPDB $d 1",
+];
+
+#[test]
+fn random_commands_record_the_events_of_redis() {
+    let mut pair = Pair::new();
+    let first_seed = common::seed();
+    for seed in (0..SEQUENCES).map(|n| first_seed.wrapping_add(n)) {
+        let mut random = Random::new(seed);
+        pair.fresh();
+        let mut history = Vec::new();
+        for _ in 0..STEPS {
+            if random.one_in(6) {
+                pair.select(random.below(3));
+            }
+            let template = random.pick(TEMPLATES);
+            let word = |word| match word {
+                "$k" | "$K" => random.pick(&["a", "b", "c"]),
+                "$v" => random.pick(&["''", "5", "-7", "text"]),
+                // Seconds or milliseconds, a duration or a moment: none ends while the test runs.
+                "$t" => random.pick(&["-1", "0", "900000", "4000000000", "4000000000000"]),
+                "$d" => random.pick(&["0", "1", "2"]),
+                word => word,
+            };
+            let line = template.split(' ').map(word).collect::<Vec<_>>().join(" ");
+            history.push(format!("@{} {line}", pair.db));
+            let [theirs, ours] = pair.run(&line);
+            assert_eq!(ours, theirs, "KEYLOOM_SEED={seed}: {}", history.join("\n"));
+        }
+    }
+}
