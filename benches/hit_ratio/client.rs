@@ -1,8 +1,8 @@
 //! A client of a cache: it asks for a key, and if the key is missing, makes the value and sets it.
 //!
 //! Requests are pipelined: the GETs of [`BATCH`] requests travel together, and the SETs of their misses with the GETs
-//! of the next batch. A key that is missing and asked for twice within a batch is two misses, as it is with clients that
-//! do not know of each other.
+//! of the next batch. A key that is missing and asked for twice within a batch is two misses, as it is with clients
+//! that do not know of each other.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -56,12 +56,6 @@ impl Client {
             value: Vec::new(),
             sets_pending: 0,
         }
-    }
-
-    pub fn ping(&mut self) -> io::Result<()> {
-        self.requests.extend_from_slice(b"*1\r\n$4\r\nPING\r\n");
-        self.send()?;
-        self.read_line()
     }
 
     /// A number of INFO.

@@ -46,8 +46,8 @@ use traces::{POPULATION_MAX, Spec, Trace};
 
 /// What an entry takes in these servers, about: it scales those traces that depend on how much fits.
 const ENTRY_BYTES: u64 = 360;
-/// How far above its limit a server may say it is before that is reported.
-const EXCESS_MAX: f64 = 0.02;
+/// How far above its limit a server may say it is before that is reported: buffers come and go.
+const EXCESS_BYTES_MAX: u64 = 1 << 20;
 /// What `--quick` leaves.
 const QUICK_TRACES: [&str; 4] = ["zipf 0.9", "scan 20 %", "loop", "shift"];
 const QUICK_DIVISOR: u64 = 6;
@@ -241,10 +241,10 @@ fn run_all(options: &Options, jobs: &[Job]) -> Vec<Run> {
 }
 
 /// What a reader should know about the runs beyond their hit ratios, each thing once.
-fn complaints(options: &Options, runs: &[Run]) -> Vec<String> {
+fn complaints(runs: &[Run]) -> Vec<String> {
     let complaint = |run: &Run| match &run.outcome {
         Err(reason) => Some(format!("{}: {reason}", run.server)),
-        Ok(outcome) if outcome.excess_bytes as f64 > options.memory_bytes() as f64 * EXCESS_MAX => Some(format!(
+        Ok(outcome) if outcome.excess_bytes > EXCESS_BYTES_MAX => Some(format!(
             "{} with {}, {}: used {} bytes more than its limit",
             run.server, run.policy, run.trace, outcome.excess_bytes
         )),
@@ -272,7 +272,7 @@ fn main() -> ExitCode {
     let runs = run_all(&options, &jobs(&options));
     let names: Vec<&str> = options.specs().iter().map(|spec| spec.name).collect();
     print!("\n{}", report::markdown(&runs, &names));
-    let complaints = complaints(&options, &runs);
+    let complaints = complaints(&runs);
     for complaint in &complaints {
         println!("\n{complaint}");
     }

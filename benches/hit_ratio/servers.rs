@@ -11,6 +11,8 @@ use crate::client::Client;
 
 const READY_MAX: Duration = Duration::from_secs(10);
 const READY_POLL: Duration = Duration::from_millis(5);
+/// Starts before a failure is believed.
+const STARTS_MAX: usize = 2;
 
 /// Policies that all three know. Keyloom knows one more.
 const POLICIES: [&str; 8] = [
@@ -117,7 +119,14 @@ pub struct Server {
 
 impl Server {
     /// Starts `program` on one CPU's worth of threads and waits until it answers.
+    ///
+    /// Another process can take the port between its choice and its use, so that is tried more than once.
     pub fn start(program: &Program, limit: Option<Limit>, cpu: usize) -> Result<Self, String> {
+        let mut tries = (0..STARTS_MAX).map(|_| Self::start_once(program, limit, cpu));
+        tries.find(Result::is_ok).unwrap_or_else(|| Self::start_once(program, limit, cpu))
+    }
+
+    fn start_once(program: &Program, limit: Option<Limit>, cpu: usize) -> Result<Self, String> {
         let address = free_address().map_err(|error| error.to_string())?;
         let mut command = program.command();
         command.args(["--port", &address.port().to_string(), "--bind", "127.0.0.1", "--save", ""]);
@@ -140,7 +149,9 @@ impl Server {
             if self.process.try_wait().is_ok_and(|status| status.is_some()) {
                 return Err(self.last_words());
             }
-            if self.connect().is_ok_and(|mut client| client.ping().is_ok()) {
+            // Who answers may be another server, which has taken the port first.
+            let answers = self.connect().and_then(|mut client| client.info("process_id"));
+            if answers.is_ok_and(|id| id == u64::from(self.process.id())) {
                 return Ok(());
             }
             std::thread::sleep(READY_POLL);
