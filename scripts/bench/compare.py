@@ -125,12 +125,10 @@ def chosen_drivers(options, keys):
 
 def chosen_kinds(options):
     """The servers to compare. Those that cannot be started are named with the reason."""
-    makers = {"keyloom": lambda: servers.keyloom(options.keyloom), "redis": servers.redis, "valkey": servers.valkey,
-              "memcached": servers.memcached, "floor": lambda: servers.floor(options.keyloom)}
     kinds = []
     for name in options.only:
         try:
-            kind = makers[name]()
+            kind = servers.find(name, options.keyloom)
             with Server(kind, options.cores):
                 kinds.append(kind)
         except Failure as failure:

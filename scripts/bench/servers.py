@@ -6,6 +6,7 @@ block that started it. Only processes started here are ever signalled.
 
 import glob
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -21,6 +22,7 @@ STOP_S_MAX = 10
 REPLY_S_MAX = 60
 # Commands per write while filling a server: their replies fit any socket buffer, so that neither side waits.
 FILL_BATCH = 1000
+MIB = 1 << 20
 
 
 class Failure(Exception):
@@ -70,11 +72,26 @@ class Kind:
         lines = (out.stdout or out.stderr).strip().splitlines()
         return lines[0] if out.returncode == 0 and lines else "version unknown"
 
-    def set_request(self, key, value):
+    def set_request(self, key, value, ttl_s=None):
+        if ttl_s is not None:
+            return request(b"SET", key, value, b"EX", b"%d" % ttl_s)
         return b"*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n" % (len(key), key, len(value), value)
 
+    def delete_request(self, key):
+        return request(b"DEL", key)
+
     set_reply = b"+OK\r\n"
+    delete_reply = b":1\r\n"
     ping = b"*1\r\n$4\r\nPING\r\n"
+
+    def usage(self, client):
+        """Memory that the server says it uses, bytes, and its number of keys."""
+        return int(info(client)["used_memory"]), int(ask(client, b"DBSIZE"))
+
+    def limit(self, client, memory_bytes, policy="allkeys-lru"):
+        """From now on keys make room for new ones."""
+        for name, value in ((b"maxmemory-policy", policy.encode()), (b"maxmemory", b"%d" % memory_bytes)):
+            ask(client, b"CONFIG", b"SET", name, value)
 
 
 class Memcached(Kind):
@@ -82,14 +99,55 @@ class Memcached(Kind):
     set_reply = b"STORED\r\n"
     ping = b"version\r\n"
 
-    def set_request(self, key, value):
-        return b"set %s 0 0 %d\r\n%s\r\n" % (key, len(value), value)
+    def set_request(self, key, value, ttl_s=0):
+        return b"set %s 0 %d %d\r\n%s\r\n" % (key, ttl_s or 0, len(value), value)
+
+    def delete_request(self, key):
+        return b"delete %s\r\n" % key
+
+    delete_reply = b"DELETED\r\n"
+
+    def usage(self, client):
+        """Bytes in items and their number: memcached does not count its tables."""
+        client.sendall(b"stats\r\n")
+        with client.makefile("rb") as replies:
+            stats = dict(line.split()[1:3] for line in iter(replies.readline, b"END\r\n"))
+        return int(stats[b"bytes"]), int(stats[b"curr_items"])
+
+    def limit(self, client, memory_bytes, policy="allkeys-lru"):
+        """Memcached knows no other policy, and counts in MiB."""
+        if policy != "allkeys-lru":
+            raise Failure(f"memcached has no policy {policy}")
+        client.sendall(b"cache_memlimit %d\r\n" % -(-memory_bytes // MIB))
+        expect(client, b"OK\r\n", "memcached refuses a limit")
 
 
 class Floor(Kind):
     """Answers bytes of a fixed form to what arrives: what the network alone costs."""
 
     stores = False
+
+
+def request(*words):
+    """A command in RESP."""
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+
+
+def ask(client, *words):
+    """The reply to one command: the rest of its line, or the bytes of a string."""
+    client.sendall(request(*words))
+    with client.makefile("rb") as replies:
+        line = replies.readline()
+        if line[:1] == b"-" or not line.endswith(b"\r\n"):
+            name = b" ".join(words[:3]).decode(errors="replace")
+            raise Failure(f"{name} is answered {line.decode(errors='replace').strip() or 'nothing'!r}")
+        return replies.read(int(line[1:]) + 2)[:-2] if line[:1] == b"$" else line[1:-2]
+
+
+def info(client):
+    """All fields of INFO, as text."""
+    lines = ask(client, b"INFO").decode().splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
 def cpu_list(cpus):
@@ -150,6 +208,25 @@ def program(name):
     if not found:
         raise Failure(f"{name} is not installed: run scripts/install-peers.sh")
     return found
+
+
+def find(name, own_binary):
+    """The server program of that name."""
+    if name in ("keyloom", "floor"):
+        return {"keyloom": keyloom, "floor": floor}[name](own_binary)
+    return {"redis": redis, "valkey": valkey, "memcached": memcached}[name]()
+
+
+def find_all(names, own_binary):
+    """The server programs of these names, shown with their versions. Those that are missing are named."""
+    kinds = []
+    for name in names:
+        try:
+            kinds.append(find(name, own_binary))
+            print(f"{name:11}{kinds[-1].version()}")
+        except Failure as failure:
+            print(f"without {name}: {failure}")
+    return kinds
 
 
 def free_port():
@@ -246,7 +323,12 @@ class Server:
         return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
     def resident_bytes(self):
-        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        """Exact where the kernel has smaps_rollup; the other counter may lag by some pages per CPU."""
+        try:
+            rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
+            return int(re.search(r"^Rss:\s+(\d+) kB", rollup, re.MULTILINE)[1]) * 1024
+        except (OSError, TypeError):
+            return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def expect(client, expected, complaint):
