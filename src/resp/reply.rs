@@ -312,9 +312,9 @@ fn short_header(kind: u8, n: u64) -> (u64, usize) {
     const ZERO: u64 = b'0' as u64;
     let (hundreds, tens, ones) = (n / 100, n / 10 % 10, n % 10);
     let (digits, len) = match n {
-        0..10 => (ones + ZERO | END << 8, 1),
-        10..100 => (tens + ZERO | (ones + ZERO) << 8 | END << 16, 2),
-        _ => (hundreds + ZERO | (tens + ZERO) << 8 | (ones + ZERO) << 16 | END << 24, 3),
+        0..10 => ((ones + ZERO) | (END << 8), 1),
+        10..100 => ((tens + ZERO) | ((ones + ZERO) << 8) | (END << 16), 2),
+        _ => ((hundreds + ZERO) | ((tens + ZERO) << 8) | ((ones + ZERO) << 16) | (END << 24), 3),
     };
     (kind as u64 | digits << 8, len + 3)
 }
