@@ -183,6 +183,8 @@ fn memory(facts: &Facts, text: &mut Text) {
     text.field("used_memory_dataset", dataset);
     let share = ratio(dataset, used.saturating_sub(startup)).min(1.0) * 100.0;
     text.field("used_memory_dataset_perc", format!("{share:.2}%"));
+    text.field("heap_live", facts.sum.heap_bytes);
+    text.field("heap_mapped", facts.sum.mapped_bytes);
     text.field("allocator_allocated", process.allocated_bytes);
     text.field("allocator_active", process.active_bytes);
     text.field("allocator_resident", process.resident_bytes);

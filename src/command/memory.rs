@@ -5,6 +5,7 @@ use tikv_jemalloc_ctl::stats_print::{Options, stats_print};
 use super::latency::merged;
 use super::{Args, Ask, Command, Flags, Flow, Home, help};
 use crate::admin::process::{self, Process};
+use crate::config::MaxmemoryPolicy;
 use crate::resp::{Error, Reply};
 
 pub static COMMANDS: &[Command] = &[Command::container("memory", -2, Flags::NONE, SUBCOMMANDS).doc(
@@ -68,6 +69,8 @@ fn stats(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error
             ("dataset.bytes", Number::Int(dataset)),
             ("dataset.percentage", Number::Ratio(ratio(dataset, net).min(1.0) * 100.0)),
             ("peak.percentage", Number::Ratio(ratio(used, peak) * 100.0)),
+            ("heap.live", Number::Int(sum.heap_bytes as u64)),
+            ("heap.mapped", Number::Int(sum.mapped_bytes as u64)),
             ("allocator.allocated", Number::Int(process.allocated_bytes)),
             ("allocator.active", Number::Int(process.active_bytes)),
             ("allocator.resident", Number::Int(process.resident_bytes)),
@@ -91,27 +94,88 @@ fn stats(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error
     }))
 }
 
-/// Data below which nothing is judged, and a resident set above this multiple of it is told, bytes.
+/// What MEMORY DOCTOR looks at, bytes.
+struct Findings {
+    used: u64,
+    peak: u64,
+    resident: u64,
+    /// Live and mapped memory of the heaps.
+    heap: u64,
+    mapped: u64,
+    clients: u64,
+    maxmemory: u64,
+    evicts: bool,
+}
+
+/// Data below which nothing is judged, bytes.
 const JUDGED_BYTES_MIN: u64 = 16 << 20;
+/// Ratios above which something is told.
+const PEAK_RATIO_MAX: f64 = 1.5;
 const RESIDENT_RATIO_MAX: f64 = 1.5;
+const MAPPED_RATIO_MAX: f64 = 1.2;
+const CLIENTS_PART_MAX: f64 = 0.25;
+/// Part of maxmemory at which it counts as reached.
+const REACHED_PART: f64 = 0.98;
 
 fn doctor(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
-    Ok(home.ask_all(Ask::Snapshot, |_home, answers, reply| {
-        let process = Process::read();
-        let (used, resident) = (process.allocated_bytes + merged(answers).heap_bytes as u64, process.rss_bytes);
-        let text = if used < JUDGED_BYTES_MIN {
-            "Too little memory is in use to judge it.\n".to_string()
-        } else if resident as f64 > used as f64 * RESIDENT_RATIO_MAX {
-            format!(
-                "{resident} bytes are in RAM for {used} bytes in use. MEMORY PURGE returns free pages at once; if the \
-                 difference stays, the sizes of values have shifted and pages are partly filled.\n"
-            )
-        } else {
-            "Nothing is odd about memory.\n".to_string()
-        };
+    Ok(home.ask_all(Ask::Snapshot, |home, answers, reply| {
+        let (process, sum) = (Process::read(), merged(answers));
+        let used = process.allocated_bytes + sum.heap_bytes as u64;
+        let text = judge(&Findings {
+            used,
+            peak: home.engine.node.note_memory(used),
+            resident: process.rss_bytes,
+            heap: sum.heap_bytes as u64,
+            mapped: sum.mapped_bytes as u64,
+            clients: sum.net.client_memory_bytes,
+            maxmemory: home.engine.config.maxmemory_bytes,
+            evicts: home.engine.config.maxmemory_policy != MaxmemoryPolicy::NoEviction,
+        });
         reply.verbatim(b"txt", text.as_bytes());
         Ok(Flow::Done)
     }))
+}
+
+/// One line for everything that is odd.
+fn judge(of: &Findings) -> String {
+    let Findings { used, peak, resident, heap, mapped, clients, maxmemory, .. } = *of;
+    let above = |a: u64, b: u64, ratio: f64| a as f64 > b as f64 * ratio;
+    let mut text = String::new();
+    let mut tell = |odd: bool, line: String| {
+        if odd {
+            text.push_str(&line);
+            text.push('\n');
+        }
+    };
+    tell(
+        maxmemory > 0 && !of.evicts && above(used, maxmemory, REACHED_PART),
+        format!("{used} bytes are in use of {maxmemory} allowed, and the policy is noeviction: writes are refused."),
+    );
+    if used >= JUDGED_BYTES_MIN {
+        tell(
+            above(peak, used, PEAK_RATIO_MAX),
+            format!("{peak} bytes were once in use, {used} are now: the resident set may stay larger for a while."),
+        );
+        tell(
+            above(resident, used, RESIDENT_RATIO_MAX),
+            format!("{resident} bytes are in RAM for {used} in use. MEMORY PURGE returns free pages at once."),
+        );
+        tell(
+            above(mapped, heap.max(JUDGED_BYTES_MIN), MAPPED_RATIO_MAX),
+            format!(
+                "{mapped} bytes are mapped for {heap} of entries: sizes have shifted, and slabs are being emptied."
+            ),
+        );
+        tell(
+            above(clients, used, CLIENTS_PART_MAX),
+            format!("{clients} of {used} bytes in use are buffers of clients: see CLIENT LIST."),
+        );
+    }
+    match text.is_empty() {
+        true if used < JUDGED_BYTES_MIN => "Too little memory is in use to judge it.\n".into(),
+        true => "Nothing is odd about memory.\n".into(),
+        false => text,
+    }
 }
 
 fn malloc_stats(_home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
@@ -131,6 +195,7 @@ fn purge(_home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::command::transcript::Client;
     use crate::resp::Version;
 
@@ -142,6 +207,34 @@ mod tests {
         client.expect("memory purge", "+OK");
         assert!(client.run("memory malloc-stats").contains("jemalloc"));
         assert!(client.run("memory doctor").starts_with('$'));
+    }
+
+    #[test]
+    fn the_doctor_tells_what_is_odd() {
+        const GIB: u64 = 1 << 30;
+        let sound = || Findings {
+            used: GIB,
+            peak: GIB,
+            resident: GIB + GIB / 10,
+            heap: GIB / 2,
+            mapped: GIB / 2,
+            clients: 0,
+            maxmemory: 2 * GIB,
+            evicts: false,
+        };
+        assert_eq!(judge(&sound()), "Nothing is odd about memory.\n");
+        assert!(judge(&Findings { used: 1 << 20, ..sound() }).starts_with("Too little"));
+        for (findings, word) in [
+            (Findings { maxmemory: GIB, ..sound() }, "refused"),
+            (Findings { peak: 2 * GIB, ..sound() }, "once in use"),
+            (Findings { resident: 2 * GIB, ..sound() }, "in RAM"),
+            (Findings { mapped: GIB, ..sound() }, "being emptied"),
+            (Findings { clients: GIB / 2, ..sound() }, "CLIENT LIST"),
+        ] {
+            let text = judge(&findings);
+            assert!(text.contains(word) && text.lines().count() == 1, "{text}");
+        }
+        assert_eq!(judge(&Findings { maxmemory: GIB, evicts: true, ..sound() }), "Nothing is odd about memory.\n");
     }
 
     #[test]

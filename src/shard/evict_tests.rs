@@ -7,7 +7,8 @@ use super::{Clock, Deadline, Expiry, LfuPace, NewValue, Now, Policy, Rule, Shard
 use crate::route::Hasher;
 
 const DATABASES: usize = 2;
-const NOW_MS: i64 = 1_700_000_000_000;
+/// A multiple of 2^16 ms: a timer wheel sorts the next 65 s into slots of 256 ms or less.
+const NOW_MS: i64 = 1_700_000_000_000 / 65_536 * 65_536;
 const RULES: [Rule; 6] = [Rule::None, Rule::Lru, Rule::Lfu, Rule::S3Fifo, Rule::Random, Rule::Ttl];
 
 fn hasher() -> Hasher {
@@ -190,12 +191,12 @@ fn ttl_evicts_what_expires_soonest_and_random_what_is_a_candidate() {
         set(&mut ttl, i % 2, i, 10, Expiry::At(at(NOW_MS + 300 * (1 + (i * 37 % 200) as i64) + (i % 3) as i64)))
     });
     (200..300).for_each(|i| set(&mut ttl, 0, i, 10, Expiry::Never));
-    // Within a slot of the wheel the order is rough: a slot of the second level is 256 ms wide.
+    // Slots of the second level are 256 ms wide, and these deadlines are 300 ms apart.
     for n in 0..200 {
         let (db, key) = evict_one(&mut ttl).unwrap();
         let i: i64 = String::from_utf8(key).unwrap()[4..].parse().unwrap();
         let rank = i * 37 % 200;
-        assert!(db as i64 == i % 2 && (rank - n).abs() <= 220, "{n}: {rank}");
+        assert_eq!((db as i64, rank), (i % 2, n));
     }
     assert_eq!(evict_one(&mut ttl), None, "nothing is left that has an expiry");
 
@@ -206,6 +207,18 @@ fn ttl_evicts_what_expires_soonest_and_random_what_is_a_candidate() {
         set(&mut ttl, 0, 1, 10, Expiry::At(Deadline::new(Clock::Steady, NOW_MS + 1_000)));
         ttl.set_now(Now { wall_ms: NOW_MS + set_ms, steady_ms: NOW_MS });
         assert_eq!(evict_one(&mut ttl), Some((0, name(victim))));
+    }
+
+    // Equal times to live: what came first goes first.
+    let mut ttl = shard(Rule::Ttl, true);
+    for i in 0..3_000 {
+        ttl.set_now(NOW_MS + i as i64 * 40);
+        set(&mut ttl, 0, i, 10, Expiry::At(at(NOW_MS + i as i64 * 40 + 100_000_000)));
+    }
+    for n in 0..3_000_i64 {
+        let (_, key) = evict_one(&mut ttl).unwrap();
+        let i: i64 = String::from_utf8(key).unwrap()[4..].parse().unwrap();
+        assert!((i - n).abs() <= 16, "{n}: {i}");
     }
 
     for volatile in [false, true] {

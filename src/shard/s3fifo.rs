@@ -12,7 +12,7 @@
 //!   use less to its name; others are evicted.
 //!
 //! Uses are counted up to three in two bits; an access moves nothing, so reads cost less than under LRU. Hashes that are
-//! remembered are the [`Ghosts`]: four bytes each, as many as the main queue has entries.
+//! remembered are the [`Ghosts`]: four bytes each, about as many as the main queue has entries.
 //!
 //! Sizes are compared in entries.
 //!
@@ -82,13 +82,14 @@ impl S3Fifo {
         if entries.usage(handle) & IN_MAIN != 0 {
             self.main_len += 1;
             lists.link(entries, handle, MAIN);
-            let before = self.bytes();
-            self.ghosts.fit(self.main_len);
-            entries.index_bytes += self.bytes() - before;
         } else {
             self.small_len += 1;
             lists.link(entries, handle, SMALL);
         }
+        // Half of all to begin with, or nothing would ever return to an empty main queue.
+        let before = self.bytes();
+        self.ghosts.fit(self.main_len.max((self.small_len + self.main_len) / 2));
+        entries.index_bytes += self.bytes() - before;
     }
 
     /// An entry with this usage has left its list.

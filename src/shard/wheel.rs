@@ -26,9 +26,10 @@
 //!
 //! # The lists
 //!
-//! They are threaded through the expiry blocks of the entries and cost no memory of their own. The first entry's
-//! `wheel_prev` is the number of its list: list numbers are smaller than any handle. So an entry leaves its list in
-//! O(1), and needs to know neither the slot nor the time at which it came.
+//! They are threaded through the expiry blocks of the entries and cost no memory of their own. List numbers are smaller
+//! than any handle: each list is a ring that its number closes, as in [`super::lists`]. So an entry leaves its list in
+//! O(1), and needs to know neither the slot nor the time at which it came. An entry comes in front, and a slot is turned
+//! over from behind: entries that came first stay last, and are the ones that [`Wheel::soonest`] looks at.
 //!
 //! # Work in pieces
 //!
@@ -80,16 +81,27 @@ type Bits = [u64; SLOTS / 64];
 struct Level {
     occupied: Bits,
     stale: Bits,
-    /// First entry of each slot; 0 is none.
-    first: [u32; SLOTS],
+    slots: [Ends; SLOTS],
+}
+
+/// The ring of one list where it passes the list's number. An empty list has its own number at both ends.
+#[derive(Clone, Copy, Default)]
+struct Ends {
+    first: u32,
+    last: u32,
+}
+
+impl Ends {
+    fn empty(list: u32) -> Ends {
+        Ends { first: list, last: list }
+    }
 }
 
 /// See the module.
 pub(super) struct Wheel {
     /// None at all until the first entry comes.
     levels: Box<[Level]>,
-    /// First entry of the turning list; 0 is none.
-    turning: u32,
+    turning: Ends,
     /// Where the wheel stands, as [`tick`].
     elapsed: u64,
     /// Entries on all lists.
@@ -120,7 +132,7 @@ fn links(entries: &mut Entries, handle: u32) -> &mut Ttl {
 
 impl Wheel {
     pub(super) fn new() -> Wheel {
-        Wheel { levels: Box::default(), turning: 0, elapsed: 0, len: 0 }
+        Wheel { levels: Box::default(), turning: Ends::empty(TURNING), elapsed: 0, len: 0 }
     }
 
     /// Number of entries.
@@ -136,8 +148,9 @@ impl Wheel {
     /// Arms an entry that is not in the wheel and has an expiry.
     pub(super) fn insert(&mut self, entries: &mut Entries, handle: Handle, now_ms: UnixMs) {
         if self.levels.is_empty() {
-            let empty = Level { occupied: Bits::default(), stale: Bits::default(), first: [0; SLOTS] };
+            let empty = Level { occupied: Bits::default(), stale: Bits::default(), slots: [Ends::default(); SLOTS] };
             self.levels = vec![empty; LEVELS].into_boxed_slice();
+            (0..TURNING).for_each(|list| *self.ends(list) = Ends::empty(list));
         }
         if self.len == 0 {
             self.elapsed = tick(now_ms);
@@ -156,9 +169,7 @@ impl Wheel {
     pub(super) fn moved(&mut self, entries: &mut Entries, handle: Handle) {
         let &mut Ttl { wheel_prev, wheel_next, .. } = links(entries, handle.0);
         self.set_next(entries, wheel_prev, handle.0);
-        if wheel_next != 0 {
-            links(entries, wheel_next).wheel_prev = handle.0;
-        }
+        self.set_prev(entries, wheel_next, handle.0);
     }
 
     /// An entry whose deadline has come. The caller takes it out of the wheel before asking again. Each entry that is
@@ -169,16 +180,16 @@ impl Wheel {
             return None;
         }
         while *budget > 0 {
-            if self.turning != 0 {
+            if self.turning.last != TURNING {
                 *budget -= 1;
-                let first = self.turning;
-                let &mut Ttl { expire_at, wheel_next, .. } = links(entries, first);
-                entries.prefetch(Handle(wheel_next));
+                let last = self.turning.last;
+                let &mut Ttl { expire_at, wheel_prev, .. } = links(entries, last);
+                entries.prefetch(Handle(wheel_prev));
                 if tick(expire_at.ms()) <= self.elapsed {
-                    return Some(Handle(first));
+                    return Some(Handle(last));
                 }
-                self.unlink(entries, first);
-                self.link(entries, first);
+                self.unlink(entries, last);
+                self.link(entries, last);
             } else if let Some((level, slot)) = self.lowest_slot(|level| &level.stale) {
                 self.turn_over(entries, level, slot);
             } else if let Some((level, slot)) = self.lowest_slot(|level| &level.occupied)
@@ -201,23 +212,24 @@ impl Wheel {
         if self.len == 0 {
             return None;
         }
-        if self.turning != 0 || self.lowest_slot(|level| &level.stale).is_some() {
+        if self.turning.last != TURNING || self.lowest_slot(|level| &level.stale).is_some() {
             return Some(moment(self.elapsed));
         }
         self.lowest_slot(|level| &level.occupied).map(|(level, slot)| moment(self.start_of(level, slot)))
     }
 
-    /// One of the entries that expire next: of the first slot that is occupied, the soonest among some of its entries.
+    /// One of the entries that expire next: of the first slot that is occupied, the soonest among those that came first.
     pub(super) fn soonest(&self, entries: &Entries) -> Option<Handle> {
-        let first = match self.turning {
-            0 => self.lowest_slot(|level| &level.occupied).map(|(level, slot)| self.levels[level].first[slot])?,
-            first => first,
+        let mut prev = match self.turning.last {
+            TURNING => {
+                self.lowest_slot(|level| &level.occupied).map(|(level, slot)| self.levels[level].slots[slot].last)?
+            }
+            last => last,
         };
-        let mut next = first;
         let some = std::iter::from_fn(|| {
-            let handle = Handle(next);
-            let ttl = (next != 0).then(|| entries.ttl(handle))??;
-            next = ttl.wheel_next;
+            let handle = Handle(prev);
+            let ttl = (prev > TURNING).then(|| entries.ttl(handle))??;
+            prev = ttl.wheel_prev;
             Some((ttl.expire_at.ms(), handle))
         });
         some.take(SOONEST_OF).min_by_key(|&(expire_at, _)| expire_at).map(|(_, handle)| handle)
@@ -247,10 +259,21 @@ impl Wheel {
 
     /// Makes the list of a slot the turning list, which is empty.
     fn turn_over(&mut self, entries: &mut Entries, level: usize, slot: usize) {
-        let first = self.levels[level].first[slot];
-        self.set_next(entries, (level * SLOTS + slot) as u32, 0);
-        self.turning = first;
+        let list = (level * SLOTS + slot) as u32;
+        let Ends { first, last } = *self.ends(list);
+        self.set_next(entries, list, list);
+        self.set_prev(entries, list, list);
+        self.turning = Ends { first, last };
         links(entries, first).wheel_prev = TURNING;
+        links(entries, last).wheel_next = TURNING;
+    }
+
+    #[inline]
+    fn ends(&mut self, list: u32) -> &mut Ends {
+        match list {
+            TURNING => &mut self.turning,
+            list => &mut self.levels[list as usize / SLOTS].slots[list as usize % SLOTS],
+        }
     }
 
     /// The list where an entry belongs.
@@ -266,24 +289,17 @@ impl Wheel {
     /// Puts an entry at the front of its list.
     fn link(&mut self, entries: &mut Entries, handle: u32) {
         let list = self.list_of(tick(links(entries, handle).expire_at.ms()));
-        let second = match list {
-            TURNING => self.turning,
-            list => self.levels[list as usize / SLOTS].first[list as usize % SLOTS],
-        };
+        let second = self.ends(list).first;
         let own = links(entries, handle);
         (own.wheel_prev, own.wheel_next) = (list, second);
-        if second != 0 {
-            links(entries, second).wheel_prev = handle;
-        }
+        self.set_prev(entries, second, handle);
         self.set_next(entries, list, handle);
     }
 
     fn unlink(&mut self, entries: &mut Entries, handle: u32) {
         let &mut Ttl { wheel_prev, wheel_next, .. } = links(entries, handle);
         self.set_next(entries, wheel_prev, wheel_next);
-        if wheel_next != 0 {
-            links(entries, wheel_next).wheel_prev = wheel_prev;
-        }
+        self.set_prev(entries, wheel_next, wheel_prev);
     }
 
     /// Sets what follows on `prev`, an entry or the number of a list.
@@ -293,18 +309,27 @@ impl Wheel {
             links(entries, prev).wheel_next = next;
             return;
         }
+        self.ends(prev).first = next;
         if prev == TURNING {
-            self.turning = next;
             return;
         }
         let (level, slot) = (&mut self.levels[prev as usize / SLOTS], prev as usize % SLOTS);
-        level.first[slot] = next;
         let bit = 1 << (slot % 64);
-        if next == 0 {
+        if next <= TURNING {
             level.occupied[slot / 64] &= !bit;
             level.stale[slot / 64] &= !bit;
         } else {
             level.occupied[slot / 64] |= bit;
+        }
+    }
+
+    /// Sets what stands before `next`, an entry or the number of a list.
+    #[inline]
+    fn set_prev(&mut self, entries: &mut Entries, next: u32, prev: u32) {
+        if next > TURNING {
+            links(entries, next).wheel_prev = prev;
+        } else {
+            self.ends(next).last = prev;
         }
     }
 
@@ -315,18 +340,19 @@ impl Wheel {
         let has = |bits: &Bits, slot: usize| bits[slot / 64] >> (slot % 64) & 1 == 1;
         for list in 0..if self.levels.is_empty() { 0 } else { TURNING + 1 } {
             let (level, slot) = (list as usize / SLOTS, list as usize % SLOTS);
-            let first = if list == TURNING { self.turning } else { self.levels[level].first[slot] };
+            let Ends { first, last } = if list == TURNING { self.turning } else { self.levels[level].slots[slot] };
             let stale = list != TURNING && has(&self.levels[level].stale, slot);
-            assert!(list == TURNING || has(&self.levels[level].occupied, slot) == (first != 0));
-            assert!(!stale || first != 0);
+            assert!(list == TURNING || has(&self.levels[level].occupied, slot) == (first != list));
+            assert!(!stale || first != list);
             let (mut prev, mut handle) = (list, first);
-            while handle != 0 {
+            while handle > TURNING {
                 let ttl = entries.ttl(Handle(handle)).expect("entries of the wheel have an expiry");
                 assert_eq!(ttl.wheel_prev, prev);
                 assert!(stale || list == TURNING || self.list_of(tick(ttl.expire_at.ms())) == list);
                 all.push(Handle(handle));
                 (prev, handle) = (handle, ttl.wheel_next);
             }
+            assert_eq!((handle, last), (list, prev));
         }
         assert_eq!(all.len(), self.len);
         all
