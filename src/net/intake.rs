@@ -190,9 +190,9 @@ impl Pump {
         }
     }
 
-    /// Parses requests into the window for as long as they are what nearly all are: known commands with one key. Returns
-    /// how many bytes they take; whatever stands behind them, [`Pump::parse`] can tell. The client is authenticated,
-    /// nothing holds it up, and clients are not paused.
+    /// Parses requests into the window for as long as they are what nearly all are, known commands with one key, and one
+    /// that is not. Returns how many bytes they take; how to go on behind them, [`Pump::parse`] can tell. The client is
+    /// authenticated, nothing holds it up, and clients are not paused.
     fn parse_simple(&mut self, index: u32, input: &'static [u8]) -> usize {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return 0 };
         let (window, session, table) = (&mut self.window, &mut connection.session, table());
@@ -200,15 +200,12 @@ impl Pump {
         while window.requests.len() < limits::WINDOW_REQUESTS {
             let start = window.args.len();
             let Some(len) = connection.parser.parse_simple(&input[at..], &self.bounds, &mut window.args) else { break };
-            let args = &window.args[start..];
-            let row = match table.lookup(args[0]) {
-                Some(row) if row.key_at != 0 && row.command.arity_ok(args.len()) => row,
-                _ => {
-                    window.args.truncate(start);
-                    break;
-                }
-            };
             at += len;
+            let args = &window.args[start..];
+            let Some(row) = table.lookup(args[0]).filter(|row| row.key_at != 0) else {
+                self.admit(index, start as u32, Owned::default());
+                break;
+            };
             if let Err(refusal) = self.engine.admit(Ok(row), session, args) {
                 self.refuse(index, start as u32, refusal, Owned::default());
                 break;
