@@ -7,14 +7,15 @@
 //!
 //! The budget is maxmemory less the *overhead*: what the process uses that no shard is charged for, from the buffers of
 //! clients to the code's own tables. It is measured at each tick, as the difference between all memory in use and the
-//! sum of the charges. So `used_memory` as INFO shows it stays at maxmemory.
+//! sum of the charges. So `used_memory` as INFO shows it stays at maxmemory, but for what clients' buffers gain in a tick.
 //!
 //! A share that shrinks takes effect when its core says so; only then does another one grow by it. So the sum of all
 //! shares that are in effect never exceeds the budget, except while it shrinks itself.
 //!
 //! Invariant: the fields of a [`Slot`] are written by one core each, see there.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// Part of the distance to equal shares that cores which evict move in one tick.
 const EVEN_OUT_PART: u64 = 16;
@@ -26,6 +27,8 @@ const USED_UP_PART: u64 = 16;
 #[derive(Debug)]
 pub struct Budget {
     slots: Box<[Slot]>,
+    /// The maxmemory that was divided last; what was granted of another one does not count.
+    divided_bytes: AtomicU64,
 }
 
 /// The numbers of one core, alone on their cache line.
@@ -35,7 +38,7 @@ struct Slot {
     /// Bytes that the core's shard is charged. Written by the core.
     charged: AtomicU64,
     /// The part of them that the allocator does not know. Written by the core.
-    mapped: AtomicU64,
+    heap: AtomicU64,
     /// Entries evicted so far. Written by the core.
     evicted: AtomicU64,
     /// The share that is in effect; 0 before the first. Written by the core.
@@ -51,7 +54,7 @@ struct Slot {
 pub struct Charge {
     pub charged_bytes: u64,
     /// The part of them that the allocator does not know.
-    pub mapped_bytes: u64,
+    pub heap_bytes: u64,
     /// Entries evicted so far.
     pub evicted: u64,
 }
@@ -59,26 +62,27 @@ pub struct Charge {
 impl Budget {
     /// For up to `cores` cores.
     pub fn new(cores: usize) -> Budget {
-        Budget { slots: (0..cores).map(|_| Slot::default()).collect() }
+        Budget { slots: (0..cores).map(|_| Slot::default()).collect(), divided_bytes: AtomicU64::new(0) }
     }
 
     /// Tells what core `core` is charged, and the share that is in effect there.
     pub fn publish(&self, core: usize, charge: Charge, share_bytes: u64) {
         let slot = &self.slots[core];
         slot.charged.store(charge.charged_bytes, Relaxed);
-        slot.mapped.store(charge.mapped_bytes, Relaxed);
+        slot.heap.store(charge.heap_bytes, Relaxed);
         slot.evicted.store(charge.evicted, Relaxed);
         slot.applied.store(share_bytes, Relaxed);
     }
 
     /// Bytes in use over all cores that the allocator does not know.
-    pub fn mapped_bytes(&self) -> u64 {
-        self.slots.iter().map(|slot| slot.mapped.load(Relaxed)).sum()
+    pub fn heap_bytes(&self) -> u64 {
+        self.slots.iter().map(|slot| slot.heap.load(Relaxed)).sum()
     }
 
-    /// The share that core `core` is to have; 0 before the first division.
-    pub fn granted(&self, core: usize) -> u64 {
-        self.slots[core].granted.load(Relaxed)
+    /// The share of `maxmemory_bytes` that core `core` is to have; None before that is divided.
+    pub fn granted(&self, core: usize, maxmemory_bytes: u64) -> Option<u64> {
+        let granted = self.slots[core].granted.load(Relaxed);
+        (self.divided_bytes.load(Acquire) == maxmemory_bytes && granted > 0).then_some(granted)
     }
 
     /// A share to begin with, when the limit is set or changed: an equal one.
@@ -89,13 +93,8 @@ impl Budget {
     /// What may be charged over all cores.
     fn total(&self, cores: usize, maxmemory_bytes: u64, allocated_bytes: u64) -> u64 {
         let charged: u64 = self.slots[..cores].iter().map(|slot| slot.charged.load(Relaxed)).sum();
-        let overhead = (allocated_bytes + self.mapped_bytes()).saturating_sub(charged);
+        let overhead = (allocated_bytes + self.heap_bytes()).saturating_sub(charged);
         maxmemory_bytes.saturating_sub(overhead)
-    }
-
-    /// There is no limit: what was granted does not count any more.
-    pub fn forget(&self) {
-        self.slots.iter().for_each(|slot| slot.granted.store(0, Relaxed));
     }
 
     /// Divides the budget between the first `cores` cores. The first core calls it, once per tick.
@@ -103,6 +102,9 @@ impl Budget {
     /// `allocated_bytes` is what the allocator has given out; `evicts`: the policy removes entries at the limit.
     pub fn divide(&self, cores: usize, maxmemory_bytes: u64, allocated_bytes: u64, evicts: bool) {
         let slots = &self.slots[..cores];
+        if self.divided_bytes.load(Relaxed) != maxmemory_bytes {
+            slots.iter().for_each(|slot| slot.granted.store(0, Relaxed));
+        }
         let total = self.total(cores, maxmemory_bytes, allocated_bytes);
         let state = |slot: &Slot| {
             let evicted = slot.evicted.load(Relaxed);
@@ -129,6 +131,7 @@ impl Budget {
             free -= growth;
             slot.granted.store((held.min(wanted) + growth).max(1), Relaxed);
         }
+        self.divided_bytes.store(maxmemory_bytes, Release);
     }
 }
 
@@ -224,11 +227,11 @@ mod tests {
                 if (random >> 60) < 5 {
                     continue;
                 }
-                if budget.granted(core) != 0 {
-                    shares[core] = budget.granted(core);
+                if let Some(granted) = budget.granted(core, TOTAL) {
+                    shares[core] = granted;
                 }
                 charged[core] = (random >> 20) % (shares[core] + 1);
-                let charge = Charge { charged_bytes: charged[core], mapped_bytes: charged[core], evicted: round };
+                let charge = Charge { charged_bytes: charged[core], heap_bytes: charged[core], evicted: round };
                 budget.publish(core, charge, shares[core]);
                 if core == 0 {
                     budget.divide(3, TOTAL, 0, true);

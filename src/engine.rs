@@ -4,18 +4,19 @@
 //! [`Engine::call`] (or, for session commands, [`Engine::call_session`]): there it is counted and timed, there access is
 //! checked, there slow commands are noted and effects are emitted.
 
+mod memory;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::admin::process::allocated_bytes;
-use crate::budget::Charge;
 use crate::command::slowlog::SlowlogEntry;
 use crate::command::table::Unknown;
 use crate::command::{Answer, Args, Ask, Ctx, Finish, Flags, Flow, Handler, Home, Owned, Session, table, table::Row};
-use crate::config::{Config, MaxmemoryPolicy};
+use crate::config::Config;
 use crate::resp::{Error, Reply};
 use crate::route::{Hasher, Key, Router};
-use crate::shard::{Counters, Detached, LfuPace, NEVER_MS, Policy, Rule, Shard, UnixMs};
+use crate::shard::{Counters, Detached, NEVER_MS, Shard, UnixMs};
 use crate::state::NodeState;
 use crate::stats::{CommandStats, ErrorCounts, Latency, NetStats, RateSampler, Snapshot};
 
@@ -135,24 +136,6 @@ impl Engine {
         engine
     }
 
-    /// Does what the configuration says about memory; `before_bytes` is what maxmemory was until now.
-    fn apply_memory_config(&mut self, before_bytes: u64) {
-        let config = &self.config;
-        self.shard.set_policy(policy(config.maxmemory_policy));
-        self.shard
-            .set_lfu_pace(LfuPace { log_factor: config.lfu_log_factor, decay_minutes: config.lfu_decay_time_minutes });
-        let maxmemory_bytes = config.maxmemory_bytes;
-        if maxmemory_bytes == before_bytes {
-            return;
-        }
-        let limit_bytes = match self.shard.limit_bytes() {
-            // The shares of all cores change alike, until they are divided anew.
-            Some(share) => (share as u128 * maxmemory_bytes as u128 / before_bytes.max(1) as u128) as u64,
-            None => self.node.budget.equal_share(self.router.cores() as usize, maxmemory_bytes, allocated_bytes()),
-        };
-        self.shard.set_limit((maxmemory_bytes > 0).then_some(limit_bytes as usize));
-    }
-
     /// Starts the clock of the next command; call it before each run of commands.
     #[inline]
     pub fn start_clock(&mut self) {
@@ -239,26 +222,6 @@ impl Engine {
         self.shard.expire_due(|late_ms| self.expiry_lag.record(late_ms.saturating_mul(1_000_000)));
     }
 
-    /// Whether [`Engine::work`] has something to do.
-    #[inline]
-    pub fn has_work(&self) -> bool {
-        self.shard.has_work()
-    }
-
-    /// Does a piece of the work that no request waits for.
-    pub fn work(&mut self) {
-        self.shard.work();
-    }
-
-    /// Sees to it that a command may use more memory, by evicting if need be; false if it must be refused.
-    #[inline]
-    pub fn make_way(&mut self, row: &Row, args: Args) -> bool {
-        if !row.command.flags.has(Flags::DENYOOM) || self.config.maxmemory_bytes == 0 {
-            return true;
-        }
-        self.shard.make_way(args.iter().map(|arg| arg.len()).sum())
-    }
-
     /// Sixty-four random bits.
     pub fn random(&mut self) -> u64 {
         self.random = xorshift(self.random);
@@ -303,13 +266,6 @@ impl Engine {
         }
         let ran = Ran { row: call.row, args: call.args, origin: call.origin, counted: call.counted };
         self.account(ran, mark, result, reply);
-    }
-
-    #[cold]
-    fn refuse_memory(&mut self, row: &Row, reply: &mut Reply) {
-        if let Refusal::Error(error) = self.refuse(row, Error::OutOfMemory) {
-            reply.error(&error);
-        }
     }
 
     /// Runs a session command on this core.
@@ -413,35 +369,10 @@ impl Engine {
         if now_ms - self.memory_seen_ms >= MEMORY_INTERVAL_MS {
             self.memory_seen_ms = now_ms;
             if self.router.me() == 0 {
-                self.node.note_memory(allocated_bytes() + self.node.budget.mapped_bytes());
+                self.node.note_memory(allocated_bytes() + self.node.budget.heap_bytes());
             }
         }
         self.share_memory();
-    }
-
-    /// Tells the other cores what the shard is charged, and takes the share of maxmemory that this core is to have.
-    fn share_memory(&mut self) {
-        let (budget, me) = (&self.node.budget, self.router.me() as usize);
-        let maxmemory_bytes = self.config.maxmemory_bytes;
-        let granted = budget.granted(me);
-        if maxmemory_bytes > 0 && granted > 0 {
-            self.shard.set_limit(Some(granted as usize));
-        }
-        let charge = Charge {
-            charged_bytes: self.shard.memory() as u64,
-            mapped_bytes: self.shard.heap_bytes() as u64,
-            evicted: self.shard.counters.evicted,
-        };
-        budget.publish(me, charge, self.shard.limit_bytes().unwrap_or(0) as u64);
-        if me != 0 {
-            return;
-        }
-        if maxmemory_bytes == 0 {
-            budget.forget();
-        } else {
-            let evicts = self.shard.policy().rule != Rule::None;
-            budget.divide(self.router.cores() as usize, maxmemory_bytes, allocated_bytes(), evicts);
-        }
     }
 
     /// All numbers of this core.
@@ -493,7 +424,7 @@ impl Engine {
                     self.slow_nanos_min = slow_nanos_min(&configured.config);
                     self.shard.events.set_mask(configured.config.notify_keyspace_events);
                     let before = std::mem::replace(&mut self.config, configured.config);
-                    if memory_config(&before) != memory_config(&self.config) {
+                    if memory::memory_config(&before) != memory::memory_config(&self.config) {
                         self.apply_memory_config(before.maxmemory_bytes);
                     }
                     self.slowlog.truncate(self.config.slowlog_max_len);
@@ -509,7 +440,11 @@ impl Engine {
                 for (db, key, entry) in entries {
                     let key = self.hasher.key(&key);
                     match entry {
-                        Some(entry) => self.shard.attach(db as usize, &key, owned(entry)),
+                        Some(entry) => {
+                            // The command has run, so it is not asked whether there is room.
+                            self.shard.make_way(key.bytes.len() + entry.value.len());
+                            self.shard.attach(db as usize, &key, owned(entry));
+                        }
                         None => {
                             self.shard.remove(db as usize, &key);
                         }
@@ -531,27 +466,6 @@ impl Engine {
         self.net.reset();
         self.sampler.reset();
     }
-}
-
-/// The part of the configuration that is about memory.
-fn memory_config(config: &Config) -> (u64, MaxmemoryPolicy, u32, u32) {
-    (config.maxmemory_bytes, config.maxmemory_policy, config.lfu_log_factor, config.lfu_decay_time_minutes)
-}
-
-/// What a name of a policy means.
-fn policy(name: MaxmemoryPolicy) -> Policy {
-    let (rule, volatile) = match name {
-        MaxmemoryPolicy::NoEviction => (Rule::None, false),
-        MaxmemoryPolicy::AllkeysLru => (Rule::Lru, false),
-        MaxmemoryPolicy::AllkeysLfu => (Rule::Lfu, false),
-        MaxmemoryPolicy::AllkeysRandom => (Rule::Random, false),
-        MaxmemoryPolicy::AllkeysS3fifo => (Rule::S3Fifo, false),
-        MaxmemoryPolicy::VolatileLru => (Rule::Lru, true),
-        MaxmemoryPolicy::VolatileLfu => (Rule::Lfu, true),
-        MaxmemoryPolicy::VolatileRandom => (Rule::Random, true),
-        MaxmemoryPolicy::VolatileTtl => (Rule::Ttl, true),
-    };
-    Policy { rule, volatile }
 }
 
 /// The entry itself if the question was the last to hold it, otherwise one that shares its value.

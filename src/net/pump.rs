@@ -216,8 +216,8 @@ impl Pump {
         if self.expiry_wait_ms() == Some(0) {
             self.engine.expire_due();
         }
-        if self.engine.has_work() {
-            self.engine.work();
+        if self.has_work() {
+            self.engine.work(self.pause.is_none());
         }
     }
 
@@ -242,7 +242,12 @@ impl Pump {
 
     /// Nothing can be done before a completion or a message arrives.
     fn idle(&self) -> bool {
-        self.ready.is_empty() && self.mesh.outbox_len() == 0 && !self.engine.has_work()
+        self.ready.is_empty() && self.mesh.outbox_len() == 0 && !self.has_work()
+    }
+
+    /// The shard has work of its own to do. CLIENT PAUSE holds up eviction.
+    fn has_work(&self) -> bool {
+        self.engine.has_work(self.pause.is_none())
     }
 
     /// How long until a key expires, ms; None if the next tick comes first. CLIENT PAUSE holds up expiry, too.
@@ -255,7 +260,7 @@ impl Pump {
     /// Enters the kernel, blocking if there is nothing else to do.
     fn enter(&mut self) -> io::Result<()> {
         let expiry_wait_us = self.expiry_wait_ms().map(|wait_ms| wait_ms * 1000);
-        if !self.ready.is_empty() || expiry_wait_us == Some(0) || self.engine.has_work() {
+        if !self.ready.is_empty() || expiry_wait_us == Some(0) || self.has_work() {
             return self.ring.enter(false);
         }
         if !self.mesh.prepare_park(Park::Shallow) {

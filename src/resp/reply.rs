@@ -309,12 +309,11 @@ const HEADER_BYTES_MAX: usize = 1 + 20 + 2;
 #[inline]
 fn short_header(kind: u8, n: u64) -> (u64, usize) {
     const END: u64 = u16::from_le_bytes(*b"\r\n") as u64;
-    const ZERO: u64 = b'0' as u64;
-    let (hundreds, tens, ones) = (n / 100, n / 10 % 10, n % 10);
+    let digit = |n: u64| n % 10 + b'0' as u64;
     let (digits, len) = match n {
-        0..10 => ((ones + ZERO) | (END << 8), 1),
-        10..100 => ((tens + ZERO) | ((ones + ZERO) << 8) | (END << 16), 2),
-        _ => ((hundreds + ZERO) | ((tens + ZERO) << 8) | ((ones + ZERO) << 16) | (END << 24), 3),
+        0..10 => (digit(n) | (END << 8), 1),
+        10..100 => (digit(n / 10) | (digit(n) << 8) | (END << 16), 2),
+        _ => (digit(n / 100) | (digit(n / 10) << 8) | (digit(n) << 16) | (END << 24), 3),
     };
     (kind as u64 | digits << 8, len + 3)
 }

@@ -25,11 +25,15 @@ pub(super) struct Db {
     bucket_bytes: usize,
     /// One for each clock.
     wheels: [Wheel; 2],
+    /// After a change of the eviction policy: the partition, and the position in it, from which on entries are still to be
+    /// ranked by the new one. None: all of them are.
+    pub(super) unranked: Option<(usize, u32)>,
 }
 
 impl Db {
     pub(super) fn new(partitions: usize) -> Self {
-        Db { tables: Box::default(), partitions, keys: 0, bucket_bytes: 0, wheels: [Wheel::new(), Wheel::new()] }
+        let wheels = [Wheel::new(), Wheel::new()];
+        Db { tables: Box::default(), partitions, keys: 0, bucket_bytes: 0, wheels, unranked: None }
     }
 
     pub(super) fn size(&self) -> DbSize {

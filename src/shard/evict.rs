@@ -52,6 +52,13 @@ pub enum Rule {
     Ttl,
 }
 
+impl Rule {
+    /// Usages are nothing but the time of the last access.
+    fn keeps_clock(self) -> bool {
+        !matches!(self, Rule::Lfu | Rule::S3Fifo)
+    }
+}
+
 /// See the module.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -67,6 +74,9 @@ const OLD: List = List(4);
 /// Under LRU, while the policy changes: the list of each power of two of idle seconds.
 const IDLE: u32 = 5;
 const IDLE_LISTS: u32 = CLOCK_BITS + 1;
+
+/// Entries on the old list that one search for a victim passes by because they are no candidates any more.
+const OLD_PASSED_MAX: usize = 256;
 
 /// How far a change of the policy has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +97,7 @@ pub(super) struct Evictor {
     s3fifo: S3Fifo,
     /// The state of a generator of random numbers.
     random: u64,
-    /// The last rule. Its usages are what a walk meets.
+    /// The last rule. Its usages are what a walk meets; those of LFU tell it nothing.
     before: Rule,
     phase: Phase,
 }
@@ -219,7 +229,8 @@ impl Evictor {
     #[inline]
     pub(super) fn forget(&mut self, entries: &mut Entries, handle: Handle) {
         if self.lists.unlink(entries, handle) && self.rule == Rule::S3Fifo {
-            self.s3fifo.unlinked(entries.usage(handle));
+            let usage = entries.usage(handle);
+            self.s3fifo.unlinked(entries, usage);
         }
     }
 
@@ -233,7 +244,8 @@ impl Evictor {
             let (linked, candidate) = (entries.links(new).0 != 0, entries.ttl(new).is_some());
             if linked && !candidate {
                 self.forget(entries, new);
-            } else if candidate && !linked {
+            } else if candidate && !linked && self.phase != Phase::Walking {
+                // A walk ranks what it comes to, and what is used before.
                 self.link(entries, new);
             }
         }
@@ -261,7 +273,8 @@ impl Evictor {
 
     #[cold]
     fn old_victim(&mut self, entries: &mut Entries) -> Option<Handle> {
-        while let Some(handle) = self.lists.last(OLD) {
+        for _ in 0..OLD_PASSED_MAX {
+            let handle = self.lists.last(OLD)?;
             if self.is_candidate(entries, handle) {
                 return Some(handle);
             }
@@ -308,9 +321,13 @@ impl Evictor {
             self.lists.append(entries, OLD, list);
             self.lists.append(entries, list, OLD);
         }
-        if self.phase == Phase::Steady {
-            self.before = self.policy.rule;
-        }
+        // A walk that has not ended leaves usages of two rules: they tell something only if both read them alike.
+        self.before = match self.phase {
+            Phase::Steady => self.policy.rule,
+            Phase::Draining => self.before,
+            Phase::Walking if self.before.keeps_clock() && self.policy.rule.keeps_clock() => Rule::None,
+            Phase::Walking => Rule::Lfu,
+        };
         self.s3fifo.clear(entries);
         (self.policy, self.rule, self.phase) = (policy, Rule::None, Phase::Draining);
     }

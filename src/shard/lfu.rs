@@ -12,6 +12,9 @@
 //! corrected when the entry is next looked at. Only the list of count 0 has nowhere to fall: it is hung behind that of
 //! count 1, which takes no more than four links.
 //!
+//! An entry that is left alone for 65,536 periods (45 days, with minutes) and then used seems to be as popular as it was;
+//! until it is used, its list has it right.
+//!
 //! Invariant: an entry on a list was last accessed in the period that its usage names, and its list is that of the count
 //! which it had then.
 //!
@@ -64,6 +67,9 @@ impl Lfu {
     }
 
     pub(super) fn set_pace(&mut self, pace: LfuPace, now_ms: SteadyMs) {
+        if pace == self.pace && self.next_ms != SteadyMs::MAX {
+            return;
+        }
         self.pace = pace;
         self.next_ms = if pace.decay_minutes == 0 { SteadyMs::MAX } else { now_ms.saturating_add(self.period_ms()) };
     }
@@ -137,8 +143,8 @@ impl Lfu {
     pub(super) fn accessed(&self, usage: u32, random: u64) -> u32 {
         let count = self.count(usage);
         let steps = u64::from(count.saturating_sub(COUNT_NEW)) * u64::from(self.pace.log_factor) + 1;
-        // One in `steps`, without a division: the top 32 bits scaled to `0..steps`.
-        let rises = count < COUNTS - 1 && ((random >> 32) * steps) >> 32 == 0;
+        // One in `steps`, without a division: random bits scaled to `0..steps`.
+        let rises = count < COUNTS - 1 && (u128::from(random) * u128::from(steps)) >> 64 == 0;
         self.usage_of(count + rises as u32)
     }
 

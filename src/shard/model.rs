@@ -237,7 +237,7 @@ impl Pair {
             }
             80..120 => self.scan(random, db),
             120..140 => self.expire_due(),
-            140..148 => self.shard.work(),
+            140..148 => self.shard.work(true),
             148..150 => self.change_policy(random),
             _ => {
                 let key = self.shard.random_key(db, random.next());
@@ -363,8 +363,8 @@ fn a_long_run_agrees_with_the_model() {
         }
         pair.compare_counters();
         (0..DATABASES).for_each(|db| _ = pair.shard.flush(db));
-        while pair.shard.has_work() {
-            pair.shard.work();
+        while pair.shard.has_work(true) {
+            pair.shard.work(true);
         }
         pair.shard.validate();
     }
@@ -488,8 +488,8 @@ fn an_empty_shard_owns_next_to_nothing_and_forgets_large_values() {
     assert_eq!(shard.flush(0), keys.len());
     assert_eq!(shard.size(0).keys, 0);
     assert_eq!(Arc::strong_count(&shared), 1 + keys.len(), "a flush only hides what is to be freed");
-    while shard.has_work() {
-        shard.work();
+    while shard.has_work(true) {
+        shard.work(true);
     }
     assert_eq!(Arc::strong_count(&shared), 1);
     // What stays is the bookkeeping of slabs.

@@ -1,8 +1,10 @@
 //! Memory: what a shard may use, what happens at the limit, and the work that is done in pieces.
 //!
 //! [`Shard::memory`] is the sum of what is charged for live entries, tables, wheels and the policy's own memory. A command
-//! that may need more asks first ([`Shard::make_way`]), which evicts until what it brings fits. So the charge exceeds the
-//! limit by no more than one command adds beyond its own arguments (a SETRANGE far behind the end).
+//! that may need more asks first ([`Shard::make_way`]), which evicts until what it brings fits. The evictions for one
+//! command are bounded; if they do not suffice, it runs while the limit is exceeded by less than [`OVERSHOOT_PART`], and
+//! is refused otherwise. So the charge exceeds the limit by no more than that part and what one command adds beyond its
+//! own arguments (a SETRANGE far behind the end), or brings although it can never fit.
 //!
 //! What is charged is live memory. The memory that is mapped is more: free chunks lie between live ones. When they are
 //! too many, slabs are evacuated ([`super::heap`]): a few entries at every write, and more at the end of a turn.
@@ -14,7 +16,7 @@
 
 use super::evict::{Phase, Policy, Rule};
 use super::lfu::LfuPace;
-use super::{Classes, Clock, Handle, Key, Place, Shard};
+use super::{Classes, Clock, Db, Handle, Key, Place, Shard};
 
 /// Entries of flushed databases freed in one turn.
 const TURN_FREED_MAX: usize = 512;
@@ -29,8 +31,15 @@ const TURN_EVICTED_MAX: usize = 128;
 const TURN_MOVED_MAX: usize = 64;
 const WRITE_MOVED_MAX: usize = 2;
 
-/// Entries that make way for one command; beyond them it may have to run before there is room.
+/// Entries that make way for one command, evicted or freed of flushed databases.
 const COMMAND_EVICTED_MAX: usize = 16 * 1024;
+const COMMAND_FREED_MAX: usize = 16 * 1024;
+
+/// Part of the limit by which it may be exceeded while a command's evictions did not suffice.
+const OVERSHOOT_PART: usize = 16;
+
+/// Pieces of a change of the policy that one search for a victim goes through.
+const RANK_ROUNDS_MAX: usize = 4;
 
 /// Random entries looked at to find one with an expiry.
 const RANDOM_TRIES_MAX: usize = 64;
@@ -46,13 +55,11 @@ pub(super) struct Pressure {
     exhausted: bool,
     /// Free chunks up to which evacuation brings nothing, bytes.
     fruitless_bytes: usize,
-    /// Where the walk after a change of the policy goes on: database, partition among the shard's, position.
-    walk: (usize, usize, u32),
 }
 
 impl Pressure {
     pub(super) fn new() -> Pressure {
-        Pressure { limit_bytes: usize::MAX, exhausted: false, fruitless_bytes: 0, walk: (0, 0, 0) }
+        Pressure { limit_bytes: usize::MAX, exhausted: false, fruitless_bytes: 0 }
     }
 }
 
@@ -69,8 +76,11 @@ impl Shard {
 
     /// Changes what is evicted at the limit. Entries are ranked anew by [`Shard::work`], in pieces.
     pub fn set_policy(&mut self, policy: Policy) {
+        if policy == self.evictor.policy() {
+            return;
+        }
         self.evictor.set_policy(&mut self.entries, policy);
-        self.pressure.walk = (0, 0, 0);
+        self.dbs.iter_mut().for_each(|db| db.unranked = Some((0, 0)));
         self.pressure.exhausted = false;
         if self.dbs.iter().all(|db| db.size().keys == 0) && self.flushed.is_empty() {
             self.rank_all();
@@ -93,42 +103,54 @@ impl Shard {
         self.memory().saturating_add(bytes) <= self.pressure.limit_bytes || self.evict_for(bytes)
     }
 
+    /// More than the limit is in use and something can be done about it.
+    #[inline]
+    fn should_evict(&self) -> bool {
+        self.memory() > self.pressure.limit_bytes
+            && self.evictor.policy().rule != Rule::None
+            && !self.pressure.exhausted
+    }
+
     #[cold]
     #[inline(never)]
     fn evict_for(&mut self, bytes: usize) -> bool {
+        let limit_bytes = self.pressure.limit_bytes;
+        // What cannot fit runs if there is room now, as in Redis: the command that goes beyond the limit is the last one.
+        let bytes = if bytes > limit_bytes { 0 } else { bytes };
         if self.evictor.policy().rule == Rule::None {
-            // As in Redis, the command that goes beyond the limit is the last one that runs.
-            while self.memory() > self.pressure.limit_bytes && !self.flushed.is_empty() {
-                self.free_flushed(TURN_FREED_MAX);
+            for _ in 0..COMMAND_FREED_MAX / TURN_FREED_MAX {
+                if self.memory() <= limit_bytes || !self.free_flushed(TURN_FREED_MAX) {
+                    break;
+                }
             }
-            return self.memory() <= self.pressure.limit_bytes;
-        }
-        if bytes > self.pressure.limit_bytes {
-            return false;
+            return self.memory() <= limit_bytes;
         }
         for _ in 0..COMMAND_EVICTED_MAX {
-            if self.memory() + bytes <= self.pressure.limit_bytes {
+            if self.memory() + bytes <= limit_bytes {
                 return true;
             }
             if !self.free_one() {
-                return self.memory() <= self.pressure.limit_bytes;
+                return self.memory() <= limit_bytes;
             }
         }
-        true
+        self.memory() <= limit_bytes + limit_bytes / OVERSHOOT_PART
     }
 
-    /// Frees some memory: a piece of a flushed database, or else a victim.
+    /// Frees some memory: a piece of a flushed database, or else a victim. False if there is none, or none was found yet.
     fn free_one(&mut self) -> bool {
-        if !self.flushed.is_empty() {
-            return self.free_flushed(1) || self.free_one();
+        if !self.flushed.is_empty() && self.free_flushed(1) {
+            return true;
         }
         let mut victim = self.victim();
         // While the policy changes, the next victim may not be on a list yet.
-        while victim.is_none() && self.evictor.phase() != Phase::Steady {
+        for _ in 0..RANK_ROUNDS_MAX {
+            if victim.is_some() || self.evictor.phase() == Phase::Steady {
+                break;
+            }
             self.rank(TURN_RANKED_MAX);
             victim = self.victim();
         }
-        self.pressure.exhausted = victim.is_none();
+        self.pressure.exhausted = victim.is_none() && self.evictor.phase() == Phase::Steady;
         let Some((db, handle)) = victim else { return false };
         self.evict(db, handle);
         true
@@ -198,14 +220,14 @@ impl Shard {
     pub(super) fn locate(&self, handle: Handle) -> Option<(usize, u64, usize, Place)> {
         let Key { hash, partition, .. } = self.hasher.key(self.entries.key(handle));
         let local = self.local(partition);
-        let place = |(db, of): (usize, &super::Db)| Some((db, hash, local, of.place(local, hash, handle)?));
+        let place = |(db, of): (usize, &Db)| Some((db, hash, local, of.place(local, hash, handle)?));
         self.dbs.iter().enumerate().find_map(place)
     }
 
     /// Sees to it that one allocation of any size succeeds, and that free chunks do not become too many. Call it before
     /// looking for an entry: it may move or remove some.
     #[inline]
-    pub(super) fn make_room(&mut self) {
+    pub fn make_room(&mut self) {
         if !self.entries.heap().has_free_slab() {
             self.make_address_space();
         }
@@ -258,23 +280,21 @@ impl Shard {
         self.pressure.fruitless_bytes = 0;
     }
 
-    /// Whether [`Shard::work`] has something to do.
+    /// Whether [`Shard::work`] has something to do. `evicting`: it may evict, which CLIENT PAUSE holds up.
     #[inline]
-    pub fn has_work(&self) -> bool {
+    pub fn has_work(&self, evicting: bool) -> bool {
         !self.flushed.is_empty()
             || self.evictor.phase() != Phase::Steady
             || self.should_compact()
-            || self.memory() > self.pressure.limit_bytes
-                && self.evictor.policy().rule != Rule::None
-                && !self.pressure.exhausted
+            || evicting && self.should_evict()
     }
 
     /// Does some of what is done in pieces: frees flushed databases, ranks entries anew after a change of the policy,
     /// evicts down to a limit that was lowered, empties slabs.
-    pub fn work(&mut self) {
+    pub fn work(&mut self, evicting: bool) {
         if !self.flushed.is_empty() {
             self.free_flushed(TURN_FREED_MAX);
-        } else if self.memory() > self.pressure.limit_bytes && !self.pressure.exhausted {
+        } else if evicting && self.should_evict() {
             for _ in 0..TURN_EVICTED_MAX {
                 if self.memory() <= self.pressure.limit_bytes || !self.free_one() {
                     break;
@@ -293,14 +313,14 @@ impl Shard {
             return self.evictor.drain(&mut self.entries, count);
         }
         let now_s = self.now_s();
-        let Shard { dbs, entries, evictor, hasher, pressure, .. } = self;
+        let Shard { dbs, entries, evictor, hasher, .. } = self;
         let mut handles = Vec::new();
         let mut ranked = 0;
         while ranked < count {
-            let (db, local, position) = pressure.walk;
-            let Some(of) = dbs.get(db) else { return evictor.end_walk(entries) };
-            let Some(table) = of.table(local) else {
-                pressure.walk = (db + 1, 0, 0);
+            let Some(db) = dbs.iter_mut().find(|db| db.unranked.is_some()) else { return evictor.end_walk(entries) };
+            let (local, position) = db.unranked.unwrap_or_default();
+            let Some(table) = db.table(local) else {
+                db.unranked = None;
                 continue;
             };
             let mut next = None;
@@ -310,13 +330,8 @@ impl Shard {
             }
             ranked += 1 + handles.len();
             handles.drain(..).for_each(|handle| evictor.readmit(entries, handle, now_s));
-            pressure.walk = next.map_or((db, local + 1, 0), |next| (db, local, next));
+            db.unranked = Some(next.map_or((local + 1, 0), |next| (local, next)));
         }
-    }
-
-    /// Databases have changed places: a walk over them starts again.
-    pub(super) fn restart_walk(&mut self) {
-        self.pressure.walk = (0, 0, 0);
     }
 
     /// Ends a change of the policy at once.

@@ -86,20 +86,32 @@ impl S3Fifo {
             self.small_len += 1;
             lists.link(entries, handle, SMALL);
         }
-        // Half of all to begin with, or nothing would ever return to an empty main queue.
-        let before = self.bytes();
-        self.ghosts.fit(self.main_len.max((self.small_len + self.main_len) / 2));
-        entries.index_bytes += self.bytes() - before;
+        self.fit(entries);
     }
 
-    /// An entry with this usage has left its list.
+    /// An entry with this usage has left its list for good.
     #[inline]
-    pub(super) fn unlinked(&mut self, usage: u32) {
+    pub(super) fn unlinked(&mut self, entries: &mut Entries, usage: u32) {
+        self.count_out(usage);
+        self.fit(entries);
+    }
+
+    #[inline]
+    fn count_out(&mut self, usage: u32) {
         if usage & IN_MAIN != 0 {
             self.main_len -= 1;
         } else {
             self.small_len -= 1;
         }
+    }
+
+    /// Keeps the memory of hashes in proportion: to half of all entries at least, or nothing would ever return to an empty
+    /// main queue.
+    #[inline]
+    fn fit(&mut self, entries: &mut Entries) {
+        let before = self.bytes();
+        self.ghosts.fit(self.main_len.max((self.small_len + self.main_len) / 2));
+        entries.index_bytes = entries.index_bytes - before + self.bytes();
     }
 
     /// The entry to evict next; moves others on the way.
@@ -115,7 +127,7 @@ impl S3Fifo {
                 return Some(handle);
             }
             lists.unlink(entries, handle);
-            self.unlinked(usage);
+            self.count_out(usage);
             entries.set_usage(handle, hits_left << HITS_SHIFT | IN_MAIN | usage & CLOCK_MASK);
             self.link(lists, entries, handle);
         }
@@ -150,8 +162,7 @@ const WAYS: usize = 16;
 
 /// A first-in-first-out memory for hashes: sets of sixteen, of which each forgets its own oldest.
 ///
-/// A hash belongs to the set that its 32 bits, scaled to the number of sets, point at. So doubling the sets cuts each
-/// one in two, and no order is lost.
+/// A hash belongs to the set that its 32 bits, scaled to the number of sets, point at.
 #[derive(Default)]
 struct Ghosts {
     /// The newest of a set stands first; 0 is none.
@@ -191,27 +202,23 @@ impl Ghosts {
         true
     }
 
-    /// Makes room for `len` hashes.
+    /// Makes room for about `len` hashes. A memory of another size starts empty: to deal out what is remembered would
+    /// hold up the core, and it changes its size only while the cache does, by a factor of two.
     #[inline]
     fn fit(&mut self, len: usize) {
-        // Between 2/3 and 4/3 of a hash for each entry: more is not better.
-        if 2 * len > 3 * self.sets.len() * WAYS {
-            self.double();
+        let room = self.sets.len() * WAYS;
+        // Between 2/3 and 4/3 of a hash for each entry while it grows: more is not better.
+        if 2 * len > 3 * room || 4 * len < room {
+            self.resize((len * 4 / 3 / WAYS).next_power_of_two());
         }
     }
 
     #[cold]
-    fn double(&mut self) {
-        let mut sets = vec![[0; WAYS]; (self.sets.len() * 2).max(1)].into_boxed_slice();
-        for (index, set) in self.sets.iter().enumerate() {
-            let mut used = [0; 2];
-            for &print in set.iter().take_while(|&&print| print != 0) {
-                let half = ((u64::from(print) * sets.len() as u64) >> 32) as usize - 2 * index;
-                sets[2 * index + half][used[half]] = print;
-                used[half] += 1;
-            }
+    fn resize(&mut self, sets: usize) {
+        if sets != self.sets.len() {
+            // Zeroed memory, of which pages are made as they are used.
+            self.sets = vec![[0; WAYS]; sets].into_boxed_slice();
         }
-        self.sets = sets;
     }
 }
 
@@ -220,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ghosts_are_forgotten_in_the_order_of_their_coming_and_survive_growth() {
+    fn ghosts_are_forgotten_in_the_order_of_their_coming() {
         let mut ghosts = Ghosts::default();
         ghosts.put(7 << 16);
         assert!(!ghosts.take(7 << 16), "without a set nothing is remembered");
@@ -228,10 +235,16 @@ mod tests {
         (1..=20_u64).for_each(|i| ghosts.put(i << 16));
         (1..=4).for_each(|i| assert!(!ghosts.take(i << 16)));
         assert!(ghosts.take(12 << 16) && !ghosts.take(12 << 16));
-        ghosts.fit(25);
-        ghosts.fit(50);
-        assert_eq!(ghosts.sets.len(), 4);
         (5..=20).for_each(|i| assert_eq!(ghosts.take(i << 16), i != 12, "{i}"));
-        assert!(ghosts.sets.iter().flatten().all(|&print| print == 0));
+    }
+
+    #[test]
+    fn the_memory_of_ghosts_follows_the_number_of_entries() {
+        let mut ghosts = Ghosts::default();
+        for len in (0..100_000).chain((0..100_000).rev()) {
+            ghosts.fit(len);
+            let room = ghosts.sets.len() * WAYS;
+            assert!(2 * len <= 3 * room && (room <= 4 * len || room <= WAYS), "{len}: {room}");
+        }
     }
 }

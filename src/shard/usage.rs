@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! most policies   seconds of the last access u24                                 194 days, then it wraps
-//! LFU             period of the last access u16 | logarithmic count u8           see `lfu`
+//! LFU             period of the last access u16 | logarithmic count u8           65,536 periods; see `lfu`
 //! S3-FIFO         hits u2 | in the main queue u1 | seconds of the last access u21    24 days; see `s3fifo`
 //! ```
 //!

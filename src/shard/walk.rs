@@ -86,7 +86,9 @@ impl Shard {
 
     /// Removes every key of `db`; returns how many there were. Their memory is freed by [`Shard::work`], in pieces.
     pub fn flush(&mut self, db: usize) -> usize {
-        let old = std::mem::replace(&mut self.dbs[db], Db::new(self.partitions.len()));
+        let mut new = Db::new(self.partitions.len());
+        new.unranked = self.dbs[db].unranked.map(|_| (0, 0));
+        let old = std::mem::replace(&mut self.dbs[db], new);
         let keys = old.size().keys;
         if old.bytes() > 0 {
             self.flushed.push_back(Flushed { db: old, table: 0, bucket: 0 });

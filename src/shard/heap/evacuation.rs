@@ -41,16 +41,17 @@ impl Heap {
 
     /// A live chunk that should move, and its size; None if there is nothing to be gained.
     pub(in super::super) fn next_evacuee(&mut self) -> Option<(Handle, usize)> {
+        if let Some(evacuation) = &self.evacuation
+            && self.listed[self.slabs[evacuation.slab as usize].class as usize] == 0
+        {
+            // What was free elsewhere has been taken meanwhile.
+            self.end_evacuation();
+        }
         if self.evacuation.is_none() && !self.begin_evacuation() {
             return None;
         }
         let evacuation = self.evacuation.as_deref()?;
         let class = self.slabs[evacuation.slab as usize].class as usize;
-        if self.listed[class] == 0 {
-            // What was free elsewhere has been taken meanwhile.
-            self.end_evacuation();
-            return None;
-        }
         let word = evacuation.live.iter().position(|&word| word != 0)?;
         let chunk = word * 64 + evacuation.live[word].trailing_zeros() as usize;
         let bytes = CLASS_BYTES[class] as usize;

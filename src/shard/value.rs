@@ -1,0 +1,101 @@
+//! Values on their way into a shard, in it, and out of it.
+
+use std::sync::Arc;
+
+use super::{Deadline, UnixMs};
+
+/// Type of a value, as TYPE names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    String,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::String => "string",
+        }
+    }
+
+    /// Four bits that stand for the type inside an entry.
+    pub(super) fn to_bits(self) -> u32 {
+        match self {
+            Kind::String => 0,
+        }
+    }
+
+    pub(super) fn from_bits(bits: u32) -> Kind {
+        debug_assert_eq!(bits, Kind::String.to_bits());
+        Kind::String
+    }
+}
+
+/// A string on its way into the shard.
+#[derive(Debug)]
+pub enum NewValue<'a> {
+    Bytes(&'a [u8]),
+    /// Handed over; large ones are not copied.
+    Owned(Vec<u8>),
+    Shared(Arc<Vec<u8>>),
+}
+
+impl NewValue<'_> {
+    #[inline]
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            NewValue::Bytes(bytes) => bytes,
+            NewValue::Owned(bytes) => bytes,
+            NewValue::Shared(value) => value,
+        }
+    }
+
+    pub(super) fn into_shared(self) -> Arc<Vec<u8>> {
+        match self {
+            NewValue::Bytes(bytes) => Arc::new(bytes.to_vec()),
+            NewValue::Owned(bytes) => Arc::new(bytes),
+            NewValue::Shared(value) => value,
+        }
+    }
+}
+
+/// A string as it lies in the shard.
+#[derive(Clone, Copy, Debug)]
+pub enum Str<'a> {
+    Inline(&'a [u8]),
+    /// Values over the inline limit; can be sent without a copy.
+    Large(&'a Arc<Vec<u8>>),
+}
+
+impl<'a> Str<'a> {
+    #[inline]
+    pub fn bytes(&self) -> &'a [u8] {
+        match self {
+            Str::Inline(bytes) => bytes,
+            Str::Large(value) => value,
+        }
+    }
+}
+
+/// A live entry, for reading.
+#[derive(Clone, Copy, Debug)]
+pub struct EntryRef<'a> {
+    pub kind: Kind,
+    pub value: Str<'a>,
+    /// Unix time at which it expires, as the wall clock stands now.
+    pub expire_at: Option<UnixMs>,
+    /// Changed in place (APPEND, SETRANGE): OBJECT ENCODING says `raw`.
+    pub raw: bool,
+    /// Seconds since the last access; 0 under an LFU policy.
+    pub idle_s: u32,
+    /// The count of an LFU policy; means nothing under others.
+    pub frequency: u8,
+}
+
+/// An entry moved out of a shard, to be put into another one (RENAME, COPY and MOVE between cores).
+#[derive(Debug)]
+pub struct Detached {
+    pub kind: Kind,
+    pub value: Arc<Vec<u8>>,
+    pub expire_at: Option<Deadline>,
+    pub raw: bool,
+}
