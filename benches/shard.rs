@@ -3,7 +3,9 @@
 //! `cargo bench --bench shard`. Times are for one batch of 64 operations over 1 M keys `memtier-N` with 64-byte values
 //! in 256 partitions; keys are uniform, hashed beforehand. The first line printed is the memory charged for each key.
 //! The group `expiry` has a deadline on each of the keys; before it, the times of the turns are printed in which all of
-//! them expire in the same millisecond.
+//! them expire in the same millisecond. Before that, the times of single inserts into one partition that grows to 4 M
+//! keys: CPU time of the thread, so that other work on the machine counts as little as possible. The allocator is the
+//! server's.
 
 use std::hint::black_box;
 use std::ops::Range;
@@ -12,6 +14,10 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use keyloom::route::{Hasher, Key};
 use keyloom::shard::{Clock, Deadline, Expiry, NewValue, Shard};
+use rustix::time::{ClockId, clock_gettime};
+
+#[global_allocator]
+static GLOBAL: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const KEYS: usize = 1_000_000;
 const VALUE: [u8; 64] = [b'v'; 64];
@@ -95,6 +101,39 @@ fn get_set(criterion: &mut Criterion) {
         });
     });
     group.finish();
+}
+
+/// Prints the longest inserts while the table of one partition grows.
+fn growth(_criterion: &mut Criterion) {
+    const GROWN_KEYS: u32 = 4_000_000;
+    let cpu_time = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    };
+    let hasher = Hasher::new(1, [1, 2, 3, 4]);
+    let mut shard = Shard::new(0..1, 1, hasher.clone());
+    shard.set_now(1_700_000_000_000);
+    // Written now, so that their pages are not first touched below.
+    let mut times_ns = vec![u32::MAX; GROWN_KEYS as usize];
+    for (i, time_ns) in times_ns.iter_mut().enumerate() {
+        let name = format!("memtier-{i}");
+        let key = hasher.key(name.as_bytes());
+        let start = cpu_time();
+        shard.set(0, &key, NewValue::Bytes(&VALUE), Expiry::Never);
+        *time_ns = (cpu_time() - start).as_nanos() as u32;
+    }
+    times_ns.sort();
+    let sum: Duration = times_ns.iter().map(|&ns| Duration::from_nanos(ns.into())).sum();
+    let of_million = |n: usize| Duration::from_nanos(times_ns[(times_ns.len() - 1) * n / 1_000_000].into());
+    println!(
+        "one partition grows to {GROWN_KEYS} keys: an insert takes {:?}, p99 {:?}, p99.99 {:?}, the longest {:?}",
+        sum / GROWN_KEYS,
+        of_million(990_000),
+        of_million(999_900),
+        Duration::from_nanos((*times_ns.last().expect("there are some")).into())
+    );
+    let longest: Vec<_> = times_ns.iter().rev().take(8).map(|&ns| Duration::from_nanos(ns.into())).collect();
+    println!("the longest: {longest:?}");
 }
 
 /// Prints how long the turns take that remove 1 M keys with the same deadline.
@@ -208,5 +247,5 @@ fn floor(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, get_set, burst, expiry, floor);
+criterion_group!(benches, get_set, growth, burst, expiry, floor);
 criterion_main!(benches);

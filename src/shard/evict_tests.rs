@@ -40,19 +40,25 @@ fn get(shard: &mut Shard, db: usize, i: usize) -> bool {
     shard.read(db, &hasher().key(&name(i)), true).is_some()
 }
 
-/// Lowers the limit so that one entry has to go, and returns its database and key.
-fn evict_one(shard: &mut Shard) -> Option<(usize, Vec<u8>)> {
+/// Lowers the limit by one byte, and returns database and key of each entry that had to go.
+fn evict(shard: &mut Shard) -> Vec<(usize, Vec<u8>)> {
     shard.effects.drain();
     shard.set_limit(Some(shard.memory() - 1));
     let made = shard.make_way(0);
     shard.set_limit(None);
-    let mut effects: Vec<_> = shard.effects.drain().collect();
+    let effects: Vec<_> = shard.effects.drain().collect();
     assert_eq!(made, !effects.is_empty());
+    assert!(effects.iter().all(|effect| effect.args[0] == b"DEL"));
+    effects.into_iter().map(|effect| (effect.db as usize, effect.args[1].clone())).collect()
+}
+
+/// Lowers the limit so that one entry has to go, and returns its database and key. Not for tables that move: a step of a
+/// move may take more than the entry gives.
+fn evict_one(shard: &mut Shard) -> Option<(usize, Vec<u8>)> {
+    let mut evicted = evict(shard);
     // The memory of S3-FIFO may grow while it searches.
-    assert!(effects.len() <= 1 || shard.policy().rule == Rule::S3Fifo);
-    let effect = effects.pop()?;
-    assert_eq!(effect.args[0], b"DEL");
-    Some((effect.db as usize, effect.args[1].clone()))
+    assert!(evicted.len() <= 1 || shard.policy().rule == Rule::S3Fifo);
+    evicted.pop()
 }
 
 /// Database and number of a key, when it was last used, and how often.
@@ -256,7 +262,7 @@ fn a_policy_can_change_at_any_moment() {
             7 => _ = shard.remove(db, &hasher().key(&name(i))),
             8 => {
                 shard.free_flushed(usize::MAX);
-                evict_one(&mut shard);
+                evict(&mut shard);
             }
             _ if random.one_in(1_000) => _ = shard.flush(db),
             _ if random.one_in(100) => shard.swap(0, 1),

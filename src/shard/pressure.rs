@@ -323,11 +323,7 @@ impl Shard {
                 db.unranked = None;
                 continue;
             };
-            let mut next = None;
-            if let Some((home, after)) = table.positions(position) {
-                table.visit_home(home, position, |h| hasher.hash(entries.key(h)), |h| handles.push(h));
-                next = after;
-            }
+            let next = table.visit_from(position, |h| hasher.hash(entries.key(h)), |h| handles.push(h));
             ranked += 1 + handles.len();
             handles.drain(..).for_each(|handle| evictor.readmit(entries, handle, now_s));
             db.unranked = Some(next.map_or((local + 1, 0), |next| (local, next)));

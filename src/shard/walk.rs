@@ -63,10 +63,8 @@ impl Shard {
         mut visit: impl FnMut(&Shard, Handle),
     ) -> Option<u32> {
         let table = self.dbs[db].table(self.local(partition))?;
-        let (home, next) = table.positions(position)?;
         let hash_of = |handle| self.hasher.hash(self.entries.key(handle));
-        table.visit_home(home, position, hash_of, |handle| visit(self, handle));
-        next
+        table.visit_from(position, hash_of, |handle| visit(self, handle))
     }
 
     /// A random live key of `db`, chosen with `random` (any 64 bits); None if there is none. Expired entries on the way
