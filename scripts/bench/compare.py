@@ -143,7 +143,7 @@ def print_machine(options, kinds, driver, latency):
     print(f"machine   {cpu[1] if cpu else platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}")
     for kind in kinds:
         example = servers.pinned(options.cores, kind.argv("PORT", options.cores))
-        print(f"{kind.name:9} {kind.version()}\n{'':9} {' '.join(word or repr('') for word in example)}")
+        print(f"{kind.name:11} {kind.version()}\n{'':11} {' '.join(word or repr('') for word in example)}")
     print(f"load      {driver.name} on CPU {servers.cpu_list(options.load_cores)}, {options.clients} connections, "
           f"{options.keys} keys, values of {options.data_size} bytes"
           + (f"; latencies by {latency.name} bench" if latency else ""))
@@ -231,14 +231,14 @@ def print_tables(options, kinds, results):
         ours = groups[load.op, load.pipeline, "keyloom"]
         print(f"\n{load.op.upper()}, {load.clients} connection{'s' * (load.clients > 1)}, P={load.pipeline}, "
               f"{load.requests} requests")
-        print(f"{'':10}{'CPU us/op':>10}{'ours/this':>10}{'min..max us/op':>17}{'ops/s':>11}{'busy':>6}"
+        print(f"{'':12}{'CPU us/op':>10}{'ours/this':>10}{'min..max us/op':>17}{'ops/s':>11}{'busy':>6}"
               f"{'p50 us':>9}{'p99 us':>9}{'p99.9 us':>9}")
         for kind in kinds:
             group = groups[load.op, load.pipeline, kind.name]
             if not group:
                 continue
             costs = [result.cpu_us_per_op for result in group]
-            print(f"{kind.name:10}" + cell(statistics.median(costs), ".3f", 10)
+            print(f"{kind.name:12}" + cell(statistics.median(costs), ".3f", 10)
                   + cell(ratio(ours, group) if kind.name != "keyloom" else None, ".2f", 10)
                   + f"{min(costs):>9.3f}..{max(costs):.3f}".rjust(17)
                   + cell(median_of(group, lambda r: r.run.ops_per_s), ".0f", 11)

@@ -164,11 +164,16 @@ def redis_like(binary):
     return argv
 
 
-def keyloom(binary, extra=()):
+def keyloom(binary, extra=(), name="keyloom"):
     def argv(port, cpus):
         return [binary, "--port", str(port), "--bind", "127.0.0.1", "--cpus", cpu_list(cpus), *extra]
 
-    return Kind("keyloom", argv, [binary, "--version"])
+    return Kind(name, argv, [binary, "--version"])
+
+
+def keyloom_lru(binary):
+    """Keyloom that keeps its keys in the order of their use, with a limit that is not reached."""
+    return keyloom(binary, ["--maxmemory", "16gb", "--maxmemory-policy", "allkeys-lru"], "keyloom-lru")
 
 
 def floor(binary):
@@ -212,8 +217,9 @@ def program(name):
 
 def find(name, own_binary):
     """The server program of that name."""
-    if name in ("keyloom", "floor"):
-        return {"keyloom": keyloom, "floor": floor}[name](own_binary)
+    own = {"keyloom": keyloom, "keyloom-lru": keyloom_lru, "floor": floor}
+    if name in own:
+        return own[name](own_binary)
     return {"redis": redis, "valkey": valkey, "memcached": memcached}[name]()
 
 

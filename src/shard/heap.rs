@@ -522,10 +522,10 @@ fn reserve(bytes: usize) -> Result<NonNull<u8>, io::Error> {
     if base == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    // Entries are found at random: with large pages the processor walks its page tables less often and less far. A kernel
+    // Large pages would come back as a whole after parts of them were returned, and a slab is smaller than one. A kernel
     // without them refuses, which does no harm.
     // SAFETY: advice about the mapping made above; it changes no content.
-    unsafe { libc::madvise(base, bytes, libc::MADV_HUGEPAGE) };
+    unsafe { libc::madvise(base, bytes, libc::MADV_NOHUGEPAGE) };
     NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mapped at address 0"))
 }
 
