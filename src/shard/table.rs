@@ -137,9 +137,10 @@ impl Table {
     /// The entry with this hash for which `is` holds.
     #[inline]
     pub(super) fn find(&self, hash: u64, is: impl FnMut(Handle) -> bool) -> Option<(Place, Handle)> {
-        let (buckets, old) = self.array(position_of(hash));
-        let (place, handle) = buckets.find(hash, is)?;
-        Some((Place { old, ..place }, handle))
+        match &self.moving {
+            Some(moving) if position_of(hash) >= moving.frontier => moving.find(hash, is),
+            _ => self.buckets.find(hash, is),
+        }
     }
 
     /// Starts to load the bucket that a lookup begins with.
@@ -316,6 +317,14 @@ impl Table {
 }
 
 impl Moving {
+    /// As [`Table::find`], for what has not been moved. Kept away from where most lookups pass.
+    #[cold]
+    #[inline(never)]
+    fn find(&self, hash: u64, is: impl FnMut(Handle) -> bool) -> Option<(Place, Handle)> {
+        let (place, handle) = self.old.find(hash, is)?;
+        Some((Place { old: true, ..place }, handle))
+    }
+
     /// Starts to load what the next step will need: the entries, the buckets of the step after it, and the buckets into
     /// which it will write.
     fn announce(&self, new: &Buckets, prefetch: impl Fn(Handle)) {
