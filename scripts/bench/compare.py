@@ -24,7 +24,7 @@ import servers
 from drivers import KeyloomBench, Load, Memtier, Plain, RedisBenchmark, Run
 from servers import Failure, Keys, Server
 
-NAMES = ("keyloom", "redis", "valkey", "memcached", "floor")
+NAMES = ("keyloom", "keyloom-lru", "redis", "valkey", "memcached", "floor")
 OPS = ("get", "set")
 # Requests per run: about two seconds for a server of this class.
 REQUESTS_PER_PIPELINE = 200_000
