@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use keyloom::admin::{doctor, limits, logging, process};
+use keyloom::admin::{doctor, limits, logging};
 use keyloom::config::{Config, LoadError};
 use keyloom::loadgen;
 use keyloom::net::pump::Service;
@@ -207,9 +207,6 @@ fn serve(args: &[OsString], service: Service) -> Result<ExitCode, CliError> {
             "the limit of open files leaves room for fewer clients"
         );
         config.maxclients = files.maxclients;
-    }
-    if !process::purge_in_background() {
-        tracing::warn!("the allocator has no background thread: freeing large values may hold up a core");
     }
     let log_is_file = !config.logfile.is_empty();
     let result = node::run(config, service);

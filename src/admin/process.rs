@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use tikv_jemalloc_ctl::{background_thread, epoch, stats};
+use tikv_jemalloc_ctl::{epoch, stats};
 
 /// Memory and CPU time of this process at one moment.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,12 +48,6 @@ pub fn allocated_bytes() -> u64 {
     // The allocator's numbers stand still until its epoch moves.
     let _ = epoch::advance();
     stats::allocated::read().unwrap_or(0) as u64
-}
-
-/// Has the allocator return freed pages to the kernel on a thread of its own: the core that frees a value of hundreds of
-/// megabytes goes on at once. False if the allocator cannot.
-pub fn purge_in_background() -> bool {
-    background_thread::write(true).is_ok()
 }
 
 /// Gives pages that the allocator keeps for later back to the kernel.
