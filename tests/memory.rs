@@ -167,3 +167,41 @@ fn a_lower_limit_evicts_without_further_writes_and_a_flush_gives_memory_back() {
     assert_eq!(client.call(&["DBSIZE"]), Value::Int(0));
     wait_until("the memory is back", || info(&mut client, "used_memory") < before + MIB);
 }
+
+/// Resident memory of a process, bytes.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn resident_memory_follows_what_is_charged_through_shifts_of_the_sizes() {
+    let (server, mut client) = server("0", 48 * MIB, "allkeys-lru");
+    let limit = info(&mut client, "maxmemory");
+    let mut random = common::Random::new(common::seed());
+    for round in 0..6 {
+        for step in 0..60 {
+            // From 10 bytes to 100 KiB: all sizes, then small ones only, then large ones only.
+            let exponent = match round % 3 {
+                0 => random.below(14),
+                1 => random.below(4),
+                _ => 10 + random.below(4),
+            };
+            let bytes = 10 << exponent;
+            let count = (2 * MIB as usize / (bytes + 60)).min(4_000);
+            let prefix = format!("{round}:{}", step % 40);
+            assert_eq!(fill(&mut client, &prefix, 0..count, bytes, &[]), 0);
+            if random.one_in(5) {
+                fill(&mut client, &prefix, 0..count, bytes / 2, &["PX", "1"]);
+            }
+        }
+        assert!(info(&mut client, "used_memory") <= limit + SLACK_BYTES);
+        // The allocator returns pages within a second, and sparse slabs are emptied in pieces.
+        wait_until("resident memory follows", || {
+            resident(server.pid()) <= info(&mut client, "used_memory") * 6 / 5 + 12 * MIB
+        });
+    }
+    assert_eq!(client.call(&["FLUSHALL"]), ok());
+    wait_until("all of it is back", || resident(server.pid()) < 40 * MIB);
+}
