@@ -2,23 +2,11 @@
 
 mod common;
 
-use common::{Client, Server, wait_until};
+use common::{Client, Server, info, ok, wait_until};
 use keyloom::resp::read::{Value, encode_command};
 
 const KEYS: usize = 20_000;
 const VALUE_BYTES: usize = 1_000;
-
-/// A field of INFO.
-fn info(client: &mut Client, field: &str) -> u64 {
-    let Value::Bulk(text) = client.call(&["INFO"]) else { panic!("INFO is a string") };
-    let text = String::from_utf8(text).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no number {field} in {text}"))
-}
-
-fn ok() -> Value {
-    Value::Simple(b"OK".to_vec())
-}
 
 /// Sends one command for each key as a pipeline, and reads the replies.
 fn for_each_key(client: &mut Client, command: impl Fn(&str) -> Vec<String>, reply: &Value) {

@@ -2,24 +2,12 @@
 
 mod common;
 
-use common::{Client, Server, wait_until};
+use common::{Client, Server, info, ok, wait_until};
 use keyloom::resp::read::{Value, encode_command};
 
 const MIB: u64 = 1 << 20;
 /// What a command may use beyond its arguments, and what clients' buffers may add until the next tick.
 const SLACK_BYTES: u64 = 2 * MIB;
-
-/// A field of INFO.
-fn info(client: &mut Client, field: &str) -> u64 {
-    let Value::Bulk(text) = client.call(&["INFO"]) else { panic!("INFO is a string") };
-    let text = String::from_utf8(text).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no number {field} in {text}"))
-}
-
-fn ok() -> Value {
-    Value::Simple(b"OK".to_vec())
-}
 
 fn oom() -> Value {
     Value::Error(b"OOM command not allowed when used memory > 'maxmemory'.".to_vec())

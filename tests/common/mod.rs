@@ -331,6 +331,19 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// A number in INFO.
+pub fn info(client: &mut Client, field: &str) -> u64 {
+    let Value::Bulk(text) = client.call(&["INFO"]) else { panic!("INFO is a string") };
+    let text = String::from_utf8(text).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no number {field} in {text}"))
+}
+
+/// The reply `+OK`.
+pub fn ok() -> Value {
+    Value::Simple(b"OK".to_vec())
+}
+
 /// Random numbers that depend on nothing but their seed (splitmix64).
 pub struct Random(u64);
 

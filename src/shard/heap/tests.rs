@@ -1,5 +1,52 @@
 use super::*;
 
+impl Heap {
+    /// Checks every invariant and returns all live chunks.
+    pub(in crate::shard) fn validate(&self) -> Vec<Handle> {
+        let mut listed = vec![false; self.slabs.len()];
+        for (class, level) in (0..CLASSES).flat_map(|class| (0..LEVELS).map(move |level| (class, level))) {
+            let (mut prev, mut index) = (0, self.first[class][level]);
+            assert_eq!(index != 0, self.listed[class] >> level & 1 == 1);
+            while index != 0 {
+                let slab = &self.slabs[index as usize];
+                assert!(!std::mem::replace(&mut listed[index as usize], true), "slab {index} is listed twice");
+                assert_eq!((slab.class as usize, slab.prev, slab.open), (class, prev, true));
+                assert_eq!((slab.level, slab.level), (level as u8, slab.level_by_fill()));
+                (prev, index) = (index, slab.next);
+            }
+        }
+        let mut pooled = vec![false; self.slabs.len()];
+        for &index in self.warm.iter().chain(&self.cold) {
+            assert!(!std::mem::replace(&mut pooled[index as usize], true), "slab {index} is in the pool twice");
+        }
+        assert!(self.warm.len() <= RESIDENT_FREE_SLABS_MAX);
+        let mut live = Vec::new();
+        for (index, slab) in self.slabs.iter().enumerate().skip(1) {
+            assert_ne!(slab.open, pooled[index], "slab {index} is in a class or in the pool");
+            let chunks = if slab.open { self.live_chunks(index as u32) } else { Vec::new() };
+            assert_eq!(chunks.len(), slab.live as usize, "live chunks of slab {index}");
+            let partial = slab.open && slab.live < chunks_of(slab.class as usize);
+            assert_eq!(listed[index], partial && !self.is_evacuated(index as u32));
+            assert!(!self.is_evacuated(index as u32) || self.evacuated_chunks() == chunks);
+            assert!(!slab.open || slab.live > 0, "slab {index} is empty but not in the pool");
+            live.extend(chunks);
+        }
+        assert_eq!(self.open, self.slabs.iter().filter(|slab| slab.open).count());
+        for class in 0..CLASSES {
+            let slabs = || self.slabs.iter().filter(|slab| slab.open && slab.class as usize == class);
+            assert_eq!(self.open_of[class] as usize, slabs().count());
+            assert_eq!(self.live_of[class], slabs().map(|slab| slab.live as u32).sum::<u32>());
+        }
+        let bytes = |class: usize| self.live_of[class] as usize * CLASS_BYTES[class] as usize;
+        assert_eq!(self.live_bytes, (0..CLASSES).map(bytes).sum::<usize>());
+        live
+    }
+
+    pub(in crate::shard) fn open_slabs(&self) -> usize {
+        self.open
+    }
+}
+
 #[test]
 fn classes_are_an_eighth_apart() {
     for bytes in 0..=CHUNK_BYTES_MAX {
