@@ -424,9 +424,7 @@ impl Engine {
                     self.slow_nanos_min = slow_nanos_min(&configured.config);
                     self.shard.events.set_mask(configured.config.notify_keyspace_events);
                     let before = std::mem::replace(&mut self.config, configured.config);
-                    if memory::memory_config(&before) != memory::memory_config(&self.config) {
-                        self.apply_memory_config(before.maxmemory_bytes);
-                    }
+                    self.apply_memory_config(before.maxmemory_bytes);
                     self.slowlog.truncate(self.config.slowlog_max_len);
                 }
                 Ok(Answer::Done)

@@ -7,12 +7,13 @@ use crate::admin::process::allocated_bytes;
 use crate::budget::Charge;
 use crate::command::table::Row;
 use crate::command::{Args, Flags};
-use crate::config::{Config, MaxmemoryPolicy};
+use crate::config::MaxmemoryPolicy;
 use crate::resp::{Error, Reply};
 use crate::shard::{LfuPace, Policy, Rule};
 
 impl Engine {
-    /// Does what the configuration says about memory; `before_bytes` is what maxmemory was until now.
+    /// Does what the configuration says about memory, as far as it has changed; `before_bytes` is what maxmemory was until
+    /// now.
     pub(super) fn apply_memory_config(&mut self, before_bytes: u64) {
         let config = &self.config;
         self.shard.set_policy(policy(config.maxmemory_policy));
@@ -46,7 +47,7 @@ impl Engine {
     pub fn make_way(&mut self, row: &Row, args: Args) -> bool {
         if row.command.flags.has(Flags::WRITE) {
             // What a command looks up must not make way for what it writes next.
-            self.shard.make_room();
+            self.shard.ensure_free_slab();
         }
         if !row.command.flags.has(Flags::DENYOOM) || self.config.maxmemory_bytes == 0 {
             return true;
@@ -81,11 +82,6 @@ impl Engine {
             budget.divide(self.router.cores() as usize, maxmemory_bytes, allocated_bytes(), evicts);
         }
     }
-}
-
-/// The part of the configuration that is about memory.
-pub(super) fn memory_config(config: &Config) -> (u64, MaxmemoryPolicy, u32, u32) {
-    (config.maxmemory_bytes, config.maxmemory_policy, config.lfu_log_factor, config.lfu_decay_time_minutes)
 }
 
 /// What a name of a policy means.

@@ -10,7 +10,7 @@ use super::pump::Pump;
 use super::window::{Request, Target, Way};
 use crate::command::session::ReplyMode;
 use crate::command::table::Row;
-use crate::command::{Flags, Flow, Owned, Reach, Session, monitor};
+use crate::command::{Flags, Flow, Owned, Reach, monitor};
 use crate::engine::{Call, Origin};
 use crate::resp::{Output, Reply};
 use crate::route::{CoreId, Key};
@@ -127,7 +127,7 @@ impl Pump {
             if connection.out.capacity() == 0 {
                 connection.out = self.pool.pop().unwrap_or_default();
             }
-            let call = local_call(request, args, &connection.session);
+            let call = call_of(request, args, Origin::Client(&connection.session));
             return self.engine.call(call, &mut Reply::new(&mut connection.out, request.version));
         }
         self.run_other(index, request, args);
@@ -143,7 +143,7 @@ impl Pump {
         match &request.way {
             Way::Local => {
                 self.void.clear(limits::POOL_BUFFER_BYTES);
-                let call = local_call(request, args, &connection.session);
+                let call = call_of(request, args, Origin::Client(&connection.session));
                 self.engine.call(call, &mut Reply::new(&mut self.void, request.version));
                 self.deliver_void(index);
             }
@@ -343,16 +343,7 @@ impl Pump {
     fn run_forwarded(&mut self, at: usize, request: &Request, args: &[&'static [u8]]) {
         self.engine.net.hops_in += 1;
         let batch = &mut self.window.batches[at].1;
-        let call = Call {
-            row: request.row,
-            args: request.args(args),
-            first: request.key(args),
-            db: request.db as usize,
-            no_touch: request.no_touch,
-            owned: &request.owned,
-            origin: Origin::Forwarded(batch.client),
-            counted: request.counted,
-        };
+        let call = call_of(request, args, Origin::Forwarded(batch.client));
         self.engine.call(call, &mut Reply::new(&mut batch.out, request.version));
         batch.ends.push(batch.out.mark());
     }
@@ -415,9 +406,9 @@ impl Pump {
     }
 }
 
-/// The execution of a client's request on this core.
+/// The execution of a request on this core.
 #[inline]
-fn local_call<'a>(request: &'a Request, args: &'a [&'static [u8]], session: &'a Session) -> Call<'a> {
+fn call_of<'a>(request: &'a Request, args: &'a [&'static [u8]], origin: Origin<'a>) -> Call<'a> {
     Call {
         row: request.row,
         args: request.args(args),
@@ -425,8 +416,8 @@ fn local_call<'a>(request: &'a Request, args: &'a [&'static [u8]], session: &'a 
         db: request.db as usize,
         no_touch: request.no_touch,
         owned: &request.owned,
-        origin: Origin::Client(session),
-        counted: true,
+        origin,
+        counted: request.counted,
     }
 }
 

@@ -1,3 +1,5 @@
+//! Entries of every form: what is written reads back, and what is shared is not copied.
+
 use super::*;
 use crate::shard::Clock;
 

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::Random;
-use super::{Clock, Deadline, Expiry, LfuPace, NewValue, Now, Policy, Rule, Shard};
+use super::model::{Random, assert_told, keys};
+use super::{Classes, Clock, Deadline, Effect, Expiry, LfuPace, NewValue, Now, Policy, Rule, Shard};
 use crate::route::Hasher;
 
 const DATABASES: usize = 2;
@@ -438,4 +438,36 @@ fn a_lower_limit_is_reached_in_pieces() {
     assert!(pieces > 100 && shard.memory() <= limit);
     assert!(get(&mut shard, 0, 19_999) && !get(&mut shard, 0, 0));
     shard.validate();
+}
+
+#[test]
+fn without_address_space_writes_evict_and_say_so() {
+    let hasher = hasher();
+    let mut shard = Shard::with_reserve(0..16, DATABASES, hasher.clone(), 1 << 22).unwrap();
+    shard.effects.enable(true);
+    shard.events.enable(true);
+    shard.events.set_mask(Classes::parse("Kxe").unwrap());
+    let random = &mut Random::seeded();
+    let keys = keys(40_000);
+    let mut written = 0;
+    for (i, key) in keys.iter().enumerate() {
+        // Small entries first, so that later sizes find every slab taken by other classes.
+        let value = vec![b'v'; if i < 30_000 { 100 } else { random.below(4_000) }];
+        shard.set(i % DATABASES, &hasher.key(key), NewValue::Bytes(&value), Expiry::Never);
+        assert_eq!(shard.peek(i % DATABASES, &hasher.key(key)).unwrap().value.bytes(), value);
+        written += 1;
+        if i % 5_000 == 0 {
+            shard.validate();
+        }
+    }
+    shard.validate();
+    let left: usize = (0..DATABASES).map(|db| shard.size(db).keys).sum();
+    assert_eq!(left as u64 + shard.counters.evicted, written);
+    assert!(shard.counters.evicted > 1_000);
+    let effects: Vec<Effect> = shard.effects.drain().collect();
+    assert_eq!(effects.len() as u64, shard.counters.evicted);
+    assert_told(&mut shard, "evicted", &effects);
+    for effect in effects {
+        assert!(shard.peek(effect.db as usize, &hasher.key(&effect.args[1])).is_none());
+    }
 }

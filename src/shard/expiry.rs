@@ -68,7 +68,8 @@ impl Shard {
     pub(super) fn expire(&mut self, db: usize, handle: Handle) {
         self.counters.expired += 1;
         self.events.push(Classes::EXPIRED, "expired", db, self.entries.key(handle));
-        self.discard(db, handle);
+        let at = self.locate(db..db + 1, handle).expect("every entry lies in its table");
+        self.discard(at, handle);
     }
 
     /// Takes an entry out of the wheel if it will not expire at `at` any more. Returns when it was to expire.

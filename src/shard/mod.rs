@@ -414,15 +414,33 @@ impl Shard {
     }
 
     /// Removes an entry that no command asked to remove, with its effect.
-    fn discard(&mut self, db: usize, handle: Handle) {
-        let Key { bytes, hash, partition } = self.hasher.key(self.entries.key(handle));
-        self.effects.push(db, partition, &[b"DEL", bytes]);
+    fn discard(&mut self, at: Location, handle: Handle) {
+        let Location { db, partition, hash, place } = at;
+        self.effects.push(db, partition, &[b"DEL", self.entries.key(handle)]);
         let local = self.local(partition);
-        let place = self.dbs[db].place(local, hash, handle).expect("every entry lies in its table");
         self.evictor.forget(&mut self.entries, handle);
         self.dbs[db].remove(local, hash, place, handle, &mut self.entries, &self.hasher);
         self.entries.free(handle);
     }
+
+    /// Where an entry of one of the databases `dbs` lies; None if it is in none of them, but is being freed with a flushed
+    /// one.
+    fn locate(&self, mut dbs: Range<usize>, handle: Handle) -> Option<Location> {
+        let Key { hash, partition, .. } = self.hasher.key(self.entries.key(handle));
+        let local = self.local(partition);
+        dbs.find_map(|db| {
+            let place = self.dbs[db].place(local, hash, handle)?;
+            Some(Location { db, partition, hash, place })
+        })
+    }
+}
+
+/// Where an entry lies; valid until the table next changes.
+struct Location {
+    db: usize,
+    partition: u16,
+    hash: u64,
+    place: Place,
 }
 
 /// Why an allocation after [`Shard::make_room`] cannot fail.

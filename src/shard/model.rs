@@ -54,7 +54,7 @@ fn seed() -> u64 {
 }
 
 /// `count` keys of this shard's partitions: most are short, a few do not fit an entry.
-fn keys(count: usize) -> Vec<Vec<u8>> {
+pub(super) fn keys(count: usize) -> Vec<Vec<u8>> {
     let hasher = hasher();
     let key = |i: usize| {
         let mut key = format!("key:{i}").into_bytes();
@@ -328,7 +328,7 @@ impl Pair {
 }
 
 /// The shard has told exactly the removals in `effects`, as events called `name`.
-fn assert_told(shard: &mut Shard, name: &str, effects: &[Effect]) {
+pub(super) fn assert_told(shard: &mut Shard, name: &str, effects: &[Effect]) {
     let told = shard.events.drain().map(|event| (event.name, event.db, event.key));
     assert!(told.eq(effects.iter().map(|effect| (name, effect.db, effect.args[1].clone()))));
 }
@@ -435,38 +435,6 @@ fn three_million_replacements_grow_neither_tables_nor_slabs() {
     // A partition's share of the keys varies, and its table with it.
     assert!(peak <= fresh + fresh / 20, "{fresh} bytes at first, {peak} later");
     shard.validate();
-}
-
-#[test]
-fn without_address_space_writes_evict_and_say_so() {
-    let hasher = hasher();
-    let mut shard = Shard::with_reserve(PARTITIONS, DATABASES, hasher.clone(), 1 << 22).unwrap();
-    shard.effects.enable(true);
-    shard.events.enable(true);
-    shard.events.set_mask(Classes::parse("Kxe").unwrap());
-    let random = &mut Random(seed());
-    let keys = keys(40_000);
-    let mut written = 0;
-    for (i, key) in keys.iter().enumerate() {
-        // Small entries first, so that later sizes find every slab taken by other classes.
-        let value = vec![b'v'; if i < 30_000 { 100 } else { random.below(4_000) }];
-        shard.set(i % DATABASES, &hasher.key(key), NewValue::Bytes(&value), Expiry::Never);
-        assert_eq!(shard.peek(i % DATABASES, &hasher.key(key)).unwrap().value.bytes(), value);
-        written += 1;
-        if i % 5_000 == 0 {
-            shard.validate();
-        }
-    }
-    shard.validate();
-    let left: usize = (0..DATABASES).map(|db| shard.size(db).keys).sum();
-    assert_eq!(left as u64 + shard.counters.evicted, written);
-    assert!(shard.counters.evicted > 1_000);
-    let effects: Vec<Effect> = shard.effects.drain().collect();
-    assert_eq!(effects.len() as u64, shard.counters.evicted);
-    assert_told(&mut shard, "evicted", &effects);
-    for effect in effects {
-        assert!(shard.peek(effect.db as usize, &hasher.key(&effect.args[1])).is_none());
-    }
 }
 
 #[test]

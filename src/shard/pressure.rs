@@ -16,7 +16,7 @@
 
 use super::evict::{Phase, Policy, Rule};
 use super::lfu::LfuPace;
-use super::{Classes, Clock, Db, Handle, Key, Place, Shard};
+use super::{Classes, Clock, Handle, Location, Shard};
 
 /// Entries of flushed databases freed in one turn.
 const TURN_FREED_MAX: usize = 512;
@@ -151,15 +151,15 @@ impl Shard {
             victim = self.victim();
         }
         self.pressure.exhausted = victim.is_none() && self.evictor.phase() == Phase::Steady;
-        let Some((db, handle)) = victim else { return false };
-        self.evict(db, handle);
+        let Some(handle) = victim else { return false };
+        self.evict(handle);
         true
     }
 
-    /// The entry to evict next, and its database.
-    fn victim(&mut self) -> Option<(usize, Handle)> {
+    /// The entry to evict next.
+    fn victim(&mut self) -> Option<Handle> {
         if let Some(handle) = self.evictor.victim(&mut self.entries) {
-            return Some((self.locate(handle)?.0, handle));
+            return Some(handle);
         }
         match self.evictor.policy() {
             Policy { rule: Rule::Random, volatile: false } => self.random_entry(),
@@ -169,7 +169,7 @@ impl Shard {
         }
     }
 
-    fn random_entry(&mut self) -> Option<(usize, Handle)> {
+    fn random_entry(&mut self) -> Option<Handle> {
         let keys: usize = self.dbs.iter().map(|db| db.size().keys).sum();
         let mut skip = ((u128::from(self.evictor.random()) * keys as u128) >> 64) as usize;
         let db = self.dbs.iter().position(|db| {
@@ -177,35 +177,36 @@ impl Shard {
             skip = skip.saturating_sub(db.size().keys);
             here
         })?;
-        let handle = self.dbs[db].random(|| self.evictor.random())?;
-        Some((db, handle))
+        self.dbs[db].random(|| self.evictor.random())
     }
 
     /// A random entry with an expiry. If they are so few that guesses fail, the one that expires soonest.
-    fn random_expiring(&mut self) -> Option<(usize, Handle)> {
+    fn random_expiring(&mut self) -> Option<Handle> {
         for _ in 0..RANDOM_TRIES_MAX {
-            let (db, handle) = self.random_entry()?;
+            let handle = self.random_entry()?;
             if self.entries.ttl(handle).is_some() {
-                return Some((db, handle));
+                return Some(handle);
             }
         }
         self.soonest()
     }
 
-    fn soonest(&self) -> Option<(usize, Handle)> {
-        let wheels = self.dbs.iter().enumerate().flat_map(|(db, of)| Clock::ALL.map(|clock| (db, of.wheel(clock))));
-        let of_each = wheels.filter_map(|(db, wheel)| Some((db, wheel.soonest(&self.entries)?)));
-        of_each.min_by_key(|&(_, handle)| self.entries.expire_at(handle).map(|deadline| self.now.wall_of(deadline)))
+    fn soonest(&self) -> Option<Handle> {
+        let wheels = self.dbs.iter().flat_map(|db| Clock::ALL.map(|clock| db.wheel(clock)));
+        let of_each = wheels.filter_map(|wheel| wheel.soonest(&self.entries));
+        of_each.min_by_key(|&handle| self.entries.expire_at(handle).map(|deadline| self.now.wall_of(deadline)))
     }
 
     /// Removes a victim, with its effect, and starts to load what the next eviction will need.
-    fn evict(&mut self, db: usize, handle: Handle) {
-        let hash = self.hasher.hash(self.entries.key(handle));
+    fn evict(&mut self, handle: Handle) {
+        let at =
+            self.locate(0..self.dbs.len(), handle).expect("flushed databases are freed before anything is evicted");
+        let db = at.db;
         let next = self.evictor.next_victim(&self.entries, handle);
-        self.evictor.evicted(&self.entries, handle, hash);
+        self.evictor.evicted(&self.entries, handle, at.hash);
         self.counters.evicted += 1;
         self.events.push(Classes::EVICTED, "evicted", db, self.entries.key(handle));
-        self.discard(db, handle);
+        self.discard(at, handle);
         // The next victim's entry was loaded at the last eviction: its bucket now, and the entry after it.
         let Some(next) = next else { return };
         let key = self.hasher.key(self.entries.key(next));
@@ -215,22 +216,18 @@ impl Shard {
         }
     }
 
-    /// Where an entry lies: database, hash of its key, partition among the shard's, place in the table. None if it is
-    /// being freed with a flushed database.
-    pub(super) fn locate(&self, handle: Handle) -> Option<(usize, u64, usize, Place)> {
-        let Key { hash, partition, .. } = self.hasher.key(self.entries.key(handle));
-        let local = self.local(partition);
-        let place = |(db, of): (usize, &Db)| Some((db, hash, local, of.place(local, hash, handle)?));
-        self.dbs.iter().enumerate().find_map(place)
-    }
-
-    /// Sees to it that one allocation of any size succeeds, and that free chunks do not become too many. Call it before
-    /// looking for an entry: it may move or remove some.
+    /// Sees to it that the next allocation of any size succeeds. Call it before looking for an entry: it may remove some.
     #[inline]
-    pub fn make_room(&mut self) {
+    pub fn ensure_free_slab(&mut self) {
         if !self.entries.heap().has_free_slab() {
             self.make_address_space();
         }
+    }
+
+    /// As [`Shard::ensure_free_slab`], and sees to it that free chunks do not become too many: it may also move entries.
+    #[inline]
+    pub(super) fn make_room(&mut self) {
+        self.ensure_free_slab();
         if self.should_compact() {
             self.compact(WRITE_MOVED_MAX);
         }
@@ -250,8 +247,7 @@ impl Shard {
     fn evict_slab(&mut self) {
         let Some(slab) = self.entries.heap().emptiest_slab() else { return };
         for handle in self.entries.heap().live_chunks(slab) {
-            let (db, ..) = self.locate(handle).expect("every entry lies in a table");
-            self.evict(db, handle);
+            self.evict(handle);
         }
     }
 
@@ -269,8 +265,10 @@ impl Shard {
                 self.pressure.fruitless_bytes = self.entries.heap().waste_bytes() + FRUITLESS_BYTES;
                 return;
             };
-            let (db, _, local, place) = self.locate(old).expect("every entry lies in a table");
+            let Location { db, partition, place, .. } =
+                self.locate(0..self.dbs.len(), old).expect("every entry lies in a table");
             let new = self.entries.relocate(old, bytes).expect("the class has a free chunk");
+            let local = self.local(partition);
             self.dbs[db].set_handle(local, place, new);
             self.evictor.settle(&mut self.entries, [old, new]);
             if let Some(deadline) = self.entries.expire_at(new) {

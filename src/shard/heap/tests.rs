@@ -1,3 +1,5 @@
+//! The heap: its invariants, and chunks that come, go and move.
+
 use super::*;
 
 impl Heap {

@@ -1,3 +1,5 @@
+//! Tables alone, with made-up hashes: growth, shrinking and moves in steps, scans and draws meanwhile.
+
 use std::cell::Cell;
 
 use super::*;
