@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod borrow;
 pub mod budget;
+pub mod collection;
 pub mod command;
 pub mod config;
 pub mod engine;

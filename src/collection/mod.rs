@@ -1,0 +1,81 @@
+//! Collections: what lists, sets, hashes and sorted sets are made of.
+//!
+//! A collection is *compact* while it is small: one piece of memory that lies in the entry as a string would. When it
+//! passes a threshold of the configuration ([`Thresholds`]) it becomes *large*: a structure of its own, boxed, which an
+//! entry points to. All of it is plain data without a trace of the shard, so that a value can be lent to another core.
+//!
+//! Owned by the core whose shard holds it.
+
+pub mod pack;
+
+/// When a compact collection becomes a large one: the directives of the same names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Fields of a hash.
+    pub hash_max_listpack_entries: usize,
+    /// Bytes of the longest field or value of a hash.
+    pub hash_max_listpack_value: usize,
+    /// Members of a set of integers.
+    pub set_max_intset_entries: usize,
+    /// Members of a set.
+    pub set_max_listpack_entries: usize,
+    /// Bytes of the longest member of a set.
+    pub set_max_listpack_value: usize,
+    /// Members of a sorted set.
+    pub zset_max_listpack_entries: usize,
+    /// Bytes of the longest member of a sorted set.
+    pub zset_max_listpack_value: usize,
+    /// Positive: elements of a chunk of a list. -1 to -5: its bytes, 4, 8, 16, 32, 64 KiB.
+    pub list_max_listpack_size: i64,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Thresholds {
+            hash_max_listpack_entries: 128,
+            hash_max_listpack_value: 64,
+            set_max_intset_entries: 512,
+            set_max_listpack_entries: 128,
+            set_max_listpack_value: 64,
+            zset_max_listpack_entries: 128,
+            zset_max_listpack_value: 64,
+            list_max_listpack_size: -2,
+        }
+    }
+}
+
+/// A value that is a collection, for changing. Empty is `Compact` without bytes, for every type.
+#[derive(Debug)]
+pub enum Value {
+    Compact(Vec<u8>),
+    Large(Box<Large>),
+}
+
+/// A collection that is not compact.
+#[derive(Clone, Debug)]
+pub enum Large {}
+
+/// A value that is a collection, for reading.
+#[derive(Clone, Copy, Debug)]
+pub enum ValueRef<'a> {
+    Compact(&'a [u8]),
+    Large(&'a Large),
+}
+
+impl Large {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        match *self {}
+    }
+
+    /// Bytes charged, as the allocator rounds them. Known at any time without a walk.
+    pub fn bytes(&self) -> usize {
+        match *self {}
+    }
+
+    /// Frees up to about `pieces` allocations; true as long as there are more. What is left is a wreck that only this
+    /// function may see.
+    pub fn free_some(&mut self, _pieces: usize) -> bool {
+        match *self {}
+    }
+}
