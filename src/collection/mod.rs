@@ -7,6 +7,9 @@
 //! Owned by the core whose shard holds it.
 
 pub mod pack;
+pub mod sorted;
+
+use std::sync::LazyLock;
 
 /// When a compact collection becomes a large one: the directives of the same names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +56,9 @@ pub enum Value {
 
 /// A collection that is not compact.
 #[derive(Clone, Debug)]
-pub enum Large {}
+pub enum Large {
+    SortedSet(sorted::Large),
+}
 
 /// A value that is a collection, for reading.
 #[derive(Clone, Copy, Debug)]
@@ -65,17 +70,34 @@ pub enum ValueRef<'a> {
 impl Large {
     /// Elements.
     pub fn len(&self) -> usize {
-        match *self {}
+        match self {
+            Large::SortedSet(set) => set.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Bytes charged, as the allocator rounds them. Known at any time without a walk.
     pub fn bytes(&self) -> usize {
-        match *self {}
+        match self {
+            Large::SortedSet(set) => set.bytes(),
+        }
     }
 
     /// Frees up to about `pieces` allocations; true as long as there are more. What is left is a wreck that only this
     /// function may see.
-    pub fn free_some(&mut self, _pieces: usize) -> bool {
-        match *self {}
+    pub fn free_some(&mut self, pieces: usize) -> bool {
+        match self {
+            Large::SortedSet(set) => set.free_some(pieces),
+        }
     }
+}
+
+/// The hash of an element. Its seed is drawn when the process starts, so that nobody can know which elements collide.
+#[inline]
+pub fn hash_of(bytes: &[u8]) -> u64 {
+    static SEEDS: LazyLock<ahash::RandomState> = LazyLock::new(ahash::RandomState::new);
+    SEEDS.hash_one(bytes)
 }
