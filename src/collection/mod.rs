@@ -8,6 +8,8 @@
 
 pub mod pack;
 
+use crate::shard::Kind;
+
 /// When a compact collection becomes a large one: the directives of the same names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
@@ -51,6 +53,31 @@ pub enum Value {
     Large(Box<Large>),
 }
 
+impl Default for Value {
+    fn default() -> Self {
+        Value::Compact(Vec::new())
+    }
+}
+
+impl Value {
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Value::Compact(bytes) => bytes.is_empty(),
+            Value::Large(large) => large.is_empty(),
+        }
+    }
+
+    /// For reading.
+    #[inline]
+    pub fn view(&self) -> ValueRef<'_> {
+        match self {
+            Value::Compact(bytes) => ValueRef::Compact(bytes),
+            Value::Large(large) => ValueRef::Large(large),
+        }
+    }
+}
+
 /// A collection that is not compact.
 #[derive(Clone, Debug)]
 pub enum Large {}
@@ -62,9 +89,28 @@ pub enum ValueRef<'a> {
     Large(&'a Large),
 }
 
+impl ValueRef<'_> {
+    /// Name of the encoding, as Redis would give it.
+    pub fn encoding(&self, _kind: Kind) -> &'static str {
+        match self {
+            ValueRef::Compact(_) => "listpack",
+            ValueRef::Large(large) => large.encoding(),
+        }
+    }
+}
+
 impl Large {
     /// Elements.
     pub fn len(&self) -> usize {
+        match *self {}
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Name of the encoding, as Redis would give it.
+    pub fn encoding(&self) -> &'static str {
         match *self {}
     }
 
@@ -73,8 +119,8 @@ impl Large {
         match *self {}
     }
 
-    /// Frees up to about `pieces` allocations; true as long as there are more. What is left is a wreck that only this
-    /// function may see.
+    /// Frees about `pieces` allocations; true as long as there are more. What is left is a wreck that only this function
+    /// may see, so that [`Large::bytes`] need not follow.
     pub fn free_some(&mut self, _pieces: usize) -> bool {
         match *self {}
     }
