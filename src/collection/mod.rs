@@ -6,6 +6,7 @@
 //!
 //! Owned by the core whose shard holds it.
 
+pub mod list;
 pub mod pack;
 
 use crate::shard::Kind;
@@ -80,7 +81,9 @@ impl Value {
 
 /// A collection that is not compact.
 #[derive(Clone, Debug)]
-pub enum Large {}
+pub enum Large {
+    List(list::Chunks),
+}
 
 /// A value that is a collection, for reading.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +105,9 @@ impl ValueRef<'_> {
 impl Large {
     /// Elements.
     pub fn len(&self) -> usize {
-        match *self {}
+        match self {
+            Large::List(chunks) => chunks.len(),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -111,17 +116,23 @@ impl Large {
 
     /// Name of the encoding, as Redis would give it.
     pub fn encoding(&self) -> &'static str {
-        match *self {}
+        match self {
+            Large::List(chunks) => chunks.encoding(),
+        }
     }
 
     /// Bytes charged, as the allocator rounds them. Known at any time without a walk.
     pub fn bytes(&self) -> usize {
-        match *self {}
+        match self {
+            Large::List(chunks) => chunks.bytes(),
+        }
     }
 
     /// Frees about `pieces` allocations; true as long as there are more. What is left is a wreck that only this function
     /// may see, so that [`Large::bytes`] need not follow.
-    pub fn free_some(&mut self, _pieces: usize) -> bool {
-        match *self {}
+    pub fn free_some(&mut self, pieces: usize) -> bool {
+        match self {
+            Large::List(chunks) => chunks.free_some(pieces),
+        }
     }
 }
