@@ -6,10 +6,10 @@
 //!
 //! Owned by the core whose shard holds it.
 
+pub mod list;
 pub mod pack;
-pub mod sorted;
 
-use std::sync::LazyLock;
+use crate::shard::Kind;
 
 /// When a compact collection becomes a large one: the directives of the same names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,10 +54,35 @@ pub enum Value {
     Large(Box<Large>),
 }
 
+impl Default for Value {
+    fn default() -> Self {
+        Value::Compact(Vec::new())
+    }
+}
+
+impl Value {
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Value::Compact(bytes) => bytes.is_empty(),
+            Value::Large(large) => large.is_empty(),
+        }
+    }
+
+    /// For reading.
+    #[inline]
+    pub fn view(&self) -> ValueRef<'_> {
+        match self {
+            Value::Compact(bytes) => ValueRef::Compact(bytes),
+            Value::Large(large) => ValueRef::Large(large),
+        }
+    }
+}
+
 /// A collection that is not compact.
 #[derive(Clone, Debug)]
 pub enum Large {
-    SortedSet(sorted::Large),
+    List(list::Chunks),
 }
 
 /// A value that is a collection, for reading.
@@ -67,11 +92,21 @@ pub enum ValueRef<'a> {
     Large(&'a Large),
 }
 
+impl ValueRef<'_> {
+    /// Name of the encoding, as Redis would give it.
+    pub fn encoding(&self, _kind: Kind) -> &'static str {
+        match self {
+            ValueRef::Compact(_) => "listpack",
+            ValueRef::Large(large) => large.encoding(),
+        }
+    }
+}
+
 impl Large {
     /// Elements.
     pub fn len(&self) -> usize {
         match self {
-            Large::SortedSet(set) => set.len(),
+            Large::List(chunks) => chunks.len(),
         }
     }
 
@@ -79,25 +114,25 @@ impl Large {
         self.len() == 0
     }
 
+    /// Name of the encoding, as Redis would give it.
+    pub fn encoding(&self) -> &'static str {
+        match self {
+            Large::List(chunks) => chunks.encoding(),
+        }
+    }
+
     /// Bytes charged, as the allocator rounds them. Known at any time without a walk.
     pub fn bytes(&self) -> usize {
         match self {
-            Large::SortedSet(set) => set.bytes(),
+            Large::List(chunks) => chunks.bytes(),
         }
     }
 
-    /// Frees up to about `pieces` allocations; true as long as there are more. What is left is a wreck that only this
-    /// function may see.
+    /// Frees about `pieces` allocations; true as long as there are more. What is left is a wreck that only this function
+    /// may see, so that [`Large::bytes`] need not follow.
     pub fn free_some(&mut self, pieces: usize) -> bool {
         match self {
-            Large::SortedSet(set) => set.free_some(pieces),
+            Large::List(chunks) => chunks.free_some(pieces),
         }
     }
-}
-
-/// The hash of an element. Its seed is drawn when the process starts, so that nobody can know which elements collide.
-#[inline]
-pub fn hash_of(bytes: &[u8]) -> u64 {
-    static SEEDS: LazyLock<ahash::RandomState> = LazyLock::new(ahash::RandomState::new);
-    SEEDS.hash_one(bytes)
 }
