@@ -6,7 +6,12 @@
 //!
 //! Owned by the core whose shard holds it.
 
+pub mod dict;
 pub mod pack;
+pub mod random;
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::LazyLock;
 
 /// When a compact collection becomes a large one: the directives of the same names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,4 +83,17 @@ impl Large {
     pub fn free_some(&mut self, _pieces: usize) -> bool {
         match *self {}
     }
+}
+
+/// Seeded once per process, so that nobody can choose elements that fall together, and a collection that is lent to
+/// another core keeps its order.
+static HASH_STATE: LazyLock<ahash::RandomState> =
+    LazyLock::new(|| if cfg!(test) { ahash::RandomState::with_seeds(1, 2, 3, 4) } else { ahash::RandomState::new() });
+
+/// The hash of an element; the same on all cores of a process.
+#[inline]
+pub fn hash_of(bytes: &[u8]) -> u64 {
+    let mut hasher = HASH_STATE.build_hasher();
+    hasher.write(bytes);
+    hasher.finish()
 }

@@ -55,6 +55,7 @@ use evict::Evictor;
 pub use evict::{Policy, Rule};
 pub use expiry::NEVER_MS;
 use heap::{Handle, HeapError};
+pub(crate) use layout::allocated;
 pub use lfu::LfuPace;
 pub use notify::{Classes, Event, Events};
 use pressure::Pressure;
