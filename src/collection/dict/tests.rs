@@ -233,7 +233,7 @@ fn walk(dict: &mut Members, count: usize, mut between: impl FnMut(&mut Members))
 fn a_walk_without_changes_visits_everything_once() {
     for members in [0, 1, 64, 65, 1000, 20_000] {
         let mut dict = Members::new();
-        (0..members as u32).for_each(|n| drop(dict.insert(&n.to_le_bytes(), b"")));
+        (0..members as u32).for_each(|n| assert!(dict.insert(&n.to_le_bytes(), b"")));
         for count in [1, 10, 1000, usize::MAX] {
             let visited = walk(&mut dict, count, |_| {});
             assert_eq!(visited.len(), members);
@@ -251,7 +251,7 @@ fn a_walk_visits_what_stays_whatever_else_changes() {
         let mut random = Random::new(seed);
         let stay: HashSet<Vec<u8>> = (0..1 + random.below(3000)).map(|n| format!("stays {n}").into_bytes()).collect();
         let mut dict = Members::new();
-        stay.iter().for_each(|key| drop(dict.insert(key, b"")));
+        stay.iter().for_each(|key| assert!(dict.insert(key, b"")));
         let mut here: Vec<Vec<u8>> = Vec::new();
         // A walk begins with many others or with none, and they go or come.
         let mut growing = seed.is_multiple_of(2);
@@ -291,7 +291,7 @@ fn a_walk_visits_what_stays_whatever_else_changes() {
 #[test]
 fn cursors_that_were_never_given_out_do_no_harm() {
     let mut dict = Members::new();
-    (0..5000u32).for_each(|n| drop(dict.insert(&n.to_le_bytes(), b"")));
+    (0..5000u32).for_each(|n| assert!(dict.insert(&n.to_le_bytes(), b"")));
     for cursor in [1, 12_345_678, u32::MAX as u64, 1 << 32, 1 << 53, u64::MAX] {
         let mut visited = 0;
         let next = dict.scan(cursor, 10, |_| visited += 1);
@@ -303,9 +303,9 @@ fn cursors_that_were_never_given_out_do_no_harm() {
 #[test]
 fn random_members_are_equally_likely() {
     let mut dict = Members::new();
-    (0..500u32).for_each(|n| drop(dict.insert(&n.to_le_bytes(), b"")));
+    (0..500u32).for_each(|n| assert!(dict.insert(&n.to_le_bytes(), b"")));
     // Some segments are sparse.
-    (0..300u32).for_each(|n| drop(dict.remove(&n.to_le_bytes())));
+    (0..300u32).for_each(|n| assert!(dict.remove(&n.to_le_bytes())));
     let mut random = Random::new(4);
     let mut counts: HashMap<&[u8], u32> = HashMap::new();
     for _ in 0..200_000 {
@@ -321,7 +321,7 @@ fn random_members_are_equally_likely() {
 #[test]
 fn samples_are_of_different_members() {
     let mut dict = Members::new();
-    (0..900u32).for_each(|n| drop(dict.insert(&n.to_le_bytes(), b"")));
+    (0..900u32).for_each(|n| assert!(dict.insert(&n.to_le_bytes(), b"")));
     let mut random = Random::new(4);
     for count in [0, 1, 10, 299, 300, 800, 899, 900, 5000] {
         let mut sample = HashSet::new();
@@ -333,7 +333,7 @@ fn samples_are_of_different_members() {
 #[test]
 fn freeing_goes_in_pieces() {
     let mut dict = Fields::new();
-    (0..2000u32).for_each(|n| drop(dict.insert(&n.to_le_bytes(), &[0; 400])));
+    (0..2000u32).for_each(|n| assert!(dict.insert(&n.to_le_bytes(), &[0; 400])));
     assert_eq!(dict.segments.iter().map(Segment::pieces).sum::<usize>(), 2000);
     let mut calls = 0;
     while dict.free_some(10) {
