@@ -248,6 +248,7 @@ impl Engine {
             first: call.first,
             owned: call.owned,
             random: self.random,
+            thresholds: &self.config.thresholds,
             string_bytes_max: self.config.proto_max_bulk_len as usize,
             changes: 0,
             effect: None,
@@ -440,7 +441,7 @@ impl Engine {
                     match entry {
                         Some(entry) => {
                             // The command has run, so it is not asked whether there is room.
-                            self.shard.make_way(key.bytes.len() + entry.value.len());
+                            self.shard.make_way(key.bytes.len() + entry.value.bytes());
                             self.shard.attach(db as usize, &key, owned(entry));
                         }
                         None => {
@@ -470,7 +471,7 @@ impl Engine {
 fn owned(entry: crate::command::ask::Entry) -> Detached {
     Arc::try_unwrap(entry).unwrap_or_else(|entry| Detached {
         kind: entry.kind,
-        value: Arc::clone(&entry.value),
+        value: entry.value.clone(),
         expire_at: entry.expire_at,
         raw: entry.raw,
     })

@@ -17,7 +17,7 @@ use crate::command::{Answer, Args, Ask, Flow, Home, Owned, Session};
 use crate::engine::{Call, Engine, Origin};
 use crate::resp::{Error, Reply};
 use crate::route::CoreId;
-use crate::shard::{Deadline, Detached, Rule};
+use crate::shard::{Deadline, Detached, Rule, Stored};
 
 /// A key in a database.
 type Place = (u8, Vec<u8>);
@@ -122,7 +122,8 @@ fn returns(
         for (db, key) in places {
             let entry = engine.scratch.detach(*db as usize, &engine.hasher.key(key));
             let old = before.get(&(*db, key.clone()));
-            if entry.as_ref().map(fingerprint).as_ref() != old {
+            let now = entry.as_ref().map(fingerprint);
+            if now.as_ref() != old || now.is_some_and(|now| now.value.is_none()) {
                 changed.push((*db, key.clone(), entry.map(Arc::new)));
             }
         }
@@ -133,15 +134,19 @@ fn returns(
     questions
 }
 
-/// What tells an entry from a changed one.
+/// What tells an entry from a changed one; a large collection never counts as unchanged.
 #[derive(PartialEq)]
 struct Fingerprint {
-    value: Arc<Vec<u8>>,
+    value: Option<Arc<Vec<u8>>>,
     expire_at: Option<Deadline>,
 }
 
 fn fingerprint(entry: &Detached) -> Fingerprint {
-    Fingerprint { value: Arc::clone(&entry.value), expire_at: entry.expire_at }
+    let value = match &entry.value {
+        Stored::Bytes(bytes) => Some(Arc::clone(bytes)),
+        Stored::Large(_) => None,
+    };
+    Fingerprint { value, expire_at: entry.expire_at }
 }
 
 #[cfg(test)]

@@ -7,11 +7,14 @@
 //! Owned by the core whose shard holds it.
 
 pub mod dict;
+pub mod list;
 pub mod pack;
 pub mod random;
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::LazyLock;
+
+use crate::shard::Kind;
 
 /// When a compact collection becomes a large one: the directives of the same names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +59,36 @@ pub enum Value {
     Large(Box<Large>),
 }
 
+impl Default for Value {
+    fn default() -> Self {
+        Value::Compact(Vec::new())
+    }
+}
+
+impl Value {
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Value::Compact(bytes) => bytes.is_empty(),
+            Value::Large(large) => large.is_empty(),
+        }
+    }
+
+    /// For reading.
+    #[inline]
+    pub fn view(&self) -> ValueRef<'_> {
+        match self {
+            Value::Compact(bytes) => ValueRef::Compact(bytes),
+            Value::Large(large) => ValueRef::Large(large),
+        }
+    }
+}
+
 /// A collection that is not compact.
 #[derive(Clone, Debug)]
-pub enum Large {}
+pub enum Large {
+    List(list::Chunks),
+}
 
 /// A value that is a collection, for reading.
 #[derive(Clone, Copy, Debug)]
@@ -67,21 +97,48 @@ pub enum ValueRef<'a> {
     Large(&'a Large),
 }
 
+impl ValueRef<'_> {
+    /// Name of the encoding, as Redis would give it.
+    pub fn encoding(&self, _kind: Kind) -> &'static str {
+        match self {
+            ValueRef::Compact(_) => "listpack",
+            ValueRef::Large(large) => large.encoding(),
+        }
+    }
+}
+
 impl Large {
     /// Elements.
     pub fn len(&self) -> usize {
-        match *self {}
+        match self {
+            Large::List(chunks) => chunks.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Name of the encoding, as Redis would give it.
+    pub fn encoding(&self) -> &'static str {
+        match self {
+            Large::List(chunks) => chunks.encoding(),
+        }
     }
 
     /// Bytes charged, as the allocator rounds them. Known at any time without a walk.
     pub fn bytes(&self) -> usize {
-        match *self {}
+        match self {
+            Large::List(chunks) => chunks.bytes(),
+        }
     }
 
-    /// Frees up to about `pieces` allocations; true as long as there are more. What is left is a wreck that only this
-    /// function may see.
-    pub fn free_some(&mut self, _pieces: usize) -> bool {
-        match *self {}
+    /// Frees about `pieces` allocations; true as long as there are more. What is left is a wreck that only this function
+    /// may see, so that [`Large::bytes`] need not follow.
+    pub fn free_some(&mut self, pieces: usize) -> bool {
+        match self {
+            Large::List(chunks) => chunks.free_some(pieces),
+        }
     }
 }
 

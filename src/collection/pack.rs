@@ -29,53 +29,64 @@ pub fn item_bytes(len: usize) -> usize {
 
 /// A pack, for reading.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Pack<'a>(&'a [u8]);
+pub struct Pack<'a> {
+    bytes: &'a [u8],
+    start: usize,
+    len: usize,
+}
 
 impl<'a> Pack<'a> {
     /// The pack that lies in `bytes`.
     #[inline]
     pub fn new(bytes: &'a [u8]) -> Self {
-        Pack(bytes)
+        let len = bytes.first_chunk().map_or(0, |count| u16::from_le_bytes(*count) as usize);
+        Pack { bytes, start: COUNT_BYTES.min(bytes.len()), len }
+    }
+
+    /// The `len` items that lie in `bytes` from `start` to the end.
+    #[inline]
+    pub fn of_items(bytes: &'a [u8], start: usize, len: usize) -> Self {
+        Pack { bytes, start, len }
     }
 
     /// Number of items.
     #[inline]
     pub fn len(&self) -> usize {
-        self.0.first_chunk().map_or(0, |count| u16::from_le_bytes(*count) as usize)
+        self.len
     }
 
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len == 0
     }
 
     /// Offset of the first item, and of the end if there is none.
     #[inline]
     pub fn start(&self) -> usize {
-        COUNT_BYTES.min(self.0.len())
+        self.start
     }
 
     /// Offset behind the last item.
     #[inline]
     pub fn end(&self) -> usize {
-        self.0.len()
+        self.bytes.len()
     }
 
     /// The item at `offset`, and the offset of the next one.
     #[inline]
     pub fn item(&self, offset: usize) -> (&'a [u8], usize) {
-        let (first, len) = match self.0[offset] {
-            LONG => (offset + 5, long_len(&self.0[offset + 1..])),
+        let (first, len) = match self.bytes[offset] {
+            LONG => (offset + 5, long_len(&self.bytes[offset + 1..])),
             len => (offset + 1, len as usize),
         };
-        (&self.0[first..first + len], first + len + (first - offset))
+        (&self.bytes[first..first + len], first + len + (first - offset))
     }
 
     /// Offset of the item before `offset`, which is not the first.
     #[inline]
     pub fn before(&self, offset: usize) -> usize {
-        match self.0[offset - 1] {
-            LONG => offset - item_bytes(long_len(&self.0[offset - 5..])),
+        match self.bytes[offset - 1] {
+            LONG => offset - item_bytes(long_len(&self.bytes[offset - 5..])),
             len => offset - item_bytes(len as usize),
         }
     }
@@ -92,6 +103,13 @@ impl<'a> Pack<'a> {
     /// Item `index`.
     pub fn get(&self, index: usize) -> Option<&'a [u8]> {
         (index < self.len()).then(|| self.item(self.offset_of(index)).0)
+    }
+
+    /// The first `index` items, and those behind them. There must be so many.
+    pub fn split_at(&self, index: usize) -> (Pack<'a>, Pack<'a>) {
+        let offset = self.offset_of(index);
+        let front = Pack { bytes: &self.bytes[..offset], start: self.start, len: index };
+        (front, Pack { bytes: self.bytes, start: offset, len: self.len - index })
     }
 
     /// The items, from both ends.
@@ -120,9 +138,14 @@ impl<'a> Pack<'a> {
     /// Checks the structure.
     #[cfg(test)]
     pub fn validate(&self) {
+        assert_eq!(self.is_empty(), self.bytes.is_empty());
+        self.validate_items();
+    }
+
+    #[cfg(test)]
+    pub(super) fn validate_items(&self) {
         assert_eq!(self.iter().count(), self.len());
         assert_eq!(self.iter().rev().count(), self.len());
-        assert_eq!(self.is_empty(), self.len() == 0);
         let bytes: usize = self.iter().map(|item| item_bytes(item.len())).sum();
         assert_eq!(self.start() + bytes, self.end());
     }
@@ -166,7 +189,8 @@ impl DoubleEndedIterator for Iter<'_> {
 }
 
 /// Appends `item`, as it lies in a pack, to `bytes`.
-fn write_item(bytes: &mut Vec<u8>, item: &[u8]) {
+#[inline]
+pub(super) fn write_item(bytes: &mut Vec<u8>, item: &[u8]) {
     if item.len() <= SHORT_BYTES_MAX {
         bytes.push(item.len() as u8);
         bytes.extend_from_slice(item);
@@ -181,6 +205,46 @@ fn write_item(bytes: &mut Vec<u8>, item: &[u8]) {
     }
 }
 
+/// Writes `item`, as it lies in a pack, to `place`, which has just the room for it.
+#[inline]
+pub(super) fn write_item_at(place: &mut [u8], item: &[u8]) {
+    let side = (place.len() - item.len()) / 2;
+    let (front, rest) = place.split_at_mut(side);
+    let (middle, back) = rest.split_at_mut(item.len());
+    middle.copy_from_slice(item);
+    if item.len() <= SHORT_BYTES_MAX {
+        front[0] = item.len() as u8;
+        back[0] = item.len() as u8;
+    } else {
+        let len = (item.len() as u32).to_le_bytes();
+        front[0] = LONG;
+        front[1..].copy_from_slice(&len);
+        back[..4].copy_from_slice(&len);
+        back[4] = LONG;
+    }
+}
+
+/// Puts `items` before the one at `offset`.
+pub(super) fn insert_items(bytes: &mut Vec<u8>, offset: usize, items: &[&[u8]]) {
+    let end = bytes.len();
+    items.iter().for_each(|item| write_item(bytes, item));
+    let added = bytes.len() - end;
+    bytes[offset..].rotate_right(added);
+}
+
+/// Puts `item` in the place of the one at `offset`.
+pub fn replace(bytes: &mut Vec<u8>, offset: usize, item: &[u8]) {
+    let (old, end) = Pack::of_items(bytes, 0, 0).item(offset);
+    if old.len() == item.len() {
+        return write_item_at(&mut bytes[offset..end], item);
+    }
+    let last = bytes.len();
+    write_item(bytes, item);
+    let added = bytes.len() - last;
+    bytes[offset..].rotate_right(added);
+    bytes.drain(offset + added..end + added);
+}
+
 fn set_count(bytes: &mut Vec<u8>, count: usize) {
     debug_assert!(count <= ITEMS_MAX);
     if count == 0 {
@@ -193,49 +257,30 @@ fn set_count(bytes: &mut Vec<u8>, count: usize) {
 /// Appends `item` to the pack in `bytes`. There must be fewer than [`ITEMS_MAX`] items.
 #[inline]
 pub fn push_back(bytes: &mut Vec<u8>, item: &[u8]) {
-    let count = Pack(bytes).len() + 1;
+    insert(bytes, bytes.len(), &[item]);
+}
+
+/// Puts `items` before the one at `offset`, in their order. There must not be more than [`ITEMS_MAX`] then.
+pub fn insert(bytes: &mut Vec<u8>, offset: usize, items: &[&[u8]]) {
+    let count = Pack::new(bytes).len() + items.len();
     if bytes.is_empty() {
         bytes.resize(COUNT_BYTES, 0);
     }
-    write_item(bytes, item);
-    set_count(bytes, count);
-}
-
-/// Puts `items` before the one at `offset`, in their order.
-pub fn insert(bytes: &mut Vec<u8>, offset: usize, items: &[&[u8]]) {
-    if bytes.is_empty() || offset == bytes.len() {
-        return items.iter().for_each(|item| push_back(bytes, item));
+    if offset >= bytes.len() || offset < COUNT_BYTES {
+        items.iter().for_each(|item| write_item(bytes, item));
+    } else {
+        insert_items(bytes, offset, items);
     }
-    let count = Pack(bytes).len() + items.len();
-    let end = bytes.len();
-    items.iter().for_each(|item| write_item(bytes, item));
-    let added = bytes.len() - end;
-    bytes[offset..].rotate_right(added);
     set_count(bytes, count);
 }
 
 /// Removes `items` items from the one at `offset` on.
 pub fn remove(bytes: &mut Vec<u8>, offset: usize, items: usize) {
-    let pack = Pack(bytes);
+    let pack = Pack::new(bytes);
     let count = pack.len() - items;
     let end = (0..items).fold(offset, |offset, _| pack.item(offset).1);
     bytes.drain(offset..end);
     set_count(bytes, count);
-}
-
-/// Puts `item` in the place of the one at `offset`.
-pub fn replace(bytes: &mut Vec<u8>, offset: usize, item: &[u8]) {
-    let (old, end) = Pack(bytes).item(offset);
-    if old.len() == item.len() {
-        let first = offset + (end - offset - item.len()) / 2;
-        bytes[first..first + item.len()].copy_from_slice(item);
-        return;
-    }
-    let last = bytes.len();
-    write_item(bytes, item);
-    let added = bytes.len() - last;
-    bytes[offset..].rotate_right(added);
-    bytes.drain(offset + added..end + added);
 }
 
 #[cfg(test)]

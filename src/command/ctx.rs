@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use super::Args;
+use crate::collection::{Thresholds, Value, ValueRef};
+use crate::resp::Error;
 use crate::route::{Hasher, Key};
-use crate::shard::{Classes, EntryRef, Expiry, NewValue, Now, Shard, Str};
+use crate::shard::{Changed, Classes, EntryRef, Expiry, Kind, NewValue, Now, Shard, Str, WrongType};
 
 /// Large arguments that arrived in vectors of their own, by argument position. A command that stores one shares the
 /// vector instead of copying it.
@@ -48,6 +50,8 @@ pub struct Ctx<'a> {
     pub owned: &'a Owned,
     /// Sixty-four bits for commands that choose at random, so that they need no source of their own.
     pub random: u64,
+    /// When compact collections become large ones.
+    pub thresholds: &'a Thresholds,
     /// Longest string a command may build, bytes (proto-max-bulk-len).
     pub string_bytes_max: usize,
     /// Number of changes; a command that leaves it at 0 has no effect to log.
@@ -108,6 +112,49 @@ impl<'a> Ctx<'a> {
         self.changes += 1;
     }
 
+    /// The live collection at `key`, for a command that reads it.
+    #[inline]
+    pub fn collection(&mut self, key: &Key, kind: Kind) -> Result<Option<ValueRef<'_>>, Error> {
+        match self.read(key) {
+            None => Ok(None),
+            Some(entry) if entry.kind == kind => Ok(Some(entry.collection())),
+            Some(_) => Err(Error::WrongType),
+        }
+    }
+
+    /// As [`Ctx::collection`], for looking at several keys at once after it has been called for each: nothing is counted.
+    #[inline]
+    pub fn view(&self, key: &Key, kind: Kind) -> Option<ValueRef<'_>> {
+        self.shard.view(self.db, key, kind)
+    }
+
+    /// Changes the collection at `key`, or a new one if there is none and `create`; None if there is none. `change` returns
+    /// a result and the number of changes, which are counted. See [`Shard::change`].
+    #[inline]
+    pub fn change<R>(
+        &mut self,
+        key: &Key,
+        kind: Kind,
+        create: bool,
+        change: impl FnOnce(&mut Value, &Thresholds) -> (R, u64),
+    ) -> Result<Option<Changed<R>>, Error> {
+        let thresholds = self.thresholds;
+        let done = self.shard.change(self.db, key, kind, create, |value| change(value, thresholds))?;
+        Ok(done.map(|(changed, changes)| {
+            self.changes += changes;
+            changed
+        }))
+    }
+
+    /// Puts a collection in the place of whatever is at `key`, whose expiry goes; an empty one removes the key. Counts a
+    /// change unless there was nothing and is nothing. Returns whether there was something before.
+    pub fn store(&mut self, key: &Key, kind: Kind, value: Value) -> bool {
+        let stored = !value.is_empty();
+        let before = self.shard.store(self.db, key, kind, value);
+        self.changes += (stored || before) as u64;
+        before
+    }
+
     /// Removes `key`; counts a change if it was there.
     pub fn remove(&mut self, key: &Key) -> bool {
         let removed = self.shard.remove(self.db, key);
@@ -126,5 +173,11 @@ impl<'a> Ctx<'a> {
         if self.shard.effects.enabled() {
             self.effect = Some(args.iter().map(|a| a.to_vec()).collect());
         }
+    }
+}
+
+impl From<WrongType> for Error {
+    fn from(_: WrongType) -> Error {
+        Error::WrongType
     }
 }

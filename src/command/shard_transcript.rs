@@ -104,6 +104,7 @@ impl Transcript {
             first,
             owned: &Owned::default(),
             random: self.random,
+            thresholds: &Default::default(),
             string_bytes_max: self.string_bytes_max,
             changes: 0,
             effect: None,

@@ -18,6 +18,7 @@ pub use choice::{ControlCore, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy
 pub use error::{LoadError, RewriteError, SetError};
 pub use table::{Change, Directive};
 
+use crate::collection::Thresholds;
 use crate::command::glob;
 use crate::shard::Classes;
 
@@ -62,6 +63,8 @@ pub struct Config {
     pub maxmemory_samples: u32,
     pub lfu_log_factor: u32,
     pub lfu_decay_time_minutes: u32,
+    /// When compact collections become large ones.
+    pub thresholds: Thresholds,
     /// Events of keys that are recorded for publishing, once somebody takes them; see [`crate::shard::notify`].
     pub notify_keyspace_events: Classes,
     /// DEL frees like UNLINK.
@@ -133,6 +136,7 @@ impl Default for Config {
             maxmemory_samples: 5,
             lfu_log_factor: 10,
             lfu_decay_time_minutes: 1,
+            thresholds: Thresholds::default(),
             notify_keyspace_events: Classes::NONE,
             lazyfree_lazy_user_del: false,
             lazyfree_lazy_user_flush: false,

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::choice::{ControlCore, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy};
 use super::value::{self, OutputClass, Unit};
 use super::{Config, load};
+use crate::collection::pack;
 use crate::shard::Classes;
 
 /// Whether CONFIG SET may change a directive.
@@ -159,8 +160,14 @@ macro_rules! yes_no {
 
 // The bounds of each row fit its field's type, so the conversions lose nothing.
 macro_rules! int {
-    ($field:ident, $unit:ident, $min:expr, $max:expr) => {
-        Kind::Int { unit: Unit::$unit, min: $min, max: $max, get: |c| c.$field as i64, set: |c, v| c.$field = v as _ }
+    ($($field:ident).+, $unit:ident, $min:expr, $max:expr) => {
+        Kind::Int {
+            unit: Unit::$unit,
+            min: $min,
+            max: $max,
+            get: |c| c.$($field).+ as i64,
+            set: |c, v| c.$($field).+ = v as _,
+        }
     };
 }
 
@@ -192,6 +199,8 @@ macro_rules! only {
 const DATABASES_MAX: i64 = 256;
 /// Longest string, 1 GiB: positions in a core's buffers have 32 bits.
 const BULK_LEN_MAX: i64 = 1 << 30;
+/// Elements of a collection that is one piece: a hash and a sorted set need two items of a pack for each.
+const PACKED_ENTRIES_MAX: i64 = pack::ITEMS_MAX as i64 / 2;
 const MIB: i64 = 1 << 20;
 const I32_MAX: i64 = i32::MAX as i64;
 const U32_MAX: i64 = u32::MAX as i64;
@@ -210,6 +219,12 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive::new("databases", Immutable, int!(databases, Plain, 1, DATABASES_MAX)),
     Directive::new("dir", Immutable, DIR),
     Directive::new("enable-debug-command", Immutable, choice!(enable_debug_command, DebugCommand)),
+    Directive::new(
+        "hash-max-listpack-entries",
+        Live,
+        int!(thresholds.hash_max_listpack_entries, Plain, 0, PACKED_ENTRIES_MAX),
+    ),
+    Directive::new("hash-max-listpack-value", Live, int!(thresholds.hash_max_listpack_value, Memory, 0, I32_MAX)),
     Directive::new("latency-monitor-threshold", Live, int!(latency_monitor_threshold_ms, Plain, 0, i64::MAX)),
     Directive::new("latency-tracking", Live, yes_no!(latency_tracking)),
     Directive::new("latency-tracking-info-percentiles", Live, PERCENTILES),
@@ -217,6 +232,12 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive::new("lazyfree-lazy-user-flush", Live, yes_no!(lazyfree_lazy_user_flush)),
     Directive::new("lfu-decay-time", Live, int!(lfu_decay_time_minutes, Plain, 0, I32_MAX)),
     Directive::new("lfu-log-factor", Live, int!(lfu_log_factor, Plain, 0, I32_MAX)),
+    Directive::new("list-compress-depth", Live, only!("0", "lists are not compressed, only '0' is")),
+    Directive::new(
+        "list-max-listpack-size",
+        Live,
+        int!(thresholds.list_max_listpack_size, Plain, -5, PACKED_ENTRIES_MAX),
+    ),
     Directive::new("log-format", Immutable, choice!(log_format, LogFormat)),
     Directive::new("logfile", Immutable, text!(logfile)),
     Directive::new("loglevel", Live, choice!(loglevel, LogLevel)),
@@ -232,6 +253,17 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive::new("proto-max-bulk-len", Live, int!(proto_max_bulk_len, Memory, MIB, BULK_LEN_MAX)),
     Directive::new("requirepass", Live, text!(requirepass)),
     Directive::new("save", Live, only!("", "snapshots are not supported yet, only \"\" is")),
+    Directive::new(
+        "set-max-intset-entries",
+        Live,
+        int!(thresholds.set_max_intset_entries, Plain, 0, PACKED_ENTRIES_MAX),
+    ),
+    Directive::new(
+        "set-max-listpack-entries",
+        Live,
+        int!(thresholds.set_max_listpack_entries, Plain, 0, PACKED_ENTRIES_MAX),
+    ),
+    Directive::new("set-max-listpack-value", Live, int!(thresholds.set_max_listpack_value, Memory, 0, I32_MAX)),
     Directive::new("slowlog-log-slower-than", Live, int!(slowlog_log_slower_than_us, Plain, -1, i64::MAX)),
     Directive::new("slowlog-max-len", Live, int!(slowlog_max_len, Plain, 0, i64::MAX)),
     Directive::new("supervised", Immutable, only!("no", "not supported, only 'no' is")),
@@ -240,6 +272,12 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive::new("timeout", Live, int!(timeout_s, Plain, 0, I32_MAX)),
     Directive::new("unixsocket", Immutable, UNIXSOCKET),
     Directive::new("unixsocketperm", Immutable, int!(unixsocketperm, Octal, 0, 0o777)),
+    Directive::new(
+        "zset-max-listpack-entries",
+        Live,
+        int!(thresholds.zset_max_listpack_entries, Plain, 0, PACKED_ENTRIES_MAX),
+    ),
+    Directive::new("zset-max-listpack-value", Live, int!(thresholds.zset_max_listpack_value, Memory, 0, I32_MAX)),
 ];
 
 const ADMIN_BIND: Kind = Kind::Word {

@@ -61,6 +61,8 @@ const VALUES: &[(&str, &[(&str, &str)])] = &[
     ("databases", &[("1", "1"), ("256", "256")]),
     ("dir", &[("/", "/"), ("/var//lib/./keyloom/", "/var/lib/keyloom")]),
     ("enable-debug-command", &[("yes", "yes"), ("local", "local"), ("no", "no")]),
+    ("hash-max-listpack-entries", &[("0", "0"), ("512", "512")]),
+    ("hash-max-listpack-value", &[("1kb", "1024")]),
     ("latency-monitor-threshold", &[("100", "100")]),
     ("latency-tracking", &[("no", "no"), ("Yes", "yes")]),
     ("latency-tracking-info-percentiles", &[("0 99.99 100", "0 99.99 100"), ("", "")]),
@@ -68,6 +70,8 @@ const VALUES: &[(&str, &[(&str, &str)])] = &[
     ("lazyfree-lazy-user-flush", &[("yes", "yes")]),
     ("lfu-decay-time", &[("0", "0"), ("5", "5")]),
     ("lfu-log-factor", &[("0", "0"), ("100", "100")]),
+    ("list-compress-depth", &[("0", "0")]),
+    ("list-max-listpack-size", &[("-5", "-5"), ("128", "128")]),
     ("log-format", &[("json", "json")]),
     ("logfile", &[("a b.log", "a b.log"), ("", "")]),
     ("loglevel", &[("debug", "debug"), ("verbose", "verbose"), ("NOTICE", "notice"), ("warning", "warning")]),
@@ -86,6 +90,9 @@ const VALUES: &[(&str, &[(&str, &str)])] = &[
     ("proto-max-bulk-len", &[("1mb", "1048576"), ("1gb", "1073741824")]),
     ("requirepass", &[("a \"b\" \\ 'c' \n \u{e9}", "a \"b\" \\ 'c' \n \u{e9}"), ("#x", "#x"), ("", "")]),
     ("save", &[("", "")]),
+    ("set-max-intset-entries", &[("0", "0"), ("100", "100")]),
+    ("set-max-listpack-entries", &[("0", "0"), ("100", "100")]),
+    ("set-max-listpack-value", &[("1kb", "1024")]),
     ("slowlog-log-slower-than", &[("-1", "-1"), ("0", "0")]),
     ("slowlog-max-len", &[("0", "0"), ("1000", "1000")]),
     ("supervised", &[("no", "no")]),
@@ -94,6 +101,8 @@ const VALUES: &[(&str, &[(&str, &str)])] = &[
     ("timeout", &[("30", "30"), ("2147483647", "2147483647")]),
     ("unixsocket", &[("/tmp/k.sock", "/tmp/k.sock"), ("", "")]),
     ("unixsocketperm", &[("700", "700"), ("0", "0")]),
+    ("zset-max-listpack-entries", &[("0", "0"), ("200", "200")]),
+    ("zset-max-listpack-value", &[("1kb", "1024")]),
 ];
 
 #[test]

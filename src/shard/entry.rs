@@ -13,12 +13,14 @@
 use std::ptr;
 use std::sync::Arc;
 
+use super::boxes::Boxes;
 use super::heap::{self, Handle, Heap, HeapError};
 use super::layout::{
-    BIGKEY, Bytes, Form, HEADER_BYTES, Header, KIND_MASK, LARGE, RAW, TTL, Ttl, USAGE_SHIFT, bytes_offset, charge,
-    key_offset, same, value_offset,
+    BIGKEY, BOXED, Bytes, Form, HEADER_BYTES, Header, KIND_MASK, LARGE, RAW, TTL, Ttl, USAGE_SHIFT, bytes_offset,
+    charge, key_offset, same, value_offset,
 };
-use super::{Deadline, Kind, NewValue, Str};
+use super::{Deadline, Kind, NewValue, Stored, Str};
+use crate::collection::{Large, Value};
 
 /// A vector kept for the next change of a small value is at most this large, bytes.
 const SCRATCH_BYTES_MAX: usize = 64 * 1024;
@@ -28,6 +30,8 @@ const SCRATCH_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct Meta {
     pub kind: Kind,
     pub raw: bool,
+    /// The value is the number of a box.
+    pub boxed: bool,
     pub expire_at: Option<Deadline>,
     /// How the entry was used so far: 24 bits, which the eviction policy reads and writes ([`super::usage`]).
     pub usage: u32,
@@ -42,12 +46,19 @@ pub(super) struct Entries {
     pub(super) index_bytes: usize,
     /// For changing small values; empty between calls.
     scratch: Vec<u8>,
+    boxes: Boxes,
+}
+
+/// Flags of an entry that do not follow from lengths.
+fn flags(meta: &Meta) -> u32 {
+    meta.kind.to_bits() | if meta.raw { RAW } else { 0 } | if meta.boxed { BOXED } else { 0 }
 }
 
 impl Entries {
     /// Room for `reserve_bytes` of chunks, or as much as the system allows.
     pub(super) fn new(reserve_bytes: usize) -> Result<Entries, HeapError> {
-        Ok(Entries { heap: Heap::new(reserve_bytes)?, outside_bytes: 0, index_bytes: 0, scratch: Vec::new() })
+        let heap = Heap::new(reserve_bytes)?;
+        Ok(Entries { heap, outside_bytes: 0, index_bytes: 0, scratch: Vec::new(), boxes: Boxes::default() })
     }
 
     #[inline]
@@ -60,10 +71,18 @@ impl Entries {
         &mut self.heap
     }
 
-    /// Bytes charged: chunks, large keys and values outside of them, and [`Entries::index_bytes`].
+    pub(super) fn boxes(&self) -> &Boxes {
+        &self.boxes
+    }
+
+    pub(super) fn boxes_mut(&mut self) -> &mut Boxes {
+        &mut self.boxes
+    }
+
+    /// Bytes charged: chunks, large keys, values and collections outside of them, and [`Entries::index_bytes`].
     #[inline]
     pub(super) fn bytes(&self) -> usize {
-        self.heap.bytes() + self.outside_bytes + self.index_bytes
+        self.heap.bytes() + self.outside_bytes + self.index_bytes + self.boxes.bytes()
     }
 
     #[inline]
@@ -155,6 +174,22 @@ impl Entries {
         })
     }
 
+    /// The number of the box in which the value is.
+    #[inline]
+    fn box_number(&self, handle: Handle) -> Option<u32> {
+        if self.header(handle).word & BOXED == 0 {
+            return None;
+        }
+        let number = self.value(handle).bytes().first_chunk().expect("the value of a boxed entry is a number");
+        Some(u32::from_le_bytes(*number))
+    }
+
+    /// The large collection that is the value.
+    #[inline]
+    pub(super) fn collection(&self, handle: Handle) -> Option<&Large> {
+        Some(self.boxes.get(self.box_number(handle)?))
+    }
+
     #[inline]
     pub(super) fn key_is(&self, handle: Handle, key: &[u8]) -> bool {
         same(self.key(handle), key)
@@ -180,6 +215,7 @@ impl Entries {
         Meta {
             kind: self.kind(handle),
             raw: self.raw(handle),
+            boxed: self.header(handle).word & BOXED != 0,
             expire_at: self.expire_at(handle),
             usage: self.usage(handle),
         }
@@ -226,7 +262,8 @@ impl Entries {
     pub(super) fn charged_bytes(&self, handle: Handle) -> usize {
         let header = self.header(handle);
         let inline = bytes_offset(header.word) + header.key_len as usize + header.value_len as usize;
-        heap::chunk_bytes(inline) + self.large(handle).map_or(0, charge) + self.big_key(handle).map_or(0, charge)
+        let outside = self.large(handle).map_or(0, charge) + self.big_key(handle).map_or(0, charge);
+        heap::chunk_bytes(inline) + outside + self.collection(handle).map_or(0, Large::bytes)
     }
 
     #[inline]
@@ -245,7 +282,7 @@ impl Entries {
         let form = Form::of(key.len(), value.bytes().len(), meta.expire_at.is_some());
         let handle = self.heap.allocate(form.bytes)?;
         let first = self.heap.address(handle);
-        let word = form.flags | meta.kind.to_bits() | if meta.raw { RAW } else { 0 } | meta.usage << USAGE_SHIFT;
+        let word = form.flags | flags(&meta) | meta.usage << USAGE_SHIFT;
         let header = Header { prev: 0, next: 0, word, key_len: 0, value_len: 0 };
         // SAFETY: the chunk is ours alone, aligned to 8, and has room for all that the form says; the header is written
         // first, then the expiry block that its flags announce, each part at its own offset.
@@ -290,7 +327,8 @@ impl Entries {
     }
 
     /// Gives an entry, whose key is `key`, another value and other properties: in place if its form and its chunk's size
-    /// stay the same. Returns where it lies now. Fails as [`Entries::create`] does, and has freed the old entry then.
+    /// stay the same. A box that the entry has named so far is for the caller to give up, or to name again. Returns where
+    /// the entry lies now. Fails as [`Entries::create`] does, and has freed the old entry then.
     #[inline]
     pub(super) fn replace(
         &mut self,
@@ -307,7 +345,7 @@ impl Entries {
         if !same {
             let links = (header.prev, header.next);
             let wheel = self.ttl(handle).map(|ttl| (ttl.wheel_prev, ttl.wheel_next));
-            self.free(handle);
+            self.free_unboxed(handle);
             let handle = self.create(key, value, meta)?;
             let header = self.header_mut(handle);
             (header.prev, header.next) = links;
@@ -316,7 +354,7 @@ impl Entries {
             }
             return Ok(handle);
         }
-        let word = form.flags | meta.kind.to_bits() | if meta.raw { RAW } else { 0 } | meta.usage << USAGE_SHIFT;
+        let word = form.flags | flags(&meta) | meta.usage << USAGE_SHIFT;
         self.header_mut(handle).word = word;
         if let (Some(ttl), Some(expire_at)) = (self.ttl_mut(handle), meta.expire_at) {
             ttl.expire_at = expire_at;
@@ -408,6 +446,20 @@ impl Entries {
     /// Frees an entry and what it owns.
     #[inline]
     pub(super) fn free(&mut self, handle: Handle) {
+        self.bury(handle);
+        self.free_unboxed(handle);
+    }
+
+    /// Gives up the large collection of an entry whose value is replaced, or which is freed, next.
+    #[inline]
+    pub(super) fn bury(&mut self, handle: Handle) {
+        if let Some(number) = self.box_number(handle) {
+            self.boxes.bury(number);
+        }
+    }
+
+    #[inline]
+    fn free_unboxed(&mut self, handle: Handle) {
         let word = self.header(handle).word;
         if word & (LARGE | BIGKEY) != 0 {
             self.take_outside(handle);
@@ -416,14 +468,121 @@ impl Entries {
     }
 
     /// Frees an entry and returns its value; a large one is not copied.
-    pub(super) fn take(&mut self, handle: Handle) -> Bytes {
+    pub(super) fn take(&mut self, handle: Handle) -> Stored {
+        if let Some(number) = self.box_number(handle) {
+            let large = self.boxes.take(number);
+            self.boxes.release(number);
+            self.free_unboxed(handle);
+            return Stored::Large(large);
+        }
         let inline = match self.value(handle) {
             Str::Inline(value) => Some(Arc::new(value.to_vec())),
             Str::Large(_) => None,
         };
         let outside = self.take_outside(handle);
         self.heap.free(handle);
-        inline.or(outside).expect("a value is inline or outside")
+        Stored::Bytes(inline.or(outside).expect("a value is inline or outside"))
+    }
+
+    /// Makes an entry, on no list, for a collection. Fails as [`Entries::create`] does.
+    pub(super) fn create_collection(&mut self, key: &[u8], value: Value, meta: Meta) -> Result<Handle, HeapError> {
+        let (bytes, boxed) = self.stow(value);
+        let handle = self.create(key, NewValue::Bytes(&bytes), Meta { boxed, ..meta })?;
+        self.recycle(bytes);
+        Ok(handle)
+    }
+
+    /// As [`Entries::replace`], with a collection.
+    pub(super) fn replace_by_collection(
+        &mut self,
+        handle: Handle,
+        key: &[u8],
+        value: Value,
+        meta: Meta,
+    ) -> Result<Handle, HeapError> {
+        self.bury(handle);
+        let (bytes, boxed) = self.stow(value);
+        let handle = self.replace(handle, key, NewValue::Bytes(&bytes), Meta { boxed, ..meta })?;
+        self.recycle(bytes);
+        Ok(handle)
+    }
+
+    /// What an entry for a collection holds: its bytes, or the number of its box.
+    fn stow(&mut self, value: Value) -> (Vec<u8>, bool) {
+        match value {
+            Value::Compact(bytes) => (bytes, false),
+            Value::Large(large) => (self.boxes.insert(large).to_le_bytes().to_vec(), true),
+        }
+    }
+
+    /// Takes a collection out of its entry to be changed; [`Entries::put_collection`] or [`Entries::drop_emptied`] is the
+    /// next thing that happens to the entry.
+    pub(super) fn take_collection(&mut self, handle: Handle) -> Value {
+        if let Some(number) = self.box_number(handle) {
+            return Value::Large(self.boxes.take(number));
+        }
+        let Some(value) = self.large_mut(handle) else {
+            let mut bytes = std::mem::take(&mut self.scratch);
+            bytes.extend_from_slice(self.value(handle).bytes());
+            return Value::Compact(bytes);
+        };
+        let before = charge(value);
+        let bytes = std::mem::take(Arc::make_mut(value));
+        let after = charge(value);
+        self.outside_bytes = self.outside_bytes - before + after;
+        Value::Compact(bytes)
+    }
+
+    /// An empty collection, to be filled.
+    pub(super) fn new_collection(&mut self) -> Value {
+        Value::Compact(std::mem::take(&mut self.scratch))
+    }
+
+    /// Puts a collection back into its entry, which may move for that. Fails as [`Entries::replace`] does.
+    pub(super) fn put_collection(
+        &mut self,
+        handle: Handle,
+        key: &[u8],
+        value: Value,
+        meta: Meta,
+    ) -> Result<Handle, HeapError> {
+        let number = self.box_number(handle);
+        let value = match (value, number) {
+            (Value::Large(large), Some(number)) => {
+                self.boxes.put(number, large);
+                return Ok(handle);
+            }
+            (value, _) => value,
+        };
+        number.into_iter().for_each(|number| self.boxes.release(number));
+        let (bytes, boxed) = self.stow(value);
+        let handle = self.replace(handle, key, NewValue::Bytes(&bytes), Meta { boxed, ..meta })?;
+        self.recycle(bytes);
+        Ok(handle)
+    }
+
+    /// Frees an entry whose collection was taken and has become empty.
+    pub(super) fn drop_emptied(&mut self, handle: Handle, value: Value) {
+        if let Some(number) = self.box_number(handle) {
+            self.boxes.release(number);
+        }
+        self.free_unboxed(handle);
+        self.drop_unused(value);
+    }
+
+    /// Drops a collection that came from [`Entries::new_collection`].
+    pub(super) fn drop_unused(&mut self, value: Value) {
+        if let Value::Compact(bytes) = value {
+            self.recycle(bytes);
+        }
+    }
+
+    /// Keeps a vector for the next change of a small value.
+    fn recycle(&mut self, mut bytes: Vec<u8>) {
+        if bytes.capacity() <= SCRATCH_BYTES_MAX && bytes.capacity() > self.scratch.capacity() {
+            bytes.clear();
+            self.scratch = bytes;
+        }
     }
 
     /// Drops a key and takes a value that lie outside the heap. The chunk must be freed next.
@@ -449,10 +608,13 @@ impl Entries {
         assert!(self.scratch.is_empty());
         let handles = self.heap.validate();
         assert_eq!(self.outside_bytes_of(&handles), self.outside_bytes);
+        let mut numbers = Vec::new();
         for &handle in &handles {
+            numbers.extend(self.box_number(handle));
             let form = Form::of(self.key(handle).len(), self.value(handle).bytes().len(), self.ttl(handle).is_some());
             assert_eq!(form.flags, self.header(handle).word & (LARGE | BIGKEY | TTL));
         }
+        self.boxes.validate(&numbers);
         handles
     }
 }

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! An entry takes at most one chunk of 4 KiB. If it would not fit, its value lies in a vector of its own (LARGE); if
-//! even the key alone does not fit, the key does (BIGKEY). Lengths of parts that lie elsewhere are 0 in the header. The
+//! even the key alone does not fit, the key does (BIGKEY). The value of a large collection is the number of its box, four
+//! bytes (BOXED): see [`super::boxes`]. Lengths of parts that lie elsewhere are 0 in the header. The
 //! form follows from the two lengths and the presence of an expiry alone, see [`Form`]; chunks are aligned to 8 bytes
 //! and the fixed parts come first, so all fixed parts are aligned.
 //!
@@ -24,7 +25,8 @@ use super::{Deadline, heap};
 
 pub(super) type Bytes = Arc<Vec<u8>>;
 
-pub(super) const KIND_MASK: u32 = 0x0F;
+pub(super) const KIND_MASK: u32 = 0x07;
+pub(super) const BOXED: u32 = 0x08;
 pub(super) const LARGE: u32 = 0x10;
 pub(super) const BIGKEY: u32 = 0x20;
 pub(super) const TTL: u32 = 0x40;
@@ -121,7 +123,7 @@ pub(super) fn charge(bytes: &Bytes) -> usize {
 
 /// What jemalloc takes for `bytes`: its sizes are four for each doubling, and at least 16 apart
 /// (<https://jemalloc.net/jemalloc.3.html>, "size classes").
-pub(crate) fn allocated(bytes: usize) -> usize {
+pub fn allocated(bytes: usize) -> usize {
     let step = (bytes.saturating_sub(1).max(1).ilog2()).saturating_sub(2).max(4);
     bytes.div_ceil(1 << step) << step
 }

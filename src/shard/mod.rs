@@ -20,9 +20,12 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::collection::{Value, ValueRef};
 use crate::route::{Hasher, Key};
 
+mod boxes;
 pub mod clock;
+mod collections;
 mod db;
 pub mod effect;
 mod entry;
@@ -55,12 +58,12 @@ use evict::Evictor;
 pub use evict::{Policy, Rule};
 pub use expiry::NEVER_MS;
 use heap::{Handle, HeapError};
-pub(crate) use layout::allocated;
+pub use layout::allocated;
 pub use lfu::LfuPace;
 pub use notify::{Classes, Event, Events};
 use pressure::Pressure;
 use table::Place;
-pub use value::{Detached, EntryRef, Kind, NewValue, Str};
+pub use value::{Changed, Detached, EntryRef, Kind, NewValue, Stored, Str, WrongType};
 use walk::Flushed;
 
 /// Unix time in milliseconds.
@@ -243,7 +246,7 @@ impl Shard {
             Expiry::Never => None,
             Expiry::At(deadline) => Some(deadline),
         };
-        self.put(db, key, found, value, Meta { kind: Kind::String, raw: false, expire_at, usage: 0 });
+        self.put(db, key, found, value, Meta { kind: Kind::String, raw: false, boxed: false, expire_at, usage: 0 });
         if found.is_none() {
             self.events.push(Classes::NEW, "new", db, key.bytes);
         }
@@ -258,7 +261,7 @@ impl Shard {
         let Some((place, old)) = self.live(db, key) else {
             let mut value = Vec::new();
             let result = change(&mut value);
-            let meta = Meta { kind: Kind::String, raw: true, expire_at: None, usage: 0 };
+            let meta = Meta { kind: Kind::String, raw: true, boxed: false, expire_at: None, usage: 0 };
             self.put(db, key, None, NewValue::Owned(value), meta);
             self.events.push(Classes::NEW, "new", db, key.bytes);
             return result;
@@ -298,13 +301,14 @@ impl Shard {
         Some(Detached { kind, value: self.entries.take(handle), expire_at, raw })
     }
 
-    /// A copy of an entry; a large value is shared.
+    /// A copy of an entry; a large string is shared.
     pub fn duplicate(&mut self, db: usize, key: &Key) -> Option<Detached> {
         let (_, handle) = self.live(db, key)?;
         let Meta { kind, raw, expire_at, .. } = self.entries.meta(handle);
-        let value = match self.entries.value(handle) {
-            Str::Inline(bytes) => Arc::new(bytes.to_vec()),
-            Str::Large(value) => Arc::clone(value),
+        let value = match (self.entries.collection(handle), self.entries.value(handle)) {
+            (Some(large), _) => Stored::Large(Box::new(large.clone())),
+            (None, Str::Inline(bytes)) => Stored::Bytes(Arc::new(bytes.to_vec())),
+            (None, Str::Large(value)) => Stored::Bytes(Arc::clone(value)),
         };
         Some(Detached { kind, value, expire_at, raw })
     }
@@ -315,7 +319,11 @@ impl Shard {
         self.make_room();
         let found = self.live(db, key);
         let Detached { kind, value, expire_at, raw } = entry;
-        self.put(db, key, found, NewValue::Shared(value), Meta { kind, raw, expire_at, usage: 0 });
+        let meta = Meta { kind, raw, boxed: false, expire_at, usage: 0 };
+        match value {
+            Stored::Bytes(value) => self.put(db, key, found, NewValue::Shared(value), meta),
+            Stored::Large(large) => self.put_collection(db, key, found, Value::Large(large), meta),
+        }
     }
 
     /// Keys of `db`, included those that have expired since the last [`Shard::expire_due`] (as in Redis).
@@ -374,6 +382,7 @@ impl Shard {
         EntryRef {
             kind: self.entries.kind(handle),
             value: self.entries.value(handle),
+            large: self.entries.collection(handle),
             expire_at: self.entries.expire_at(handle).map(|deadline| self.now.wall_of(deadline)),
             raw: self.entries.raw(handle),
             idle_s: self.evictor.idle_s(self.entries.usage(handle), self.now_s()),
@@ -386,18 +395,24 @@ impl Shard {
     fn put(&mut self, db: usize, key: &Key, found: Option<(Place, Handle)>, value: NewValue, meta: Meta) {
         let Some((place, old)) = found else {
             let handle = self.entries.create(key.bytes, value, meta).expect(ROOM);
-            let local = self.local(key.partition);
-            self.dbs[db].insert(local, key.hash, handle, self.now, &mut self.entries, &self.hasher);
-            let now_s = self.now_s();
-            self.evictor.admit(&mut self.entries, handle, key.hash, now_s);
-            self.expect_expiry(meta.expire_at);
-            return;
+            return self.enter(db, key, handle, meta.expire_at);
         };
+        self.entries.bury(old);
         let meta = Meta { usage: self.entries.usage(old), ..meta };
         let before = self.disarm_unless(db, old, meta.expire_at);
         let new = self.entries.replace(old, key.bytes, value, meta).expect(ROOM);
         self.settle(db, key, place, [old, new], before);
         self.touch(new);
+    }
+
+    /// Enters a new entry into its table, its wheel and its eviction list.
+    #[inline]
+    fn enter(&mut self, db: usize, key: &Key, handle: Handle, expire_at: Option<Deadline>) {
+        let local = self.local(key.partition);
+        self.dbs[db].insert(local, key.hash, handle, self.now, &mut self.entries, &self.hasher);
+        let now_s = self.now_s();
+        self.evictor.admit(&mut self.entries, handle, key.hash, now_s);
+        self.expect_expiry(expire_at);
     }
 
     /// Counts an access.

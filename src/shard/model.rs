@@ -215,7 +215,7 @@ impl Pair {
                 } else {
                     (self.shard.duplicate(db, key), self.naive.duplicate(db, key))
                 };
-                let parts = |d: &super::Detached| (d.kind, d.value.clone(), d.expire_at, d.raw);
+                let parts = |d: &super::Detached| (d.kind, d.value.bytes(), d.expire_at, d.raw);
                 assert_eq!(ours.as_ref().map(parts), theirs.as_ref().map(parts));
                 let to = random.below(DATABASES);
                 if let (Some(ours), Some(theirs)) = (ours, theirs) {
@@ -465,7 +465,12 @@ fn an_empty_shard_owns_next_to_nothing_and_forgets_large_values() {
     shard.attach(
         2,
         &hasher.key(&keys[0]),
-        super::Detached { kind: super::Kind::String, value: Arc::clone(&shared), expire_at: None, raw: true },
+        super::Detached {
+            kind: super::Kind::String,
+            value: super::Stored::Bytes(Arc::clone(&shared)),
+            expire_at: None,
+            raw: true,
+        },
     );
     drop(shard);
     assert_eq!(Arc::strong_count(&shared), 1);

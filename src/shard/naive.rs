@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Clock, Counters, DbSize, Deadline, Detached, Effects, Expiry, Kind, NewValue, Now, UnixMs};
+use super::{Clock, Counters, DbSize, Deadline, Detached, Effects, Expiry, Kind, NewValue, Now, Stored, UnixMs};
 use crate::route::Key;
 
 /// What a read of the model shows.
@@ -129,19 +129,30 @@ impl Naive {
             return None;
         }
         let slot = self.dbs[db].remove(&id(key))?;
-        Some(Detached { kind: Kind::String, value: slot.value, expire_at: slot.expire_at, raw: slot.raw })
+        Some(Detached {
+            kind: Kind::String,
+            value: Stored::Bytes(slot.value),
+            expire_at: slot.expire_at,
+            raw: slot.raw,
+        })
     }
 
     pub(super) fn duplicate(&mut self, db: usize, key: &Key) -> Option<Detached> {
         self.find(db, key);
         let slot = self.dbs[db].get(&id(key))?;
-        Some(Detached { kind: Kind::String, value: slot.value.clone(), expire_at: slot.expire_at, raw: slot.raw })
+        Some(Detached {
+            kind: Kind::String,
+            value: Stored::Bytes(slot.value.clone()),
+            expire_at: slot.expire_at,
+            raw: slot.raw,
+        })
     }
 
     pub(super) fn attach(&mut self, db: usize, key: &Key, entry: Detached) {
         self.find(db, key);
         let access_s = self.now.steady_ms / 1000;
-        let slot = Slot { value: entry.value, expire_at: entry.expire_at, raw: entry.raw, access_s };
+        let Stored::Bytes(value) = entry.value else { panic!("this model knows strings only") };
+        let slot = Slot { value, expire_at: entry.expire_at, raw: entry.raw, access_s };
         self.dbs[db].insert(id(key), slot);
     }
 

@@ -21,6 +21,9 @@ use super::{Classes, Clock, Handle, Location, Shard};
 /// Entries of flushed databases freed in one turn.
 const TURN_FREED_MAX: usize = 512;
 
+/// Allocations of large collections that are gone, freed in one turn.
+const TURN_BURIED_MAX: usize = 256;
+
 /// Entries that one turn ranks anew after a change of the policy.
 const TURN_RANKED_MAX: usize = 256;
 
@@ -100,13 +103,20 @@ impl Shard {
     /// can be evicted.
     #[inline]
     pub fn make_way(&mut self, bytes: usize) -> bool {
-        self.memory().saturating_add(bytes) <= self.pressure.limit_bytes || self.evict_for(bytes)
+        self.held_bytes().saturating_add(bytes) <= self.pressure.limit_bytes || self.evict_for(bytes)
+    }
+
+    /// What counts against the limit: [`Shard::memory`] without large collections that are gone and freed in pieces. They
+    /// may exceed the limit for some turns.
+    #[inline]
+    fn held_bytes(&self) -> usize {
+        self.memory() - self.entries.boxes().buried_bytes()
     }
 
     /// More than the limit is in use and something can be done about it.
     #[inline]
     fn should_evict(&self) -> bool {
-        self.memory() > self.pressure.limit_bytes
+        self.held_bytes() > self.pressure.limit_bytes
             && self.evictor.policy().rule != Rule::None
             && !self.pressure.exhausted
     }
@@ -119,21 +129,21 @@ impl Shard {
         let bytes = if bytes > limit_bytes { 0 } else { bytes };
         if self.evictor.policy().rule == Rule::None {
             for _ in 0..COMMAND_FREED_MAX / TURN_FREED_MAX {
-                if self.memory() <= limit_bytes || !self.free_flushed(TURN_FREED_MAX) {
+                if self.held_bytes() <= limit_bytes || !self.free_flushed(TURN_FREED_MAX) {
                     break;
                 }
             }
-            return self.memory() <= limit_bytes;
+            return self.held_bytes() <= limit_bytes;
         }
         for _ in 0..COMMAND_EVICTED_MAX {
-            if self.memory() + bytes <= limit_bytes {
+            if self.held_bytes() + bytes <= limit_bytes {
                 return true;
             }
             if !self.free_one() {
-                return self.memory() <= limit_bytes;
+                return self.held_bytes() <= limit_bytes;
             }
         }
-        self.memory() <= limit_bytes + limit_bytes / OVERSHOOT_PART
+        self.held_bytes() <= limit_bytes + limit_bytes / OVERSHOOT_PART
     }
 
     /// Frees some memory: a piece of a flushed database, or else a victim. False if there is none, or none was found yet.
@@ -282,6 +292,7 @@ impl Shard {
     #[inline]
     pub fn has_work(&self, evicting: bool) -> bool {
         !self.flushed.is_empty()
+            || self.entries.boxes().has_buried()
             || self.evictor.phase() != Phase::Steady
             || self.should_compact()
             || evicting && self.should_evict()
@@ -290,11 +301,12 @@ impl Shard {
     /// Does some of what is done in pieces: frees flushed databases, ranks entries anew after a change of the policy,
     /// evicts down to a limit that was lowered, empties slabs.
     pub fn work(&mut self, evicting: bool) {
+        self.free_buried(TURN_BURIED_MAX);
         if !self.flushed.is_empty() {
             self.free_flushed(TURN_FREED_MAX);
         } else if evicting && self.should_evict() {
             for _ in 0..TURN_EVICTED_MAX {
-                if self.memory() <= self.pressure.limit_bytes || !self.free_one() {
+                if self.held_bytes() <= self.pressure.limit_bytes || !self.free_one() {
                     break;
                 }
             }

@@ -3,30 +3,39 @@
 use std::sync::Arc;
 
 use super::{Deadline, UnixMs};
+use crate::collection::{Large, ValueRef};
 
 /// Type of a value, as TYPE names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     String,
+    List,
+    Set,
+    SortedSet,
+    Hash,
 }
 
 impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Kind::String => "string",
+            Kind::List => "list",
+            Kind::Set => "set",
+            Kind::SortedSet => "zset",
+            Kind::Hash => "hash",
         }
     }
 
-    /// Four bits that stand for the type inside an entry.
+    /// Three bits that stand for the type inside an entry.
     pub(super) fn to_bits(self) -> u32 {
-        match self {
-            Kind::String => 0,
-        }
+        self as u32
     }
 
+    /// The type for bits that came from [`Kind::to_bits`].
+    #[inline]
     pub(super) fn from_bits(bits: u32) -> Kind {
-        debug_assert_eq!(bits, Kind::String.to_bits());
-        Kind::String
+        const KINDS: [Kind; 5] = [Kind::String, Kind::List, Kind::Set, Kind::SortedSet, Kind::Hash];
+        KINDS[bits as usize]
     }
 }
 
@@ -80,7 +89,10 @@ impl<'a> Str<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct EntryRef<'a> {
     pub kind: Kind,
+    /// The bytes of a string or of a compact collection; means nothing for a large one.
     pub value: Str<'a>,
+    /// The value, if it is a large collection.
+    pub large: Option<&'a Large>,
     /// Unix time at which it expires, as the wall clock stands now.
     pub expire_at: Option<UnixMs>,
     /// Changed in place (APPEND, SETRANGE): OBJECT ENCODING says `raw`.
@@ -91,11 +103,52 @@ pub struct EntryRef<'a> {
     pub frequency: u8,
 }
 
+impl<'a> EntryRef<'a> {
+    /// The value, if it is a collection.
+    #[inline]
+    pub fn collection(&self) -> ValueRef<'a> {
+        match self.large {
+            Some(large) => ValueRef::Large(large),
+            None => ValueRef::Compact(self.value.bytes()),
+        }
+    }
+}
+
+/// A value outside of a shard.
+#[derive(Clone, Debug)]
+pub enum Stored {
+    /// A string, or a compact collection.
+    Bytes(Arc<Vec<u8>>),
+    Large(Box<Large>),
+}
+
+impl Stored {
+    /// Bytes that it takes, without what an allocator adds.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Stored::Bytes(bytes) => bytes.len(),
+            Stored::Large(large) => large.bytes(),
+        }
+    }
+}
+
+/// What [`super::Shard::change`] did.
+#[derive(Clone, Copy, Debug)]
+pub struct Changed<R> {
+    pub result: R,
+    /// The collection is empty now, and its key is gone.
+    pub removed: bool,
+}
+
+/// The value is of another type than the command works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WrongType;
+
 /// An entry moved out of a shard, to be put into another one (RENAME, COPY and MOVE between cores).
 #[derive(Debug)]
 pub struct Detached {
     pub kind: Kind,
-    pub value: Arc<Vec<u8>>,
+    pub value: Stored,
     pub expire_at: Option<Deadline>,
     pub raw: bool,
 }

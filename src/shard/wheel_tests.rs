@@ -23,7 +23,7 @@ fn deadline(ms: UnixMs) -> Deadline {
 }
 
 fn meta(expire_at: Option<UnixMs>) -> Meta {
-    Meta { kind: Kind::String, raw: false, expire_at: expire_at.map(deadline), usage: 0 }
+    Meta { kind: Kind::String, raw: false, boxed: false, expire_at: expire_at.map(deadline), usage: 0 }
 }
 
 impl Pair {

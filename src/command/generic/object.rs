@@ -94,6 +94,7 @@ fn encoding_name(entry: &EntryRef) -> &'static str {
         Kind::String if canonical_i64(value).is_some() => "int",
         Kind::String if value.len() <= EMBSTR_BYTES_MAX => "embstr",
         Kind::String => "raw",
+        kind => entry.collection().encoding(kind),
     }
 }
 

@@ -412,6 +412,7 @@ fn memory_of_a_key() {
             first: None,
             owned: &Owned::default(),
             random: 0,
+            thresholds: &Default::default(),
             string_bytes_max: 0,
             changes: 0,
             effect: None,
