@@ -7,9 +7,12 @@
 //! Owned by the core whose shard holds it.
 
 pub mod dict;
+pub mod hash;
+pub mod intset;
 pub mod list;
 pub mod pack;
 pub mod random;
+pub mod set;
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::LazyLock;
@@ -88,6 +91,8 @@ impl Value {
 #[derive(Clone, Debug)]
 pub enum Large {
     List(list::Chunks),
+    Set(dict::Members),
+    Hash(dict::Fields),
 }
 
 /// A value that is a collection, for reading.
@@ -99,8 +104,9 @@ pub enum ValueRef<'a> {
 
 impl ValueRef<'_> {
     /// Name of the encoding, as Redis would give it.
-    pub fn encoding(&self, _kind: Kind) -> &'static str {
+    pub fn encoding(&self, kind: Kind) -> &'static str {
         match self {
+            ValueRef::Compact(_) if kind == Kind::Set => set::Set::new(*self).encoding(),
             ValueRef::Compact(_) => "listpack",
             ValueRef::Large(large) => large.encoding(),
         }
@@ -112,6 +118,8 @@ impl Large {
     pub fn len(&self) -> usize {
         match self {
             Large::List(chunks) => chunks.len(),
+            Large::Set(members) => members.len(),
+            Large::Hash(fields) => fields.len(),
         }
     }
 
@@ -123,6 +131,7 @@ impl Large {
     pub fn encoding(&self) -> &'static str {
         match self {
             Large::List(chunks) => chunks.encoding(),
+            Large::Set(_) | Large::Hash(_) => "hashtable",
         }
     }
 
@@ -130,6 +139,8 @@ impl Large {
     pub fn bytes(&self) -> usize {
         match self {
             Large::List(chunks) => chunks.bytes(),
+            Large::Set(members) => members.bytes(),
+            Large::Hash(fields) => fields.bytes(),
         }
     }
 
@@ -138,6 +149,8 @@ impl Large {
     pub fn free_some(&mut self, pieces: usize) -> bool {
         match self {
             Large::List(chunks) => chunks.free_some(pieces),
+            Large::Set(members) => members.free_some(pieces),
+            Large::Hash(fields) => fields.free_some(pieces),
         }
     }
 }
