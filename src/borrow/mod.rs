@@ -27,7 +27,7 @@ pub fn begin(engine: &Engine, session: &Session, row: &'static Row, args: Args) 
     let args: Vec<Vec<u8>> = args.iter().map(|arg| arg.to_vec()).collect();
     // Each place once, however often it is named: what is given back twice is gone.
     let mut loans: BTreeMap<CoreId, BTreeSet<Place>> = BTreeMap::new();
-    for at in row.command.keys.positions(args.len()) {
+    for at in row.command.keys.positions(&args) {
         let owner = engine.router.owner(engine.hasher.key(&args[at]).partition);
         for db in databases(engine, session, row, &args) {
             loans.entry(owner).or_default().insert((db, args[at].clone()));

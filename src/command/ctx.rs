@@ -122,6 +122,16 @@ impl<'a> Ctx<'a> {
         }
     }
 
+    /// The live collection at `key`, for a command that is about to write it: nothing is counted.
+    #[inline]
+    pub fn peek_collection(&mut self, key: &Key, kind: Kind) -> Result<Option<ValueRef<'_>>, Error> {
+        match self.peek(key) {
+            None => Ok(None),
+            Some(entry) if entry.kind == kind => Ok(Some(entry.collection())),
+            Some(_) => Err(Error::WrongType),
+        }
+    }
+
     /// As [`Ctx::collection`], for looking at several keys at once after it has been called for each: nothing is counted.
     #[inline]
     pub fn view(&self, key: &Key, kind: Kind) -> Option<ValueRef<'_>> {

@@ -104,7 +104,8 @@ fn write_info(row: &Row, reply: &mut Reply) {
     reply.bulk(row.full_name.as_bytes());
     reply.int(command.arity as i64);
     let flags = FLAG_NAMES.iter().filter(|(flag, _)| !is_container(command) && command.flags.has(*flag));
-    let flags: Vec<&str> = flags.map(|(_, name)| *name).collect();
+    let movable = (command.keys.count_at != 0).then_some("movablekeys");
+    let flags: Vec<&str> = flags.map(|(_, name)| *name).chain(movable).collect();
     write_names(&flags, reply);
     reply.int(command.keys.first as i64);
     reply.int(command.keys.last as i64);
@@ -156,6 +157,13 @@ fn key_flags(row: &Row, nth: usize, args: Option<Args>) -> &'static [&'static st
     let is = |names: &[&str]| names.contains(&row.full_name.as_str());
     let option = |name: &[u8]| args.is_some_and(|args| args.iter().skip(3).any(|arg| arg.eq_ignore_ascii_case(name)));
     match () {
+        () if row.command.keys == KeySpec::ONE_AND_COUNTED && row.command.flags.has(Flags::WRITE) => {
+            if nth == 0 {
+                &["OW", "update"]
+            } else {
+                &["RO", "access"]
+            }
+        }
         () if has_destination(row) && nth > 0 => {
             if is(&["renamenx"]) {
                 &["OW", "insert"]
@@ -191,16 +199,31 @@ fn write_key_specs(row: &Row, reply: &mut Reply) {
         () if has_destination(row) => {
             reply.set(2);
             write_key_spec(row, 0, KeySpec::ONE, reply);
-            write_key_spec(row, 1, KeySpec { first: 2, last: 2, step: 1 }, reply);
+            write_key_spec(row, 1, KeySpec { first: 2, last: 2, step: 1, count_at: 0 }, reply);
         }
         () => {
-            reply.set(1);
-            write_key_spec(row, 0, keys, reply);
+            reply.set((keys.first > 0) as usize + (keys.count_at > 0) as usize);
+            if keys.first > 0 {
+                write_key_spec(row, 0, keys, reply);
+            }
+            if keys.count_at > 0 {
+                write_counted_spec(row, keys, reply);
+            }
         }
     }
 }
 
-fn write_key_spec(row: &Row, nth: usize, keys: KeySpec, reply: &mut Reply) {
+fn write_counted_spec(row: &Row, keys: KeySpec, reply: &mut Reply) {
+    write_search((keys.first > 0) as usize, row, keys.count_at, b"keynum", reply);
+    reply.map(3);
+    for (name, value) in [("keynumidx", 0), ("firstkey", 1), ("keystep", 1)] {
+        reply.bulk(name.as_bytes());
+        reply.int(value);
+    }
+}
+
+/// The part of a specification that says where to begin, and in which way the keys are found from there.
+fn write_search(nth: usize, row: &Row, index: i16, find: &[u8], reply: &mut Reply) {
     reply.map(3);
     reply.bulk(b"flags");
     write_names(key_flags(row, nth, None), reply);
@@ -211,12 +234,16 @@ fn write_key_spec(row: &Row, nth: usize, keys: KeySpec, reply: &mut Reply) {
     reply.bulk(b"spec");
     reply.map(1);
     reply.bulk(b"index");
-    reply.int(keys.first as i64);
+    reply.int(index as i64);
     reply.bulk(b"find_keys");
     reply.map(2);
     reply.bulk(b"type");
-    reply.bulk(b"range");
+    reply.bulk(find);
     reply.bulk(b"spec");
+}
+
+fn write_key_spec(row: &Row, nth: usize, keys: KeySpec, reply: &mut Reply) {
+    write_search(nth, row, keys.first, b"range", reply);
     reply.map(3);
     // Relative to the first key, unless it counts from the end.
     let last = if keys.last < 0 { keys.last } else { keys.last - keys.first };
@@ -293,7 +320,10 @@ fn keys_of<'a>(args: Args<'a>) -> Result<(&'static Row, Vec<&'a [u8]>), Error> {
     if !row.command.arity_ok(inner.len()) {
         return Err(Error::text("ERR Invalid number of arguments specified for command"));
     }
-    Ok((row, row.command.keys.positions(inner.len()).map(|at| inner[at]).collect()))
+    if row.command.keys.count_at > 0 && row.command.keys.counted(inner).is_none() {
+        return Err(Error::text("ERR Invalid arguments specified for command"));
+    }
+    Ok((row, row.command.keys.positions(inner).map(|at| inner[at]).collect()))
 }
 
 fn getkeys(_home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {

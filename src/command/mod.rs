@@ -18,6 +18,7 @@ pub mod help;
 pub mod info;
 pub mod introspect;
 pub mod latency;
+pub mod list;
 pub mod memory;
 pub mod merge;
 pub mod monitor;

@@ -95,7 +95,7 @@ impl Transcript {
             return Err(Error::Arity(row.full_name.clone()));
         }
         let Handler::Keyspace(run) = row.command.handler else { panic!("{} is no keyspace command", row.full_name) };
-        let first = row.command.keys.positions(args.len()).next().map(|at| self.hasher.key(args[at]));
+        let first = row.command.keys.positions(args).next().map(|at| self.hasher.key(args[at]));
         let mut ctx = Ctx {
             shard: &mut self.shard,
             hasher: &self.hasher,

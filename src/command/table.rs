@@ -4,8 +4,10 @@
 //! to reach, and the function. COMMAND, COMMAND DOCS and COMMAND GETKEYS are answered from it. Rows live in the file of
 //! their family; this file collects them.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
+use super::number::parse_i64;
 use super::{KeyspaceFn, session::SessionFn};
 
 /// Properties of a command, as a bit set.
@@ -59,29 +61,34 @@ impl Flags {
 }
 
 /// Where the keys stand among the arguments: `first`, then every `step`, up to `last` (negative: from the end).
-/// `first == 0`: no keys.
+/// `first == 0`: none stand there. And behind argument `count_at`, if it is not 0, stand as many as that argument says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeySpec {
     pub first: i16,
     pub last: i16,
     pub step: i16,
+    pub count_at: i16,
 }
 
 impl KeySpec {
-    pub const NONE: KeySpec = KeySpec { first: 0, last: 0, step: 0 };
+    pub const NONE: KeySpec = KeySpec { first: 0, last: 0, step: 0, count_at: 0 };
     /// One key, the first argument.
-    pub const ONE: KeySpec = KeySpec { first: 1, last: 1, step: 1 };
+    pub const ONE: KeySpec = KeySpec { first: 1, last: 1, step: 1, count_at: 0 };
     /// Two keys, the first two arguments.
-    pub const TWO: KeySpec = KeySpec { first: 1, last: 2, step: 1 };
+    pub const TWO: KeySpec = KeySpec { first: 1, last: 2, step: 1, count_at: 0 };
     /// All arguments are keys.
-    pub const ALL: KeySpec = KeySpec { first: 1, last: -1, step: 1 };
+    pub const ALL: KeySpec = KeySpec { first: 1, last: -1, step: 1, count_at: 0 };
     /// Key, value, key, value, ...
-    pub const PAIRS: KeySpec = KeySpec { first: 1, last: -1, step: 2 };
+    pub const PAIRS: KeySpec = KeySpec { first: 1, last: -1, step: 2, count_at: 0 };
+    /// The number of keys, then the keys (SINTERCARD).
+    pub const COUNTED: KeySpec = KeySpec { first: 0, last: 0, step: 0, count_at: 1 };
+    /// A key, the number of further keys, then these (ZUNIONSTORE).
+    pub const ONE_AND_COUNTED: KeySpec = KeySpec { count_at: 2, ..KeySpec::ONE };
 
     /// Whether there is exactly one key, at a fixed place.
     #[inline]
     pub fn is_one(&self) -> bool {
-        self.first == self.last && self.first > 0
+        self.first == self.last && self.first > 0 && self.count_at == 0
     }
 
     /// Whether every key is followed by the arguments that belong to it. A command that cannot be dealt to cores key by key
@@ -91,12 +98,21 @@ impl KeySpec {
         self.last >= 0 || (argc as i64 - self.first as i64) % self.step as i64 == 0
     }
 
-    /// Positions of the keys in a command of `argc` arguments.
+    /// Positions of the keys in a command. If there are fewer than are announced, the command is going to say so.
     #[inline]
-    pub fn positions(&self, argc: usize) -> impl Iterator<Item = usize> + use<> {
+    pub fn positions<A: AsRef<[u8]>>(&self, args: &[A]) -> impl Iterator<Item = usize> + use<A> {
+        let argc = args.len();
         let last = if self.last < 0 { argc as i64 + self.last as i64 } else { self.last as i64 };
         let end = if self.first == 0 { 0 } else { (last + 1).clamp(0, argc as i64) as usize };
-        (self.first.max(0) as usize..end).step_by(self.step.max(1) as usize)
+        let fixed = (self.first.max(0) as usize..end).step_by(self.step.max(1) as usize);
+        fixed.chain(self.counted(args).unwrap_or_default())
+    }
+
+    /// Positions of the keys whose number is an argument; None if that is not the number of arguments that could be keys.
+    pub fn counted<A: AsRef<[u8]>>(&self, args: &[A]) -> Option<Range<usize>> {
+        let at = usize::try_from(self.count_at).ok().filter(|&at| at > 0)?;
+        let count = usize::try_from(parse_i64(args.get(at)?.as_ref()).ok()?).ok()?;
+        (count > 0 && count < args.len() - at).then_some(at + 1..at + 1 + count)
     }
 }
 
@@ -273,6 +289,7 @@ struct Place {
 static FAMILIES: &[&[Command]] = &[
     super::string::COMMANDS,
     super::generic::COMMANDS,
+    super::list::COMMANDS,
     super::connection::COMMANDS,
     super::client::COMMANDS,
     super::server::COMMANDS,
@@ -450,7 +467,7 @@ mod tests {
             let write = command.flags.has(Flags::WRITE);
             assert!(!(write && command.flags.has(Flags::READONLY)), "{}", row.full_name);
             if matches!(command.reach, Reach::Keys | Reach::Split(_)) {
-                assert!(command.keys.first > 0, "{} reaches keys but names none", row.full_name);
+                assert!(command.keys != KeySpec::NONE, "{} reaches keys but names none", row.full_name);
             }
             assert_eq!(matches!(command.reach, Reach::Home), !matches!(command.handler, Handler::Keyspace(_)));
         }
@@ -458,13 +475,20 @@ mod tests {
 
     #[test]
     fn key_positions() {
-        let at = |spec: KeySpec, argc| spec.positions(argc).collect::<Vec<_>>();
+        let at = |spec: KeySpec, argc| spec.positions(&vec!["2"; argc]).collect::<Vec<_>>();
         assert_eq!(at(KeySpec::ONE, 3), [1]);
         assert_eq!(at(KeySpec::TWO, 3), [1, 2]);
         assert_eq!(at(KeySpec::ALL, 4), [1, 2, 3]);
         assert_eq!(at(KeySpec::PAIRS, 5), [1, 3]);
         assert!(at(KeySpec::NONE, 5).is_empty());
         assert!(at(KeySpec::ALL, 1).is_empty());
+        assert_eq!(at(KeySpec::COUNTED, 5), [2, 3]);
+        assert_eq!(at(KeySpec::ONE_AND_COUNTED, 5), [1, 3, 4]);
+        // More keys than arguments are none at all.
+        assert!(at(KeySpec::COUNTED, 3).is_empty());
+        for count in ["0", "-1", "x", "", "9223372036854775807", "99999999999999999999"] {
+            assert_eq!(KeySpec::COUNTED.counted(&["lmpop", count, "a", "b"]), None, "{count}");
+        }
         assert!(KeySpec::PAIRS.is_whole(5) && !KeySpec::PAIRS.is_whole(4));
         assert!(KeySpec::ALL.is_whole(4) && KeySpec::ONE.is_whole(4));
     }

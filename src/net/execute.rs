@@ -318,14 +318,14 @@ impl Pump {
         }
         let keys = request.row.command.keys;
         let owner = |at: usize| router.owner(self.engine.hasher.key(args[at]).partition);
-        let mut cores: Vec<CoreId> = keys.positions(args.len()).map(owner).collect();
+        let mut cores: Vec<CoreId> = keys.positions(args).map(owner).collect();
         let owners = cores.clone();
         cores.sort_unstable();
         cores.dedup();
         let empty = |&core: &CoreId| Part { core, args: vec![args[0]], owned: Owned::default() };
         let mut parts: Vec<Part> = cores.iter().map(empty).collect();
         let mut key_part = Vec::with_capacity(owners.len());
-        for (at, owner) in keys.positions(args.len()).zip(owners) {
+        for (at, owner) in keys.positions(args).zip(owners) {
             let to = cores.binary_search(&owner).unwrap_or(0);
             key_part.push(to as u16);
             let part = &mut parts[to];

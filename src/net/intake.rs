@@ -334,7 +334,7 @@ impl Pump {
         if let Handler::Session(_) = command.handler {
             return (Way::Session, None);
         }
-        let mut positions = command.keys.positions(args.len());
+        let mut positions = command.keys.positions(args);
         let first = positions.next();
         let key = first.map(|at| (at, self.engine.hasher.key(args[at])));
         let known = key.map(|(at, key)| RequestKey { at: at as u16, partition: key.partition, hash: key.hash });

@@ -21,6 +21,17 @@ pub enum Error {
     IndexRange,
     #[error("ERR offset is out of range")]
     OffsetRange,
+    #[error("ERR numkeys should be greater than 0")]
+    NumKeys,
+    #[error("ERR count should be greater than 0")]
+    Count,
+    #[error("ERR {0} can't be negative")]
+    Negative(&'static str),
+    #[error(
+        "ERR RANK can't be zero: use 1 to start from the first match, 2 from the second ... or use negative to start from \
+         the end of the list"
+    )]
+    RankZero,
     #[error("ERR value is out of range, must be positive")]
     MustBePositive,
     #[error("ERR value is out of range")]

@@ -26,7 +26,7 @@ pub fn run(engine: &mut Engine, db: usize, args: &[&[u8]]) -> Vec<u8> {
     assert!(matches!(row.command.handler, Handler::Keyspace(_)));
     assert!(row.command.arity_ok(args.len()));
     let hasher = engine.hasher.clone();
-    let first = row.command.keys.positions(args.len()).next().map(|at| hasher.key(args[at]));
+    let first = row.command.keys.positions(args).next().map(|at| hasher.key(args[at]));
     let mut out = Output::new();
     let call = Call {
         row,
