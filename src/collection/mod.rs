@@ -6,8 +6,17 @@
 //!
 //! Owned by the core whose shard holds it.
 
+pub mod dict;
+pub mod hash;
+pub mod intset;
 pub mod list;
 pub mod pack;
+pub mod random;
+pub mod set;
+pub mod sorted;
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::LazyLock;
 
 use crate::shard::Kind;
 
@@ -83,6 +92,9 @@ impl Value {
 #[derive(Clone, Debug)]
 pub enum Large {
     List(list::Chunks),
+    Set(dict::Members),
+    Hash(dict::Fields),
+    SortedSet(sorted::Large),
 }
 
 /// A value that is a collection, for reading.
@@ -94,8 +106,9 @@ pub enum ValueRef<'a> {
 
 impl ValueRef<'_> {
     /// Name of the encoding, as Redis would give it.
-    pub fn encoding(&self, _kind: Kind) -> &'static str {
+    pub fn encoding(&self, kind: Kind) -> &'static str {
         match self {
+            ValueRef::Compact(_) if kind == Kind::Set => set::Set::new(*self).encoding(),
             ValueRef::Compact(_) => "listpack",
             ValueRef::Large(large) => large.encoding(),
         }
@@ -107,6 +120,9 @@ impl Large {
     pub fn len(&self) -> usize {
         match self {
             Large::List(chunks) => chunks.len(),
+            Large::Set(members) => members.len(),
+            Large::Hash(fields) => fields.len(),
+            Large::SortedSet(items) => items.len(),
         }
     }
 
@@ -118,6 +134,8 @@ impl Large {
     pub fn encoding(&self) -> &'static str {
         match self {
             Large::List(chunks) => chunks.encoding(),
+            Large::Set(_) | Large::Hash(_) => "hashtable",
+            Large::SortedSet(_) => "skiplist",
         }
     }
 
@@ -125,6 +143,9 @@ impl Large {
     pub fn bytes(&self) -> usize {
         match self {
             Large::List(chunks) => chunks.bytes(),
+            Large::Set(members) => members.bytes(),
+            Large::Hash(fields) => fields.bytes(),
+            Large::SortedSet(items) => items.bytes(),
         }
     }
 
@@ -133,6 +154,22 @@ impl Large {
     pub fn free_some(&mut self, pieces: usize) -> bool {
         match self {
             Large::List(chunks) => chunks.free_some(pieces),
+            Large::Set(members) => members.free_some(pieces),
+            Large::Hash(fields) => fields.free_some(pieces),
+            Large::SortedSet(items) => items.free_some(pieces),
         }
     }
+}
+
+/// Seeded once per process, so that nobody can choose elements that fall together, and a collection that is lent to
+/// another core keeps its order.
+static HASH_STATE: LazyLock<ahash::RandomState> =
+    LazyLock::new(|| if cfg!(test) { ahash::RandomState::with_seeds(1, 2, 3, 4) } else { ahash::RandomState::new() });
+
+/// The hash of an element; the same on all cores of a process.
+#[inline]
+pub fn hash_of(bytes: &[u8]) -> u64 {
+    let mut hasher = HASH_STATE.build_hasher();
+    hasher.write(bytes);
+    hasher.finish()
 }

@@ -239,15 +239,17 @@ pub fn from_sorted<'m>(limits: &Thresholds, items: impl Iterator<Item = (&'m [u8
     value
 }
 
-/// The large form of a sorted set; the shard knows the types of its values.
+/// Programmer's error: a collection of another type is not a sorted set.
 fn form(large: &super::Large) -> &Large {
     match large {
         super::Large::SortedSet(large) => large,
+        _ => unreachable!("the value of a sorted set"),
     }
 }
 
 fn form_mut(large: &mut super::Large) -> &mut Large {
     match large {
         super::Large::SortedSet(large) => large,
+        _ => unreachable!("the value of a sorted set"),
     }
 }
