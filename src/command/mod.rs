@@ -28,6 +28,7 @@ pub mod session;
 #[cfg(test)]
 pub mod shard_transcript;
 pub mod slowlog;
+pub mod sorted;
 pub mod string;
 pub mod table;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Pure functions; no core owns anything here. INCRBYFLOAT computes in the x87 80-bit format, because its digits are
 //! visible to clients and replicas: the same inputs must give the same text on every machine.
 
-use rustc_apfloat::ieee::X87DoubleExtended;
+use rustc_apfloat::ieee::{Double, X87DoubleExtended};
 use rustc_apfloat::{Float, Round, Status};
 
 use crate::resp::Error;
@@ -103,6 +103,57 @@ fn finite(magnitude: &str) -> Option<LongDouble> {
     let parsed = LongDouble::from_str_r(magnitude, Round::NearestTiesToEven).ok()?;
     let lost = parsed.value.is_infinite() || (parsed.value.is_zero() && parsed.status.intersects(Status::INEXACT));
     if lost { None } else { Some(parsed.value) }
+}
+
+/// Parses what C's `strtod` accepts as a whole, as [`parse_long_double`] does for `strtold`: the scores of sorted sets.
+#[inline]
+pub fn parse_double(text: &[u8]) -> Option<f64> {
+    // Fifteen digits and a sign are exact.
+    if text.len() <= 16
+        && let Some(whole) = canonical_i64(text)
+    {
+        return Some(whole as f64);
+    }
+    read_double(text).filter(|(_, lost)| !lost).map(|(value, _)| value)
+}
+
+/// Parses what C's `strtod` accepts up to the end of a C string: blanks before the number are fine, nothing at all is 0,
+/// and what overflows is infinite. The ends of ranges of scores.
+pub fn parse_double_prefix(text: &[u8]) -> Option<f64> {
+    let text = &text[..memchr::memchr(0, text).unwrap_or(text.len())];
+    let blanks = text.iter().take_while(|byte| byte.is_ascii_whitespace() || **byte == b'\x0b').count();
+    match &text[blanks..] {
+        // Of blanks alone nothing is read, so that they are left over.
+        [] => (blanks == 0).then_some(0.0),
+        number => read_double(number).map(|(value, _)| value),
+    }
+}
+
+/// A double, and whether it has become infinite or zero for want of range. NaN is none.
+fn read_double(text: &[u8]) -> Option<(f64, bool)> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (sign, magnitude) = match text.as_bytes().first()? {
+        b'-' => (-1.0, &text[1..]),
+        b'+' => (1.0, &text[1..]),
+        _ => (1.0, text),
+    };
+    if magnitude.eq_ignore_ascii_case("inf") || magnitude.eq_ignore_ascii_case("infinity") {
+        return Some((sign * f64::INFINITY, false));
+    }
+    let is_hexadecimal = magnitude.len() > 1 && magnitude.as_bytes()[..2].eq_ignore_ascii_case(b"0x");
+    let (value, end): (f64, _) = if is_hexadecimal {
+        is_number(&magnitude.as_bytes()[2..], u8::is_ascii_hexdigit, b'p').then_some(())?;
+        let exponent = if magnitude.bytes().any(|b| b.eq_ignore_ascii_case(&b'p')) { "" } else { "p0" };
+        let value =
+            Double::from_str_r(&format!("0x{}{exponent}", &magnitude[2..]), Round::NearestTiesToEven).ok()?.value;
+        (f64::from_bits(value.to_bits() as u64), b'p')
+    } else {
+        is_number(magnitude.as_bytes(), u8::is_ascii_digit, b'e').then_some(())?;
+        (magnitude.parse().ok()?, b'e')
+    };
+    let digits = magnitude.bytes().skip(2 * is_hexadecimal as usize).take_while(|b| !b.eq_ignore_ascii_case(&end));
+    let is_zero = digits.into_iter().all(|b| matches!(b, b'0' | b'.'));
+    Some((sign * value, value.is_infinite() || (value == 0.0 && !is_zero)))
 }
 
 /// `value + increment`, refused if the result is not finite.
@@ -247,6 +298,57 @@ mod tests {
             assert_eq!(sum(value, increment).as_deref(), Ok(expected), "{value} + {increment}");
         }
         assert_eq!(sum("1e4932", "0").map(|s| s.len()), Ok(4933));
+    }
+
+    #[test]
+    fn doubles_are_read_as_strtod_reads_them() {
+        for (text, value) in [
+            ("0", 0.0),
+            ("-7", -7.0),
+            ("123456789012345", 123456789012345.0),
+            ("9007199254740993", 9007199254740992.0),
+            ("1e3", 1000.0),
+            ("+.5", 0.5),
+            ("5.", 5.0),
+            ("0x1p-1074", 5e-324),
+            ("-0X.8", -0.5),
+            ("0xA", 10.0),
+            ("5e-324", 5e-324),
+            ("0e999", 0.0),
+            ("INF", f64::INFINITY),
+            ("-infinity", f64::NEG_INFINITY),
+        ] {
+            assert_eq!(parse_double(text.as_bytes()), Some(value), "{text}");
+        }
+        assert_eq!(parse_double(b"-0").map(f64::to_bits), Some((-0.0f64).to_bits()));
+        for text in [
+            "",
+            " 1",
+            "1 ",
+            "1\0",
+            "nan",
+            "-nan",
+            "1e400",
+            "-1e400",
+            "1e-400",
+            "0x1p2000",
+            "0x1p-2000",
+            "0x",
+            "e1",
+            ".",
+            "+",
+            "--1",
+            "1f",
+            "infi",
+        ] {
+            assert_eq!(parse_double(text.as_bytes()), None, "{text}");
+        }
+        for (text, value) in [("", 0.0), ("\0x", 0.0), (" \t1", 1.0), ("1e400", f64::INFINITY), ("2\0x", 2.0)] {
+            assert_eq!(parse_double_prefix(text.as_bytes()), Some(value), "{text:?}");
+        }
+        for text in [" ", "1 ", "nan", "x", "1x"] {
+            assert_eq!(parse_double_prefix(text.as_bytes()), None, "{text:?}");
+        }
     }
 
     #[test]

@@ -290,6 +290,7 @@ static FAMILIES: &[&[Command]] = &[
     super::string::COMMANDS,
     super::generic::COMMANDS,
     super::list::COMMANDS,
+    super::sorted::COMMANDS,
     super::connection::COMMANDS,
     super::client::COMMANDS,
     super::server::COMMANDS,

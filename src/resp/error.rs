@@ -15,6 +15,26 @@ pub enum Error {
     NotInteger,
     #[error("ERR value is not a valid float")]
     NotFloat,
+    #[error("ERR resulting score is not a number (NaN)")]
+    ScoreNan,
+    #[error("ERR weight value is not a float")]
+    NotWeight,
+    #[error("ERR min or max is not a float")]
+    NotScoreRange,
+    #[error("ERR min or max not valid string range item")]
+    NotLexRange,
+    #[error("ERR syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX")]
+    LimitOfRanks,
+    #[error("ERR syntax error, WITHSCORES not supported in combination with BYLEX")]
+    LexWithScores,
+    #[error("ERR XX and NX options at the same time are not compatible")]
+    ZaddNxAndXx,
+    #[error("ERR GT, LT, and/or NX options at the same time are not compatible")]
+    ZaddGtLtNx,
+    #[error("ERR INCR option supports a single increment-element pair")]
+    ZaddIncrPairs,
+    #[error("ERR at least 1 input key is needed for '{0}' command")]
+    NoInputKey(String),
     #[error("ERR no such key")]
     NoSuchKey,
     #[error("ERR index out of range")]

@@ -246,12 +246,31 @@ impl<'a> Reply<'a> {
     }
 
     /// A double; in RESP2 its text as a bulk string.
+    #[inline]
     pub fn double(&mut self, value: f64) {
+        // Most are whole numbers, which print as integers up to seventeen digits.
+        let whole = value as i64;
+        if whole.unsigned_abs() < 100_000_000_000_000_000 && (whole as f64).to_bits() == value.to_bits() {
+            return match self.version {
+                Version::V2 => self.bulk_int(whole),
+                Version::V3 => self.header(b',', whole),
+            };
+        }
+        self.fraction(value);
+    }
+
+    /// A double of any kind.
+    fn fraction(&mut self, value: f64) {
         let text = super::number::format_double(value);
         match self.version {
             Version::V2 => self.bulk(text.as_bytes()),
             Version::V3 => self.line(b',', text.as_bytes()),
         }
+    }
+
+    /// The text of a double as a bulk string, in both versions.
+    pub fn bulk_double(&mut self, value: f64) {
+        self.bulk(super::number::format_double(value).as_bytes());
     }
 
     /// A number of any size, given as decimal text; a bulk string in RESP2.
@@ -338,7 +357,7 @@ mod tests {
     #[test]
     fn every_type_in_both_versions() {
         type Write = fn(&mut Reply);
-        let cases: [(Write, &str, &str); 27] = [
+        let cases: [(Write, &str, &str); 30] = [
             (|r| r.ok(), "+OK\r\n", "+OK\r\n"),
             (|r| r.simple("PONG"), "+PONG\r\n", "+PONG\r\n"),
             (|r| r.error(&Error::Syntax), "-ERR syntax error\r\n", "-ERR syntax error\r\n"),
@@ -364,6 +383,9 @@ mod tests {
             (|r| r.double(f64::INFINITY), "$3\r\ninf\r\n", ",inf\r\n"),
             (|r| r.double(f64::NEG_INFINITY), "$4\r\n-inf\r\n", ",-inf\r\n"),
             (|r| r.double(3.0), "$1\r\n3\r\n", ",3\r\n"),
+            (|r| r.double(-0.0), "$2\r\n-0\r\n", ",-0\r\n"),
+            (|r| r.double(-1e16), "$18\r\n-10000000000000000\r\n", ",-10000000000000000\r\n"),
+            (|r| r.double(1e17), "$5\r\n1e+17\r\n", ",1e+17\r\n"),
             (|r| r.big_number("123"), "$3\r\n123\r\n", "(123\r\n"),
             (|r| r.verbatim(b"txt", b"hi"), "$2\r\nhi\r\n", "=6\r\ntxt:hi\r\n"),
         ];

@@ -20,7 +20,7 @@ const SCAN_PARTITIONS_MAX: usize = 1024;
 
 /// The cursor as a number, read as C's `strtoul` does: a sign is fine, a negative number counts down from 2^64, nothing at
 /// all is 0. Blanks are not fine. The text ends with the first NUL.
-fn parse_cursor(arg: &[u8]) -> Option<u64> {
+pub fn parse_cursor(arg: &[u8]) -> Option<u64> {
     let arg = arg.split(|&byte| byte == 0).next().unwrap_or_default();
     let (negative, digits) = match arg {
         [b'-', digits @ ..] => (true, digits),
@@ -43,16 +43,18 @@ pub fn scan_partition(args: Args) -> Option<u16> {
     u16::try_from(parse_cursor(args.get(1)?)? >> 32).ok()
 }
 
-/// The options of SCAN.
-struct Options<'a> {
-    count: usize,
+/// The options of SCAN and its kin.
+pub struct ScanOptions<'a> {
+    /// Entries to visit.
+    pub count: usize,
     pattern: Option<&'a [u8]>,
     kind: Option<&'a [u8]>,
 }
 
-impl<'a> Options<'a> {
-    fn parse(args: Args<'a>) -> Result<Self, Error> {
-        let mut options = Options { count: COUNT_DEFAULT, pattern: None, kind: None };
+impl<'a> ScanOptions<'a> {
+    /// TYPE is an option of walks over keys, not of those over the elements of a collection.
+    pub fn parse(args: Args<'a>, of_keys: bool) -> Result<Self, Error> {
+        let mut options = ScanOptions { count: COUNT_DEFAULT, pattern: None, kind: None };
         let mut rest = args.iter();
         while let Some(option) = rest.next() {
             let value = rest.next().ok_or(Error::Syntax)?;
@@ -61,7 +63,7 @@ impl<'a> Options<'a> {
                 options.count = usize::try_from(count).ok().filter(|&n| n > 0).ok_or(Error::Syntax)?;
             } else if option.eq_ignore_ascii_case(b"match") {
                 options.pattern = Some(value).filter(|&&pattern| pattern != b"*").copied();
-            } else if option.eq_ignore_ascii_case(b"type") {
+            } else if of_keys && option.eq_ignore_ascii_case(b"type") {
                 options.kind = Some(value);
             } else {
                 return Err(Error::Syntax);
@@ -72,8 +74,12 @@ impl<'a> Options<'a> {
 
     /// A type that does not exist has no keys.
     fn want(&self, key: &[u8], kind: Kind) -> bool {
-        self.kind.is_none_or(|name| name.eq_ignore_ascii_case(kind.name().as_bytes()))
-            && self.pattern.is_none_or(|pattern| glob::matches(pattern, key))
+        self.kind.is_none_or(|name| name.eq_ignore_ascii_case(kind.name().as_bytes())) && self.matches(key)
+    }
+
+    /// Whether MATCH lets a name through.
+    pub fn matches(&self, name: &[u8]) -> bool {
+        self.pattern.is_none_or(|pattern| glob::matches(pattern, name))
     }
 }
 
@@ -101,7 +107,7 @@ impl Found {
 
 pub fn scan(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     let cursor = parse_cursor(args[1]).ok_or(Error::InvalidCursor)?;
-    let options = Options::parse(&args[2..])?;
+    let options = ScanOptions::parse(&args[2..], true)?;
     let mut found = Found::new();
     let next = walk(ctx, cursor, &options, |key| found.add(key, reply));
     reply.array(2);
@@ -111,7 +117,7 @@ pub fn scan(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
 }
 
 /// Goes on from `cursor` until enough entries were visited; returns the next cursor.
-fn walk(ctx: &mut Ctx, cursor: u64, options: &Options, mut found: impl FnMut(&[u8])) -> u64 {
+fn walk(ctx: &mut Ctx, cursor: u64, options: &ScanOptions, mut found: impl FnMut(&[u8])) -> u64 {
     let range = ctx.shard.partitions();
     let (mut partition, mut position) = (cursor >> 32, cursor as u32);
     // A cursor that this node never gave out: nothing is there.
@@ -140,7 +146,7 @@ fn walk(ctx: &mut Ctx, cursor: u64, options: &Options, mut found: impl FnMut(&[u
 }
 
 pub fn keys(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
-    let options = Options { count: usize::MAX, pattern: Some(args[1]).filter(|&p| p != b"*"), kind: None };
+    let options = ScanOptions { count: usize::MAX, pattern: Some(args[1]).filter(|&p| p != b"*"), kind: None };
     let mut found = Found::new();
     for partition in ctx.shard.partitions() {
         ctx.shard.scan(ctx.db, partition, 0, usize::MAX, |key, kind| {
