@@ -4,6 +4,7 @@
 //! ARCHITECTURE.md names the parts and gives a reading order. Dependencies point one way: `net` -> `command` -> `shard`.
 
 pub mod admin;
+pub mod blocking;
 pub mod borrow;
 pub mod budget;
 pub mod collection;

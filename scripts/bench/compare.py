@@ -21,11 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import servers
-from drivers import KeyloomBench, Load, Memtier, Plain, RedisBenchmark, Run
+from drivers import COMMANDS, PLAIN_OPS, KeyloomBench, Load, Memtier, Plain, RedisBenchmark, Run
 from servers import Failure, Keys, Server
 
 NAMES = ("keyloom", "keyloom-lru", "redis", "valkey", "memcached", "floor")
-OPS = ("get", "set")
+OPS = PLAIN_OPS + tuple(COMMANDS)
 # Requests per run: about two seconds for a server of this class.
 REQUESTS_PER_PIPELINE = 200_000
 REQUESTS_MAX = 3_000_000
@@ -60,7 +60,8 @@ def arguments():
     add("--load-cores", metavar="N[,N]", help="CPUs of the load (default: 1; if the server has several, the same)")
     add("--keys", type=int, default=1_000_000, help="keys in the server (default %(default)s)")
     add("--data-size", type=int, default=64, help="bytes of a value (default %(default)s)")
-    add("--ops", default="get,set", help="operations (default %(default)s)")
+    add("--ops", default="get,set",
+        help=f"operations, in this order, of {','.join(OPS)} (default %(default)s); others than get and set need redis-benchmark")
     add("--requests", type=int, help="requests per run (default: about two seconds' worth)")
     add("--only", help=f"servers, of {','.join(NAMES)} (default: all)")
     add("--driver", choices=("auto", "redis-benchmark", "memtier", "keyloom", "plain"), default="auto",
@@ -170,7 +171,9 @@ def show_progress(text):
         print(f"\r{text:40}\r", end="", file=sys.stderr, flush=True)
 
 
-def drivers_for(kind, driver, latency, fallback):
+def drivers_for(kind, op, driver, latency, fallback):
+    if op not in PLAIN_OPS:
+        return RedisBenchmark(driver.keys, driver.cpus), None
     if driver.missing(kind):
         return fallback, None
     # The floor answers in form only: the latency generator, which reads replies, would complain.
@@ -198,7 +201,9 @@ def run_round(number, options, kinds, keys, drivers, results, complaints):
                 if kind.stores:
                     server.fill(keys)
                 for load in loads(options):
-                    run, cpu_us = measure(server, load, *drivers_for(kind, *drivers))
+                    if load.op not in PLAIN_OPS and not (kind.speaks_resp and kind.stores):
+                        continue
+                    run, cpu_us = measure(server, load, *drivers_for(kind, load.op, *drivers))
                     per_op = cpu_us / run.ops
                     busy = per_op * run.ops_per_s / 1e6 / len(options.cores)
                     results.append(Result(number, kind.name, load.op, load.pipeline, per_op, busy, run))

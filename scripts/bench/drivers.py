@@ -17,10 +17,29 @@ from servers import Failure, pinned
 
 RUN_S_MAX = 120
 
+# What every driver can do.
+PLAIN_OPS = ("get", "set")
+# What redis-benchmark can do besides: commands on one collection, but for MSET, which sets ten keys. `__rand_int__` is a
+# random number below the number of keys.
+COMMANDS = {
+    "mset": None,
+    "lpush": None,
+    "lpop": None,
+    "lrange": ["LRANGE", "mylist", "0", "9"],
+    "sadd": None,
+    "sismember": ["SISMEMBER", "myset", "element:__rand_int__"],
+    "spop": None,
+    "hset": None,
+    "hget": ["HGET", "myhash", "element:__rand_int__"],
+    "zadd": None,
+    "zrangebyscore": ["ZRANGEBYSCORE", "myzset", "__rand_int__", "+inf", "LIMIT", "0", "10"],
+    "zpopmin": None,
+}
+
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent: `op` is "get" or "set"; `requests` is the sum over all clients."""
+    """What is sent: `op` is one of `PLAIN_OPS` or `COMMANDS`; `requests` is the sum over all clients."""
 
     op: str
     clients: int
@@ -70,9 +89,10 @@ class RedisBenchmark:
         out = output_of(
             ["redis-benchmark", "-h", "127.0.0.1", "-p", str(server.port), "-c", str(load.clients),
              "-n", str(load.requests), "-r", str(self.keys.count), "-d", str(self.keys.value_bytes),
-             "-P", str(load.pipeline), "-t", load.op, "--precision", "3", "--csv", *threads], self.cpus)
+             "-P", str(load.pipeline), "--precision", "3", "--csv", *threads,
+             *(COMMANDS.get(load.op) or ["-t", load.op])], self.cpus)
         for row in csv.reader(io.StringIO(out)):
-            if len(row) == 8 and row[0].lower() == load.op:
+            if len(row) == 8 and row[0].lower().split(" ")[0] == load.op:
                 return Run(load.requests, float(row[1]), float(row[4]) * 1000, float(row[6]) * 1000)
         raise Failure(f"redis-benchmark printed no result: {out.strip()[:200]!r}")
 

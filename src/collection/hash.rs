@@ -52,11 +52,12 @@ impl<'a> Hash<'a> {
         }
     }
 
-    /// All fields with their values; those of a pack as they were added.
-    pub fn iter(&self) -> Box<dyn Iterator<Item = Pair<'a>> + 'a> {
+    /// Visits all fields with their values; those of a pack as they were added.
+    #[inline]
+    pub fn visit(&self, visit: impl FnMut(Pair<'a>)) {
         match *self {
-            Hash::Pack(pack) => Box::new(pairs(pack)),
-            Hash::Dict(fields) => Box::new(fields.iter()),
+            Hash::Pack(pack) => pairs(pack).for_each(visit),
+            Hash::Dict(fields) => fields.iter().for_each(visit),
         }
     }
 
@@ -215,7 +216,9 @@ mod tests {
                     _ => assert_eq!(view(&value).get(&field), model.get(&field).map(Vec::as_slice)),
                 }
                 let owned = |(field, text): Pair| (field.to_vec(), text.to_vec());
-                assert_eq!(view(&value).iter().map(owned).collect::<Model>(), model);
+                let mut all = Model::new();
+                view(&value).visit(|pair| all.extend([owned(pair)]));
+                assert_eq!(all, model);
                 assert_eq!((view(&value).len(), value.is_empty()), (model.len(), model.is_empty()));
                 let mut seen = Model::new();
                 let count = random.below(model.len() + 2);

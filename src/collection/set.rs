@@ -106,6 +106,16 @@ impl<'a> Set<'a> {
         }
     }
 
+    /// Visits all members.
+    #[inline]
+    pub fn visit(&self, mut visit: impl FnMut(Member<'a>)) {
+        match *self {
+            Set::Ints(ints) => ints.iter().for_each(|number| visit(Member::Int(number))),
+            Set::Pack(pack) => pack.iter().for_each(|member| visit(Member::Bytes(member))),
+            Set::Dict(members) => members.iter().for_each(|(key, _)| visit(Member::Bytes(key))),
+        }
+    }
+
     /// A random member, each equally likely. None if there is none.
     pub fn random(&self, random: &mut Random) -> Option<Member<'a>> {
         if self.is_empty() {
@@ -131,7 +141,7 @@ impl<'a> Set<'a> {
         match self {
             Set::Dict(members) => members.scan(cursor, count, |(key, _)| visit(Member::Bytes(key))),
             compact => {
-                compact.iter().for_each(visit);
+                compact.visit(visit);
                 0
             }
         }

@@ -167,24 +167,27 @@ fn key_flags(row: &Row, nth: usize, args: Option<Args>) -> &'static [&'static st
         () if has_destination(row) && nth > 0 => {
             if is(&["renamenx"]) {
                 &["OW", "insert"]
+            } else if is(&["lmove", "rpoplpush"]) {
+                &["RW", "insert"]
             } else {
                 &["OW", "update"]
             }
         }
-        () if is(&["rename", "renamenx"]) => &["RW", "access", "delete"],
+        () if is(&["rename", "renamenx", "lmove", "rpoplpush", "lpop", "rpop", "lmpop"]) => &["RW", "access", "delete"],
         () if is(&["copy"]) => &["RO", "access"],
         () if is(&["set"]) && args.is_some() && !option(b"get") => &["OW", "update"],
         () if is(&["set"]) && args.is_some() => &["RW", "access", "update"],
         () if is(&["set"]) => &["RW", "access", "update", "variable_flags"],
         () if is(&["mset", "setex", "psetex"]) => &["OW", "update"],
         () if is(&["msetnx", "setnx"]) => &["OW", "insert"],
-        () if is(&["append"]) => &["RW", "insert"],
+        () if is(&["append", "lpush", "rpush", "lpushx", "rpushx", "linsert"]) => &["RW", "insert"],
+        () if is(&["lrem", "ltrim"]) => &["RW", "delete"],
         () if is(&["del", "unlink"]) => &["RM", "delete"],
         () if is(&["getdel"]) => &["RW", "access", "delete"],
         () if is(&["getset", "getex", "incr", "decr", "incrby", "decrby", "incrbyfloat", "move"]) => {
             &["RW", "access", "update"]
         }
-        () if is(&["exists", "type", "touch", "strlen", "memory|usage"]) => &["RO"],
+        () if is(&["exists", "type", "touch", "strlen", "llen", "memory|usage"]) => &["RO"],
         () if row.parent.is_some() && row.full_name.starts_with("object|") => &["RO"],
         () if row.command.flags.has(Flags::WRITE) => &["RW", "update"],
         () => &["RO", "access"],

@@ -12,8 +12,10 @@ pub mod client;
 pub mod config;
 pub mod connection;
 pub mod ctx;
+pub mod elements;
 pub mod generic;
 pub mod glob;
+pub mod hash;
 pub mod help;
 pub mod info;
 pub mod introspect;
@@ -25,6 +27,7 @@ pub mod monitor;
 pub mod number;
 pub mod server;
 pub mod session;
+pub mod set;
 #[cfg(test)]
 pub mod shard_transcript;
 pub mod slowlog;

@@ -290,6 +290,8 @@ static FAMILIES: &[&[Command]] = &[
     super::string::COMMANDS,
     super::generic::COMMANDS,
     super::list::COMMANDS,
+    super::set::COMMANDS,
+    super::hash::COMMANDS,
     super::sorted::COMMANDS,
     super::connection::COMMANDS,
     super::client::COMMANDS,

@@ -43,6 +43,18 @@ pub enum Error {
     OffsetRange,
     #[error("ERR numkeys should be greater than 0")]
     NumKeys,
+    #[error("ERR Number of keys can't be greater than number of args")]
+    TooManyKeys,
+    #[error("ERR hash value is not an integer")]
+    HashNotInteger,
+    #[error("ERR hash value is not a float")]
+    HashNotFloat,
+    #[error("ERR value is NaN or Infinity")]
+    NotFinite,
+    #[error("ERR NOVALUES option can only be used in HSCAN")]
+    NoValues,
+    #[error("ERR reply exceeds maximum allowed size (proto-max-bulk-len)")]
+    ReplyTooLong,
     #[error("ERR count should be greater than 0")]
     Count,
     #[error("ERR {0} can't be negative")]

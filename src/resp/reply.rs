@@ -268,11 +268,6 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// The text of a double as a bulk string, in both versions.
-    pub fn bulk_double(&mut self, value: f64) {
-        self.bulk(super::number::format_double(value).as_bytes());
-    }
-
     /// A number of any size, given as decimal text; a bulk string in RESP2.
     pub fn big_number(&mut self, digits: &str) {
         match self.version {

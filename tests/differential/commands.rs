@@ -6,6 +6,7 @@
 //!
 //! Tables make the most of this file.
 
+use crate::collections;
 use crate::common::Random;
 
 /// Arguments, the name first.
@@ -501,7 +502,8 @@ impl Generator {
     /// The next command.
     pub fn command(&mut self) -> Command {
         let family = match self.random.below(100) {
-            0..45 => STRINGS,
+            0..25 => STRINGS,
+            25..45 => collections::LISTS,
             45..50 if self.long_values => STRINGS,
             45..50 => LCS,
             50..85 => KEYS,
@@ -528,6 +530,10 @@ impl Generator {
                 if client.eq_ignore_ascii_case(b"client") && pause.eq_ignore_ascii_case(b"pause") =>
             {
                 rest.first().is_none_or(|number| !matches!(number.first(), Some(b'1'..=b'9')))
+            }
+            // Later versions refuse a rank whose opposite cannot be said, as we do.
+            [lpos, rest @ ..] if lpos.eq_ignore_ascii_case(b"lpos") => {
+                !rest.iter().any(|arg| arg == b"-9223372036854775808")
             }
             // All commands there are: not the same.
             [command] if command.eq_ignore_ascii_case(b"command") => false,

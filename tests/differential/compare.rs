@@ -16,7 +16,7 @@ pub enum Rule {
     NearMs,
     /// Seconds, likewise.
     NearS,
-    /// The name of an encoding; ours may be `int` where it is `embstr`.
+    /// The name of an encoding; ours may be `int` where it is `embstr`, and that of short lists is that of Redis 7.2.
     Encoding,
     /// Replies of one type; what is in them is the server's own.
     Kind,
@@ -80,7 +80,11 @@ pub fn same(rule: Rule, redis: &[u8], ours: &[u8], span_ms: i64) -> bool {
         (Unordered, Value::Array(redis), Value::Array(ours)) => sorted(redis) == sorted(ours),
         (NearMs, Value::Int(redis), Value::Int(ours)) => near(redis, ours, span_ms),
         (NearS, Value::Int(redis), Value::Int(ours)) => near(redis, ours, 1 + span_ms / 1000),
-        (Encoding, Value::Bulk(redis), Value::Bulk(ours)) => redis == b"embstr" && ours == b"int",
+        (Encoding, Value::Bulk(redis), Value::Bulk(ours)) => match &ours[..] {
+            b"int" => redis == b"embstr",
+            b"listpack" => redis == b"quicklist",
+            _ => false,
+        },
         (Kind, redis, ours) => std::mem::discriminant(&redis) == std::mem::discriminant(&ours),
         _ => false,
     }

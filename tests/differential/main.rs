@@ -9,6 +9,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod collections;
 mod commands;
 mod compare;
 mod fixed;
@@ -324,6 +325,8 @@ impl Sequence<'_> {
                 for name in ["TYPE", "GET", "PTTL", "PEXPIRETIME", "STRLEN"] {
                     batch.push(vec![name.as_bytes().to_vec(), key.clone()]);
                 }
+                batch.push(["LRANGE", "0", "-1"].map(|word| word.as_bytes().to_vec()).into());
+                batch.last_mut().expect("just pushed").insert(1, key.clone());
                 batch.push(vec![b"OBJECT".to_vec(), b"ENCODING".to_vec(), key]);
             }
             self.exchange(batch)?;

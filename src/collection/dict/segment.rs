@@ -90,7 +90,8 @@ impl<const PAIRS: bool> Segment<PAIRS> {
         allocated(self.buffer.capacity()) + big
     }
 
-    /// Allocations that the big items take.
+    /// Items that lie outside.
+    #[cfg(test)]
     pub(super) fn pieces(&self) -> usize {
         self.big.as_ref().map_or(0, |big| big.items.len())
     }

@@ -24,7 +24,7 @@ impl Options {
                 match options.rank {
                     0 => return Err(Error::RankZero),
                     // Its opposite could not be said.
-                    i64::MIN => return Err(Error::OutOfRange),
+                    i64::MIN => return Err(Error::NotBetween { min: -i64::MAX, max: i64::MAX }),
                     _ => {}
                 }
             } else if name.eq_ignore_ascii_case(b"count") {

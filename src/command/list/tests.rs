@@ -89,7 +89,7 @@ fn positions() {
         LPOS none c                     => $-1
         LPOS none c COUNT 2             => *0
         LPOS k c RANK 0                 => -ERR RANK can't be zero: use 1 to start from the first match, 2 from the second ... or use negative to start from the end of the list
-        LPOS k c RANK -9223372036854775808 => -ERR value is out of range
+        LPOS k c RANK -9223372036854775808 => -ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807
         LPOS k c COUNT -1               => -ERR COUNT can't be negative
         LPOS k c MAXLEN -1              => -ERR MAXLEN can't be negative
         LPOS k c COUNT                  => -ERR syntax error

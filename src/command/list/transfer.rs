@@ -77,12 +77,12 @@ impl<'a> PopMany<'a> {
         }
         let keys = &args[1..1 + numkeys];
         let end = parse_end(args[1 + numkeys])?;
-        let count = match &args[2 + numkeys..] {
-            [] => 1,
-            [name, count] if name.eq_ignore_ascii_case(b"count") => count_of(count, Error::Count)?,
-            _ => return Err(Error::Syntax),
-        };
-        Ok(PopMany { keys, end, count })
+        let (mut count, mut rest) = (None, args[2 + numkeys..].iter());
+        while let Some(name) = rest.next() {
+            let value = rest.next().filter(|_| count.is_none() && name.eq_ignore_ascii_case(b"count"));
+            count = Some(count_of(value.ok_or(Error::Syntax)?, Error::Count)?);
+        }
+        Ok(PopMany { keys, end, count: count.unwrap_or(1) })
     }
 }
 

@@ -2,55 +2,48 @@
 
 use std::collections::HashSet;
 
-use super::{Args, Ctx, Error, Reply, parse_i64, read, write_item, write_len};
+use super::{Args, Ctx, Error, Reply, read, write_item, write_len};
 use crate::collection::random::{Random, select};
 use crate::collection::sorted::SortedSet;
-use crate::command::generic::scan::{ScanOptions, parse_cursor};
-use crate::resp::Output;
-
-/// Members that one call may return more than once: the reply would otherwise be of any size.
-const REPEATED_MAX: i64 = 1 << 24;
+use crate::command::elements::{Draws, Found, Walk, WalkOptions, draw_repeatedly, parse_cursor};
+use crate::resp::number::format_double;
 
 /// Below so many members for each one that is wanted, choosing goes through all of them.
 const SPARSE: usize = 8;
 
 pub fn zrandmember(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
-    let key = ctx.key(args[1]);
+    let (draws, with_scores) = match args {
+        [_, _] => (None, false),
+        [_, _, count] => (Some(Draws::parse(count)?), false),
+        [_, _, count, option] if option.eq_ignore_ascii_case(b"withscores") => (Some(Draws::parse_pairs(count)?), true),
+        [_, _, count, ..] => {
+            Draws::parse(count)?;
+            return Err(Error::Syntax);
+        }
+        _ => return Err(Error::Syntax),
+    };
     let mut random = Random::new(ctx.random);
-    let Some(count) = args.get(2) else {
-        match read(ctx, &key)?.and_then(|set| set.get(random.below(set.len()))) {
-            Some((member, _)) => reply.bulk(member),
+    let bytes_max = ctx.string_bytes_max;
+    let key = ctx.key(args[1]);
+    let Some(set) = read(ctx, &key)? else {
+        match draws {
+            Some(_) => reply.array(0),
             None => reply.null(),
         }
         return Ok(());
     };
-    let count = parse_i64(count)?;
-    if count == i64::MIN {
-        return Err(Error::NotBetween { min: -i64::MAX, max: i64::MAX });
-    }
-    let with_scores = match &args[3..] {
-        [] => false,
-        [option] if option.eq_ignore_ascii_case(b"withscores") => true,
-        _ => return Err(Error::Syntax),
-    };
-    if count < -REPEATED_MAX || (with_scores && count > i64::MAX / 2) {
-        return Err(Error::OutOfRange);
-    }
-    let Some(set) = read(ctx, &key)? else {
-        reply.array(0);
-        return Ok(());
-    };
-    if count < 0 {
-        let count = count.unsigned_abs() as usize;
-        write_len(reply, count, with_scores);
-        for _ in 0..count {
-            let item = set.get(random.below(set.len())).unwrap_or_default();
-            write_item(reply, item, with_scores);
+    let mut draw = || set.get(random.below(set.len())).unwrap_or_default();
+    match draws {
+        None => reply.bulk(draw().0),
+        Some(Draws::Distinct(count)) => {
+            let count = count.min(set.len());
+            write_len(reply, count, with_scores);
+            sample(&set, count, &mut random, |item| write_item(reply, item, with_scores));
         }
-    } else {
-        let count = set.len().min(count as usize);
-        write_len(reply, count, with_scores);
-        sample(&set, count, &mut random, |item| write_item(reply, item, with_scores));
+        Some(Draws::Repeated(count)) => {
+            write_len(reply, count as usize, with_scores);
+            draw_repeatedly(reply, count, bytes_max, |reply| write_item(reply, draw(), with_scores))?;
+        }
     }
     Ok(())
 }
@@ -74,26 +67,17 @@ fn sample(set: &SortedSet, count: usize, random: &mut Random, mut seen: impl FnM
 pub fn zscan(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     let cursor = parse_cursor(args[2]).ok_or(Error::InvalidCursor)?;
     let key = ctx.key(args[1]);
-    let Some(set) = read(ctx, &key)? else {
-        reply.array(2);
-        reply.bulk(b"0");
-        reply.array(0);
-        return Ok(());
-    };
-    let options = ScanOptions::parse(&args[3..], false)?;
-    // Their number comes before them.
-    let (mut texts, mut found) = (0, Output::new());
-    let mut writer = Reply::new(&mut found, reply.version());
-    let next = set.scan(cursor, options.count, |member, score| {
-        if options.matches(member) {
-            texts += 2;
-            writer.bulk(member);
-            writer.bulk_double(score);
-        }
-    });
-    reply.array(2);
-    reply.bulk(next.to_string().as_bytes());
-    reply.array(texts);
-    reply.output().copy_range(&found, 0, found.mark());
+    let mut found = Found::new();
+    let mut next = 0;
+    if let Some(set) = read(ctx, &key)? {
+        let options = WalkOptions::parse(&args[3..], Walk::Members)?;
+        next = set.scan(cursor, options.count, |member, score| {
+            if options.want(member) {
+                found.add(member, reply);
+                found.add(format_double(score).as_bytes(), reply);
+            }
+        });
+    }
+    found.write_walk(next, reply);
     Ok(())
 }
