@@ -503,7 +503,9 @@ impl Generator {
     pub fn command(&mut self) -> Command {
         let family = match self.random.below(100) {
             0..25 => STRINGS,
-            25..45 => collections::LISTS,
+            25..32 => collections::LISTS,
+            32..39 => collections::SETS,
+            39..45 => collections::HASHES,
             45..50 if self.long_values => STRINGS,
             45..50 => LCS,
             50..85 => KEYS,
@@ -535,6 +537,16 @@ impl Generator {
             [lpos, rest @ ..] if lpos.eq_ignore_ascii_case(b"lpos") => {
                 !rest.iter().any(|arg| arg == b"-9223372036854775808")
             }
+            // What is drawn at random and goes is not the same on all sides.
+            [spop, rest @ ..] if spop.eq_ignore_ascii_case(b"spop") => {
+                rest.get(1).is_some_and(|count| !(1..collections::MEMBERS_MAX).contains(&number(count).unwrap_or(0)))
+            }
+            // Redis takes all the time and memory there is.
+            [name, _, count, ..]
+                if name.eq_ignore_ascii_case(b"srandmember") || name.eq_ignore_ascii_case(b"hrandfield") =>
+            {
+                number(count).is_none_or(|count| count > -collections::MEMBERS_MAX)
+            }
             // All commands there are: not the same.
             [command] if command.eq_ignore_ascii_case(b"command") => false,
             _ => true,
@@ -553,6 +565,15 @@ impl Generator {
                 "$v" => {
                     let value = self.value();
                     words.push(value);
+                    continue;
+                }
+                "$m" => {
+                    let member = if self.random.one_in(5) {
+                        self.value()
+                    } else {
+                        self.random.pick(collections::MEMBERS).as_bytes().to_vec()
+                    };
+                    words.push(member);
                     continue;
                 }
                 "$K" | "$P" => {
@@ -673,6 +694,10 @@ impl Generator {
             }
         }
     }
+}
+
+fn number(text: &[u8]) -> Option<i64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// Replaces moments of SET that have passed. Redis stores such values, and counts them in DBSIZE until somebody asks for
