@@ -234,7 +234,8 @@ fn large_sets() {
     );
     for count in [1, 12, 50, 99, 200] {
         let reply = t.call(&[b"ZRANDMEMBER", b"copy", count.to_string().as_bytes()]);
-        let mut members: Vec<&[u8]> = reply.split(|&byte| byte == b'\n').filter(|line| line.starts_with(b"m")).collect();
+        let mut members: Vec<&[u8]> =
+            reply.split(|&byte| byte == b'\n').filter(|line| line.starts_with(b"m")).collect();
         members.sort();
         members.dedup();
         assert_eq!(members.len(), count.min(99));
