@@ -221,9 +221,11 @@ const TEMPLATES: &[&str] = &[
     "SMOVE $k $K $v",
     "SPOP $k 9",
     "SRANDMEMBER $k 2",
-    "SINTERSTORE $k $K $k",
-    "SUNIONSTORE $k $K",
-    "SDIFFSTORE $k $K $k",
+    // Into a key that does not expire: Redis says `del` of one that has expired, and was not looked at, when there is nothing
+    // to store.
+    "SINTERSTORE stored $K $k",
+    "SUNIONSTORE stored $K",
+    "SDIFFSTORE stored $K stored",
     "SDIFF $k $K",
     "HSET $k $v 1",
     "HSETNX $k $v 1",
