@@ -136,6 +136,17 @@ const SCRIPTS: &[&str] = &[
     "SET a 1 PXAT 1|MOVE a 1|@1|SET a 1 PXAT 1|@0|SET a 1 EX 100|MOVE a 1|SET b 1 PXAT 1|@1|SET b 1 PXAT 1|@0|MOVE b 1",
     "SET a 1|@3|SET a 2|SWAPDB 0 3|GET a|DEL a|FLUSHDB|@0|FLUSHALL|DBSIZE|KEYS *|SCAN 0|RANDOMKEY",
     "SET a 1 PXAT 1|RANDOMKEY|SET a 1 PXAT 1|SCAN 0|SET a 1 PXAT 1|FLUSHALL|GET a",
+    "SADD s a b|SADD s a|SADD s c|SREM s z|SREM s a z|SREM s b c|SREM s a|SET x 1|SADD x a|SREM x a",
+    "SADD s a b c|SPOP s|SPOP s 0|SPOP s 1|SPOP s|SPOP s|SPOP s 3|SADD s a b|SPOP s 5|SADD s a|SPOP s 1|SRANDMEMBER s",
+    "SMOVE s t a|SADD s a b|SMOVE s t z|SMOVE s s a|SMOVE s t a|SADD s a|SMOVE s t a|SMOVE s t b|SET x 1|SMOVE t x a",
+    "SADD s a b|SADD t b c|SINTERSTORE d s t|SINTERSTORE d s nil|SINTERSTORE d s nil|SUNIONSTORE d s t|SDIFFSTORE d s t",
+    "SADD s a|SDIFFSTORE d s s|SUNIONSTORE d nil nil|SET d 1|SDIFFSTORE d s s|SET d 1|SUNIONSTORE d s|SUNIONSTORE s s",
+    "SADD s a|SINTER s nil|SUNION nil s|SDIFF nil s|SINTERCARD 2 s nil|SMEMBERS nil|SCARD nil|SISMEMBER nil a|SSCAN nil 0",
+    "SMISMEMBER nil a|SRANDMEMBER nil|SRANDMEMBER nil 2|SPOP nil|SPOP nil 2|SREM nil a|SMOVE nil nil a|SADD s 1|EXPIRE s 0",
+    "HSET h a 1|HSET h a 1|HSET h b 2 c 3|HMSET h a 1|HSETNX h a 1|HSETNX h d 1|HDEL h z|HDEL h a b|HDEL h c d|HDEL h a",
+    "HINCRBY h n 5|HINCRBY h n x|HINCRBYFLOAT h n 1.5|HINCRBYFLOAT h n x|HSET h t x|HINCRBY h t 1|HINCRBYFLOAT h t 1",
+    "HGET nil a|HMGET nil a b|HGETALL nil|HKEYS nil|HVALS nil|HLEN nil|HSTRLEN nil a|HEXISTS nil a|HRANDFIELD nil|HSCAN nil 0",
+    "HRANDFIELD nil 3|HDEL nil a|HSET h a 1|RENAME h g|COPY g h|DEL g h|HINCRBY n f x|HINCRBYFLOAT n f x|SET x 1|HSET x a 1",
 ];
 
 #[test]
@@ -152,8 +163,8 @@ fn each_command_records_the_events_of_redis() {
             assert_eq!(ours, theirs, "{line} in {script}");
         }
     }
-    let names = "append copy_to del expire expired incrby incrbyfloat keymiss move_from move_to new persist rename_from \
-                 rename_to set setrange";
+    let names = "append copy_to del expire expired hdel hincrby hincrbyfloat hset incrby incrbyfloat keymiss move_from \
+                 move_to new persist rename_from rename_to sadd sdiffstore set setrange sinterstore spop srem sunionstore";
     assert_eq!(pair.seen.iter().map(String::as_str).collect::<Vec<_>>().join(" "), names);
 }
 
@@ -203,6 +214,26 @@ const TEMPLATES: &[&str] = &[
     "MOVE $k $d",
     "OBJECT ENCODING $k",
     "SWAPDB $d 1",
+    "SADD $k $v text",
+    "SADD $k $v",
+    "SREM $k $v",
+    "SREM $k $v text 5 -7",
+    "SMOVE $k $K $v",
+    "SPOP $k 9",
+    "SRANDMEMBER $k 2",
+    // Into a key that does not expire: Redis says `del` of one that has expired, and was not looked at, when there is nothing
+    // to store.
+    "SINTERSTORE stored $K $k",
+    "SUNIONSTORE stored $K",
+    "SDIFFSTORE stored $K stored",
+    "SDIFF $k $K",
+    "HSET $k $v 1",
+    "HSETNX $k $v 1",
+    "HDEL $k $v 5",
+    "HINCRBY $k $v 3",
+    "HINCRBYFLOAT $k $v 3",
+    "HGET $k $v",
+    "HGETALL $k",
 ];
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use keyloom::resp::read::Value;
 
-use crate::common::{Client, Random, seed};
+use crate::common::{Client, Random, Server, seed};
 use crate::compare::{rule, same, sorted};
 use crate::sides;
 
@@ -326,5 +326,50 @@ fn popping_members_empties_a_set() {
                 assert_eq!(BTreeSet::from_iter(popped), all, "{}", side.name);
             }
         }
+    }
+}
+
+/// Members and fields that are there from the start of a walk to its end are found, and once, whatever comes and goes
+/// meanwhile.
+#[test]
+fn walks_of_sets_and_hashes_find_what_stays() {
+    let server = Server::keyloom(&["--cpus", "0"]);
+    let mut client = server.client();
+    for (walk, add, remove) in [("SSCAN", "SADD", "SREM"), ("HSCAN", "HSET", "HDEL")] {
+        let is_hash = walk == "HSCAN";
+        let change = |client: &mut Client, name: &str, elements: &[String]| {
+            let mut command = vec![name.to_string(), "k".into()];
+            for element in elements {
+                command.push(element.clone());
+                command.extend((name == "HSET").then(|| "value".to_string()));
+            }
+            client.call(&command)
+        };
+        client.call(&["DEL", "k"]);
+        let stay: BTreeSet<Vec<u8>> = (0..1000).map(|n| format!("stays:{n}").into_bytes()).collect();
+        let texts: Vec<String> = stay.iter().map(|text| String::from_utf8(text.clone()).unwrap()).collect();
+        assert_eq!(change(&mut client, add, &texts), Value::Int(1000));
+        let (mut cursor, mut found, mut calls) = (b"0".to_vec(), Vec::new(), 0);
+        loop {
+            let mut command: Vec<&[u8]> = vec![walk.as_bytes(), b"k", &cursor, b"COUNT", b"3"];
+            command.extend(is_hash.then_some(&b"NOVALUES"[..]));
+            let Value::Array(reply) = client.call(&command) else { panic!("{walk} is no array") };
+            let [Value::Bulk(next), Value::Array(elements)] = <[Value; 2]>::try_from(reply).unwrap() else {
+                panic!("no pair")
+            };
+            found.extend(sorted(elements).into_iter().filter(|element| stay.contains(element)));
+            if next == b"0" {
+                break;
+            }
+            cursor = next;
+            // The collection grows thirtyfold, then it shrinks, and again.
+            let batch: Vec<String> = (0..1000).map(|n| format!("comes:{}:{n}", calls % 30)).collect();
+            change(&mut client, if calls % 60 < 30 { add } else { remove }, &batch);
+            calls += 1;
+            assert!(calls < 10_000, "{walk} does not end");
+        }
+        assert!(calls > 15, "{walk} was too short to see a change: {calls} calls");
+        found.sort();
+        assert!(found.into_iter().eq(stay), "{walk}");
     }
 }

@@ -547,6 +547,14 @@ impl Generator {
             {
                 number(count).is_none_or(|count| count > -collections::MEMBERS_MAX)
             }
+            // Redis takes what begins with a number for the number of keys.
+            [command, getkeys, name, count, ..]
+                if command.eq_ignore_ascii_case(b"command")
+                    && getkeys.eq_ignore_ascii_case(b"getkeys")
+                    && (name.eq_ignore_ascii_case(b"sintercard") || name.eq_ignore_ascii_case(b"lmpop")) =>
+            {
+                number(count).is_some_and(|n| n.to_string().as_bytes() == count.as_slice())
+            }
             // All commands there are: not the same.
             [command] if command.eq_ignore_ascii_case(b"command") => false,
             _ => true,
