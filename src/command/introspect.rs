@@ -141,7 +141,7 @@ fn tips(command: &Command) -> &'static [&'static str] {
         Reach::Every(Merge::Draw) => &["request_policy:all_shards", "nondeterministic_output"],
         Reach::Every(_) => &["request_policy:all_shards", "nondeterministic_output_order"],
         Reach::Cursor => &["nondeterministic_output", "request_policy:special"],
-        Reach::Home | Reach::Keys => &[],
+        Reach::Home | Reach::Keys | Reach::Listeners(_) => &[],
     }
 }
 
@@ -156,6 +156,8 @@ fn key_flags(row: &Row, nth: usize, args: Option<Args>) -> &'static [&'static st
     let is = |names: &[&str]| names.contains(&row.full_name.as_str());
     let option = |name: &[u8]| args.is_some_and(|args| args.iter().skip(3).any(|arg| arg.eq_ignore_ascii_case(name)));
     match () {
+        // Where a shard channel belongs, not what is there.
+        () if row.command.flags.has(Flags::PUBSUB) => &["not_key"],
         () if has_destination(row) && nth > 0 => {
             if is(&["renamenx"]) {
                 &["OW", "insert"]
@@ -287,7 +289,7 @@ fn list(_home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> 
 fn keys_of<'a>(args: Args<'a>) -> Result<(&'static Row, Vec<&'a [u8]>), Error> {
     let inner = &args[2..];
     let row = table().resolve(inner).map_err(|_| Error::text("ERR Invalid command specified"))?;
-    if row.command.keys == KeySpec::NONE {
+    if row.command.keys == KeySpec::NONE || row.command.flags.has(Flags::PUBSUB) {
         return Err(Error::text("ERR The command has no key arguments"));
     }
     if !row.command.arity_ok(inner.len()) {

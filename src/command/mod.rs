@@ -22,6 +22,7 @@ pub mod memory;
 pub mod merge;
 pub mod monitor;
 pub mod number;
+pub mod pubsub;
 pub mod server;
 pub mod session;
 #[cfg(test)]

@@ -7,6 +7,7 @@
 use std::sync::LazyLock;
 
 use super::{KeyspaceFn, session::SessionFn};
+use crate::pubsub::Kind;
 
 /// Properties of a command, as a bit set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,10 @@ impl Flags {
     pub const CONNECTION: Flags = Flags(1 << 16);
     /// Refused unless the configuration allows it (DEBUG).
     pub const PROTECTED: Flags = Flags(1 << 17);
+    /// Allowed in RESP2 while the connection is subscribed.
+    pub const WHILE_SUBSCRIBED: Flags = Flags(1 << 18);
+    /// No write, but CLIENT PAUSE WRITE holds it back like one: others would see that it has run.
+    pub const MAY_REPLICATE: Flags = Flags(1 << 19);
 
     pub const fn or(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
@@ -127,6 +132,9 @@ pub enum Reach {
     Split(Merge),
     /// Every core runs it.
     Every(Merge),
+    /// The core of the connection and all that may have subscribers of the channel, the first argument, run it; their
+    /// numbers are added.
+    Listeners(Kind),
     /// The core that owns the partition in the cursor, the first argument (SCAN).
     Cursor,
 }
@@ -205,6 +213,12 @@ impl Command {
         self
     }
 
+    /// The arguments that COMMAND tells to be keys, of a command that does not find its core by them.
+    pub const fn keys(mut self, keys: KeySpec) -> Command {
+        self.keys = keys;
+        self
+    }
+
     /// What COMMAND DOCS tells.
     pub const fn doc(
         mut self,
@@ -275,6 +289,7 @@ static FAMILIES: &[&[Command]] = &[
     super::generic::COMMANDS,
     super::connection::COMMANDS,
     super::client::COMMANDS,
+    super::pubsub::COMMANDS,
     super::server::COMMANDS,
     super::config::COMMANDS,
     super::info::COMMANDS,
