@@ -280,7 +280,7 @@ fn count_subscribers(home: &mut Home, kind: Kind, names: &[&[u8]]) -> Flow {
             let Answer::Counts(counts) = answer else { continue };
             sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
-        reply.map(names.len());
+        reply.array(2 * names.len());
         for (name, sum) in names.iter().zip(sums) {
             reply.bulk(name);
             reply.int(sum as i64);

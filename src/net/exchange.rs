@@ -3,6 +3,7 @@
 use super::connection::Hold;
 use super::forward::Message;
 use super::limits;
+use super::publish::Turn;
 use super::pump::{Pump, bounds};
 use super::window::{Request, RequestKey, Target, Way, in_window};
 use crate::command::table::Row;
@@ -231,7 +232,7 @@ impl Pump {
     /// Writes something that is no reply. While replies are owed it waits for its turn behind them.
     pub(super) fn append_out_of_band(&mut self, index: u32, bytes: &[u8]) {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
-        connection.write_out_of_band(&mut self.pool, |out| out.push(bytes));
+        connection.write_out_of_band(&mut self.pool, Turn::Behind, |out| out.push(bytes));
         self.mark_dirty(index);
     }
 }

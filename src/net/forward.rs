@@ -195,6 +195,11 @@ impl Forwarding {
         new
     }
 
+    /// Whether something that was written here waits for earlier replies.
+    pub fn holds(&self) -> bool {
+        self.held_from < self.held.mark()
+    }
+
     fn has_reply(&self, core: CoreId) -> bool {
         !self.arrived[core as usize].0.is_empty()
     }

@@ -20,7 +20,7 @@ use crate::command;
 use crate::config::OutputLimit;
 use crate::engine::Engine;
 use crate::pubsub::{Kind, Place, Told};
-use crate::resp::Output;
+use crate::resp::{Output, Version};
 use crate::route::CoreId;
 use crate::shard::{Classes, Event};
 
@@ -38,7 +38,7 @@ impl Pump {
         if !self.engine.shard.events.is_empty() {
             self.publish_events();
         }
-        self.deliver();
+        self.deliver(Turn::Behind);
     }
 
     /// Turns events of keys into messages, as Redis does: one to the channel of the key, one to that of the event.
@@ -91,7 +91,8 @@ impl Pump {
     pub(super) fn receive_told(&mut self, messages: &[Arc<Told>]) {
         for Told { kind, channel, payload } in messages.iter().map(Arc::as_ref) {
             self.engine.pubsub.publish(*kind, channel, payload, None);
-            self.deliver();
+            // What ran elsewhere for one of our clients is told before its reply, which comes the same way.
+            self.deliver(Turn::Ahead);
         }
     }
 
@@ -114,12 +115,12 @@ impl Pump {
     }
 
     /// Writes what is in the outbox to its receivers.
-    fn deliver(&mut self) {
+    fn deliver(&mut self, turn: Turn) {
         let mut outbox = std::mem::take(&mut self.engine.pubsub.outbox);
         for (place, frame) in outbox.receivers() {
             let Some(connection) = receiver(&mut self.connections, place) else { continue };
             let version = connection.session.version;
-            connection.write_out_of_band(&mut self.pool, |out| outbox.write(frame, version, out));
+            connection.write_out_of_band(&mut self.pool, turn, |out| outbox.write(frame, version, out));
             let hard_bytes = output_limit(&self.engine, connection).hard_bytes;
             if hard_bytes > 0 && connection.output_bytes() as u64 > hard_bytes {
                 self.check_large_output(place);
@@ -136,6 +137,15 @@ impl Pump {
             command::pubsub::leave(&mut self.engine, &mut connection.session);
         }
     }
+}
+
+/// Where something that is no reply goes while replies are owed that come earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Behind them: it belongs to the connection's own requests, which run in order.
+    Behind,
+    /// Ahead of them in RESP3, which can tell it from a reply.
+    Ahead,
 }
 
 /// The connection that is to get a message, unless it is about to be closed.
@@ -156,10 +166,12 @@ pub(super) fn output_limit(engine: &Engine, connection: &Connection) -> OutputLi
 }
 
 impl Connection {
-    /// Lets `write` append something that is no reply. While replies are owed it waits for its turn behind them.
-    pub(super) fn write_out_of_band(&mut self, pool: &mut Vec<Output>, write: impl FnOnce(&mut Output)) {
+    /// Lets `write` append something that is no reply.
+    pub(super) fn write_out_of_band(&mut self, pool: &mut Vec<Output>, turn: Turn, write: impl FnOnce(&mut Output)) {
+        let ahead = turn == Turn::Ahead && self.session.version == Version::V3;
         match &mut self.forwarding {
-            Some(forwarding) if !forwarding.order.is_empty() => {
+            // Nothing overtakes what waits already.
+            Some(forwarding) if !forwarding.order.is_empty() && !(ahead && !forwarding.holds()) => {
                 write(&mut forwarding.held);
                 let mark = forwarding.held.mark();
                 match forwarding.order.back_mut() {
