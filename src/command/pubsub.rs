@@ -312,3 +312,105 @@ pub fn answer(engine: &mut Engine, ask: Ask) -> Result<Answer, Ask> {
         ask => Err(ask),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::session::ClientKind;
+    use crate::command::transcript::Client;
+    use crate::config::Config;
+    use crate::resp::Version;
+    use crate::shard::Classes;
+
+    #[test]
+    fn each_name_is_confirmed() {
+        let mut client = Client::new();
+        client.expect("subscribe a b a", "*3|$9|subscribe|$1|a|:1|*3|$9|subscribe|$1|b|:2|*3|$9|subscribe|$1|a|:2");
+        assert!(matches!(client.flow, Flow::Pushed));
+        client.expect("psubscribe a*", "*3|$10|psubscribe|$2|a*|:3");
+        client.expect("ssubscribe a", "*3|$10|ssubscribe|$1|a|:1");
+        assert_eq!(client.session.subscribed, Counts { channels: 2, patterns: 1, shards: 1 });
+        assert_eq!(client.session.kind(), ClientKind::PubSub);
+        client.expect("unsubscribe x", "*3|$11|unsubscribe|$1|x|:3");
+        client.expect("unsubscribe", "*3|$11|unsubscribe|$1|a|:2|*3|$11|unsubscribe|$1|b|:1");
+        client.expect("unsubscribe", "*3|$11|unsubscribe|$-1|:1");
+        client.expect("sunsubscribe", "*3|$12|sunsubscribe|$1|a|:0");
+        client.expect("punsubscribe", "*3|$12|punsubscribe|$2|a*|:0");
+        assert_eq!(client.session.kind(), ClientKind::Normal);
+        client.engine.pubsub.validate();
+    }
+
+    #[test]
+    fn in_resp2_a_subscriber_only_listens() {
+        let mut client = Client::new();
+        client.expect("ping", "+PONG");
+        client.run("ssubscribe a");
+        let refused = "only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context";
+        for (line, name) in
+            [("get a", "get"), ("client id", "client|id"), ("hello 3", "hello"), ("publish a b", "publish")]
+        {
+            client.expect(line, &format!("-ERR Can't execute '{name}': {refused}"));
+        }
+        client.expect("get", "-ERR wrong number of arguments for 'get' command");
+        client.expect("ping", "*2|$4|pong|$0|");
+        client.expect("ping x", "*2|$4|pong|$1|x");
+        client.session.version = Version::V3;
+        client.expect("ping", "+PONG");
+        client.expect("get a", "_");
+        client.expect("punsubscribe", ">3|$12|punsubscribe|_|:0");
+        client.session.version = Version::V2;
+        client.expect("reset", "+RESET");
+        assert!(!client.session.subscribed.any());
+        client.expect("get a", "$-1");
+        assert!(client.engine.pubsub.registry().is_empty());
+    }
+
+    #[test]
+    fn messages_wait_in_the_outbox() {
+        let mut client = Client::new();
+        client.session.version = Version::V3;
+        client.expect("publish a x", ":0");
+        client.run("subscribe a");
+        client.run("psubscribe a* b*");
+        client.expect("publish a x", ":2");
+        client.expect("spublish a x", ":0");
+        let outbox = &client.engine.pubsub.outbox;
+        assert_eq!(outbox.receivers().collect::<Vec<_>>(), [(0, 0), (0, 1)]);
+        let (receivers, questions) = publish_from(&mut client.engine, Kind::Channel, b"bb", b"y");
+        assert_eq!((receivers, questions.len()), (1, 0));
+        client.expect("pubsub numsub a b", "*4|$1|a|:1|$1|b|:0");
+        client.expect("pubsub numpat", ":2");
+        client.expect("pubsub channels", "*1|$1|a");
+        client.expect("pubsub channels b*", "*0");
+    }
+
+    #[test]
+    fn events_are_recorded_while_somebody_listens() {
+        let mut client =
+            Client::with(Config { notify_keyspace_events: Classes::parse("KA").unwrap(), ..Config::default() });
+        client.session.version = Version::V3;
+        let recorded = |client: &mut Client| {
+            client.run("set k v");
+            client.engine.shard.events.drain().count()
+        };
+        assert_eq!(recorded(&mut client), 0);
+        client.run("subscribe whatever");
+        assert_eq!(recorded(&mut client), 1);
+        client.run("unsubscribe");
+        assert_eq!(recorded(&mut client), 0);
+    }
+
+    #[test]
+    fn events_are_recorded_for_listeners_elsewhere() {
+        let config = Config { notify_keyspace_events: Classes::parse("KA").unwrap(), ..Config::default() };
+        let hasher = crate::route::Hasher::new(256, [1, 2, 3, 4]);
+        let router = crate::route::Router::new(0, 2, 256);
+        let mut engine = Engine::new(router, hasher, std::sync::Arc::new(config), 7);
+        assert!(!engine.shard.events.recording());
+        engine.answer(Ask::Listen { core: 1, buckets: vec![5] }).unwrap();
+        assert!(engine.shard.events.recording());
+        engine.pubsub.note(1, &[5], false);
+        engine.listeners_changed();
+        assert!(!engine.shard.events.recording());
+    }
+}
