@@ -168,10 +168,10 @@ pub(super) fn output_limit(engine: &Engine, connection: &Connection) -> OutputLi
 impl Connection {
     /// Lets `write` append something that is no reply.
     pub(super) fn write_out_of_band(&mut self, pool: &mut Vec<Output>, turn: Turn, write: impl FnOnce(&mut Output)) {
-        let ahead = turn == Turn::Ahead && self.session.version == Version::V3;
+        let may_pass = turn == Turn::Ahead && self.session.version == Version::V3;
         match &mut self.forwarding {
-            // Nothing overtakes what waits already.
-            Some(forwarding) if !forwarding.order.is_empty() && !(ahead && !forwarding.holds()) => {
+            // Nothing passes what was written earlier and waits.
+            Some(forwarding) if !forwarding.order.is_empty() && (!may_pass || forwarding.holds()) => {
                 write(&mut forwarding.held);
                 let mark = forwarding.held.mark();
                 match forwarding.order.back_mut() {

@@ -184,11 +184,15 @@ impl PubSub {
         message.receivers()
     }
 
-    /// Numbers of this core.
+    /// Numbers of this core. Takes time for every name that has subscribers, if other cores have some, too.
     pub fn numbers(&self) -> Numbers {
         let mut numbers = Numbers { clients: self.registry.clients() as u64, ..Numbers::default() };
         for kind in Kind::ALL {
             let distinct = &mut numbers.names[kind as usize];
+            if !self.interest.anyone_else() {
+                distinct.alone = self.registry.names(kind).count() as u64;
+                continue;
+            }
             for name in self.registry.names(kind) {
                 let bucket = self.interest.bucket(kind, name);
                 match self.interest.has_others(bucket) {
