@@ -14,6 +14,7 @@ use crate::command::slowlog::SlowlogEntry;
 use crate::command::table::Unknown;
 use crate::command::{Answer, Args, Ask, Ctx, Finish, Flags, Flow, Handler, Home, Owned, Session, table, table::Row};
 use crate::config::Config;
+use crate::pubsub::PubSub;
 use crate::resp::{Error, Reply};
 use crate::route::{Hasher, Key, Router};
 use crate::shard::{Counters, Detached, NEVER_MS, Shard, UnixMs};
@@ -70,6 +71,8 @@ pub struct Engine {
     pub shard: Shard,
     /// Where commands run whose keys live on several cores; empty in between. See [`crate::borrow`].
     pub scratch: Shard,
+    /// Subscriptions, and messages under way.
+    pub pubsub: PubSub,
     pub config: Arc<Config>,
     /// The number of [`Engine::config`]; see [`crate::state::Configured`].
     config_number: u64,
@@ -108,6 +111,7 @@ impl Engine {
         let mut shard = Shard::new(router.range_of(router.me()), config.databases, hasher.clone());
         shard.events.set_mask(config.notify_keyspace_events);
         let scratch = Shard::new(0..router.partitions(), config.databases, hasher.clone());
+        let pubsub = PubSub::new(router.me(), router.cores(), hasher.clone());
         let clock = quanta::Clock::new();
         let tick = clock.raw();
         let mut engine = Engine {
@@ -115,6 +119,7 @@ impl Engine {
             hasher,
             shard,
             scratch,
+            pubsub,
             slow_nanos_min: slow_nanos_min(&config),
             config,
             config_number: configured.number,
@@ -167,6 +172,9 @@ impl Engine {
         }
         if !session.authenticated && !row.command.flags.has(Flags::NO_AUTH) && !self.config.requirepass.is_empty() {
             return Err(self.refuse(row, Error::NoAuth));
+        }
+        if session.only_listens() && !row.command.flags.has(Flags::WHILE_SUBSCRIBED) {
+            return Err(self.refuse(row, Error::Subscribed(row.full_name.clone())));
         }
         Ok(row)
     }
@@ -243,6 +251,7 @@ impl Engine {
         let mut ctx = Ctx {
             shard: &mut self.shard,
             hasher: &self.hasher,
+            pubsub: &mut self.pubsub,
             db: call.db,
             no_touch: call.no_touch,
             first: call.first,
@@ -376,6 +385,14 @@ impl Engine {
         self.share_memory();
     }
 
+    /// Subscriptions have changed, here or elsewhere: events are recorded as long as somebody could hear of them.
+    pub fn listeners_changed(&mut self) {
+        let anyone = self.pubsub.anyone_listens();
+        if anyone != self.shard.events.enabled() {
+            self.shard.events.enable(anyone);
+        }
+    }
+
     /// All numbers of this core.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -393,6 +410,7 @@ impl Engine {
             rates: self.sampler.rates(),
             net: self.net.clone(),
             expiry_lag: self.expiry_lag.clone(),
+            pubsub: self.pubsub.numbers(),
         }
     }
 
@@ -450,6 +468,9 @@ impl Engine {
                     }
                 }
                 Ok(Answer::Done)
+            }
+            Ask::Listen { .. } | Ask::Publish { .. } | Ask::Subscriptions { .. } | Ask::Subscribers { .. } => {
+                crate::command::pubsub::answer(self, ask)
             }
             Ask::Clients(_) | Ask::Kill { .. } | Ask::Pause(_) | Ask::Monitor { .. } => Err(ask),
         }

@@ -15,6 +15,7 @@ pub mod loadgen;
 pub mod mesh;
 pub mod net;
 pub mod node;
+pub mod pubsub;
 pub mod resp;
 pub mod route;
 pub mod shard;

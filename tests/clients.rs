@@ -184,6 +184,7 @@ fn redis_rs() {
         rs_scan(&mut client);
         rs_databases(&server, &mut client, protocol);
         rs_server(&server, &mut client);
+        rs_messages(&server, &mut client);
         drop(client);
         all_disconnected(&server);
     }
@@ -285,6 +286,34 @@ fn rs_databases(server: &Server, client: &mut Connection, protocol: u8) {
     assert!(info.get::<String>("db3").unwrap().starts_with("keys=3,expires=0"));
     let () = redis::cmd("SELECT").arg(0).query(&mut third).unwrap();
     assert_eq!(third.get::<_, String>("where").unwrap(), "zero");
+}
+
+/// Subscribers as redis-rs has them, on both cores.
+fn rs_messages(server: &Server, client: &mut Connection) {
+    let mut subscribers: Vec<Connection> = (0..4).map(|_| open(server, 0, 2)).collect();
+    let mut pubsubs: Vec<_> = subscribers.iter_mut().map(|connection| connection.as_pubsub()).collect();
+    for pubsub in &mut pubsubs {
+        pubsub.subscribe(&["news", "weather"]).unwrap();
+        pubsub.psubscribe("n*s").unwrap();
+    }
+    let binary = binary();
+    assert_eq!(client.publish::<_, _, i64>("news", &binary).unwrap(), 8);
+    assert_eq!(client.publish::<_, _, i64>("weather", "rain").unwrap(), 4);
+    for pubsub in &mut pubsubs {
+        for pattern in [None, Some("n*s".to_string())] {
+            let message = pubsub.get_message().unwrap();
+            assert_eq!(message.get_channel_name(), "news");
+            assert_eq!(message.get_pattern::<Option<String>>().unwrap(), pattern);
+            assert_eq!(message.get_payload_bytes(), binary);
+        }
+        assert_eq!(pubsub.get_message().unwrap().get_payload::<String>().unwrap(), "rain");
+        pubsub.unsubscribe("weather").unwrap();
+    }
+    assert_eq!(client.publish::<_, _, i64>("weather", "sun").unwrap(), 0);
+    // Dropping them ends the other subscriptions.
+    drop(pubsubs);
+    subscribers.iter_mut().for_each(|connection| assert_eq!(connection.ping::<String>().unwrap(), "PONG"));
+    assert_eq!(client.publish::<_, _, i64>("news", "none").unwrap(), 0);
 }
 
 fn rs_server(server: &Server, client: &mut Connection) {

@@ -1,4 +1,4 @@
-//! Commands record the events that redis-server 7.0 publishes, in its order.
+//! Commands record the events that redis-server 7.0 publishes, in its order, and subscribers are told of them.
 //!
 //! The same commands run on redis-server, with a client that is subscribed to all keyspace channels, and on an engine
 //! in this process whose events are drained after each command. Keys that have expired are made by `PXAT 1`, and nothing
@@ -166,6 +166,72 @@ fn each_command_records_the_events_of_redis() {
     let names = "append copy_to del expire expired hdel hincrby hincrbyfloat hset incrby incrbyfloat keymiss move_from \
                  move_to new persist rename_from rename_to sadd sdiffstore set setrange sinterstore spop srem sunionstore";
     assert_eq!(pair.seen.iter().map(String::as_str).collect::<Vec<_>>().join(" "), names);
+}
+
+/// A node under test: a client that writes and one that is subscribed to all events.
+struct Told {
+    client: Client,
+    subscriber: Client,
+    _server: Server,
+}
+
+impl Told {
+    fn new(server: Server) -> Told {
+        let (client, mut subscriber) = (server.client(), server.client());
+        subscriber.call(&["PSUBSCRIBE", "__key*@*__:*"]);
+        subscriber.call(&["SUBSCRIBE", END]);
+        Told { client, subscriber, _server: server }
+    }
+
+    /// Runs a command; what the subscriber is told until END.
+    fn run(&mut self, line: &str) -> Vec<Message> {
+        let args: Vec<&str> = line.split(' ').map(|word| if word == "''" { "" } else { word }).collect();
+        self.client.call(&args);
+        self.client.call(&["PUBLISH", END, ""]);
+        let mut told = Vec::new();
+        loop {
+            let Value::Array(parts) = self.subscriber.read() else { panic!("a message is an array") };
+            let texts: Vec<String> = parts
+                .into_iter()
+                .map(|part| match part {
+                    Value::Bulk(bytes) => String::from_utf8(bytes).unwrap(),
+                    other => panic!("{other:?} in a message"),
+                })
+                .collect();
+            match &texts[..] {
+                [_, channel, _] if channel == END => return told,
+                [_, _, channel, payload] => told.push((channel.clone(), payload.clone())),
+                _ => panic!("{texts:?} is no message"),
+            }
+        }
+    }
+}
+
+#[test]
+fn subscribers_are_told_what_redis_tells() {
+    let debug = ["--enable-debug-command", "yes", "--notify-keyspace-events", "KEAmn"];
+    for cpus in ["0", "0-1"] {
+        let mut redis = Told::new(Server::redis(&debug));
+        let mut ours = Told::new(Server::keyloom(&[&["--cpus", cpus], &debug[..]].concat()));
+        redis.client.call(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
+        ours.client.call(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
+        for script in SCRIPTS {
+            let lines = ["FLUSHALL", "SELECT 0"].into_iter().chain(script.split('|'));
+            for line in lines {
+                let line = line.strip_prefix('@').map_or_else(|| line.to_string(), |db| format!("SELECT {db}"));
+                let (mut theirs, mut told) = (redis.run(&line), ours.run(&line));
+                // A command over several cores is told by each of them on its own. All its keys are looked at before it
+                // runs, also those that it might not need: so what has expired may be told earlier.
+                if cpus != "0" {
+                    for messages in [&mut theirs, &mut told] {
+                        messages.retain(|(channel, payload)| payload != "expired" && !channel.ends_with(":expired"));
+                        messages.sort();
+                    }
+                }
+                assert_eq!(told, theirs, "CPUs {cpus}: {line} in {script}");
+            }
+        }
+    }
 }
 
 /// `$k` and `$K` are keys, `$v` a value, `$t` a time, `$d` a database.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::process::Process;
 use crate::command::table;
+use crate::pubsub::Kind;
 use crate::state::{KEYLOOM_VERSION, REDIS_VERSION};
 use crate::stats::{Latency, Snapshot};
 
@@ -84,6 +85,7 @@ static PER_CORE: &[PerCore] = &[
     }),
     ("keyloom_keyspace_mapped_bytes", "gauge", "Memory mapped for that part.", |s| s.mapped_bytes as f64),
     ("keyloom_memory_share_bytes", "gauge", "The core's share of maxmemory; 0 is no limit.", |s| s.share_bytes as f64),
+    ("keyloom_pubsub_clients", "gauge", "Clients with subscriptions.", |s| s.pubsub.clients as f64),
     ("keyloom_slowlog_length", "gauge", "Slow commands kept.", |s| s.slowlog_len as f64),
 ];
 
@@ -122,6 +124,7 @@ pub fn render(cores: &[Snapshot], facts: &NodeFacts) -> String {
     let sum = Snapshot::merged(cores);
     commands(&mut page, &sum);
     keyspace(&mut page, &sum);
+    pubsub(&mut page, &sum);
     page.0
 }
 
@@ -190,6 +193,18 @@ fn keyspace(page: &mut Page, sum: &Snapshot) {
     used().for_each(|(db, size)| page.sample("keyloom_db_keys", &[("db", &db.to_string())], size.keys));
     page.head("keyloom_db_expiring_keys", "gauge", "Keys of a database that have an expiry.");
     used().for_each(|(db, size)| page.sample("keyloom_db_expiring_keys", &[("db", &db.to_string())], size.expires));
+}
+
+/// What several cores have counts once.
+fn pubsub(page: &mut Page, sum: &Snapshot) {
+    for (name, help, kind) in [
+        ("keyloom_pubsub_channels", "Channels with subscribers.", Kind::Channel),
+        ("keyloom_pubsub_patterns", "Patterns with subscribers.", Kind::Pattern),
+        ("keyloom_pubsub_shard_channels", "Shard channels with subscribers.", Kind::Shard),
+    ] {
+        page.head(name, "gauge", help);
+        page.sample(name, &[], sum.pubsub.of(kind));
+    }
 }
 
 /// The text under construction.

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::pubsub::{Bucket, Kind};
 use crate::resp::{Error, Reply};
 use crate::route::CoreId;
 use crate::shard::{DbSize, Detached, SteadyMs};
@@ -22,6 +23,8 @@ pub enum Flow {
     Done,
     /// The reply is written; close the connection once it is sent.
     Close,
+    /// What is written are messages, not a reply: CLIENT REPLY does not silence them.
+    Pushed,
     /// Ask other cores (and possibly this one), then finish.
     Ask(Vec<(CoreId, Ask)>, Finish),
     /// From now on the connection receives every executed command.
@@ -67,6 +70,27 @@ pub enum Ask {
         core: CoreId,
         on: bool,
     },
+    /// This core has subscriptions in these buckets from now on.
+    Listen {
+        core: CoreId,
+        buckets: Vec<Bucket>,
+    },
+    /// Deliver a message to your subscribers and say how many they are.
+    Publish {
+        kind: Kind,
+        channel: Vec<u8>,
+        payload: Vec<u8>,
+    },
+    /// The names of this kind that have subscribers, or those that match.
+    Subscriptions {
+        kind: Kind,
+        pattern: Option<Vec<u8>>,
+    },
+    /// How many subscribers each of these has.
+    Subscribers {
+        kind: Kind,
+        names: Vec<Vec<u8>>,
+    },
     /// Sizes of all databases.
     DbSizes,
     /// Copies of entries, for a command whose keys live on several cores.
@@ -89,6 +113,8 @@ pub type Entry = Arc<Detached>;
 pub enum Answer {
     Done,
     Count(u64),
+    Counts(Vec<u64>),
+    Names(Vec<Vec<u8>>),
     Snapshot(Box<Snapshot>),
     Clients(Vec<ClientInfo>),
     Slowlog(Vec<SlowlogEntry>),

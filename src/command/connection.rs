@@ -9,10 +9,12 @@ use crate::state::{REDIS_VERSION, SERVER_NAME};
 /// Any connection command may run before the data set is there.
 const ALWAYS: Flags = Flags::NOSCRIPT.or(Flags::LOADING).or(Flags::STALE).or(Flags::FAST).or(Flags::CONNECTION);
 const NO_AUTH: Flags = ALWAYS.or(Flags::NO_AUTH);
+const PING: Flags = Flags::FAST.or(Flags::CONNECTION).or(Flags::PIPELINED).or(Flags::WHILE_SUBSCRIBED);
+const LEAVE: Flags = NO_AUTH.or(Flags::WHILE_SUBSCRIBED);
 const PLAIN: Flags = Flags::LOADING.or(Flags::STALE).or(Flags::FAST).or(Flags::CONNECTION);
 
 pub static COMMANDS: &[Command] = &[
-    Command::session("ping", -1, Flags::FAST.or(Flags::CONNECTION).or(Flags::PIPELINED), ping).doc(
+    Command::session("ping", -1, PING, ping).doc(
         "connection",
         "1.0.0",
         "O(1)",
@@ -31,8 +33,8 @@ pub static COMMANDS: &[Command] = &[
         "Chooses the protocol version; can authenticate and name the connection at once.",
     ),
     Command::session("auth", -2, NO_AUTH, auth).doc("connection", "1.0.0", "O(1)", "Authenticates the connection."),
-    Command::session("quit", -1, NO_AUTH, quit).doc("connection", "1.0.0", "O(1)", "Closes the connection."),
-    Command::session("reset", 1, NO_AUTH, reset).doc(
+    Command::session("quit", -1, LEAVE, quit).doc("connection", "1.0.0", "O(1)", "Closes the connection."),
+    Command::session("reset", 1, LEAVE, reset).doc(
         "connection",
         "6.2.0",
         "O(1)",
@@ -41,8 +43,14 @@ pub static COMMANDS: &[Command] = &[
     Command::session("select", 2, PLAIN, select).doc("connection", "1.0.0", "O(1)", "Selects a database."),
 ];
 
-fn ping(_home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {
+/// A client that listens gets the form of a message.
+fn ping(home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {
     match args {
+        [_] | [_, _] if home.session.only_listens() => {
+            reply.array(2);
+            reply.bulk(b"pong");
+            reply.bulk(args.get(1).copied().unwrap_or_default());
+        }
         [_] => reply.simple("PONG"),
         [_, text] => reply.bulk(text),
         _ => return Err(Error::Arity("ping".into())),
@@ -164,6 +172,7 @@ fn quit(_home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error>
 }
 
 fn reset(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
+    super::pubsub::leave(home.engine, home.session);
     let session = &mut *home.session;
     let monitored = std::mem::take(&mut session.monitor);
     session.name = None;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Args;
 use crate::collection::{Thresholds, Value, ValueRef};
+use crate::pubsub::PubSub;
 use crate::resp::Error;
 use crate::route::{Hasher, Key};
 use crate::shard::{Changed, Classes, EntryRef, Expiry, Kind, NewValue, Now, Shard, Str, WrongType};
@@ -12,7 +13,7 @@ use crate::shard::{Changed, Classes, EntryRef, Expiry, Kind, NewValue, Now, Shar
 /// vector instead of copying it.
 ///
 /// Nearly every request has none of them, and each request carries this: so it is one pointer, and null most of the time.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Owned(#[allow(clippy::box_collection, reason = "a box of a slice is two words")] Option<Box<OwnedArgs>>);
 
 /// Values with the positions of their arguments, ascending.
@@ -41,6 +42,7 @@ impl Owned {
 pub struct Ctx<'a> {
     pub shard: &'a mut Shard,
     pub hasher: &'a Hasher,
+    pub pubsub: &'a mut PubSub,
     /// The database that the connection has selected.
     pub db: usize,
     /// CLIENT NO-TOUCH: reads do not count as accesses.

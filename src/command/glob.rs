@@ -3,9 +3,10 @@
 //! `*` any run of bytes, `?` any byte, `[abc]` one of, `[^abc]` none of, `[a-z]` a range, `\x` the byte x itself. A
 //! class that is not closed ends with the pattern. Pure functions; patterns come from clients and may be hostile.
 //!
-//! Every element but `*` stands for exactly one byte. So when the rest of a pattern fails, only the last `*` needs to
-//! take one byte more: an earlier one could not do better. Matching therefore needs at most (pattern bytes) times (text
-//! bytes) steps and no recursion.
+//! Every element but `*` stands for exactly one byte. So a pattern is a row of *segments* between stars, each as long as its
+//! elements are many: the first stands at the start of the text, the last at its end, and each one in between can take the
+//! first place where it fits, because a later one would not do better. Nothing is tried twice. A segment of plain bytes is
+//! searched for in linear time; one with other elements takes at most (its bytes) times (bytes of the text) steps.
 
 /// Whether the whole of `text` matches `pattern`.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
@@ -18,40 +19,75 @@ pub fn matches_ignore_case(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 fn matches_with(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
-    let (mut p, mut t) = (0, 0);
-    // Behind the last `*`, and the first byte of the text that it has not taken.
-    let mut retry: Option<(usize, usize)> = None;
-    while t < text.len() {
-        if p < pattern.len() && pattern[p] == b'*' {
-            p += 1;
-            if p == pattern.len() {
-                return true;
-            }
-            retry = Some((p, t));
-            continue;
-        }
-        if p < pattern.len() {
-            let (matched, len) = element(&pattern[p..], text[t], ignore_case);
-            if matched {
-                p += len;
-                t += 1;
-                continue;
-            }
-        }
-        match &mut retry {
-            Some((behind_star, from)) => {
-                *from += 1;
-                (p, t) = (*behind_star, *from);
-            }
-            None => return false,
-        }
-    }
     // As in Redis, no text at all is matched by no pattern at all, and not by stars. (A lone `*` for all keys is a case of
     // its own in KEYS and SCAN.)
     if text.is_empty() {
         return pattern.is_empty();
     }
-    pattern[p..].iter().all(|&b| b == b'*')
+    let first = Segment::first_of(pattern);
+    if first.bytes.len() == pattern.len() {
+        return text.len() == first.elements && first.fits(text, ignore_case);
+    }
+    if text.len() < first.elements || !first.fits(text, ignore_case) {
+        return false;
+    }
+    let (mut pattern, mut text) = (&pattern[first.bytes.len()..], &text[first.elements..]);
+    loop {
+        let stars = pattern.iter().take_while(|&&byte| byte == b'*').count();
+        let segment = Segment::first_of(&pattern[stars..]);
+        pattern = &pattern[stars + segment.bytes.len()..];
+        if pattern.is_empty() {
+            let start = text.len().checked_sub(segment.elements);
+            return start.is_some_and(|start| segment.fits(&text[start..], ignore_case));
+        }
+        match segment.find(text, ignore_case) {
+            Some(at) => text = &text[at + segment.elements..],
+            None => return false,
+        }
+    }
+}
+
+/// A part of a pattern without a star. Invariant: it stands for `elements` bytes of text.
+struct Segment<'a> {
+    bytes: &'a [u8],
+    elements: usize,
+    /// Every byte stands for itself.
+    plain: bool,
+}
+
+impl<'a> Segment<'a> {
+    /// What stands before the first star of `pattern`.
+    fn first_of(pattern: &'a [u8]) -> Segment<'a> {
+        let (mut at, mut elements, mut plain) = (0, 0, true);
+        while let Some(&byte) = pattern.get(at).filter(|&&byte| byte != b'*') {
+            plain &= !matches!(byte, b'?' | b'[' | b'\\');
+            at += element(&pattern[at..], 0, false).1;
+            elements += 1;
+        }
+        Segment { bytes: &pattern[..at], elements, plain }
+    }
+
+    /// Whether the text begins as the segment says. It has at least as many bytes as the segment has elements.
+    fn fits(&self, text: &[u8], ignore_case: bool) -> bool {
+        let mut pattern = self.bytes;
+        for &byte in &text[..self.elements] {
+            let (matched, len) = element(pattern, byte, ignore_case);
+            if !matched {
+                return false;
+            }
+            pattern = &pattern[len..];
+        }
+        true
+    }
+
+    /// The first place in `text` where the segment fits.
+    fn find(&self, text: &[u8], ignore_case: bool) -> Option<usize> {
+        if self.plain && !ignore_case {
+            return memchr::memmem::find(text, self.bytes);
+        }
+        let last = text.len().checked_sub(self.elements)?;
+        (0..=last).find(|&at| self.fits(&text[at..], ignore_case))
+    }
 }
 
 /// Whether the first element of `pattern` stands for `byte`, and the element's length.
@@ -183,5 +219,12 @@ mod tests {
         let pattern = b"a*".repeat(2_000);
         assert!(!matches(&[pattern.as_slice(), b"b"].concat(), &text));
         assert!(!matches(&[b"*".as_slice(), &text[..2_500], b"b"].concat(), &text));
+        assert!(!matches(&[b"*".as_slice(), &text[..2_500], b"?b*"].concat(), &text));
+        // In steps of (pattern) times (text) these would take hours.
+        let text = vec![b'a'; 4_000_000];
+        for end in ["b", "b*", "*b", "*b*"] {
+            assert!(!matches(&[b"*".as_slice(), &text[..2_000_000], end.as_bytes()].concat(), &text), "{end}");
+        }
+        assert!(matches(&[b"*".as_slice(), &text[..2_000_000], b"*"].concat(), &text));
     }
 }

@@ -10,6 +10,7 @@ use super::latency::merged;
 use super::{Args, Ask, Command, Flags, Flow, Home, table};
 use crate::admin::process::{self, Process};
 use crate::config::Config;
+use crate::pubsub::Kind;
 use crate::resp::{Error, Reply};
 use crate::state::{KEYLOOM_VERSION, NodeState, REDIS_VERSION};
 use crate::stats::{RATE_INTERVAL_MS, Snapshot};
@@ -164,7 +165,9 @@ fn clients(facts: &Facts, text: &mut Text) {
     text.field("client_recent_max_input_buffer", net.client_input_bytes_max);
     text.field("client_recent_max_output_buffer", net.client_output_bytes_max);
     text.field("blocked_clients", net.clients_blocked);
-    text.zeros(&["tracking_clients", "pubsub_clients", "watching_clients", "clients_in_timeout_table"]);
+    text.field("tracking_clients", 0);
+    text.field("pubsub_clients", facts.sum.pubsub.clients);
+    text.zeros(&["watching_clients", "clients_in_timeout_table"]);
     text.zeros(&["total_watched_keys", "total_blocking_keys", "total_blocking_keys_on_nokey"]);
     text.field("monitoring_clients", net.clients_monitoring);
 }
@@ -247,7 +250,10 @@ fn stats(facts: &Facts, text: &mut Text) {
     text.field("evicted_clients", 0);
     text.field("keyspace_hits", sum.counters.hits);
     text.field("keyspace_misses", sum.counters.misses);
-    text.zeros(&["pubsub_channels", "pubsub_patterns", "pubsubshard_channels", "latest_fork_usec", "total_forks"]);
+    text.field("pubsub_channels", sum.pubsub.of(Kind::Channel));
+    text.field("pubsub_patterns", sum.pubsub.of(Kind::Pattern));
+    text.field("pubsubshard_channels", sum.pubsub.of(Kind::Shard));
+    text.zeros(&["latest_fork_usec", "total_forks"]);
     text.zeros(&["migrate_cached_sockets", "slave_expires_tracked_keys"]);
     text.zeros(&["tracking_total_keys", "tracking_total_items", "tracking_total_prefixes"]);
     text.field("total_error_replies", sum.errors.total());

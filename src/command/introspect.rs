@@ -142,7 +142,7 @@ fn tips(command: &Command) -> &'static [&'static str] {
         Reach::Every(Merge::Draw) => &["request_policy:all_shards", "nondeterministic_output"],
         Reach::Every(_) => &["request_policy:all_shards", "nondeterministic_output_order"],
         Reach::Cursor => &["nondeterministic_output", "request_policy:special"],
-        Reach::Home | Reach::Keys => &[],
+        Reach::Home | Reach::Keys | Reach::Listeners(_) => &[],
     }
 }
 
@@ -173,6 +173,8 @@ fn key_flags(row: &Row, nth: usize, args: Option<Args>) -> &'static [&'static st
         // So says redis-server 7.0; the other two overwrite, but do not read.
         () if is(&["sinterstore"]) => &["RW", "update"],
         () if is_store(row) => &["OW", "update"],
+        // Where a shard channel belongs, not what is there.
+        () if row.command.flags.has(Flags::PUBSUB) => &["not_key"],
         () if has_destination(row) && nth > 0 => {
             if is(&["renamenx"]) {
                 &["OW", "insert"]
@@ -360,7 +362,7 @@ fn list(_home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> 
 fn keys_of<'a>(args: Args<'a>) -> Result<(&'static Row, Vec<&'a [u8]>), Error> {
     let inner = &args[2..];
     let row = table().resolve(inner).map_err(|_| Error::text("ERR Invalid command specified"))?;
-    if row.command.keys == KeySpec::NONE {
+    if row.command.keys == KeySpec::NONE || row.command.flags.has(Flags::PUBSUB) {
         return Err(Error::text("ERR The command has no key arguments"));
     }
     if !row.command.arity_ok(inner.len()) {

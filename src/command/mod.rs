@@ -25,6 +25,7 @@ pub mod memory;
 pub mod merge;
 pub mod monitor;
 pub mod number;
+pub mod pubsub;
 pub mod server;
 pub mod session;
 pub mod set;

@@ -6,6 +6,7 @@
 use super::table::table;
 use super::{Args, CommandId, Flow};
 use crate::engine::Engine;
+use crate::pubsub::{Counts, Place};
 use crate::resp::{Error, Reply, Version};
 use crate::shard::SteadyMs;
 
@@ -42,6 +43,8 @@ pub struct NetInfo {
 pub struct Session {
     /// Unique in this process: CLIENT ID.
     pub id: u64,
+    /// Where the connection stands on its core; by this its subscriptions are known.
+    pub place: Place,
     pub addr: String,
     pub laddr: String,
     pub unix_socket: bool,
@@ -55,6 +58,8 @@ pub struct Session {
     pub no_touch: bool,
     pub reply_mode: ReplyMode,
     pub monitor: bool,
+    /// How many subscriptions it has.
+    pub subscribed: Counts,
     /// Steady ms, as all times of clients: when nobody sets the clock, Unix time.
     pub created_ms: SteadyMs,
     pub last_active_ms: SteadyMs,
@@ -64,19 +69,27 @@ pub struct Session {
 
 impl Session {
     pub fn kind(&self) -> ClientKind {
-        ClientKind::Normal
+        if self.subscribed.any() { ClientKind::PubSub } else { ClientKind::Normal }
+    }
+
+    /// Whether only commands about subscriptions are allowed: in RESP2 a client could not tell replies from messages.
+    #[inline]
+    pub fn only_listens(&self) -> bool {
+        self.subscribed.any() && self.version == Version::V2
     }
 
     /// The line of CLIENT LIST and CLIENT INFO, without its end.
     pub fn write_line(&self, now_ms: i64, line: &mut Vec<u8>) {
         let seconds = |since_ms: i64| (now_ms - since_ms).max(0) / 1000;
         let mut flags = String::new();
-        for (set, letter) in [(self.monitor, 'O'), (self.unix_socket, 'U'), (self.no_evict, 'e'), (self.no_touch, 'T')]
-        {
-            if set {
-                flags.push(letter);
-            }
-        }
+        let letters = [
+            (self.monitor, 'O'),
+            (self.subscribed.any(), 'P'),
+            (self.unix_socket, 'U'),
+            (self.no_evict, 'e'),
+            (self.no_touch, 'T'),
+        ];
+        flags.extend(letters.into_iter().filter(|(set, _)| *set).map(|(_, letter)| letter));
         if flags.is_empty() {
             flags.push('N');
         }
@@ -87,12 +100,15 @@ impl Session {
         line.extend_from_slice(self.name.as_deref().unwrap_or_default());
         line.extend_from_slice(
             format!(
-                " age={} idle={} flags={} db={} sub=0 psub=0 ssub=0 multi=-1 watch=0 qbuf={} qbuf-free={} argv-mem=0 \
+                " age={} idle={} flags={} db={} sub={} psub={} ssub={} multi=-1 watch=0 qbuf={} qbuf-free={} argv-mem=0 \
                  multi-mem=0 obl={} oll={} omem={} tot-mem={} events={} cmd={} user=default redir=-1 resp={} lib-name=",
                 seconds(self.created_ms),
                 seconds(self.last_active_ms),
                 flags,
                 self.db,
+                self.subscribed.channels,
+                self.subscribed.patterns,
+                self.subscribed.shards,
                 net.query_bytes,
                 net.query_free,
                 net.output_bytes,

@@ -6,6 +6,7 @@
 
 use super::table::Unknown;
 use super::{Ctx, Handler, Owned, table};
+use crate::pubsub::PubSub;
 use crate::resp::{Error, Output, Reply, Version};
 use crate::route::Hasher;
 use crate::shard::{Now, Shard};
@@ -99,6 +100,7 @@ impl Transcript {
         let mut ctx = Ctx {
             shard: &mut self.shard,
             hasher: &self.hasher,
+            pubsub: &mut PubSub::new(0, 1, self.hasher.clone()),
             db: self.db,
             no_touch: false,
             first,

@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 
 use super::number::parse_i64;
 use super::{KeyspaceFn, session::SessionFn};
+use crate::pubsub::Kind;
 
 /// Properties of a command, as a bit set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,10 @@ impl Flags {
     pub const CONNECTION: Flags = Flags(1 << 16);
     /// Refused unless the configuration allows it (DEBUG).
     pub const PROTECTED: Flags = Flags(1 << 17);
+    /// Allowed in RESP2 while the connection is subscribed.
+    pub const WHILE_SUBSCRIBED: Flags = Flags(1 << 18);
+    /// No write, but CLIENT PAUSE WRITE holds it back like one: others would see that it has run.
+    pub const MAY_REPLICATE: Flags = Flags(1 << 19);
 
     pub const fn or(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
@@ -143,6 +148,9 @@ pub enum Reach {
     Split(Merge),
     /// Every core runs it.
     Every(Merge),
+    /// The core of the connection and all that may have subscribers of the channel, the first argument, run it; their
+    /// numbers are added.
+    Listeners(Kind),
     /// The core that owns the partition in the cursor, the first argument (SCAN).
     Cursor,
 }
@@ -221,6 +229,12 @@ impl Command {
         self
     }
 
+    /// The arguments that COMMAND tells to be keys, of a command that does not find its core by them.
+    pub const fn keys(mut self, keys: KeySpec) -> Command {
+        self.keys = keys;
+        self
+    }
+
     /// What COMMAND DOCS tells.
     pub const fn doc(
         mut self,
@@ -295,6 +309,7 @@ static FAMILIES: &[&[Command]] = &[
     super::sorted::COMMANDS,
     super::connection::COMMANDS,
     super::client::COMMANDS,
+    super::pubsub::COMMANDS,
     super::server::COMMANDS,
     super::config::COMMANDS,
     super::info::COMMANDS,

@@ -8,6 +8,7 @@ use super::connection::{Connection, Hold};
 use super::forward::Message;
 use super::limits;
 use super::listener;
+use super::publish::output_limit;
 use super::pump::{Pump, Stopping};
 use super::ring::Completion;
 use crate::command::ask::Pause;
@@ -97,6 +98,9 @@ impl Pump {
                 self.connections.len() as u32 - 1
             }
         };
+        if let Some(connection) = self.connection(index) {
+            connection.session.place = index;
+        }
         self.engine.net.clients += 1;
         self.update_receive(index);
     }
@@ -134,33 +138,30 @@ impl Pump {
     pub(super) fn check_output(&mut self, index: u32) {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         let bytes = connection.output_bytes();
-        if bytes < limits::OUTPUT_PAUSE_BYTES / 2
-            && self.engine.config.client_output_buffer_limit_normal.hard_bytes == 0
-        {
+        let limit = output_limit(&self.engine, connection);
+        let below = |limit_bytes: u64| limit_bytes == 0 || bytes as u64 <= limit_bytes;
+        if bytes < limits::OUTPUT_PAUSE_BYTES / 2 && below(limit.hard_bytes) && below(limit.soft_bytes) {
             connection.over_soft_since_ms = None;
             // Behind replies that nobody wants, what was held back can vanish without another send.
             if connection.hold.has(Hold::OUTPUT) {
                 self.release(index, Hold::OUTPUT);
             }
         } else {
-            self.check_large_output(index, bytes);
+            self.check_large_output(index);
         }
         self.settle(index);
     }
 
-    fn check_large_output(&mut self, index: u32, bytes: usize) {
+    pub(super) fn check_large_output(&mut self, index: u32) {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        let bytes = connection.output_bytes();
         if bytes >= limits::OUTPUT_PAUSE_BYTES {
             connection.hold.set(Hold::OUTPUT);
         } else if bytes < limits::OUTPUT_PAUSE_BYTES / 2 {
             self.release(index, Hold::OUTPUT);
         }
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
-        // A monitor cannot be slowed down by not reading its requests, so it always has a limit.
-        let limit = match connection.session.monitor {
-            true => self.engine.config.client_output_buffer_limit_replica,
-            false => self.engine.config.client_output_buffer_limit_normal,
-        };
+        let limit = output_limit(&self.engine, connection);
         let now_ms = self.engine.shard.steady_ms();
         let over = |limit: u64| limit > 0 && bytes as u64 > limit;
         let soft_since = match over(limit.soft_bytes) {
@@ -196,6 +197,8 @@ impl Pump {
             return;
         }
         connection.dead = true;
+        self.end_subscriptions(index);
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         connection.hold.set(Hold::CLOSE);
         // SAFETY: a plain system call on an open socket; it makes the kernel complete what is pending on it.
         unsafe { libc::shutdown(connection.fd(), libc::SHUT_RDWR) };
@@ -242,6 +245,7 @@ impl Pump {
         if connection.session.monitor {
             self.stop_monitor(index);
         }
+        self.end_subscriptions(index);
         self.paused.retain(|&paused| paused != index);
         self.connections[index as usize] = None;
         self.retired.push(index);
@@ -269,7 +273,8 @@ impl Pump {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         let idle_ms = now_ms - connection.session.last_active_ms;
         let timeout_ms = self.engine.config.timeout_s as i64 * 1000;
-        if timeout_ms > 0 && idle_ms > timeout_ms && !connection.session.monitor && !connection.hold.has(Hold::ASK) {
+        let listens = connection.session.monitor || connection.session.subscribed.any();
+        if timeout_ms > 0 && idle_ms > timeout_ms && !listens && !connection.hold.has(Hold::ASK) {
             return self.kill(index);
         }
         // What an idle client once needed for forwarding is given back.
@@ -278,7 +283,7 @@ impl Pump {
         }
         let bytes = connection.output_bytes();
         if bytes > 0 {
-            self.check_large_output(index, bytes);
+            self.check_large_output(index);
         }
         self.reclaim(index);
     }
@@ -308,7 +313,7 @@ impl Pump {
             query_free: connection.inbuf.capacity() - connection.inbuf.len(),
             output_bytes: connection.output_bytes(),
             splices: connection.splices(),
-            memory: connection.memory(),
+            memory: connection.memory() + self.engine.pubsub.registry().memory_of(index),
         };
     }
 
@@ -358,7 +363,8 @@ impl Pump {
         net.client_input_bytes_max = live().map(|c| c.inbuf.len() as u64).max().unwrap_or(0);
         net.client_output_bytes_max = live().map(|c| c.output_bytes() as u64).max().unwrap_or(0);
         let pooled: usize = self.pool.iter().map(|output| output.capacity()).sum();
-        net.client_memory_bytes = live().map(|c| c.memory() as u64).sum::<u64>() + pooled as u64;
+        let subscriptions = self.engine.pubsub.registry().memory();
+        net.client_memory_bytes = live().map(|c| c.memory() as u64).sum::<u64>() + (pooled + subscriptions) as u64;
         let depth = |core| if core == self.me as usize { 0 } else { self.mesh.depth_to(core) as u64 };
         net.queue_depths = (0..self.mesh.executors()).map(depth).collect();
     }
@@ -439,7 +445,8 @@ impl Pump {
 
 /// Whether CLIENT PAUSE holds a command back. CLIENT itself goes on, otherwise nobody could end a pause.
 pub(super) fn is_paused(pause: Pause, row: &Row) -> bool {
-    !row.full_name.starts_with("client|") && (!pause.writes_only || row.command.flags.has(Flags::WRITE))
+    !row.full_name.starts_with("client|")
+        && (!pause.writes_only || row.command.flags.has(Flags::WRITE.or(Flags::MAY_REPLICATE)))
 }
 
 /// How long a core waits, after the deadline, for the others to close their side of the mesh.

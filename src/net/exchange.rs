@@ -1,8 +1,9 @@
 //! Exchange: messages from and to other cores.
 
 use super::connection::Hold;
-use super::forward::{Message, Slot};
+use super::forward::Message;
 use super::limits;
+use super::publish::Turn;
 use super::pump::{Pump, bounds};
 use super::window::{Request, RequestKey, Target, Way, in_window};
 use crate::command::table::Row;
@@ -75,6 +76,8 @@ impl Pump {
             Message::Socket { socket, unix } => self.serve(socket, unix),
             Message::Unwatch(core) => self.watch(core, false),
             Message::Monitor(lines) => self.show_monitors(&lines),
+            Message::Published(messages) => self.receive_told(&messages),
+            Message::Unlisten(buckets) => self.note_withdrawal(from, &buckets),
         }
     }
 
@@ -190,6 +193,8 @@ impl Pump {
                 }
                 let Ok(answer) = self.engine.answer(ask) else { unreachable!("the other questions are above") };
                 self.bounds = bounds(&self.engine.config);
+                // A message to deliver, or a key that had to make way.
+                self.tell();
                 answer
             }
         }
@@ -227,14 +232,7 @@ impl Pump {
     /// Writes something that is no reply. While replies are owed it waits for its turn behind them.
     pub(super) fn append_out_of_band(&mut self, index: u32, bytes: &[u8]) {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
-        match &mut connection.forwarding {
-            Some(forwarding) if !forwarding.order.is_empty() => {
-                forwarding.held.push(bytes);
-                let end = forwarding.held.mark();
-                forwarding.order.push_back(Slot::Local { end });
-            }
-            _ => connection.out.push(bytes),
-        }
+        connection.write_out_of_band(&mut self.pool, Turn::Behind, |out| out.push(bytes));
         self.mark_dirty(index);
     }
 }

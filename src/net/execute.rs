@@ -8,6 +8,7 @@ use super::forward::{Batch, Forwarding, Message, Slot, Split};
 use super::limits;
 use super::pump::Pump;
 use super::window::{Request, Target, Way};
+use crate::command::pubsub::MERGE;
 use crate::command::session::ReplyMode;
 use crate::command::table::Row;
 use crate::command::{Flags, Flow, Owned, Reach, monitor};
@@ -36,6 +37,7 @@ impl Pump {
         args.clear();
         self.window.requests = requests;
         self.window.args = args;
+        self.send_all_told();
         self.return_batches();
         self.unpin();
         self.release_barriers();
@@ -121,6 +123,7 @@ impl Pump {
         // The common case: nothing is owed, the reply goes straight to the output.
         if matches!(request.way, Way::Local)
             && self.monitor_cores.is_empty()
+            && !self.engine.shard.events.recording()
             && !connection.owes()
             && connection.session.reply_mode == ReplyMode::On
         {
@@ -141,7 +144,7 @@ impl Pump {
         }
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         match &request.way {
-            Way::Local => {
+            Way::Local | Way::Publish => {
                 self.void.clear(limits::POOL_BUFFER_BYTES);
                 let call = call_of(request, args, Origin::Client(&connection.session));
                 self.engine.call(call, &mut Reply::new(&mut self.void, request.version));
@@ -164,10 +167,17 @@ impl Pump {
 
     /// Appends what was written to `void` as the next reply of a connection, unless it wants none.
     pub(super) fn deliver_void(&mut self, index: u32) {
+        self.tell();
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         if silenced(connection) || self.void.is_empty() {
             return;
         }
+        self.append_void(index);
+    }
+
+    /// Appends what was written to `void`, wanted or not.
+    fn append_void(&mut self, index: u32) {
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         let end = self.void.mark();
         match &mut connection.forwarding {
             Some(forwarding) if !forwarding.order.is_empty() => {
@@ -198,6 +208,13 @@ impl Pump {
     pub(super) fn follow(&mut self, index: u32, row: &'static Row, flow: Flow) {
         match flow {
             Flow::Done => self.deliver_void(index),
+            Flow::Pushed => {
+                if let Some(connection) = self.connection(index) {
+                    // It counts as the command that CLIENT REPLY SKIP skips.
+                    silenced(connection);
+                }
+                self.append_void(index);
+            }
             Flow::Close => {
                 self.deliver_void(index);
                 if let Some(connection) = self.connection(index) {
@@ -274,8 +291,10 @@ impl Pump {
 
     /// Gives every core concerned its part of a request.
     fn split(&mut self, index: u32, request: &Request, args: &[&[u8]]) {
-        let (Reach::Split(merge) | Reach::Every(merge)) = request.row.command.reach else {
-            unreachable!("routed as a split command")
+        let merge = match request.row.command.reach {
+            Reach::Split(merge) | Reach::Every(merge) => merge,
+            Reach::Listeners(_) => MERGE,
+            Reach::Home | Reach::Keys | Reach::Cursor => unreachable!("routed as a split command"),
         };
         let (parts, key_part) = self.parts_of(request, args);
         let random = self.engine.random();
@@ -300,6 +319,7 @@ impl Pump {
             self.engine.call(call, &mut Reply::new(&mut out, request.version));
             local = Some((at, out));
         }
+        self.tell();
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         let silent = silenced(connection);
         let cores = parts.iter().map(|part| part.core).collect();
@@ -315,6 +335,15 @@ impl Pump {
         if let Reach::Every(_) = request.row.command.reach {
             let whole = |core| Part { core, args: args.to_vec(), owned: Owned::default() };
             return ((0..router.cores()).map(whole).collect(), Vec::new());
+        }
+        if let Reach::Listeners(kind) = request.row.command.reach {
+            let mut owned = Owned::default();
+            request.owned.get(2).into_iter().for_each(|payload| owned.push(2, payload));
+            let mut cores: Vec<CoreId> = self.engine.pubsub.interest().cores_of(kind, args[1]).collect();
+            cores.push(self.me);
+            cores.sort_unstable();
+            let whole = |core| Part { core, args: args.to_vec(), owned: owned.clone() };
+            return (cores.into_iter().map(whole).collect(), Vec::new());
         }
         let keys = request.row.command.keys;
         let owner = |at: usize| router.owner(self.engine.hasher.key(args[at]).partition);
@@ -346,6 +375,7 @@ impl Pump {
         let call = call_of(request, args, Origin::Forwarded(batch.client));
         self.engine.call(call, &mut Reply::new(&mut batch.out, request.version));
         batch.ends.push(batch.out.mark());
+        self.tell();
     }
 
     /// Sends executed batches back to where they came from.

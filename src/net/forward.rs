@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::command::{Answer, Ask, CommandId, Merge, Owned, merge};
+use crate::pubsub::{Bucket, Told};
 use crate::resp::{Output, Version};
 use crate::route::CoreId;
 
@@ -43,6 +44,10 @@ pub enum Message {
     Unwatch(CoreId),
     /// Executed commands, as MONITOR prints them.
     Monitor(Box<Vec<u8>>),
+    /// What was published for subscribers of this core, by nobody who waits for their number.
+    Published(Box<Vec<Arc<Told>>>),
+    /// The sender has no more subscriptions in these buckets.
+    Unlisten(Box<Vec<Bucket>>),
 }
 
 /// One forwarded request.
@@ -188,6 +193,11 @@ impl Forwarding {
         new.arrived.resize_with(cores, Default::default);
         new.open.resize_with(cores, || None);
         new
+    }
+
+    /// Whether something that was written here waits for earlier replies.
+    pub fn holds(&self) -> bool {
+        self.held_from < self.held.mark()
     }
 
     fn has_reply(&self, core: CoreId) -> bool {

@@ -354,6 +354,10 @@ impl Pump {
             }
             (Reach::Every(Merge::Draw), _) => Way::Split,
             (Reach::Every(_), _) if router.cores() > 1 => Way::Split,
+            (Reach::Listeners(kind), _) => match self.engine.pubsub.interest().cores_of(kind, args[1]).next() {
+                Some(_) => Way::Split,
+                None => Way::Publish,
+            },
             (Reach::Cursor, _) => match generic::scan::scan_partition(args) {
                 Some(partition) if partition < router.partitions() && router.owner(partition) != self.me => {
                     Way::Forward(router.owner(partition))

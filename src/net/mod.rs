@@ -2,7 +2,8 @@
 //!
 //! [`pump`] is the turn: collect what arrived, parse, execute as one batch, send. [`ring`] is the core's io_uring,
 //! [`connection`] one client, [`window`] the batch of requests under way, [`forward`] what travels between cores,
-//! [`listener`] the sockets that accept, [`clock`] what time it is.
+//! [`publish`] messages
+//! for subscribers, [`listener`] the sockets that accept, [`clock`] what time it is.
 //!
 //! Every limit of this layer stands in [`limits`].
 
@@ -15,6 +16,7 @@ mod floor;
 pub mod forward;
 mod intake;
 pub mod listener;
+mod publish;
 pub mod pump;
 pub mod ring;
 pub mod window;
@@ -42,6 +44,8 @@ pub mod limits {
     pub const SEND_BYTES: usize = 1024 * 1024;
     /// Pieces of one gathering send.
     pub const SEND_PIECES: usize = 64;
+    /// Events for the subscribers of another core that are sent together.
+    pub const TOLD_MESSAGES: usize = 256;
     /// Slots of the ring between two cores.
     pub const MESH_SLOTS: usize = 1024;
     /// Milliseconds after which a busy pump lets other tasks of its executor run. A yield costs about 13 µs.

@@ -37,6 +37,7 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::mesh::{Endpoint, Park, Wake};
 use crate::node::{Node, Order};
+use crate::pubsub::Told;
 use crate::resp::parse::ARGS_MAX;
 use crate::resp::{Limits, Output};
 use crate::route::CoreId;
@@ -77,6 +78,8 @@ pub struct Pump {
     /// Cores with monitors, and what they shall see at the end of the turn.
     pub(super) monitor_cores: Vec<CoreId>,
     pub(super) monitor_lines: Vec<u8>,
+    /// Events for the subscribers of other cores, by core; sent at the latest when the turn ends.
+    pub(super) told: Vec<Vec<Arc<Told>>>,
     pub(super) asks: Vec<Option<Asking>>,
     pub(super) pool: Vec<Output>,
     pub(super) spare_batches: Vec<Box<Batch>>,
@@ -155,6 +158,7 @@ impl Pump {
             pause: None,
             monitor_cores: Vec::new(),
             monitor_lines: Vec::new(),
+            told: Vec::new(),
             asks: Vec::new(),
             pool: Vec::new(),
             spare_batches: Vec::new(),
@@ -211,6 +215,7 @@ impl Pump {
         self.free.append(&mut self.retired);
         self.share_monitor_lines();
         self.ring.recycle(&mut self.used_buffers);
+        self.tell();
         self.send_replies();
         self.send_messages();
         if self.expiry_wait_ms() == Some(0) {
@@ -218,6 +223,12 @@ impl Pump {
         }
         if self.has_work() {
             self.engine.work(self.pause.is_none());
+        }
+        // Keys that expired or were evicted.
+        if !self.engine.shard.events.is_empty() {
+            self.tell();
+            self.send_replies();
+            self.send_messages();
         }
     }
 
@@ -320,6 +331,8 @@ impl Pump {
 
     fn send_messages(&mut self) {
         self.send_batches();
+        self.send_all_told();
+        self.send_withdrawals();
         if self.mesh.executors() == 1 {
             return;
         }

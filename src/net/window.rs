@@ -26,6 +26,8 @@ pub enum Target {
 pub enum Way {
     /// On this core's shard.
     Local,
+    /// On this core, like `Local`, by a PUBLISH: its message goes before its reply.
+    Publish,
     /// With the connection's session.
     Session,
     /// On the shard of another core.

@@ -118,6 +118,10 @@ pub enum Error {
     NoAuth,
     #[error("WRONGPASS invalid username-password pair or user is disabled.")]
     WrongPass,
+    #[error(
+        "ERR Can't execute '{0}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
+    )]
+    Subscribed(String),
     #[error("NOPROTO unsupported protocol version")]
     NoProto,
     #[error("OOM command not allowed when used memory > 'maxmemory'.")]

@@ -165,6 +165,22 @@ impl Events {
         self.queue.push_back(Event { class, name, db: db as u8, key: key.to_vec() });
     }
 
+    /// Whether anything is recorded at all.
+    #[inline]
+    pub fn recording(&self) -> bool {
+        self.wanted != Classes::NONE
+    }
+
+    /// What the configuration wants.
+    pub fn mask(&self) -> Classes {
+        self.mask
+    }
+
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// Events that found the queue full.
     pub fn dropped(&self) -> u64 {
         self.dropped

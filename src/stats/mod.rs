@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::pubsub::Numbers;
 use crate::resp::Error;
 use crate::route::CoreId;
 use crate::shard::{Counters, DbSize};
@@ -218,6 +219,7 @@ pub struct Snapshot {
     pub net: NetStats,
     /// How late keys were that expired without being looked at.
     pub expiry_lag: Latency,
+    pub pubsub: Numbers,
 }
 
 impl Snapshot {
@@ -251,6 +253,7 @@ impl Snapshot {
         self.rates.output_bytes += other.rates.output_bytes;
         self.net.merge(&other.net);
         self.expiry_lag.merge(&other.expiry_lag);
+        self.pubsub.merge(&other.pubsub);
     }
 
     /// The numbers of all cores together.

@@ -14,6 +14,7 @@ mod commands;
 mod compare;
 mod fixed;
 mod many_keys;
+mod pubsub;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -6,6 +6,7 @@ use super::object::memory_usage;
 use super::scan::scan_partition;
 use crate::command::shard_transcript::{Transcript, shown};
 use crate::command::{Ctx, Owned};
+use crate::pubsub::PubSub;
 use crate::resp::{Error, Output, Reply, Version};
 
 #[test]
@@ -407,6 +408,7 @@ fn memory_of_a_key() {
         let mut ctx = Ctx {
             shard: &mut core.shard,
             hasher: &core.hasher,
+            pubsub: &mut PubSub::new(0, 1, core.hasher.clone()),
             db: 0,
             no_touch: false,
             first: None,
