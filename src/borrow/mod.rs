@@ -8,6 +8,11 @@
 //! Owners lend copies and go on serving: between the loan and the return another client can see and change the old
 //! entries. The values are not locked; a command over several cores is not atomic.
 
+pub mod coordinator;
+#[cfg(test)]
+mod explore;
+pub mod lending;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
