@@ -29,6 +29,7 @@ pub mod shard_transcript;
 pub mod slowlog;
 pub mod string;
 pub mod table;
+pub mod transaction;
 #[cfg(test)]
 pub mod transcript;
 

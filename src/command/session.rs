@@ -3,7 +3,10 @@
 //! The network layer keeps one [`Session`] per connection on the core of that connection and lends it to session
 //! commands; copies of it travel to other cores as answers to CLIENT LIST.
 
+use std::sync::Arc;
+
 use super::table::table;
+use super::transaction::{Multi, Watched};
 use super::{Args, CommandId, Flow};
 use crate::engine::Engine;
 use crate::resp::{Error, Reply, Version};
@@ -55,6 +58,10 @@ pub struct Session {
     pub no_touch: bool,
     pub reply_mode: ReplyMode,
     pub monitor: bool,
+    /// Since MULTI: what is known about the requests that are queued.
+    pub multi: Option<Multi>,
+    /// What WATCH has noted.
+    pub watched: Arc<Vec<Watched>>,
     /// Steady ms, as all times of clients: when nobody sets the clock, Unix time.
     pub created_ms: SteadyMs,
     pub last_active_ms: SteadyMs,
@@ -71,8 +78,14 @@ impl Session {
     pub fn write_line(&self, now_ms: i64, line: &mut Vec<u8>) {
         let seconds = |since_ms: i64| (now_ms - since_ms).max(0) / 1000;
         let mut flags = String::new();
-        for (set, letter) in [(self.monitor, 'O'), (self.unix_socket, 'U'), (self.no_evict, 'e'), (self.no_touch, 'T')]
-        {
+        let all = [
+            (self.monitor, 'O'),
+            (self.multi.is_some(), 'x'),
+            (self.unix_socket, 'U'),
+            (self.no_evict, 'e'),
+            (self.no_touch, 'T'),
+        ];
+        for (set, letter) in all {
             if set {
                 flags.push(letter);
             }
@@ -87,14 +100,17 @@ impl Session {
         line.extend_from_slice(self.name.as_deref().unwrap_or_default());
         line.extend_from_slice(
             format!(
-                " age={} idle={} flags={} db={} sub=0 psub=0 ssub=0 multi=-1 watch=0 qbuf={} qbuf-free={} argv-mem=0 \
-                 multi-mem=0 obl={} oll={} omem={} tot-mem={} events={} cmd={} user=default redir=-1 resp={} lib-name=",
+                " age={} idle={} flags={} db={} sub=0 psub=0 ssub=0 multi={} watch={} qbuf={} qbuf-free={} argv-mem=0 \
+                 multi-mem={} obl={} oll={} omem={} tot-mem={} events={} cmd={} user=default redir=-1 resp={} lib-name=",
                 seconds(self.created_ms),
                 seconds(self.last_active_ms),
                 flags,
                 self.db,
+                self.multi.map_or(-1, |multi| multi.commands as i64),
+                self.watched.len(),
                 net.query_bytes,
                 net.query_free,
+                self.multi.map_or(0, |multi| multi.bytes),
                 net.output_bytes,
                 net.splices,
                 net.output_bytes,

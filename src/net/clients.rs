@@ -220,8 +220,7 @@ impl Pump {
             && !connection.sending()
             && connection.output_bytes() == 0
             && !connection.owes()
-            && !connection.hold.has(Hold::BARRIER)
-            && !connection.hold.has(Hold::ASK)
+            && !connection.hold.has(Hold::UNDER_WAY)
         {
             self.kill(index);
         }
@@ -233,12 +232,13 @@ impl Pump {
         if !connection.dead
             || !connection.quiescent()
             || connection.pinned
-            || connection.hold.has(Hold::BARRIER)
-            || connection.hold.has(Hold::ASK)
+            || connection.hold.has(Hold::UNDER_WAY)
             || connection.has_open_batches()
         {
             return;
         }
+        self.unqueue(index);
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         if connection.session.monitor {
             self.stop_monitor(index);
         }
@@ -269,7 +269,11 @@ impl Pump {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         let idle_ms = now_ms - connection.session.last_active_ms;
         let timeout_ms = self.engine.config.timeout_s as i64 * 1000;
-        if timeout_ms > 0 && idle_ms > timeout_ms && !connection.session.monitor && !connection.hold.has(Hold::ASK) {
+        if timeout_ms > 0
+            && idle_ms > timeout_ms
+            && !connection.session.monitor
+            && !connection.hold.has(Hold::UNDER_WAY)
+        {
             return self.kill(index);
         }
         // What an idle client once needed for forwarding is given back.
@@ -437,9 +441,11 @@ impl Pump {
     }
 }
 
-/// Whether CLIENT PAUSE holds a command back. CLIENT itself goes on, otherwise nobody could end a pause.
-pub(super) fn is_paused(pause: Pause, row: &Row) -> bool {
-    !row.full_name.starts_with("client|") && (!pause.writes_only || row.command.flags.has(Flags::WRITE))
+/// Whether CLIENT PAUSE holds a command of this client back. CLIENT itself goes on, otherwise nobody could end a pause.
+pub(super) fn is_paused(pause: Pause, row: &Row, session: &Session) -> bool {
+    let writes = row.command.flags.has(Flags::WRITE)
+        || row.command.name == "exec" && session.multi.is_some_and(|multi| multi.writes);
+    !row.full_name.starts_with("client|") && (!pause.writes_only || writes)
 }
 
 /// How long a core waits, after the deadline, for the others to close their side of the mesh.

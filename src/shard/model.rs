@@ -465,7 +465,13 @@ fn an_empty_shard_owns_next_to_nothing_and_forgets_large_values() {
     shard.attach(
         2,
         &hasher.key(&keys[0]),
-        super::Detached { kind: super::Kind::String, value: Arc::clone(&shared), expire_at: None, raw: true },
+        super::Detached {
+            kind: super::Kind::String,
+            value: Arc::clone(&shared),
+            expire_at: None,
+            raw: true,
+            used: Default::default(),
+        },
     );
     drop(shard);
     assert_eq!(Arc::strong_count(&shared), 1);

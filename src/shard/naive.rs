@@ -129,13 +129,25 @@ impl Naive {
             return None;
         }
         let slot = self.dbs[db].remove(&id(key))?;
-        Some(Detached { kind: Kind::String, value: slot.value, expire_at: slot.expire_at, raw: slot.raw })
+        Some(Detached {
+            kind: Kind::String,
+            value: slot.value,
+            expire_at: slot.expire_at,
+            raw: slot.raw,
+            used: Default::default(),
+        })
     }
 
     pub(super) fn duplicate(&mut self, db: usize, key: &Key) -> Option<Detached> {
         self.find(db, key);
         let slot = self.dbs[db].get(&id(key))?;
-        Some(Detached { kind: Kind::String, value: slot.value.clone(), expire_at: slot.expire_at, raw: slot.raw })
+        Some(Detached {
+            kind: Kind::String,
+            value: slot.value.clone(),
+            expire_at: slot.expire_at,
+            raw: slot.raw,
+            used: Default::default(),
+        })
     }
 
     pub(super) fn attach(&mut self, db: usize, key: &Key, entry: Detached) {
