@@ -4,6 +4,7 @@
 //! [`Engine::call`] (or, for session commands, [`Engine::call_session`]): there it is counted and timed, there access is
 //! checked, there slow commands are noted and effects are emitted.
 
+mod borrowed;
 mod memory;
 
 use std::collections::VecDeque;
@@ -17,7 +18,7 @@ use crate::config::Config;
 use crate::pubsub::PubSub;
 use crate::resp::{Error, Reply};
 use crate::route::{Hasher, Key, Router};
-use crate::shard::{Counters, Detached, NEVER_MS, Shard, UnixMs};
+use crate::shard::{Counters, NEVER_MS, Shard, TransactionId, UnixMs};
 use crate::state::NodeState;
 use crate::stats::{CommandStats, ErrorCounts, Latency, NetStats, RateSampler, Snapshot};
 
@@ -96,6 +97,10 @@ pub struct Engine {
     /// When the last command ended; the next one starts there.
     tick: u64,
     random: u64,
+    /// Transactions that this core has coordinated.
+    transactions: u64,
+    /// The one that the command belongs to which runs now.
+    transaction: Option<TransactionId>,
 }
 
 impl Engine {
@@ -110,7 +115,8 @@ impl Engine {
         let config = configured.config;
         let mut shard = Shard::new(router.range_of(router.me()), config.databases, hasher.clone());
         shard.events.set_mask(config.notify_keyspace_events);
-        let scratch = Shard::new(0..router.partitions(), config.databases, hasher.clone());
+        let mut scratch = Shard::new(0..router.partitions(), config.databases, hasher.clone());
+        scratch.log_changes();
         let pubsub = PubSub::new(router.me(), router.cores(), hasher.clone());
         let clock = quanta::Clock::new();
         let tick = clock.raw();
@@ -136,6 +142,8 @@ impl Engine {
             clock,
             tick,
             random: seed | 1,
+            transactions: 0,
+            transaction: None,
         };
         engine.apply_memory_config(0);
         engine
@@ -243,7 +251,7 @@ impl Engine {
     #[inline(always)]
     pub fn call(&mut self, call: Call, reply: &mut Reply) {
         let Handler::Keyspace(run) = call.row.command.handler else { unreachable!("routed as a keyspace command") };
-        if !self.make_way(call.row, call.args) {
+        if !self.make_way(call.row, call.args) && self.transaction.is_none() {
             return self.refuse_memory(call.row, reply);
         }
         self.random = xorshift(self.random);
@@ -265,17 +273,27 @@ impl Engine {
         let result = run(&mut ctx, call.args, reply);
         let (changes, effect) = (ctx.changes, ctx.effect);
         if changes > 0 && self.shard.effects.enabled() {
-            let partition = call.first.map_or(0, |key| key.partition);
-            match effect {
-                Some(args) => {
-                    let args: Vec<&[u8]> = args.iter().map(|a| a.as_slice()).collect();
-                    self.shard.effects.push(call.db, partition, &args);
-                }
-                None => self.shard.effects.push(call.db, partition, call.args),
-            }
+            self.emit(&call, effect);
         }
         let ran = Ran { row: call.row, args: call.args, origin: call.origin, counted: call.counted };
         self.account(ran, mark, result, reply);
+    }
+
+    /// Records the effect of a command that has changed something.
+    fn emit(&mut self, call: &Call, effect: Option<Vec<Vec<u8>>>) {
+        let keys = call.row.command.keys.positions(call.args);
+        let mut partitions: Vec<u16> = keys.map(|at| self.hasher.key(call.args[at]).partition).collect();
+        let first = partitions.first().copied().unwrap_or(0);
+        partitions.sort_unstable();
+        partitions.dedup();
+        partitions.retain(|&partition| partition != first);
+        match effect {
+            Some(args) => {
+                let args: Vec<&[u8]> = args.iter().map(|a| a.as_slice()).collect();
+                self.shard.effects.push_over(call.db, first, partitions, &args);
+            }
+            None => self.shard.effects.push_over(call.db, first, partitions, call.args),
+        }
     }
 
     /// Runs a session command on this core.
@@ -449,25 +467,9 @@ impl Engine {
                 Ok(Answer::Done)
             }
             Ask::DbSizes => Ok(Answer::DbSizes((0..self.shard.databases()).map(|db| self.shard.size(db)).collect())),
-            Ask::Lend(keys) => {
-                let lend = |(db, key): (u8, Vec<u8>)| self.shard.duplicate(db as usize, &self.hasher.key(&key));
-                Ok(Answer::Entries(keys.into_iter().map(lend).collect()))
-            }
-            Ask::GiveBack(entries) => {
-                for (db, key, entry) in entries {
-                    let key = self.hasher.key(&key);
-                    match entry {
-                        Some(entry) => {
-                            // The command has run, so it is not asked whether there is room.
-                            self.shard.make_way(key.bytes.len() + entry.value.bytes());
-                            self.shard.attach(db as usize, &key, owned(entry));
-                        }
-                        None => {
-                            self.shard.remove(db as usize, &key);
-                        }
-                    }
-                }
-                Ok(Answer::Done)
+            Ask::Watch(places) => {
+                let watch = |(db, key): (u8, Vec<u8>)| self.shard.watch(db as usize, &self.hasher.key(&key));
+                Ok(Answer::Versions(places.into_iter().map(watch).collect()))
             }
             Ask::Listen { .. } | Ask::Publish { .. } | Ask::Subscriptions { .. } | Ask::Subscribers { .. } => {
                 crate::command::pubsub::answer(self, ask)
@@ -486,16 +488,6 @@ impl Engine {
         self.net.reset();
         self.sampler.reset();
     }
-}
-
-/// The entry itself if the question was the last to hold it, otherwise one that shares its value.
-fn owned(entry: crate::command::ask::Entry) -> Detached {
-    Arc::try_unwrap(entry).unwrap_or_else(|entry| Detached {
-        kind: entry.kind,
-        value: entry.value.clone(),
-        expire_at: entry.expire_at,
-        raw: entry.raw,
-    })
 }
 
 fn slow_nanos_min(config: &Config) -> u64 {

@@ -1,16 +1,14 @@
 //! Questions between cores.
 //!
-//! Commands about the whole node (INFO, CLIENT LIST, CONFIG SET) and commands whose keys live on several cores cannot
-//! be answered by one core alone. Their function returns [`Flow::Ask`]: a question for each core concerned and a
+//! Commands about the whole node (INFO, CLIENT LIST, CONFIG SET), and WATCH, cannot be answered by one core alone. Their function returns [`Flow::Ask`]: a question for each core concerned and a
 //! closure that turns the answers into the reply. Until it has run, the connection executes nothing else. This is the
 //! slow path; single-key commands never come here.
 
-use std::sync::Arc;
-
+use crate::borrow::Place;
 use crate::pubsub::{Bucket, Kind};
 use crate::resp::{Error, Reply};
 use crate::route::CoreId;
-use crate::shard::{DbSize, Detached, SteadyMs};
+use crate::shard::{DbSize, SteadyMs, Version};
 use crate::state::Configured;
 use crate::stats::Snapshot;
 
@@ -33,6 +31,10 @@ pub enum Flow {
     Unmonitor,
     /// Stop the server; no reply.
     Shutdown,
+    /// Run what was queued since MULTI; no reply yet.
+    Exec,
+    /// The reply is written; what was queued is dropped, and nothing is watched any more.
+    Unqueue,
 }
 
 /// Turns the answers, in the order of the questions, into the reply.
@@ -93,10 +95,8 @@ pub enum Ask {
     },
     /// Sizes of all databases.
     DbSizes,
-    /// Copies of entries, for a command whose keys live on several cores.
-    Lend(Vec<(u8, Vec<u8>)>),
-    /// Entries that such a command changed; `None` was removed.
-    GiveBack(Vec<(u8, Vec<u8>, Option<Entry>)>),
+    /// A client starts to watch these keys; answered when none of them is lent.
+    Watch(Vec<Place>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,9 +104,6 @@ pub struct Pause {
     pub until_ms: SteadyMs,
     pub writes_only: bool,
 }
-
-/// A detached entry that can travel in a cloneable question.
-pub type Entry = Arc<Detached>;
 
 /// What a core answers.
 #[derive(Debug)]
@@ -119,5 +116,6 @@ pub enum Answer {
     Clients(Vec<ClientInfo>),
     Slowlog(Vec<SlowlogEntry>),
     DbSizes(Vec<DbSize>),
-    Entries(Vec<Option<Detached>>),
+    /// Of each watched key.
+    Versions(Vec<Version>),
 }

@@ -2,6 +2,7 @@
 
 use super::client::valid_name;
 use super::session::ReplyMode;
+use super::table::Row;
 use super::{Args, Command, Flags, Flow, Home, Session};
 use crate::resp::{Error, Reply, Version, number, shown};
 use crate::state::{REDIS_VERSION, SERVER_NAME};
@@ -181,13 +182,23 @@ fn reset(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error>
     session.authenticated = home.engine.config.requirepass.is_empty();
     session.no_evict = false;
     session.no_touch = false;
+    session.multi = None;
     // A reply that is to be skipped is this one.
     if session.reply_mode == ReplyMode::Off {
         session.reply_mode = ReplyMode::On;
     }
     reply.set_version(Version::V2);
     reply.simple("RESET");
-    Ok(if monitored { Flow::Unmonitor } else { Flow::Done })
+    if monitored {
+        return Ok(Flow::Unmonitor);
+    }
+    Ok(Flow::Unqueue)
+}
+
+/// The database that is selected after this command, if it is a SELECT that will succeed.
+pub fn selected_database(row: &Row, args: Args, databases: usize) -> Option<usize> {
+    let index = if row.command.name == "select" { number::parse_i64(args.get(1)?)? } else { return None };
+    usize::try_from(index).ok().filter(|&index| index < databases)
 }
 
 fn select(home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {

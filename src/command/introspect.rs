@@ -134,15 +134,18 @@ fn write_names(names: &[impl AsRef<str>], reply: &mut Reply) {
 /// What a client that knows all nodes should do with a command that names no single one.
 fn tips(command: &Command) -> &'static [&'static str] {
     match command.reach {
-        Reach::Split(Merge::Sum) => &["request_policy:multi_shard", "response_policy:agg_sum"],
-        Reach::Split(Merge::First) => &["request_policy:multi_shard", "response_policy:all_succeeded"],
-        Reach::Split(_) => &["request_policy:multi_shard"],
+        Reach::Keys => match command.name {
+            "del" | "unlink" | "exists" | "touch" => &["request_policy:multi_shard", "response_policy:agg_sum"],
+            "mset" => &["request_policy:multi_shard", "response_policy:all_succeeded"],
+            "mget" => &["request_policy:multi_shard"],
+            _ => &[],
+        },
         Reach::Every(Merge::Sum) => &["request_policy:all_shards", "response_policy:agg_sum"],
         Reach::Every(Merge::First) => &["request_policy:all_shards", "response_policy:all_succeeded"],
         Reach::Every(Merge::Draw) => &["request_policy:all_shards", "nondeterministic_output"],
         Reach::Every(_) => &["request_policy:all_shards", "nondeterministic_output_order"],
         Reach::Cursor => &["nondeterministic_output", "request_policy:special"],
-        Reach::Home | Reach::Keys | Reach::Listeners(_) => &[],
+        Reach::Home | Reach::Listeners(_) => &[],
     }
 }
 
@@ -224,6 +227,7 @@ fn key_flags(row: &Row, nth: usize, args: Option<Args>) -> &'static [&'static st
             "hlen",
             "hstrlen",
             "hexists",
+            "watch",
         ]) =>
         {
             &["RO"]

@@ -4,10 +4,8 @@ use super::Merge;
 use crate::resp::read::skip_value;
 use crate::resp::{Output, Reply, Version};
 
-/// Merges `parts`, each one whole RESP value, into `out`.
-///
-/// `key_part` says, for each key in request order, which part it belongs to; `random` decides a draw.
-pub fn merge(how: Merge, parts: &[Vec<u8>], key_part: &[u16], version: Version, random: u64, out: &mut Output) {
+/// Merges `parts`, each one whole RESP value, into `out`; `random` decides a draw.
+pub fn merge(how: Merge, parts: &[Vec<u8>], version: Version, random: u64, out: &mut Output) {
     if let Some(error) = parts.iter().find(|part| part.first() == Some(&b'-')) {
         return out.push(error);
     }
@@ -16,15 +14,6 @@ pub fn merge(how: Merge, parts: &[Vec<u8>], key_part: &[u16], version: Version, 
         Merge::Sum => {
             let sum = parts.iter().map(|part| header(part).0).sum();
             Reply::new(out, version).int(sum);
-        }
-        Merge::InKeyOrder => {
-            let mut rest: Vec<&[u8]> = parts.iter().map(|part| &part[header(part).1..]).collect();
-            Reply::new(out, version).array(key_part.len());
-            for &part in key_part {
-                let (value, after) = split_value(rest[part as usize]);
-                out.push(value);
-                rest[part as usize] = after;
-            }
         }
         Merge::Concat => {
             let len: i64 = parts.iter().map(|part| header(part).0).sum();
@@ -75,22 +64,20 @@ fn split_value(bytes: &[u8]) -> (&[u8], &[u8]) {
 mod tests {
     use super::*;
 
-    fn merged(how: Merge, parts: &[&str], key_part: &[u16], random: u64) -> String {
+    fn merged(how: Merge, parts: &[&str], random: u64) -> String {
         let parts: Vec<_> = parts.iter().map(|p| p.as_bytes().to_vec()).collect();
         let mut out = Output::new();
-        merge(how, &parts, key_part, Version::V2, random, &mut out);
+        merge(how, &parts, Version::V2, random, &mut out);
         String::from_utf8(out.to_vec()).unwrap()
     }
 
     #[test]
     fn parts_become_one_reply() {
-        assert_eq!(merged(Merge::Sum, &[":2\r\n", ":0\r\n", ":5\r\n"], &[], 0), ":7\r\n");
-        assert_eq!(merged(Merge::First, &["+OK\r\n", "+OK\r\n"], &[], 0), "+OK\r\n");
-        assert_eq!(merged(Merge::First, &["+OK\r\n", "-ERR no\r\n"], &[], 0), "-ERR no\r\n");
-        let parts = ["*2\r\n$1\r\na\r\n$-1\r\n", "*1\r\n$1\r\nc\r\n"];
-        assert_eq!(merged(Merge::InKeyOrder, &parts, &[1, 0, 0], 0), "*3\r\n$1\r\nc\r\n$1\r\na\r\n$-1\r\n");
+        assert_eq!(merged(Merge::Sum, &[":2\r\n", ":0\r\n", ":5\r\n"], 0), ":7\r\n");
+        assert_eq!(merged(Merge::First, &["+OK\r\n", "+OK\r\n"], 0), "+OK\r\n");
+        assert_eq!(merged(Merge::First, &["+OK\r\n", "-ERR no\r\n"], 0), "-ERR no\r\n");
         assert_eq!(
-            merged(Merge::Concat, &["*1\r\n$1\r\na\r\n", "*0\r\n", "*1\r\n$1\r\nb\r\n"], &[], 0),
+            merged(Merge::Concat, &["*1\r\n$1\r\na\r\n", "*0\r\n", "*1\r\n$1\r\nb\r\n"], 0),
             "*2\r\n$1\r\na\r\n$1\r\nb\r\n"
         );
     }
@@ -98,8 +85,8 @@ mod tests {
     #[test]
     fn a_draw_is_weighted_and_skips_empty_parts() {
         let parts = ["*2\r\n:1\r\n$1\r\na\r\n", "*2\r\n:0\r\n$-1\r\n", "*2\r\n:3\r\n$1\r\nb\r\n"];
-        let draws: Vec<_> = (0..4).map(|r| merged(Merge::Draw, &parts, &[], r)).collect();
+        let draws: Vec<_> = (0..4).map(|r| merged(Merge::Draw, &parts, r)).collect();
         assert_eq!(draws, ["$1\r\na\r\n", "$1\r\nb\r\n", "$1\r\nb\r\n", "$1\r\nb\r\n"]);
-        assert_eq!(merged(Merge::Draw, &["*2\r\n:0\r\n$-1\r\n"], &[], 9), "$-1\r\n");
+        assert_eq!(merged(Merge::Draw, &["*2\r\n:0\r\n$-1\r\n"], 9), "$-1\r\n");
     }
 }

@@ -35,6 +35,7 @@ pub mod slowlog;
 pub mod sorted;
 pub mod string;
 pub mod table;
+pub mod transaction;
 #[cfg(test)]
 pub mod transcript;
 

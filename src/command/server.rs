@@ -81,6 +81,9 @@ fn time(_home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error>
 
 fn monitor(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
     // As in Redis, a monitor that asks again gets no answer.
+    if home.engine.in_transaction() {
+        return Err(Error::MonitorDenied);
+    }
     if home.session.monitor {
         return Ok(Flow::Done);
     }

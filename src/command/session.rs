@@ -3,7 +3,10 @@
 //! The network layer keeps one [`Session`] per connection on the core of that connection and lends it to session
 //! commands; copies of it travel to other cores as answers to CLIENT LIST.
 
+use std::sync::Arc;
+
 use super::table::table;
+use super::transaction::{Multi, Watched};
 use super::{Args, CommandId, Flow};
 use crate::engine::Engine;
 use crate::pubsub::{Counts, Place};
@@ -60,6 +63,10 @@ pub struct Session {
     pub monitor: bool,
     /// How many subscriptions it has.
     pub subscribed: Counts,
+    /// Since MULTI: what is known about the requests that are queued.
+    pub multi: Option<Multi>,
+    /// What WATCH has noted.
+    pub watched: Arc<Vec<Watched>>,
     /// Steady ms, as all times of clients: when nobody sets the clock, Unix time.
     pub created_ms: SteadyMs,
     pub last_active_ms: SteadyMs,
@@ -85,6 +92,7 @@ impl Session {
         let letters = [
             (self.monitor, 'O'),
             (self.subscribed.any(), 'P'),
+            (self.multi.is_some(), 'x'),
             (self.unix_socket, 'U'),
             (self.no_evict, 'e'),
             (self.no_touch, 'T'),
@@ -100,8 +108,8 @@ impl Session {
         line.extend_from_slice(self.name.as_deref().unwrap_or_default());
         line.extend_from_slice(
             format!(
-                " age={} idle={} flags={} db={} sub={} psub={} ssub={} multi=-1 watch=0 qbuf={} qbuf-free={} argv-mem=0 \
-                 multi-mem=0 obl={} oll={} omem={} tot-mem={} events={} cmd={} user=default redir=-1 resp={} lib-name=",
+                " age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={} watch={} qbuf={} qbuf-free={} argv-mem=0 \
+                 multi-mem={} obl={} oll={} omem={} tot-mem={} events={} cmd={} user=default redir=-1 resp={} lib-name=",
                 seconds(self.created_ms),
                 seconds(self.last_active_ms),
                 flags,
@@ -109,8 +117,11 @@ impl Session {
                 self.subscribed.channels,
                 self.subscribed.patterns,
                 self.subscribed.shards,
+                self.multi.map_or(-1, |multi| multi.commands as i64),
+                self.watched.len(),
                 net.query_bytes,
                 net.query_free,
+                self.multi.map_or(0, |multi| multi.bytes),
                 net.output_bytes,
                 net.splices,
                 net.output_bytes,

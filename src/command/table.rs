@@ -38,7 +38,10 @@ impl Flags {
     /// Of session commands: never blocks, and changes nothing that later requests of the connection depend on, so that
     /// they can be parsed before it has run.
     pub const PIPELINED: Flags = Flags(1 << 25);
+    /// Refused between MULTI and EXEC.
     pub const NO_MULTI: Flags = Flags(1 << 10);
+    /// Of session commands: runs when every earlier request of the connection is answered.
+    pub const DRAINS: Flags = Flags(1 << 26);
     pub const SKIP_MONITOR: Flags = Flags(1 << 11);
     pub const SKIP_SLOWLOG: Flags = Flags(1 << 12);
     pub const BLOCKING: Flags = Flags(1 << 13);
@@ -124,12 +127,10 @@ impl KeySpec {
 /// How the partial replies of a command that several cores execute become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merge {
-    /// Integers are added (DEL, EXISTS, DBSIZE).
+    /// Integers are added (DBSIZE).
     Sum,
-    /// The first error, otherwise the first reply (MSET, FLUSHALL).
+    /// The first error, otherwise the first reply (FLUSHALL).
     First,
-    /// Elements of arrays, put back into the order of the keys (MGET).
-    InKeyOrder,
     /// Arrays are joined (KEYS).
     Concat,
     /// Each part is `[number of keys, key or nil]`; one key is drawn, weighted by the numbers (RANDOMKEY).
@@ -144,8 +145,6 @@ pub enum Reach {
     /// The core that owns the keys. If they live on several, their entries are brought together for the command: see
     /// `borrow`.
     Keys,
-    /// The keys may live anywhere: each owner runs the command on its own ones.
-    Split(Merge),
     /// Every core runs it.
     Every(Merge),
     /// The core of the connection and all that may have subscribers of the channel, the first argument, run it; their
@@ -318,6 +317,7 @@ static FAMILIES: &[&[Command]] = &[
     super::latency::COMMANDS,
     super::memory::COMMANDS,
     super::acl::COMMANDS,
+    super::transaction::COMMANDS,
 ];
 
 static TABLE: LazyLock<Table> = LazyLock::new(Table::build);
@@ -484,7 +484,7 @@ mod tests {
             assert!(command.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-' || b == b'_'));
             let write = command.flags.has(Flags::WRITE);
             assert!(!(write && command.flags.has(Flags::READONLY)), "{}", row.full_name);
-            if matches!(command.reach, Reach::Keys | Reach::Split(_)) {
+            if command.reach == Reach::Keys {
                 assert!(command.keys != KeySpec::NONE, "{} reaches keys but names none", row.full_name);
             }
             assert_eq!(matches!(command.reach, Reach::Home), !matches!(command.handler, Handler::Keyspace(_)));

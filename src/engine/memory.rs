@@ -16,9 +16,12 @@ impl Engine {
     /// now.
     pub(super) fn apply_memory_config(&mut self, before_bytes: u64) {
         let config = &self.config;
-        self.shard.set_policy(policy(config.maxmemory_policy));
-        self.shard
-            .set_lfu_pace(LfuPace { log_factor: config.lfu_log_factor, decay_minutes: config.lfu_decay_time_minutes });
+        let pace = LfuPace { log_factor: config.lfu_log_factor, decay_minutes: config.lfu_decay_time_minutes };
+        // What is borrowed is used by the same rules; nothing is evicted there, as the scratch shard has no limit.
+        for shard in [&mut self.shard, &mut self.scratch] {
+            shard.set_policy(policy(config.maxmemory_policy));
+            shard.set_lfu_pace(pace);
+        }
         let maxmemory_bytes = config.maxmemory_bytes;
         if maxmemory_bytes == before_bytes {
             return;
@@ -53,6 +56,11 @@ impl Engine {
             return true;
         }
         self.shard.make_way(args.iter().map(|arg| arg.len()).sum())
+    }
+
+    /// Whether commands that need none may run: memory is not used up, or something can be evicted.
+    pub fn has_memory(&mut self) -> bool {
+        self.config.maxmemory_bytes == 0 || self.shard.make_way(0)
     }
 
     #[cold]

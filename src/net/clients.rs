@@ -223,8 +223,7 @@ impl Pump {
             && !connection.sending()
             && connection.output_bytes() == 0
             && !connection.owes()
-            && !connection.hold.has(Hold::BARRIER)
-            && !connection.hold.has(Hold::ASK)
+            && !connection.hold.has(Hold::UNDER_WAY)
         {
             self.kill(index);
         }
@@ -236,12 +235,13 @@ impl Pump {
         if !connection.dead
             || !connection.quiescent()
             || connection.pinned
-            || connection.hold.has(Hold::BARRIER)
-            || connection.hold.has(Hold::ASK)
+            || connection.hold.has(Hold::UNDER_WAY)
             || connection.has_open_batches()
         {
             return;
         }
+        self.unqueue(index);
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         if connection.session.monitor {
             self.stop_monitor(index);
         }
@@ -274,7 +274,7 @@ impl Pump {
         let idle_ms = now_ms - connection.session.last_active_ms;
         let timeout_ms = self.engine.config.timeout_s as i64 * 1000;
         let listens = connection.session.monitor || connection.session.subscribed.any();
-        if timeout_ms > 0 && idle_ms > timeout_ms && !listens && !connection.hold.has(Hold::ASK) {
+        if timeout_ms > 0 && idle_ms > timeout_ms && !listens && !connection.hold.has(Hold::UNDER_WAY) {
             return self.kill(index);
         }
         // What an idle client once needed for forwarding is given back.
@@ -443,10 +443,11 @@ impl Pump {
     }
 }
 
-/// Whether CLIENT PAUSE holds a command back. CLIENT itself goes on, otherwise nobody could end a pause.
-pub(super) fn is_paused(pause: Pause, row: &Row) -> bool {
-    !row.full_name.starts_with("client|")
-        && (!pause.writes_only || row.command.flags.has(Flags::WRITE.or(Flags::MAY_REPLICATE)))
+/// Whether CLIENT PAUSE holds a command of this client back. CLIENT itself goes on, otherwise nobody could end a pause.
+pub(super) fn is_paused(pause: Pause, row: &Row, session: &Session) -> bool {
+    let writes = row.command.flags.has(Flags::WRITE.or(Flags::MAY_REPLICATE))
+        || row.command.name == "exec" && session.multi.is_some_and(|multi| multi.writes);
+    !row.full_name.starts_with("client|") && (!pause.writes_only || writes)
 }
 
 /// How long a core waits, after the deadline, for the others to close their side of the mesh.

@@ -6,11 +6,12 @@ use super::forward::Forwarding;
 use super::limits;
 use super::ring::Ring;
 use crate::command::Session;
+use crate::command::transaction::Queued;
 use crate::resp::{Output, Parser};
 
 /// Reasons why a connection's requests are not executed now, as a bit set. Its bytes are buffered meanwhile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hold(u8);
+pub struct Hold(u16);
 
 impl Hold {
     /// A request that must run alone is in the window.
@@ -25,11 +26,18 @@ impl Hold {
     pub const OWED: Hold = Hold(1 << 4);
     /// The connection is to be closed: nothing it sends matters any more.
     pub const CLOSE: Hold = Hold(1 << 5);
+    /// A transaction has been started and has not ended.
+    pub const TRANSACTION: Hold = Hold(1 << 6);
+    /// The next request, which is stashed, runs when nothing is owed.
+    pub const DRAIN: Hold = Hold(1 << 7);
+    /// Something of the connection is under way that will still look for it.
+    pub const UNDER_WAY: Hold = Hold(Hold::BARRIER.0 | Hold::ASK.0 | Hold::TRANSACTION.0);
 
     pub fn any(self) -> bool {
         self.0 != 0
     }
 
+    /// Whether this reason, or one of these, is set.
     pub fn has(self, reason: Hold) -> bool {
         self.0 & reason.0 != 0
     }
@@ -71,13 +79,17 @@ pub struct Connection {
     pub receiving: bool,
     pub receive_cancelled: bool,
     pub forwarding: Option<Box<Forwarding>>,
+    /// Requests since MULTI.
+    pub queue: Vec<Queued>,
+    /// The transaction that is under way: its place among those of this core.
+    pub transaction: Option<u32>,
     /// Listed for the end of the turn.
     pub dirty: bool,
     /// Listed among the connections whose buffered requests may run.
     pub ready: bool,
     /// The client has shut down its side: close when what it has sent is executed.
     pub eof: bool,
-    /// A request that CLIENT PAUSE holds back.
+    /// A request that CLIENT PAUSE holds back, or [`Hold::DRAIN`].
     pub stash: Option<Vec<Vec<u8>>>,
     /// The window holds the last request of this connection that will be answered.
     pub close_after_window: bool,
@@ -114,6 +126,8 @@ impl Connection {
             receiving: false,
             receive_cancelled: false,
             forwarding: None,
+            queue: Vec::new(),
+            transaction: None,
             dirty: false,
             ready: false,
             eof: false,
@@ -155,7 +169,8 @@ impl Connection {
     pub fn memory(&self) -> usize {
         let forwarding = self.forwarding.as_ref().map_or(0, |f| f.held.capacity());
         let buffers = self.inbuf.capacity() + self.out.capacity() + self.sending.capacity();
-        size_of::<Connection>() + self.parser.memory() + buffers + forwarding
+        let queued = self.session.multi.map_or(0, |multi| multi.bytes);
+        size_of::<Connection>() + self.parser.memory() + buffers + forwarding + queued
     }
 
     /// True when the kernel holds nothing of this connection any more.

@@ -1,7 +1,7 @@
 //! Exchange: messages from and to other cores.
 
 use super::connection::Hold;
-use super::forward::Message;
+use super::forward::{Batch, Message};
 use super::limits;
 use super::publish::Turn;
 use super::pump::{Pump, bounds};
@@ -56,22 +56,17 @@ impl Pump {
             }
             Message::Replies(batch) => {
                 self.engine.hop_done(batch.sent_at);
-                let index = batch.connection;
-                let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
-                if connection.generation != batch.generation {
-                    return;
-                }
-                if let Some(forwarding) = &mut connection.forwarding {
-                    forwarding.arrived[from as usize].0.push_back(batch);
-                    self.merge_replies(index);
-                }
+                self.replied(from, batch);
             }
             Message::Question { ask, part, question } => {
                 // What its connection sent here before has to be seen by the answer.
                 self.run_window();
-                let answer = self.answer(*question);
-                self.send(from, Message::Answer { ask, part, answer: Box::new(answer) });
+                self.take_question(from, ask, part, *question);
             }
+            Message::Borrow { transaction, loan } => self.borrow(from, transaction, loan),
+            Message::Lent { transaction, lent } => self.lent(from, transaction, *lent),
+            Message::Return { ticket, entries, keep } => self.returned(ticket, entries, keep),
+            Message::Forget(places) => self.engine.forget_watched(places),
             Message::Answer { ask, part, answer } => self.answered(ask, part, *answer),
             Message::Socket { socket, unix } => self.serve(socket, unix),
             Message::Unwatch(core) => self.watch(core, false),
@@ -81,8 +76,27 @@ impl Pump {
         }
     }
 
+    /// A batch has come back with its replies.
+    pub(super) fn replied(&mut self, from: CoreId, batch: Box<Batch>) {
+        if batch.transaction.is_some() {
+            return self.transaction_replied(from, batch);
+        }
+        let index = batch.connection;
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        if connection.generation != batch.generation {
+            return;
+        }
+        if let Some(forwarding) = &mut connection.forwarding {
+            forwarding.arrived[from as usize].0.push_back(batch);
+            self.merge_replies(index);
+        }
+    }
+
     /// Puts the requests of another core's batch into the window.
-    fn take_batch(&mut self, from: CoreId, batch: Box<super::forward::Batch>) {
+    fn take_batch(&mut self, from: CoreId, batch: Box<Batch>) {
+        if batch.transaction.is_some() {
+            return self.take_atomic(from, batch);
+        }
         let at = self.window.batches.len() as u32;
         let first = self.window.args.len();
         let mut args: Vec<&[u8]> = Vec::new();
@@ -107,7 +121,7 @@ impl Pump {
         // SAFETY: the batch moves into the window as a box and is not changed before the window has run: its bytes stay
         // where they are.
         self.window.args.extend(args.iter().map(|arg| unsafe { in_window(arg) }));
-        self.window.batches.push((from, batch));
+        self.window.batches.push((from, Some(batch)));
     }
 
     /// Asks the cores named, this one included, and finishes the command when all have answered.
@@ -135,11 +149,20 @@ impl Pump {
         for (part, (core, question)) in questions.into_iter().enumerate() {
             let (ask, part) = (ask as u32, part as u16);
             if core == self.me {
-                let answer = self.answer(question);
-                self.answered(ask, part, answer);
+                self.take_question(core, ask, part, question);
             } else {
                 self.send(core, Message::Question { ask, part, question: Box::new(question) });
             }
+        }
+    }
+
+    /// Answers a question of core `from`, which may be this one.
+    pub(super) fn answer_question(&mut self, from: CoreId, ask: u32, part: u16, question: Ask) {
+        let answer = self.answer(question);
+        if from == self.me {
+            self.answered(ask, part, answer);
+        } else {
+            self.send(from, Message::Answer { ask, part, answer: Box::new(answer) });
         }
     }
 

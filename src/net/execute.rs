@@ -6,12 +6,14 @@
 use super::connection::{Connection, Hold};
 use super::forward::{Batch, Forwarding, Message, Slot, Split};
 use super::limits;
+use super::owner::StreamId;
 use super::pump::Pump;
 use super::window::{Request, Target, Way};
 use crate::command::pubsub::MERGE;
 use crate::command::session::ReplyMode;
 use crate::command::table::Row;
-use crate::command::{Flags, Flow, Owned, Reach, monitor};
+use crate::command::transaction::Queued;
+use crate::command::{Flags, Flow, Reach, monitor};
 use crate::engine::{Call, Origin};
 use crate::resp::{Output, Reply};
 use crate::route::{CoreId, Key};
@@ -124,6 +126,7 @@ impl Pump {
         if matches!(request.way, Way::Local)
             && self.monitor_cores.is_empty()
             && !self.engine.shard.events.recording()
+            && self.owner.is_idle()
             && !connection.owes()
             && connection.session.reply_mode == ReplyMode::On
         {
@@ -139,11 +142,26 @@ impl Pump {
     /// As [`Pump::run_request`], for whatever is not the common case.
     #[inline(never)]
     fn run_other(&mut self, index: u32, request: &Request, args: &[&'static [u8]]) {
-        if !self.monitor_cores.is_empty() {
-            self.show_to_monitors(index, request, args);
+        let drains = match request.way {
+            Way::Borrow => true,
+            Way::Session => request.row.command.flags.has(Flags::DRAINS),
+            _ => false,
+        };
+        if drains && self.must_drain(index, request.args(args)) {
+            return;
         }
+        if !self.monitor_cores.is_empty() && !matches!(request.way, Way::Reject(_) | Way::Queued) {
+            self.show_to_monitors(index, request.row, request.args(args));
+        }
+        let waits = matches!(request.way, Way::Local)
+            && !self.owner.is_idle()
+            && self.must_wait(self.own_stream(index), request, request.args(args));
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         match &request.way {
+            Way::Local | Way::Publish if waits => {
+                let silent = silenced(connection);
+                self.park_request(index, request, request.args(args), silent);
+            }
             Way::Local | Way::Publish => {
                 self.void.clear(limits::POOL_BUFFER_BYTES);
                 let call = call_of(request, args, Origin::Client(&connection.session));
@@ -159,8 +177,13 @@ impl Pump {
             Way::Forward(core) => self.forward(index, *core, request, request.args(args)),
             Way::Split => self.split(index, request, request.args(args)),
             Way::Borrow => {
-                let flow = crate::borrow::begin(&self.engine, &connection.session, request.row, request.args(args));
-                self.follow(index, request.row, flow);
+                let command = Queued::new(request.row, request.args(args), &request.owned);
+                self.begin_transaction(index, request.row, vec![command], false);
+            }
+            Way::Queued => {
+                self.void.clear(limits::POOL_BUFFER_BYTES);
+                Reply::new(&mut self.void, request.version).simple("QUEUED");
+                self.deliver_void(index);
             }
         }
     }
@@ -168,6 +191,9 @@ impl Pump {
     /// Appends what was written to `void` as the next reply of a connection, unless it wants none.
     pub(super) fn deliver_void(&mut self, index: u32) {
         self.tell();
+        if self.take_void(index) {
+            return;
+        }
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         if silenced(connection) || self.void.is_empty() {
             return;
@@ -195,7 +221,7 @@ impl Pump {
         self.mark_dirty(index);
     }
 
-    fn run_session(&mut self, index: u32, row: &'static Row, args: &[&[u8]]) {
+    pub(super) fn run_session(&mut self, index: u32, row: &'static Row, args: &[&[u8]]) {
         self.refresh_net_info(index);
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         self.void.clear(limits::POOL_BUFFER_BYTES);
@@ -228,8 +254,14 @@ impl Pump {
                 self.deliver_void(index);
                 self.start_monitor(index);
             }
+            Flow::Exec => self.exec(index, row),
+            Flow::Unqueue => {
+                self.deliver_void(index);
+                self.unqueue(index);
+            }
             Flow::Unmonitor => {
                 self.deliver_void(index);
+                self.unqueue(index);
                 self.stop_monitor(index);
             }
             Flow::Shutdown => self.node.request_shutdown(),
@@ -237,25 +269,25 @@ impl Pump {
     }
 
     /// Notes an executed command for MONITOR.
-    fn show_to_monitors(&mut self, index: u32, request: &Request, args: &[&'static [u8]]) {
-        let flags = request.row.command.flags;
+    pub(super) fn show_to_monitors(&mut self, index: u32, row: &Row, args: &[&[u8]]) {
+        let flags = row.command.flags;
         let Some(connection) = self.connections[index as usize].as_deref() else { return };
-        if matches!(request.way, Way::Reject(_)) || flags.has(Flags::SKIP_MONITOR) || flags.has(Flags::ADMIN) {
+        if flags.has(Flags::SKIP_MONITOR) || flags.has(Flags::ADMIN) {
             return;
         }
         let session = &connection.session;
         let unix_us = self.engine.shard.now_ms() * 1000;
         let addr = if session.unix_socket { format!("unix:{}", session.addr) } else { session.addr.clone() };
-        let line = monitor::line(unix_us, session.db, &addr, request.row, request.args(args));
+        let line = monitor::line(unix_us, session.db, &addr, row, args);
         self.monitor_lines.extend_from_slice(&line);
     }
 
     /// Adds a request to this turn's batch for another core.
     fn forward(&mut self, index: u32, core: CoreId, request: &Request, args: &[&[u8]]) {
-        self.batch_for(index, core).push(request, args, &request.owned, request.known_key(), true);
+        self.batch_for(index, core).push(request.forwarded(args.len()), args, &request.owned);
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         let silent = silenced(connection);
-        self.owe(index, Slot::Core { core, silent });
+        self.owe(index, Slot::Core { core, silent }, args.iter().map(|arg| arg.len()).sum());
     }
 
     /// The batch that this turn fills for `core` on behalf of a connection.
@@ -275,46 +307,54 @@ impl Pump {
         })
     }
 
-    /// Notes that a connection is owed a reply that is not there yet.
-    pub(super) fn owe(&mut self, index: u32, slot: Slot) {
+    /// Notes that a connection is owed a reply that is not there yet, to a request of so many bytes.
+    pub(super) fn owe(&mut self, index: u32, slot: Slot, bytes: usize) {
         let cores = self.engine.router.cores() as usize;
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         let forwarding = connection.forwarding.get_or_insert_with(|| Box::new(Forwarding::new(cores)));
-        if let Slot::Split(split) = &slot {
-            forwarding.keys += split.key_part.len();
-        }
+        forwarding.bytes += bytes;
         forwarding.order.push_back(slot);
-        if forwarding.order.len() >= limits::OWED_REPLIES || forwarding.keys >= limits::OWED_KEYS {
+        if forwarding.order.len() >= limits::OWED_REPLIES || forwarding.bytes >= limits::OWED_BYTES {
             connection.hold.set(Hold::OWED);
         }
     }
 
-    /// Gives every core concerned its part of a request.
+    /// Lets every core run a request, each on its own keys.
     fn split(&mut self, index: u32, request: &Request, args: &[&[u8]]) {
-        let merge = match request.row.command.reach {
-            Reach::Split(merge) | Reach::Every(merge) => merge,
-            Reach::Listeners(_) => MERGE,
+        let (merge, cores): (_, Vec<CoreId>) = match request.row.command.reach {
+            Reach::Every(merge) => (merge, (0..self.engine.router.cores()).collect()),
+            Reach::Listeners(kind) => {
+                let mut cores: Vec<CoreId> = self.engine.pubsub.interest().cores_of(kind, args[1]).collect();
+                cores.push(self.me);
+                cores.sort_unstable();
+                (MERGE, cores)
+            }
             Reach::Home | Reach::Keys | Reach::Cursor => unreachable!("routed as a split command"),
         };
-        let (parts, key_part) = self.parts_of(request, args);
         let random = self.engine.random();
         let mut local = None;
-        for (at, part) in parts.iter().enumerate() {
-            if part.core != self.me {
-                self.batch_for(index, part.core).push(request, &part.args, &part.owned, None, at == 0);
+        for (at, &core) in cores.iter().enumerate() {
+            let mut forwarded = request.forwarded(args.len());
+            forwarded.counted = at == 0;
+            if core != self.me {
+                self.batch_for(index, core).push(forwarded, args, &request.owned);
+                continue;
+            }
+            if !self.owner.is_idle() && self.must_wait(self.own_stream(index), request, args) {
+                self.park_part(index, request, args);
                 continue;
             }
             let Some(connection) = self.connections[index as usize].as_deref() else { return };
             let mut out = Output::new();
             let call = Call {
                 row: request.row,
-                args: &part.args,
+                args,
                 first: None,
                 db: request.db as usize,
                 no_touch: request.no_touch,
-                owned: &part.owned,
+                owned: &request.owned,
                 origin: Origin::Client(&connection.session),
-                counted: at == 0,
+                counted: forwarded.counted,
             };
             self.engine.call(call, &mut Reply::new(&mut out, request.version));
             local = Some((at, out));
@@ -322,67 +362,43 @@ impl Pump {
         self.tell();
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         let silent = silenced(connection);
-        let cores = parts.iter().map(|part| part.core).collect();
-        let split = Split { merge, version: request.version, silent, parts: cores, key_part, local, random };
-        self.owe(index, Slot::Split(Box::new(split)));
+        let split = Split { merge, version: request.version, silent, parts: cores, local, random };
+        self.owe(index, Slot::Split(Box::new(split)), args.iter().map(|arg| arg.len()).sum());
         self.merge_replies(index);
-    }
-
-    /// Deals the arguments of a request to the cores that own its keys (or to all cores, if it has none), ascending;
-    /// and tells for each key to which part it went.
-    fn parts_of<'a>(&self, request: &Request, args: &[&'a [u8]]) -> (Vec<Part<'a>>, Vec<u16>) {
-        let router = &self.engine.router;
-        if let Reach::Every(_) = request.row.command.reach {
-            let whole = |core| Part { core, args: args.to_vec(), owned: Owned::default() };
-            return ((0..router.cores()).map(whole).collect(), Vec::new());
-        }
-        if let Reach::Listeners(kind) = request.row.command.reach {
-            let mut owned = Owned::default();
-            request.owned.get(2).into_iter().for_each(|payload| owned.push(2, payload));
-            let mut cores: Vec<CoreId> = self.engine.pubsub.interest().cores_of(kind, args[1]).collect();
-            cores.push(self.me);
-            cores.sort_unstable();
-            let whole = |core| Part { core, args: args.to_vec(), owned: owned.clone() };
-            return (cores.into_iter().map(whole).collect(), Vec::new());
-        }
-        let keys = request.row.command.keys;
-        let owner = |at: usize| router.owner(self.engine.hasher.key(args[at]).partition);
-        let mut cores: Vec<CoreId> = keys.positions(args).map(owner).collect();
-        let owners = cores.clone();
-        cores.sort_unstable();
-        cores.dedup();
-        let empty = |&core: &CoreId| Part { core, args: vec![args[0]], owned: Owned::default() };
-        let mut parts: Vec<Part> = cores.iter().map(empty).collect();
-        let mut key_part = Vec::with_capacity(owners.len());
-        for (at, owner) in keys.positions(args).zip(owners) {
-            let to = cores.binary_search(&owner).unwrap_or(0);
-            key_part.push(to as u16);
-            let part = &mut parts[to];
-            for (index, arg) in args.iter().enumerate().skip(at).take(keys.step as usize) {
-                if let Some(value) = request.owned.get(index) {
-                    part.owned.push(part.args.len(), value);
-                }
-                part.args.push(arg);
-            }
-        }
-        (parts, key_part)
     }
 
     /// Executes a request of another core.
     fn run_forwarded(&mut self, at: usize, request: &Request, args: &[&'static [u8]]) {
+        let waits = !self.owner.is_idle() && self.forwarded_waits(at, request, args);
+        let (core, batch) = &mut self.window.batches[at];
+        if waits && let Some(batch) = batch.take() {
+            let core = *core;
+            return self.park_batch(core, batch);
+        }
+        // None: it waits already, and this request with it.
+        let Some(batch) = batch else { return };
         self.engine.net.hops_in += 1;
-        let batch = &mut self.window.batches[at].1;
         let call = call_of(request, args, Origin::Forwarded(batch.client));
         self.engine.call(call, &mut Reply::new(&mut batch.out, request.version));
         batch.ends.push(batch.out.mark());
         self.tell();
     }
 
+    #[cold]
+    fn forwarded_waits(&self, at: usize, request: &Request, args: &[&'static [u8]]) -> bool {
+        let (core, batch) = &self.window.batches[at];
+        let Some(batch) = batch else { return false };
+        let id = StreamId { core: *core, connection: batch.connection, generation: batch.generation };
+        self.must_wait(id, request, request.args(args))
+    }
+
     /// Sends executed batches back to where they came from.
     fn return_batches(&mut self) {
         let mut batches = std::mem::take(&mut self.window.batches);
         for (core, batch) in batches.drain(..) {
-            self.send(core, Message::Replies(batch));
+            if let Some(batch) = batch {
+                self.send(core, Message::Replies(batch));
+            }
         }
         self.window.batches = batches;
     }
@@ -396,10 +412,15 @@ impl Pump {
         }
         let mut done = std::mem::take(&mut self.done_batches);
         forwarding.merge_into(&mut connection.out, &mut done);
-        if forwarding.order.is_empty() {
-            forwarding.keys = 0;
+        let drained = forwarding.order.is_empty();
+        if drained {
+            forwarding.bytes = 0;
         }
-        let room = forwarding.order.len() < limits::OWED_REPLIES / 2 && forwarding.keys < limits::OWED_KEYS;
+        let room = forwarding.order.len() < limits::OWED_REPLIES / 2 && forwarding.bytes < limits::OWED_BYTES;
+        if drained && connection.hold.has(Hold::DRAIN) {
+            self.release(index, Hold::DRAIN);
+        }
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         if room && connection.hold.has(Hold::OWED) {
             self.release(index, Hold::OWED);
         }
@@ -449,13 +470,6 @@ fn call_of<'a>(request: &'a Request, args: &'a [&'static [u8]], origin: Origin<'
         origin,
         counted: request.counted,
     }
-}
-
-/// One core's share of a split request.
-struct Part<'a> {
-    core: CoreId,
-    args: Vec<&'a [u8]>,
-    owned: Owned,
 }
 
 /// Whether the next reply of a connection is to be dropped; advances CLIENT REPLY SKIP.

@@ -11,12 +11,14 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::borrow::{Lent, Loan, Place, Returned, Ticket, Verdict};
 use crate::command::{Answer, Ask, CommandId, Merge, Owned, merge};
 use crate::pubsub::{Bucket, Told};
 use crate::resp::{Output, Version};
-use crate::route::CoreId;
+use crate::route::{CoreId, Key};
+use crate::shard::TransactionId;
 
-use super::window::{Request, RequestKey};
+use super::window::RequestKey;
 
 /// A message from one core to another.
 pub enum Message {
@@ -40,6 +42,23 @@ pub enum Message {
         socket: OwnedFd,
         unix: bool,
     },
+    /// A transaction of the sender needs keys of this core; `transaction` comes back with the answer.
+    Borrow {
+        transaction: u32,
+        loan: Box<Loan>,
+    },
+    Lent {
+        transaction: u32,
+        lent: Box<Lent>,
+    },
+    /// Entries that come back. Unless `keep`, the loan is over.
+    Return {
+        ticket: Ticket,
+        entries: Vec<Returned>,
+        keep: bool,
+    },
+    /// A client of the sender watches these keys no longer.
+    Forget(Vec<Place>),
     /// The sender has no monitors any more.
     Unwatch(CoreId),
     /// Executed commands, as MONITOR prints them.
@@ -62,7 +81,16 @@ pub struct Forwarded {
     pub key: Option<RequestKey>,
 }
 
-/// The requests of one connection for one other core, then their replies.
+/// What makes a batch a transaction: its requests run together, or not at all.
+pub struct Atomic {
+    /// Its place among the transactions of the core that it comes from.
+    pub transaction: u32,
+    pub id: TransactionId,
+    pub loan: Loan,
+    pub verdict: Verdict,
+}
+
+/// The requests of one connection for one core, then their replies.
 #[derive(Default)]
 pub struct Batch {
     /// The connection, and the generation of its place: a vanished client's replies must not reach its successor.
@@ -80,6 +108,16 @@ pub struct Batch {
     pub ends: Vec<u32>,
     /// Clock reading when the batch was sent; for the hop latency.
     pub sent_at: u64,
+    pub transaction: Option<Box<Atomic>>,
+}
+
+/// How far the requests of a batch have been read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cursor {
+    pub request: usize,
+    len: usize,
+    data: usize,
+    owned: usize,
 }
 
 impl Batch {
@@ -87,18 +125,10 @@ impl Batch {
     /// Batches that grew larger than this are not kept.
     const KEEP_BYTES_MAX: usize = 64 * 1024;
 
-    /// Appends a request, or the part of one that has these arguments.
-    pub fn push(&mut self, request: &Request, args: &[&[u8]], owned: &Owned, key: Option<RequestKey>, counted: bool) {
-        let argc = args.len() as u32;
-        self.requests.push(Forwarded {
-            row: request.row.id,
-            db: request.db,
-            version: request.version,
-            no_touch: request.no_touch,
-            counted,
-            argc,
-            key,
-        });
+    /// Appends a request.
+    pub fn push(&mut self, request: Forwarded, args: &[&[u8]], owned: &Owned) {
+        debug_assert_eq!(request.argc as usize, args.len());
+        self.requests.push(request);
         for (index, arg) in args.iter().enumerate() {
             if let Some(value) = owned.get(index) {
                 self.lens.push(Self::OWNED);
@@ -110,25 +140,46 @@ impl Batch {
         }
     }
 
+    /// The request at the cursor, which moves on; its arguments are appended to `args`.
+    #[inline]
+    pub fn read<'a>(&'a self, at: &mut Cursor, args: &mut Vec<&'a [u8]>) -> Option<(&'a Forwarded, Owned)> {
+        let request = self.requests.get(at.request)?;
+        let lens = &self.lens[at.len..at.len + request.argc as usize];
+        let mut owned = Owned::default();
+        for (index, &len) in lens.iter().enumerate() {
+            if len == Self::OWNED {
+                let value = &self.owned[at.owned];
+                at.owned += 1;
+                owned.push(index, Arc::clone(value));
+                args.push(value);
+            } else {
+                args.push(&self.data[at.data..at.data + len as usize]);
+                at.data += len as usize;
+            }
+        }
+        at.request += 1;
+        at.len += lens.len();
+        Some((request, owned))
+    }
+
     /// Appends the arguments of all requests to `args` and visits each request with the range of its own.
     pub fn walk<'a>(&'a self, args: &mut Vec<&'a [u8]>, mut visit: impl FnMut(&'a Forwarded, Range<usize>, Owned)) {
-        let (mut lens, mut data, mut values) = (self.lens.iter(), self.data.as_slice(), self.owned.iter());
-        for request in &self.requests {
-            let start = args.len();
-            let mut owned = Owned::default();
-            for (index, &len) in lens.by_ref().take(request.argc as usize).enumerate() {
-                if len == Self::OWNED {
-                    let value = values.next().expect("one owned argument per mark");
-                    owned.push(index, Arc::clone(value));
-                    args.push(value);
-                } else {
-                    let (arg, rest) = data.split_at(len as usize);
-                    data = rest;
-                    args.push(arg);
-                }
-            }
+        let mut at = Cursor::default();
+        let mut start = args.len();
+        while let Some((request, owned)) = self.read(&mut at, args) {
             visit(request, start..args.len(), owned);
+            start = args.len();
         }
+    }
+
+    /// Where the requests begin that have no reply yet.
+    pub fn first_unanswered(&self) -> Cursor {
+        let mut at = Cursor::default();
+        let mut args = Vec::new();
+        while at.request < self.ends.len() && self.read(&mut at, &mut args).is_some() {
+            args.clear();
+        }
+        at
     }
 
     /// Makes the box fit for another use; false if it has grown too large to keep.
@@ -140,7 +191,15 @@ impl Batch {
         self.owned.clear();
         self.out.clear(Self::KEEP_BYTES_MAX);
         self.ends.clear();
+        self.transaction = None;
         keep
+    }
+}
+
+impl Forwarded {
+    /// The first key; `args` are the request's.
+    pub fn first_key<'a>(&self, args: &[&'a [u8]]) -> Option<Key<'a>> {
+        self.key.map(|key| Key { bytes: args[key.at as usize], hash: key.hash, partition: key.partition })
     }
 }
 
@@ -150,20 +209,18 @@ pub enum Slot {
     Local { end: u32 },
     /// The next reply of this core. `silent`: the client has asked for no reply.
     Core { core: CoreId, silent: bool },
-    /// One part from each of several cores.
+    /// One part from each core.
     Split(Box<Split>),
 }
 
-/// A command that several cores execute, each on its own keys.
+/// A command that every core executes, each on all of its keys.
 pub struct Split {
     pub merge: Merge,
     pub version: Version,
     pub silent: bool,
     /// The cores concerned, ascending.
     pub parts: Vec<CoreId>,
-    /// For each key in request order the index of its part.
-    pub key_part: Vec<u16>,
-    /// This core's own part, if it has one: its index and its reply.
+    /// This core's own part, if it has run already: its index and its reply.
     pub local: Option<(usize, Output)>,
     /// For [`Merge::Draw`].
     pub random: u64,
@@ -175,8 +232,8 @@ pub struct Forwarding {
     /// Replies owed, in request order. Invariant: while it is not empty, nothing is written to the connection's output
     /// except by taking from its front.
     pub order: VecDeque<Slot>,
-    /// Keys of the split requests that were added since `order` was last empty.
-    pub keys: usize,
+    /// Bytes of the requests that were sent since `order` was last empty.
+    pub bytes: usize,
     /// Replies executed here that wait for earlier ones from elsewhere.
     pub held: Output,
     /// Mark up to which `held` has been passed on.
@@ -252,7 +309,7 @@ impl Forwarding {
                     let Some(Slot::Split(split)) = self.order.pop_front() else { unreachable!("it is the front") };
                     let parts = self.collect_parts(&split, done);
                     if !split.silent {
-                        merge::merge(split.merge, &parts, &split.key_part, split.version, split.random, out);
+                        merge::merge(split.merge, &parts, split.version, split.random, out);
                     }
                     continue;
                 }

@@ -10,8 +10,10 @@ use super::connection::{Connection, Hold};
 use super::limits;
 use super::pump::{Pump, Service};
 use super::ring::Completion;
+use super::transact::is_transaction;
 use super::window::{Request, RequestKey, Target, Way, in_window};
 use crate::command::table::Row;
+use crate::command::transaction::{QUEUED_MAX, Queued, runs_in_multi};
 use crate::command::{Flags, Handler, Merge, Owned, Reach, generic, table};
 use crate::engine::Refusal;
 use crate::resp::{Error, Limits, Parser, ProtocolError, Step};
@@ -157,7 +159,7 @@ impl Pump {
                 return Parsed { consumed: at, keep: input.len(), full: false };
             }
             let unauthenticated = !connection.session.authenticated;
-            if !unauthenticated && self.pause.is_none() {
+            if !unauthenticated && self.pause.is_none() && connection.session.multi.is_none() {
                 let consumed = self.parse_simple(index, &input[at..]);
                 if consumed > 0 {
                     at += consumed;
@@ -192,7 +194,7 @@ impl Pump {
 
     /// Parses requests into the window for as long as they are what nearly all are, known commands with one key, and one
     /// that is not. Returns how many bytes they take; how to go on behind them, [`Pump::parse`] can tell. The client is
-    /// authenticated, nothing holds it up, and clients are not paused.
+    /// authenticated and not in MULTI, nothing holds it up, and clients are not paused.
     fn parse_simple(&mut self, index: u32, input: &'static [u8]) -> usize {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return 0 };
         let (window, session, table) = (&mut self.window, &mut connection.session, table());
@@ -244,16 +246,23 @@ impl Pump {
     fn admit(&mut self, index: u32, start: u32, owned: Owned) {
         let Some(connection) = &mut self.connections[index as usize] else { return };
         let args = &self.window.args[start as usize..];
-        let row = match self.engine.admit(table().resolve(args), &mut connection.session, args) {
+        let resolved = table().resolve(args);
+        let row = match self.engine.admit(resolved, &mut connection.session, args) {
             Ok(row) => row,
-            Err(refusal) => return self.refuse(index, start, refusal, owned),
+            Err(refusal) => {
+                let refusal = self.refuse_queued(index, resolved.ok(), refusal);
+                return self.refuse(index, start, refusal, owned);
+            }
         };
-        if self.pause.is_some_and(|pause| is_paused(pause, row)) {
+        if self.pause.is_some_and(|pause| is_paused(pause, row, &connection.session)) {
             connection.stash = Some(args.iter().map(|arg| arg.to_vec()).collect());
             connection.hold.set(Hold::PAUSE);
             self.paused.push(index);
             self.window.args.truncate(start as usize);
             return;
+        }
+        if connection.session.multi.is_some() && !runs_in_multi(row) {
+            return self.queue(index, start, row, owned);
         }
         let (way, key) = self.route(row, start);
         let alone = match &way {
@@ -264,6 +273,54 @@ impl Pump {
         self.push_request(index, start, row, way, key, owned);
         if alone {
             self.barrier(index);
+        }
+    }
+
+    /// Keeps a request for EXEC.
+    fn queue(&mut self, index: u32, start: u32, row: &'static Row, owned: Owned) {
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        let Some(multi) = &mut connection.session.multi else { return };
+        let command = Queued::new(row, &self.window.args[start as usize..], &owned);
+        let bytes = multi.bytes + command.bytes();
+        let error = match () {
+            () if row.command.flags.has(Flags::NO_MULTI) => Some(Error::NotInMulti),
+            () if !self.engine.has_memory() => Some(Error::OutOfMemory),
+            () if multi.commands == QUEUED_MAX || bytes > self.engine.config.client_query_buffer_limit => {
+                Some(Error::TransactionTooLarge)
+            }
+            () => None,
+        };
+        if let Some(error) = error {
+            multi.refused = true;
+            let refusal = self.engine.refuse(row, error);
+            return self.refuse(index, start, refusal, owned);
+        }
+        // What will not run need not be kept.
+        if !multi.refused {
+            connection.queue.push(command);
+            multi.bytes = bytes;
+        }
+        multi.commands += 1;
+        multi.writes |= row.command.flags.has(Flags::WRITE);
+        self.push_request(index, start, row, Way::Queued, None, owned);
+    }
+
+    /// What a refused request means for a transaction: EXEC will not run it. An EXEC that is refused itself ends it.
+    #[cold]
+    fn refuse_queued(&mut self, index: u32, row: Option<&'static Row>, refusal: Refusal) -> Refusal {
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return refusal };
+        match refusal {
+            Refusal::Error(error) if row.is_some_and(|row| row.command.name == "exec") => {
+                connection.session.multi = None;
+                self.unqueue(index);
+                Refusal::Error(Error::exec_abort_for(&error))
+            }
+            refusal => {
+                if let Some(multi) = &mut connection.session.multi {
+                    multi.refused = true;
+                }
+                refusal
+            }
         }
     }
 
@@ -340,18 +397,18 @@ impl Pump {
         let known = key.map(|(at, key)| RequestKey { at: at as u16, partition: key.partition, hash: key.hash });
         let router = &self.engine.router;
         let way = match (command.reach, key) {
-            (Reach::Keys | Reach::Split(_), Some((_, key))) => {
+            (Reach::Keys, Some((_, key))) => {
                 let owner = router.owner(key.partition);
                 let together = router.cores() == 1
                     || !command.keys.is_whole(args.len())
                     || positions.all(|at| router.owner(self.engine.hasher.key(args[at]).partition) == owner);
-                match command.reach {
-                    Reach::Split(_) if !together => Way::Split,
+                match owner {
                     _ if !together => Way::Borrow,
-                    _ if owner == self.me => Way::Local,
-                    _ => Way::Forward(owner),
+                    owner if owner == self.me => Way::Local,
+                    owner => Way::Forward(owner),
                 }
             }
+            (Reach::Every(_), _) if router.cores() > 1 && is_transaction(row) => Way::Borrow,
             (Reach::Every(Merge::Draw), _) => Way::Split,
             (Reach::Every(_), _) if router.cores() > 1 => Way::Split,
             (Reach::Listeners(kind), _) => match self.engine.pubsub.interest().cores_of(kind, args[1]).next() {

@@ -2,8 +2,8 @@
 //!
 //! [`pump`] is the turn: collect what arrived, parse, execute as one batch, send. [`ring`] is the core's io_uring,
 //! [`connection`] one client, [`window`] the batch of requests under way, [`forward`] what travels between cores,
-//! [`publish`] messages
-//! for subscribers, [`listener`] the sockets that accept, [`clock`] what time it is.
+//! [`owner`] what waits for keys that are lent, [`transact`] transactions, [`publish`] messages for subscribers,
+//! [`listener`] the sockets that accept, [`clock`] what time it is.
 //!
 //! Every limit of this layer stands in [`limits`].
 
@@ -16,9 +16,11 @@ mod floor;
 pub mod forward;
 mod intake;
 pub mod listener;
+mod owner;
 mod publish;
 pub mod pump;
 pub mod ring;
+mod transact;
 pub mod window;
 
 /// Bounds on what a client can make a core hold or do.
@@ -33,8 +35,9 @@ pub mod limits {
     pub const OUTPUT_PAUSE_BYTES: usize = 1024 * 1024;
     /// Requests of one connection that other cores have not answered yet.
     pub const OWED_REPLIES: usize = 1024;
-    /// Keys of one connection's requests over several cores, counted until nothing is owed: each is a value to hold.
-    pub const OWED_KEYS: usize = 4096;
+    /// Bytes of one connection's requests that were sent to other cores, or wait for a key of this one, counted until
+    /// nothing is owed; above, no more of its requests are executed.
+    pub const OWED_BYTES: usize = 16 * 1024 * 1024;
     /// Bytes buffered for a connection whose requests cannot run now, above which its socket is no longer read.
     pub const READ_AHEAD_BYTES: usize = 256 * 1024;
     /// Reply buffers kept for reuse per core, and the capacity up to which one is kept.

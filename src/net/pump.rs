@@ -30,7 +30,9 @@ use super::exchange::Asking;
 use super::forward::{Batch, Message};
 use super::limits;
 use super::listener::Listener;
+use super::owner::Owner;
 use super::ring::{Completion, Op, Ring};
+use super::transact::Transaction;
 use super::window::Window;
 use crate::command::ask::Pause;
 use crate::config::Config;
@@ -81,6 +83,10 @@ pub struct Pump {
     /// Events for the subscribers of other cores, by core; sent at the latest when the turn ends.
     pub(super) told: Vec<Vec<Arc<Told>>>,
     pub(super) asks: Vec<Option<Asking>>,
+    /// Keys of this core that are lent, and what waits for them.
+    pub(super) owner: Owner,
+    /// Transactions of this core's clients.
+    pub(super) transactions: Vec<Option<Box<Transaction>>>,
     pub(super) pool: Vec<Output>,
     pub(super) spare_batches: Vec<Box<Batch>>,
     /// Batches whose replies are used up; empty between calls.
@@ -160,6 +166,8 @@ impl Pump {
             monitor_lines: Vec::new(),
             told: Vec::new(),
             asks: Vec::new(),
+            owner: Owner::default(),
+            transactions: Vec::new(),
             pool: Vec::new(),
             spare_batches: Vec::new(),
             done_batches: Vec::new(),
@@ -222,7 +230,7 @@ impl Pump {
             self.engine.expire_due();
         }
         if self.has_work() {
-            self.engine.work(self.pause.is_none());
+            self.engine.work(self.may_evict());
         }
         // Keys that expired or were evicted.
         if !self.engine.shard.events.is_empty() {
@@ -256,14 +264,21 @@ impl Pump {
         self.ready.is_empty() && self.mesh.outbox_len() == 0 && !self.has_work()
     }
 
-    /// The shard has work of its own to do. CLIENT PAUSE holds up eviction.
+    /// The shard has work of its own to do.
     fn has_work(&self) -> bool {
-        self.engine.has_work(self.pause.is_none())
+        self.engine.has_work(self.may_evict())
     }
 
-    /// How long until a key expires, ms; None if the next tick comes first. CLIENT PAUSE holds up expiry, too.
+    /// CLIENT PAUSE holds up eviction, and so does a transaction that has borrowed the whole core.
+    fn may_evict(&self) -> bool {
+        self.pause.is_none() && !self.owner.is_whole_out()
+    }
+
+    /// How long until a key expires, ms; None if the next tick comes first. CLIENT PAUSE holds up expiry, and so does a
+    /// transaction that has borrowed the whole core.
     fn expiry_wait_ms(&self) -> Option<u32> {
-        let next_ms = if self.pause.is_none() { self.engine.next_expiry_ms() } else { NEVER_MS };
+        let expires = self.pause.is_none() && !self.owner.is_whole_out();
+        let next_ms = if expires { self.engine.next_expiry_ms() } else { NEVER_MS };
         let wait_ms = u64::try_from(next_ms.saturating_sub(self.engine.shard.now_ms())).unwrap_or(0);
         (wait_ms < limits::TICK_MS as u64).then_some(wait_ms as u32)
     }

@@ -12,7 +12,7 @@ use crate::command::table::Row;
 use crate::resp::{Error, Version};
 use crate::route::{CoreId, Key};
 
-use super::forward::Batch;
+use super::forward::{Batch, Forwarded};
 
 /// Who gets the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +32,12 @@ pub enum Way {
     Session,
     /// On the shard of another core.
     Forward(CoreId),
-    /// On every core that owns one of its keys, or on all.
+    /// On every core.
     Split,
-    /// On this core, with the keys of other cores brought here.
+    /// As a transaction: with keys of several cores, or all of them, borrowed.
     Borrow,
+    /// After MULTI: not before EXEC.
+    Queued,
     /// Not at all.
     Reject(Box<Error>),
 }
@@ -75,8 +77,9 @@ pub struct RequestKey {
 pub struct Window {
     pub requests: Vec<Request>,
     pub args: Vec<&'static [u8]>,
-    /// Batches of other cores that requests belong to, with their origin.
-    pub batches: Vec<(CoreId, Box<Batch>)>,
+    /// Batches of other cores that requests belong to, with their origin; None: the rest of it waits for a key that is
+    /// lent, elsewhere.
+    pub batches: Vec<(CoreId, Option<Box<Batch>>)>,
     /// Connections whose input buffer requests point into.
     pub pinned: Vec<u32>,
     /// Connections with a request that must run alone.
@@ -96,6 +99,19 @@ impl Request {
         let key = self.known_key()?;
         let bytes = self.args(all)[key.at as usize];
         Some(Key { bytes, hash: key.hash, partition: key.partition })
+    }
+
+    /// The request with its arguments, or others, as a part of a batch.
+    pub fn forwarded(&self, argc: usize) -> Forwarded {
+        Forwarded {
+            row: self.row.id,
+            db: self.db,
+            version: self.version,
+            no_touch: self.no_touch,
+            counted: self.counted,
+            argc: argc as u32,
+            key: self.known_key(),
+        }
     }
 
     /// What is known about the first key.

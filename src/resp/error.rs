@@ -124,6 +124,26 @@ pub enum Error {
     Subscribed(String),
     #[error("NOPROTO unsupported protocol version")]
     NoProto,
+    #[error("ERR EXEC without MULTI")]
+    ExecWithoutMulti,
+    #[error("ERR DISCARD without MULTI")]
+    DiscardWithoutMulti,
+    #[error("ERR MULTI calls can not be nested")]
+    NestedMulti,
+    #[error("ERR WATCH inside MULTI is not allowed")]
+    WatchInMulti,
+    #[error("ERR Command not allowed inside a transaction")]
+    NotInMulti,
+    #[error("ERR the transaction is too large")]
+    TransactionTooLarge,
+    #[error("ERR too many keys are watched")]
+    TooManyWatched,
+    #[error("EXECABORT Transaction discarded because of previous errors.")]
+    ExecAbort,
+    #[error("EXECABORT Transaction discarded because of: {0}")]
+    ExecAbortFor(String),
+    #[error("ERR MONITOR isn't allowed for DENY BLOCKING client")]
+    MonitorDenied,
     #[error("OOM command not allowed when used memory > 'maxmemory'.")]
     OutOfMemory,
     #[error("ERR unknown subcommand '{sub}'. Try {command} HELP.")]
@@ -154,6 +174,13 @@ impl Error {
             room = room.saturating_sub(c_string(arg).len().min(room) + 3);
         }
         Error::Text(text)
+    }
+
+    /// Redis' answer to an EXEC that is refused for this reason.
+    pub fn exec_abort_for(reason: &Error) -> Self {
+        let text = reason.to_string();
+        // Redis leaves out the code that errors without one of their own get.
+        Error::ExecAbortFor(text.strip_prefix("ERR ").map(str::to_string).unwrap_or(text))
     }
 
     /// Redis' answer to a subcommand that its command does not have.

@@ -39,6 +39,9 @@ impl Shard {
         let meta = self.entries.meta(old);
         let mut value = self.entries.take_collection(old);
         let (result, changes) = change(&mut value);
+        if changes > 0 {
+            self.changes.note(db, key.bytes);
+        }
         if value.is_empty() {
             self.unlink(db, key, place, old);
             self.entries.drop_emptied(old, value);
@@ -64,6 +67,7 @@ impl Shard {
         } else {
             let meta = Meta { kind, raw: false, boxed: false, expire_at: None, usage: 0 };
             self.put_collection(db, key, None, value, meta);
+            self.changes.note(db, key.bytes);
             self.events.push(Classes::NEW, "new", db, key.bytes);
         }
         (Changed { result, removed: false }, changes)
@@ -79,6 +83,7 @@ impl Shard {
         let found = self.live(db, key);
         let meta = Meta { kind, raw: false, boxed: false, expire_at: None, usage: 0 };
         self.put_collection(db, key, found, value, meta);
+        self.changes.note(db, key.bytes);
         if found.is_none() {
             self.events.push(Classes::NEW, "new", db, key.bytes);
         }

@@ -67,6 +67,13 @@ pub struct Policy {
     pub volatile: bool,
 }
 
+/// How an entry was used, in a form that other shards understand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Used {
+    rule: Rule,
+    usage: u32,
+}
+
 /// LRU: all candidates. S3-FIFO has 1 and 2.
 const RECENT: List = List(3);
 /// The lists of the last policy, as one.
@@ -164,6 +171,24 @@ impl Evictor {
             Rule::S3Fifo => self.s3fifo.new_usage(hash, now_s),
             _ => now_s,
         };
+        entries.set_usage(handle, usage);
+        self.link(entries, handle);
+    }
+
+    /// What the usage of an entry says outside of this shard.
+    pub(super) fn used(&self, usage: u32) -> Used {
+        // Each shard counts the periods of LFU from a moment of its own.
+        let usage = if self.rule == Rule::Lfu { self.lfu.count(usage) } else { usage };
+        Used { rule: self.rule, usage }
+    }
+
+    /// Takes in an entry that was lent. It was used as it was, unless the rule is another one by now.
+    pub(super) fn readmit_lent(&mut self, entries: &mut Entries, handle: Handle, used: Used, hash: u64, now_s: u32) {
+        let readable = used.rule == self.rule || used.rule.keeps_clock() && self.rule.keeps_clock();
+        if self.phase != Phase::Steady || !readable {
+            return self.admit(entries, handle, hash, now_s);
+        }
+        let usage = if self.rule == Rule::Lfu { self.lfu.usage_of(used.usage) } else { used.usage };
         entries.set_usage(handle, usage);
         self.link(entries, handle);
     }

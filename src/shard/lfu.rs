@@ -127,8 +127,9 @@ impl Lfu {
         if self.pace.decay_minutes == 0 { usage & 0xFF } else { (usage & 0xFF).saturating_sub(u32::from(age)) }
     }
 
+    /// The usage of an entry whose count is `count` now.
     #[inline]
-    fn usage_of(&self, count: u32) -> u32 {
+    pub(super) fn usage_of(&self, count: u32) -> u32 {
         u32::from(self.period) << 8 | count
     }
 

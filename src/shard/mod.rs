@@ -24,6 +24,7 @@ use crate::collection::{Value, ValueRef};
 use crate::route::{Hasher, Key};
 
 mod boxes;
+mod changes;
 pub mod clock;
 mod collections;
 mod db;
@@ -35,6 +36,7 @@ mod evict_tests;
 mod expiry;
 mod heap;
 mod layout;
+mod lend;
 mod lfu;
 mod lists;
 #[cfg(test)]
@@ -50,9 +52,11 @@ mod value;
 mod walk;
 mod wheel;
 
+use changes::Changes;
+pub use changes::Version;
 pub use clock::{Clock, Deadline, Expiry, Now, SteadyMs};
 use db::Db;
-pub use effect::{Effect, Effects};
+pub use effect::{Effect, Effects, TransactionId};
 use entry::{Entries, Meta};
 use evict::Evictor;
 pub use evict::{Policy, Rule};
@@ -106,6 +110,7 @@ pub struct Shard {
     pub counters: Counters,
     pub effects: Effects,
     pub events: Events,
+    changes: Changes,
 }
 
 impl Shard {
@@ -142,6 +147,7 @@ impl Shard {
             counters: Counters::default(),
             effects: Effects::default(),
             events: Events::default(),
+            changes: Changes::default(),
         })
     }
 
@@ -247,6 +253,7 @@ impl Shard {
             Expiry::At(deadline) => Some(deadline),
         };
         self.put(db, key, found, value, Meta { kind: Kind::String, raw: false, boxed: false, expire_at, usage: 0 });
+        self.changes.note(db, key.bytes);
         if found.is_none() {
             self.events.push(Classes::NEW, "new", db, key.bytes);
         }
@@ -258,6 +265,7 @@ impl Shard {
     /// A large value is changed where it lies, after a copy if it is shared; it moves into the entry as soon as it fits.
     pub fn modify<R>(&mut self, db: usize, key: &Key, change: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         self.make_room();
+        self.changes.note(db, key.bytes);
         let Some((place, old)) = self.live(db, key) else {
             let mut value = Vec::new();
             let result = change(&mut value);
@@ -278,6 +286,7 @@ impl Shard {
         let Some((place, handle)) = self.live(db, key) else { return false };
         self.unlink(db, key, place, handle);
         self.entries.free(handle);
+        self.changes.note(db, key.bytes);
         true
     }
 
@@ -290,40 +299,40 @@ impl Shard {
         let new = self.entries.set_expire_at(old, key.bytes, at).expect(ROOM);
         self.settle(db, key, place, [old, new], before);
         self.touch(new);
+        self.changes.note(db, key.bytes);
         true
     }
 
     /// Moves an entry out.
     pub fn detach(&mut self, db: usize, key: &Key) -> Option<Detached> {
-        let (place, handle) = self.live(db, key)?;
-        self.unlink(db, key, place, handle);
-        let Meta { kind, raw, expire_at, .. } = self.entries.meta(handle);
-        Some(Detached { kind, value: self.entries.take(handle), expire_at, raw })
+        let entry = self.lend(db, key)?;
+        self.changes.note(db, key.bytes);
+        Some(entry)
     }
 
     /// A copy of an entry; a large string is shared.
     pub fn duplicate(&mut self, db: usize, key: &Key) -> Option<Detached> {
         let (_, handle) = self.live(db, key)?;
-        let Meta { kind, raw, expire_at, .. } = self.entries.meta(handle);
+        let Meta { kind, raw, expire_at, usage, .. } = self.entries.meta(handle);
         let value = match (self.entries.collection(handle), self.entries.value(handle)) {
             (Some(large), _) => Stored::Large(Box::new(large.clone())),
             (None, Str::Inline(bytes)) => Stored::Bytes(Arc::new(bytes.to_vec())),
             (None, Str::Large(value)) => Stored::Bytes(Arc::clone(value)),
         };
-        Some(Detached { kind, value, expire_at, raw })
+        Some(Detached { kind, value, expire_at, raw, used: self.evictor.used(usage) })
     }
 
-    /// Puts an entry in, replacing what was there. Counts as an access. Whether that is news is for the caller to say: an
-    /// entry that another core had borrowed comes back in this way, too.
+    /// Puts an entry in, replacing what was there. Counts as an access. Whether that is news is for the caller to say.
     pub fn attach(&mut self, db: usize, key: &Key, entry: Detached) {
         self.make_room();
         let found = self.live(db, key);
-        let Detached { kind, value, expire_at, raw } = entry;
+        let Detached { kind, value, expire_at, raw, .. } = entry;
         let meta = Meta { kind, raw, boxed: false, expire_at, usage: 0 };
         match value {
             Stored::Bytes(value) => self.put(db, key, found, NewValue::Shared(value), meta),
             Stored::Large(large) => self.put_collection(db, key, found, Value::Large(large), meta),
         }
+        self.changes.note(db, key.bytes);
     }
 
     /// Keys of `db`, included those that have expired since the last [`Shard::expire_due`] (as in Redis).
@@ -333,6 +342,7 @@ impl Shard {
 
     /// Exchanges the contents of two databases.
     pub fn swap(&mut self, a: usize, b: usize) {
+        self.note_swap(a, b);
         self.dbs.swap(a, b);
     }
 
@@ -433,6 +443,7 @@ impl Shard {
     fn discard(&mut self, at: Location, handle: Handle) {
         let Location { db, partition, hash, place } = at;
         self.effects.push(db, partition, &[b"DEL", self.entries.key(handle)]);
+        self.changes.note(db, self.entries.key(handle));
         let local = self.local(partition);
         self.evictor.forget(&mut self.entries, handle);
         self.dbs[db].remove(local, hash, place, handle, &mut self.entries, &self.hasher);

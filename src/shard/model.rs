@@ -470,6 +470,7 @@ fn an_empty_shard_owns_next_to_nothing_and_forgets_large_values() {
             value: super::Stored::Bytes(Arc::clone(&shared)),
             expire_at: None,
             raw: true,
+            used: Default::default(),
         },
     );
     drop(shard);

@@ -134,6 +134,7 @@ impl Naive {
             value: Stored::Bytes(slot.value),
             expire_at: slot.expire_at,
             raw: slot.raw,
+            used: Default::default(),
         })
     }
 
@@ -145,6 +146,7 @@ impl Naive {
             value: Stored::Bytes(slot.value.clone()),
             expire_at: slot.expire_at,
             raw: slot.raw,
+            used: Default::default(),
         })
     }
 

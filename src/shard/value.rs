@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::evict::Used;
 use super::{Deadline, UnixMs};
 use crate::collection::{Large, ValueRef};
 
@@ -144,11 +145,20 @@ pub struct Changed<R> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WrongType;
 
-/// An entry moved out of a shard, to be put into another one (RENAME, COPY and MOVE between cores).
+/// An entry moved out of a shard, to be put into another place or another shard.
 #[derive(Debug)]
 pub struct Detached {
     pub kind: Kind,
     pub value: Stored,
     pub expire_at: Option<Deadline>,
     pub raw: bool,
+    /// How it was used so far.
+    pub(super) used: Used,
+}
+
+impl Detached {
+    /// About how many bytes it adds to a shard besides its key.
+    pub fn bytes(&self) -> usize {
+        self.value.bytes()
+    }
 }

@@ -84,6 +84,7 @@ impl Shard {
 
     /// Removes every key of `db`; returns how many there were. Their memory is freed by [`Shard::work`], in pieces.
     pub fn flush(&mut self, db: usize) -> usize {
+        self.note_flush(db);
         let mut new = Db::new(self.partitions.len());
         new.unranked = self.dbs[db].unranked.map(|_| (0, 0));
         let old = std::mem::replace(&mut self.dbs[db], new);

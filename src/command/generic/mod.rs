@@ -10,6 +10,7 @@ pub mod object;
 pub mod scan;
 
 use super::number::parse_i64;
+use super::table::Row;
 use super::{Args, Command, Ctx, Flags, KeySpec, Merge, Reach};
 use crate::resp::{Error, Reply};
 use crate::shard::Classes;
@@ -21,32 +22,26 @@ const WRITE_FAST: Flags = WRITE.or(Flags::FAST);
 const DANGEROUS: Flags = WRITE.or(Flags::DANGEROUS);
 
 const ONE: KeySpec = KeySpec::ONE;
-const SUM_OF_KEYS: Reach = Reach::Split(Merge::Sum);
 const O_1: &str = "O(1)";
 const O_KEYS: &str = "O(N), N being the number of keys.";
 const GENERIC: &str = "generic";
 const SERVER: &str = "server";
 
 pub static COMMANDS: &[Command] = &[
-    Command::keyspace("del", -2, WRITE, KeySpec::ALL, del).reach(SUM_OF_KEYS).doc(
-        GENERIC,
-        "1.0.0",
-        O_KEYS,
-        "Removes keys.",
-    ),
-    Command::keyspace("unlink", -2, WRITE_FAST, KeySpec::ALL, del).reach(SUM_OF_KEYS).doc(
+    Command::keyspace("del", -2, WRITE, KeySpec::ALL, del).doc(GENERIC, "1.0.0", O_KEYS, "Removes keys."),
+    Command::keyspace("unlink", -2, WRITE_FAST, KeySpec::ALL, del).doc(
         GENERIC,
         "4.0.0",
         O_KEYS,
         "Removes keys; the same as DEL.",
     ),
-    Command::keyspace("exists", -2, READ_FAST, KeySpec::ALL, exists).reach(SUM_OF_KEYS).doc(
+    Command::keyspace("exists", -2, READ_FAST, KeySpec::ALL, exists).doc(
         GENERIC,
         "1.0.0",
         O_KEYS,
         "Counts the keys that exist.",
     ),
-    Command::keyspace("touch", -2, READ_FAST, KeySpec::ALL, touch).reach(SUM_OF_KEYS).doc(
+    Command::keyspace("touch", -2, READ_FAST, KeySpec::ALL, touch).doc(
         GENERIC,
         "3.2.1",
         O_KEYS,
@@ -279,19 +274,27 @@ fn copy(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     Ok(())
 }
 
-/// The database in which the destination of COPY lies: the selected one, unless the command names another. None if the
-/// options are not valid.
+/// The database that a command names besides the selected one: COPY for its destination, MOVE for its key. None if it
+/// names none, or one that is not valid.
 ///
-/// For the layer that brings entries of several cores together; see [`super::Reach::Keys`].
-pub fn copy_destination(args: Args, db: usize) -> Option<usize> {
-    let mut to_db = db;
-    let mut rest = args.get(3..)?.iter();
-    while let Some(option) = rest.next() {
-        if option.eq_ignore_ascii_case(b"db") {
-            to_db = usize::try_from(parse_i64(rest.next()?).ok()?).ok()?;
+/// For those who have to know beforehand where a command looks for keys ([`crate::borrow::plan`]).
+pub fn named_database(row: &Row, args: Args) -> Option<usize> {
+    let index = |arg: &[u8]| usize::try_from(parse_i64(arg).ok()?).ok();
+    match row.command.name {
+        "move" => index(args.get(2)?),
+        "copy" => {
+            let mut rest = args.get(3..)?.iter();
+            // The last one counts; what is no option makes the command fail before it looks for a key.
+            let mut named = None;
+            while let Some(option) = rest.next() {
+                if option.eq_ignore_ascii_case(b"db") {
+                    named = index(rest.next()?);
+                }
+            }
+            named
         }
+        _ => None,
     }
-    Some(to_db)
 }
 
 fn move_(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {

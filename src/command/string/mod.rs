@@ -8,7 +8,7 @@ mod lcs;
 mod range;
 mod set;
 
-use super::{Args, Command, Ctx, Flags, KeySpec, Merge, Reach};
+use super::{Args, Command, Ctx, Flags, KeySpec};
 use crate::resp::{Error, Reply};
 use crate::route::Key;
 use crate::shard::{Classes, EntryRef, Expiry, Kind, Str};
@@ -70,13 +70,13 @@ pub static COMMANDS: &[Command] = &[
         O_1,
         "Returns the string value of a key and removes the key.",
     ),
-    Command::keyspace("mget", -2, READ_FAST, KeySpec::ALL, mget).reach(Reach::Split(Merge::InKeyOrder)).doc(
+    Command::keyspace("mget", -2, READ_FAST, KeySpec::ALL, mget).doc(
         STRING,
         "1.0.0",
         O_KEYS,
         "Returns the string values of several keys.",
     ),
-    Command::keyspace("mset", -3, WRITE, KeySpec::PAIRS, mset).reach(Reach::Split(Merge::First)).doc(
+    Command::keyspace("mset", -3, WRITE, KeySpec::PAIRS, mset).doc(
         STRING,
         "1.0.1",
         O_KEYS,

@@ -1,0 +1,192 @@
+//! Which keys commands need, and where they can run.
+//!
+//! What a transaction will need has to be known before it runs. Keys are read from the arguments; the databases in which
+//! they lie are the one that is selected, as SELECT changes it on the way, and those that COPY and MOVE name.
+//!
+//! No state.
+
+use std::collections::BTreeMap;
+
+use super::{Loan, Place, Wants};
+use crate::command::connection::selected_database;
+use crate::command::generic::named_database;
+use crate::command::table::Row;
+use crate::command::transaction::{Queued, Watched};
+use crate::command::{Args, Flags, Handler, Reach};
+use crate::route::{CoreId, Hasher, Router};
+
+/// Where the commands of a transaction run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// On the shard of the core of the connection; it owns all keys.
+    Here,
+    /// On the shard of this core, which owns all keys; as one message.
+    There(CoreId),
+    /// On the scratch shard; keys are borrowed.
+    Scratch,
+    /// On all cores, all of which are borrowed whole.
+    Cores,
+}
+
+/// What a transaction needs of each core, and where it runs.
+#[derive(Debug)]
+pub struct Plan {
+    pub mode: Mode,
+    pub loans: BTreeMap<CoreId, Loan>,
+}
+
+impl Plan {
+    /// The plan of a transaction of a client that has selected `db`, of `databases`.
+    pub fn new(
+        router: &Router,
+        hasher: &Hasher,
+        [db, databases]: [usize; 2],
+        commands: &[Queued],
+        watched: &[Watched],
+    ) -> Plan {
+        let mut loans: BTreeMap<CoreId, Loan> = BTreeMap::new();
+        let owner = |key: &[u8]| router.owner(hasher.key(key).partition);
+        let (mut db, mut plain, mut whole, mut needs_memory) = (db, true, false, false);
+        for command in commands {
+            let (row, args) = (command.row, command.args());
+            let flags = row.command.flags;
+            match row.command.handler {
+                Handler::Keyspace(_) => {
+                    whole |= wants_whole(row);
+                    for place in places(row, &args, db, databases) {
+                        loans.entry(owner(&place.1)).or_default().entries.push(place);
+                    }
+                }
+                _ => match selected_database(row, &args, databases) {
+                    Some(selected) => db = selected,
+                    None => plain &= flags.has(Flags::PIPELINED),
+                },
+            }
+            needs_memory |= flags.has(Flags::DENYOOM);
+        }
+        for Watched { place, version, .. } in watched {
+            let loan = loans.entry(owner(&place.1)).or_default();
+            loan.entries.push(place.clone());
+            loan.watched.push((place.clone(), *version));
+        }
+        let cores: Vec<CoreId> = loans.keys().copied().collect();
+        let mode = match cores[..] {
+            _ if router.cores() == 1 => Mode::Here,
+            _ if whole => Mode::Cores,
+            [] => Mode::Here,
+            [core] if core == router.me() => Mode::Here,
+            [core] if plain => Mode::There(core),
+            _ => Mode::Scratch,
+        };
+        if whole {
+            for core in 0..router.cores() {
+                loans.entry(core).or_default();
+            }
+        }
+        let bytes: usize = commands.iter().map(Queued::bytes).sum();
+        for loan in loans.values_mut() {
+            loan.entries.sort();
+            loan.entries.dedup();
+            loan.wants = if whole { Wants::Whole } else { Wants::Keys(loan.entries.clone()) };
+            loan.brings_bytes = needs_memory.then_some(bytes);
+            if mode != Mode::Scratch {
+                loan.entries.clear();
+            }
+        }
+        Plan { mode, loans }
+    }
+}
+
+/// Whether a command works on every key of a core.
+fn wants_whole(row: &Row) -> bool {
+    matches!(row.command.reach, Reach::Every(_) | Reach::Cursor)
+}
+
+/// What a keyspace command that runs on one core needs of it.
+pub fn wants(row: &Row, args: Args, db: usize, databases: usize) -> Wants<Place> {
+    if wants_whole(row) { Wants::Whole } else { Wants::Keys(places(row, args, db, databases)) }
+}
+
+/// The keys that a command names, in each of the databases in which it may look for them.
+pub fn places(row: &Row, args: Args, db: usize, databases: usize) -> Vec<Place> {
+    let other = named_database(row, args).filter(|&other| other < databases && other != db);
+    let mut all = Vec::new();
+    for at in row.command.keys.positions(args) {
+        all.push((db as u8, args[at].to_vec()));
+        all.extend(other.map(|other| (other as u8, args[at].to_vec())));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Owned, table};
+
+    struct Cores {
+        router: Router,
+        hasher: Hasher,
+    }
+
+    impl Cores {
+        fn new(me: CoreId, cores: u16) -> Cores {
+            Cores { router: Router::new(me, cores, 4), hasher: Hasher::new(4, [1, 2, 3, 4]) }
+        }
+
+        /// The first key of this core that starts with `start`.
+        fn key(&self, start: &str, core: CoreId) -> String {
+            let key = |n: u32| format!("{start}{n}");
+            (0..).map(key).find(|key| self.router.owner(self.hasher.key(key.as_bytes()).partition) == core).unwrap()
+        }
+
+        /// The mode of a transaction, and of each core the keys it wants.
+        fn plan(&self, lines: &[&str]) -> (Mode, Vec<(CoreId, Wants<Place>)>) {
+            let command = |line: &&str| {
+                let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+                Queued::new(table().resolve(&args).unwrap(), &args, &Owned::default())
+            };
+            let commands: Vec<Queued> = lines.iter().map(command).collect();
+            let plan = Plan::new(&self.router, &self.hasher, [2, 16], &commands, &[]);
+            (plan.mode, plan.loans.into_iter().map(|(core, loan)| (core, loan.wants)).collect())
+        }
+    }
+
+    fn keys(places: &[(u8, &str)]) -> Wants<Place> {
+        Wants::Keys(places.iter().map(|(db, key)| (*db, key.as_bytes().to_vec())).collect())
+    }
+
+    #[test]
+    fn what_lives_on_one_core_runs_there() {
+        let cores = Cores::new(0, 2);
+        let (a, b) = (cores.key("a", 0), cores.key("b", 1));
+        let (set_a, get_b) = (format!("set {a} 1"), format!("get {b}"));
+        assert_eq!(cores.plan(&[&set_a, &set_a]), (Mode::Here, vec![(0, keys(&[(2, &a)]))]));
+        assert_eq!(cores.plan(&[&get_b, "ping"]), (Mode::There(1), vec![(1, keys(&[(2, &b)]))]));
+        assert_eq!(cores.plan(&["ping"]), (Mode::Here, vec![]));
+        // What INFO tells depends on when it runs.
+        assert_eq!(cores.plan(&[&get_b, "info"]).0, Mode::Scratch);
+        assert_eq!(cores.plan(&[&get_b, &set_a]), (Mode::Scratch, vec![(0, keys(&[(2, &a)])), (1, keys(&[(2, &b)]))]));
+    }
+
+    #[test]
+    fn databases_are_those_in_which_a_command_may_look() {
+        let cores = Cores::new(0, 1);
+        let wanted = |lines: &[&str]| cores.plan(lines).1.remove(0).1;
+        assert_eq!(
+            wanted(&["get a", "select 5", "get a", "select 99", "get b"]),
+            keys(&[(2, "a"), (5, "a"), (5, "b")])
+        );
+        assert_eq!(wanted(&["move a 7"]), keys(&[(2, "a"), (7, "a")]));
+        assert_eq!(wanted(&["copy a b db 3 replace"]), keys(&[(2, "a"), (2, "b"), (3, "a"), (3, "b")]));
+        assert_eq!(wanted(&["move a 99", "copy a b db x"]), keys(&[(2, "a"), (2, "b")]));
+    }
+
+    #[test]
+    fn commands_without_keys_want_whole_cores() {
+        for line in ["flushall", "dbsize", "keys *", "scan 0", "swapdb 0 1", "randomkey"] {
+            let two = vec![(0, Wants::Whole), (1, Wants::Whole)];
+            assert_eq!(Cores::new(1, 2).plan(&["get a", line]), (Mode::Cores, two), "{line}");
+            assert_eq!(Cores::new(0, 1).plan(&[line]), (Mode::Here, vec![(0, Wants::Whole)]), "{line}");
+        }
+    }
+}

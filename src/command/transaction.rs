@@ -1,0 +1,254 @@
+//! MULTI, EXEC, DISCARD, WATCH, UNWATCH.
+//!
+//! Between MULTI and EXEC the network layer queues requests instead of executing them; the queue is its own, and the
+//! session knows how much is in it. EXEC hands the whole queue to [`crate::borrow`]. WATCH asks the owners of keys for
+//! their versions ([`crate::shard::Version`]), and EXEC takes these along: an owner whose key has another version by then
+//! refuses.
+//!
+//! Owned by the core of the connection.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::table::Row;
+use super::{Answer, Args, Ask, Command, Flags, Flow, Home, KeySpec, Owned};
+use crate::borrow::Place;
+use crate::resp::parse::LARGE_BYTES_MIN;
+use crate::resp::{Error, Reply};
+use crate::route::CoreId;
+use crate::shard::Version;
+
+/// Requests of one transaction.
+pub const QUEUED_MAX: usize = 1 << 20;
+/// Keys that one client watches.
+pub const WATCHED_MAX: usize = 1 << 16;
+
+const PLAIN: Flags = Flags::NOSCRIPT.or(Flags::LOADING).or(Flags::STALE);
+const FAST: Flags = PLAIN.or(Flags::FAST);
+const GROUP: &str = "transactions";
+
+pub static COMMANDS: &[Command] = &[
+    Command::session("multi", 1, FAST, multi).doc(GROUP, "1.2.0", "O(1)", "Starts to queue commands for EXEC."),
+    Command::session("exec", 1, PLAIN.or(Flags::SKIP_SLOWLOG).or(Flags::DRAINS), exec).doc(
+        GROUP,
+        "1.2.0",
+        "Depends on the queued commands.",
+        "Executes the queued commands as one, unless a watched key has changed.",
+    ),
+    Command::session("discard", 1, FAST, discard).doc(
+        GROUP,
+        "2.0.0",
+        "O(N) in queued commands",
+        "Drops the queued commands.",
+    ),
+    watch_row(),
+    Command::session("unwatch", 1, FAST, unwatch).doc(
+        GROUP,
+        "2.2.0",
+        "O(N) in watched keys",
+        "Forgets the watched keys.",
+    ),
+];
+
+const fn watch_row() -> Command {
+    let mut row = Command::session("watch", -2, FAST.or(Flags::DRAINS), watch).doc(
+        GROUP,
+        "2.2.0",
+        "O(1) for each key.",
+        "Lets the next EXEC do nothing if one of these keys has changed by then.",
+    );
+    row.keys = KeySpec::ALL;
+    row
+}
+
+/// What is known of the requests that a client has queued.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Multi {
+    pub commands: usize,
+    /// Memory of the queue.
+    pub bytes: usize,
+    /// One was refused: EXEC will be, too.
+    pub refused: bool,
+    /// One of them writes.
+    pub writes: bool,
+}
+
+/// A key that a client watches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    pub place: Place,
+    /// Its owner.
+    pub core: CoreId,
+    /// What it was when the client began.
+    pub version: Version,
+}
+
+/// A request that waits for its execution.
+pub struct Queued {
+    pub row: &'static Row,
+    args: Vec<Arc<Vec<u8>>>,
+}
+
+impl Queued {
+    /// What one argument takes besides its bytes.
+    const ARG_BYTES: usize = size_of::<Arc<Vec<u8>>>() + size_of::<Vec<u8>>() + 2 * size_of::<usize>();
+
+    pub fn new(row: &'static Row, args: Args, owned: &Owned) -> Queued {
+        let arg = |(index, arg): (usize, &&[u8])| owned.get(index).unwrap_or_else(|| Arc::new(arg.to_vec()));
+        Queued { row, args: args.iter().enumerate().map(arg).collect() }
+    }
+
+    /// Memory of it.
+    pub fn bytes(&self) -> usize {
+        size_of::<Queued>() + self.args.iter().map(|arg| arg.len() + Self::ARG_BYTES).sum::<usize>()
+    }
+
+    pub fn args(&self) -> Vec<&[u8]> {
+        self.args.iter().map(|arg| arg.as_slice()).collect()
+    }
+
+    /// The arguments, to be kept while the request is elsewhere.
+    pub fn shared_args(&self) -> Vec<Arc<Vec<u8>>> {
+        self.args.clone()
+    }
+
+    /// The arguments that are large enough to be kept without a copy.
+    pub fn owned(&self) -> Owned {
+        let large = self.args.iter().enumerate().filter(|(_, arg)| arg.len() >= LARGE_BYTES_MIN);
+        Owned::new(large.map(|(index, arg)| (index, Arc::clone(arg))).collect())
+    }
+}
+
+/// Whether a request runs at once although its client has said MULTI.
+pub fn runs_in_multi(row: &Row) -> bool {
+    matches!(row.full_name.as_str(), "multi" | "exec" | "discard" | "watch" | "quit" | "reset")
+}
+
+fn multi(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
+    if home.session.multi.is_some() {
+        return Err(Error::NestedMulti);
+    }
+    home.session.multi = Some(Multi::default());
+    reply.ok();
+    Ok(Flow::Done)
+}
+
+fn exec(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
+    let Some(multi) = home.session.multi else { return Err(Error::ExecWithoutMulti) };
+    if multi.refused {
+        home.session.multi = None;
+        home.engine.errors.count(&Error::ExecAbort);
+        reply.error(&Error::ExecAbort);
+        return Ok(Flow::Unqueue);
+    }
+    // The session stays in MULTI until the commands have run.
+    Ok(Flow::Exec)
+}
+
+fn discard(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
+    if home.session.multi.take().is_none() {
+        return Err(Error::DiscardWithoutMulti);
+    }
+    reply.ok();
+    Ok(Flow::Unqueue)
+}
+
+/// Within a transaction it comes too late to matter: EXEC has ended the watching.
+fn unwatch(_home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
+    reply.ok();
+    Ok(Flow::Unqueue)
+}
+
+fn watch(home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {
+    if home.session.multi.is_some() {
+        return Err(Error::WatchInMulti);
+    }
+    let db = home.session.db as u8;
+    let mut places: Vec<Place> = args[1..].iter().map(|key| (db, key.to_vec())).collect();
+    places.sort();
+    places.dedup();
+    // The version at which the client began to watch is the one that counts.
+    let watched = &home.session.watched;
+    places.retain(|place| watched.iter().all(|known| known.place != *place));
+    if watched.len() + places.len() > WATCHED_MAX {
+        return Err(Error::TooManyWatched);
+    }
+    if places.is_empty() {
+        reply.ok();
+        return Ok(Flow::Done);
+    }
+    let mut parts: BTreeMap<CoreId, Vec<Place>> = BTreeMap::new();
+    for place in places {
+        let owner = home.engine.router.owner(home.engine.hasher.key(&place.1).partition);
+        parts.entry(owner).or_default().push(place);
+    }
+    let questions = parts.iter().map(|(&core, places)| (core, Ask::Watch(places.clone()))).collect();
+    Ok(Flow::Ask(
+        questions,
+        Box::new(move |home, answers, reply| {
+            let watched = Arc::make_mut(&mut home.session.watched);
+            for ((core, places), answer) in parts.into_iter().zip(answers) {
+                let Answer::Versions(versions) = answer else { unreachable!("WATCH is answered with versions") };
+                let new = places.into_iter().zip(versions);
+                watched.extend(new.map(|(place, version)| Watched { place, core, version }));
+            }
+            reply.ok();
+            Ok(Flow::Done)
+        }),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::transcript::Client;
+
+    #[test]
+    fn the_state_of_a_session() {
+        let mut client = Client::new();
+        for (line, reply) in [
+            ("exec", "-ERR EXEC without MULTI"),
+            ("discard", "-ERR DISCARD without MULTI"),
+            ("watch", "-ERR wrong number of arguments for 'watch' command"),
+            ("watch a b a", "+OK"),
+            ("watch b c", "+OK"),
+            ("multi", "+OK"),
+            ("multi", "-ERR MULTI calls can not be nested"),
+            ("watch d", "-ERR WATCH inside MULTI is not allowed"),
+            ("discard", "+OK"),
+            ("unwatch", "+OK"),
+            ("multi", "+OK"),
+        ] {
+            client.expect(line, reply);
+        }
+        assert!(client.run("client info").contains(" flags=x "));
+        client.expect("reset", "+RESET");
+        assert!(client.session.multi.is_none() && matches!(client.flow, Flow::Unqueue));
+        // The layer that has the queue forgets what is watched.
+        assert_eq!(client.session.watched.len(), 3);
+        assert_eq!(client.engine.shard.watched_keys(), 3);
+    }
+
+    #[test]
+    fn a_refused_request_makes_exec_refuse() {
+        let mut client = Client::new();
+        client.expect("multi", "+OK");
+        client.session.multi.as_mut().unwrap().refused = true;
+        client.expect("exec", "-EXECABORT Transaction discarded because of previous errors.");
+        assert!(client.session.multi.is_none() && matches!(client.flow, Flow::Unqueue));
+        client.expect("multi", "+OK");
+        client.expect("exec", "");
+        assert!(matches!(client.flow, Flow::Exec));
+    }
+
+    #[test]
+    fn watching_is_bounded() {
+        let mut client = Client::new();
+        let keys: Vec<String> = (0..WATCHED_MAX).map(|n| n.to_string()).collect();
+        let mut line: Vec<&[u8]> = vec![b"watch"];
+        line.extend(keys.iter().map(|key| key.as_bytes()));
+        assert_eq!(client.run_args(&line), "+OK");
+        client.expect("watch one-more", "-ERR too many keys are watched");
+        client.expect("watch 5", "+OK");
+    }
+}

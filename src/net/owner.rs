@@ -1,0 +1,298 @@
+//! The owner's side of borrowing: lending keys of this core, and what waits for keys that are lent.
+//!
+//! Three kinds of claims are made on keys ([`crate::borrow::lending`]): a transaction that borrows them, a batch whose
+//! next request needs one that is lent, and WATCH.
+//!
+//! A batch waits as a whole from that request on, and later batches of the same connection wait behind it, in its
+//! *stream*: so its requests run in order, and replies come back in order, whatever is lent. Requests of this core's own
+//! connections wait as batches from this core to itself. A stream makes one claim at a time.
+//!
+//! How much can wait? Of each connection one transaction, or so many requests as may be owed to it ([`limits::OWED_REPLIES`],
+//! [`limits::OWED_BYTES`](super::limits::OWED_BYTES)); then the connection is not read.
+//!
+//! Owned by one core.
+//!
+//! [`limits::OWED_REPLIES`]: super::limits::OWED_REPLIES
+
+#![allow(clippy::vec_box, reason = "boxed batches travel between cores; the box itself is what is used again")]
+
+use std::collections::{HashMap, VecDeque};
+
+use super::forward::{Atomic, Batch, Cursor, Message, Slot};
+use super::pump::Pump;
+use super::window::Request;
+use crate::borrow::{Lending, Lent, Loan, Place, Returned, Ticket, Wants, plan};
+use crate::command::{Ask, table};
+use crate::engine::{Call, Origin};
+use crate::resp::Reply;
+use crate::route::CoreId;
+
+/// A connection of some core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct StreamId {
+    pub core: CoreId,
+    pub connection: u32,
+    pub generation: u32,
+}
+
+/// What is to be done when a claim is granted.
+enum Claim {
+    /// Run the next request of the stream, or its next batch if that is a transaction.
+    Stream(StreamId),
+    /// Lend; the claim ends with the return.
+    Loan { to: CoreId, transaction: u32, loan: Box<Loan> },
+    /// Answer.
+    Question { from: CoreId, ask: u32, part: u16, question: Ask },
+}
+
+/// See the module.
+///
+/// Invariant: every claim of `lending` is in `claims`, or is a loan that is out; every stream has a batch and a claim.
+#[derive(Default)]
+pub(super) struct Owner {
+    lending: Lending<Place>,
+    claims: HashMap<Ticket, Claim>,
+    streams: HashMap<StreamId, VecDeque<(Box<Batch>, Cursor)>>,
+    /// Claims that are granted and were not acted upon yet.
+    granted: VecDeque<Ticket>,
+    /// Somebody is acting upon `granted`.
+    settling: bool,
+}
+
+impl Owner {
+    /// Nothing is lent, so nothing has to wait.
+    #[inline]
+    pub(super) fn is_idle(&self) -> bool {
+        self.lending.is_idle()
+    }
+
+    /// A transaction has this whole core.
+    #[inline]
+    pub(super) fn is_whole_out(&self) -> bool {
+        !self.lending.is_idle() && self.lending.is_whole_out()
+    }
+
+    /// The batch at the end of a stream.
+    fn last_of(&mut self, id: StreamId) -> Option<&mut Batch> {
+        Some(&mut self.streams.get_mut(&id)?.back_mut()?.0)
+    }
+}
+
+impl Pump {
+    /// Whether a request for this core's keys has to wait. Costly; ask [`Owner::is_idle`] first.
+    #[cold]
+    pub(super) fn must_wait(&self, id: StreamId, request: &Request, args: &[&[u8]]) -> bool {
+        let wants = || plan::wants(request.row, args, request.db as usize, self.engine.config.databases);
+        self.owner.streams.contains_key(&id) || self.owner.lending.would_wait(&wants())
+    }
+
+    /// The stream of a connection of this core.
+    pub(super) fn own_stream(&self, index: u32) -> StreamId {
+        let generation = self.connections[index as usize].as_deref().map_or(0, |connection| connection.generation);
+        StreamId { core: self.me, connection: index, generation }
+    }
+
+    /// Lets a request of this core's own connection wait for keys that are lent.
+    pub(super) fn park_request(&mut self, index: u32, request: &Request, args: &[&[u8]], silent: bool) {
+        self.park_part(index, request, args);
+        let bytes = args.iter().map(|arg| arg.len()).sum();
+        self.owe(index, Slot::Core { core: self.me, silent }, bytes);
+    }
+
+    /// As [`Pump::park_request`]; the caller notes that the reply is owed.
+    pub(super) fn park_part(&mut self, index: u32, request: &Request, args: &[&[u8]]) {
+        let id = self.own_stream(index);
+        let Some(connection) = self.connections[index as usize].as_deref() else { return };
+        let (client, forwarded) = (connection.session.id, request.forwarded(args.len()));
+        if let Some(batch) = self.owner.last_of(id).filter(|batch| batch.transaction.is_none()) {
+            return batch.push(forwarded, args, &request.owned);
+        }
+        let mut batch = self.spare_batches.pop().unwrap_or_default();
+        (batch.connection, batch.generation, batch.client) = (index, id.generation, client);
+        batch.push(forwarded, args, &request.owned);
+        self.park_batch(self.me, batch);
+    }
+
+    /// Lets the requests of a batch that have not run wait for their keys, or for an earlier batch.
+    pub(super) fn park_batch(&mut self, core: CoreId, batch: Box<Batch>) {
+        let id = StreamId { core, connection: batch.connection, generation: batch.generation };
+        let cursor = batch.first_unanswered();
+        if core != self.me {
+            self.engine.net.hops_in += (batch.requests.len() - cursor.request) as u64;
+        }
+        let stream = self.owner.streams.entry(id).or_default();
+        stream.push_back((batch, cursor));
+        if stream.len() == 1 {
+            self.claim_front(id);
+            self.settle_claims();
+        }
+    }
+
+    /// Takes a batch that is a transaction.
+    pub(super) fn take_atomic(&mut self, core: CoreId, mut batch: Box<Batch>) {
+        match &batch.transaction {
+            Some(atomic) if atomic.loan.under.is_some() => {
+                self.engine.start_clock();
+                self.run_atomic(&mut batch);
+                self.return_batch(core, batch);
+            }
+            _ => self.park_batch(core, batch),
+        }
+    }
+
+    /// Makes the claim of whatever is next in a stream.
+    fn claim_front(&mut self, id: StreamId) {
+        let Some((batch, cursor)) = self.owner.streams.get_mut(&id).and_then(VecDeque::front_mut) else { return };
+        let wants = match &mut batch.transaction {
+            Some(atomic) => std::mem::replace(&mut atomic.loan.wants, Wants::Keys(Vec::new())),
+            None => {
+                let mut args = Vec::new();
+                let Some((request, _)) = batch.read(&mut cursor.clone(), &mut args) else { return };
+                plan::wants(table().row(request.row), &args, request.db as usize, self.engine.config.databases)
+            }
+        };
+        self.claim(wants, Claim::Stream(id));
+    }
+
+    fn claim(&mut self, wants: Wants<Place>, claim: Claim) {
+        let (ticket, granted) = self.owner.lending.claim(wants);
+        self.owner.claims.insert(ticket, claim);
+        if granted {
+            self.owner.granted.push_back(ticket);
+        }
+    }
+
+    /// Acts upon every claim that is granted, and upon those that are granted by that.
+    fn settle_claims(&mut self) {
+        if std::mem::replace(&mut self.owner.settling, true) {
+            return;
+        }
+        while let Some(ticket) = self.owner.granted.pop_front() {
+            match self.owner.claims.remove(&ticket) {
+                Some(Claim::Stream(id)) => self.run_front(id, ticket),
+                Some(Claim::Loan { to, transaction, loan }) => self.lend(to, transaction, ticket, *loan),
+                Some(Claim::Question { from, ask, part, question }) => {
+                    self.answer_question(from, ask, part, question);
+                    self.release_claim(ticket);
+                }
+                None => debug_assert!(false, "a claim without a purpose was granted"),
+            }
+        }
+        self.owner.settling = false;
+    }
+
+    fn release_claim(&mut self, ticket: Ticket) {
+        let Owner { lending, granted, .. } = &mut self.owner;
+        lending.release(ticket, granted);
+    }
+
+    /// Runs what is next in a stream, whose claim is granted, and makes the next claim.
+    fn run_front(&mut self, id: StreamId, ticket: Ticket) {
+        let Some((mut batch, mut cursor)) = self.owner.streams.get_mut(&id).and_then(VecDeque::pop_front) else {
+            return self.release_claim(ticket);
+        };
+        self.engine.start_clock();
+        if batch.transaction.is_some() {
+            self.run_atomic(&mut batch);
+        } else {
+            self.run_next(&mut batch, &mut cursor);
+        }
+        self.release_claim(ticket);
+        let done = batch.transaction.is_some() || cursor.request == batch.requests.len();
+        let stream = self.owner.streams.entry(id).or_default();
+        if !done {
+            stream.push_front((batch, cursor));
+            return self.claim_front(id);
+        }
+        if stream.is_empty() {
+            self.owner.streams.remove(&id);
+        }
+        self.claim_front(id);
+        self.return_batch(id.core, batch);
+    }
+
+    /// Executes the request at the cursor.
+    fn run_next(&mut self, batch: &mut Batch, cursor: &mut Cursor) {
+        let mut out = std::mem::take(&mut batch.out);
+        let mut args = Vec::new();
+        if let Some((request, owned)) = batch.read(cursor, &mut args) {
+            let call = Call {
+                row: table().row(request.row),
+                args: &args,
+                first: request.first_key(&args),
+                db: request.db as usize,
+                no_touch: request.no_touch,
+                owned: &owned,
+                origin: Origin::Forwarded(batch.client),
+                counted: request.counted,
+            };
+            self.engine.call(call, &mut Reply::new(&mut out, request.version));
+        }
+        batch.out = out;
+        batch.ends.push(batch.out.mark());
+    }
+
+    /// Executes a batch that is a transaction, unless a watched key has changed or memory is short.
+    fn run_atomic(&mut self, batch: &mut Batch) {
+        let Some(atomic) = &mut batch.transaction else { return };
+        let Atomic { id, loan, verdict, .. } = &mut **atomic;
+        *verdict = self.engine.judge(loan);
+        if *verdict != crate::borrow::Verdict::Granted {
+            return;
+        }
+        self.engine.set_transaction(Some(*id));
+        let mut cursor = Cursor::default();
+        for _ in 0..batch.requests.len() {
+            self.run_next(batch, &mut cursor);
+        }
+        self.engine.set_transaction(None);
+    }
+
+    /// Sends an executed batch back to where it came from, which may be here.
+    fn return_batch(&mut self, core: CoreId, batch: Box<Batch>) {
+        if core == self.me {
+            self.replied(core, batch);
+        } else {
+            self.send(core, Message::Replies(batch));
+        }
+    }
+
+    /// A transaction of core `to` wants to borrow.
+    pub(super) fn borrow(&mut self, to: CoreId, transaction: u32, mut loan: Box<Loan>) {
+        if let Some(ticket) = loan.under {
+            return self.lend(to, transaction, ticket, *loan);
+        }
+        let wants = std::mem::replace(&mut loan.wants, Wants::Keys(Vec::new()));
+        self.claim(wants, Claim::Loan { to, transaction, loan });
+        self.settle_claims();
+    }
+
+    fn lend(&mut self, to: CoreId, transaction: u32, ticket: Ticket, mut loan: Loan) {
+        let (verdict, entries) = self.engine.lend(&mut loan);
+        let lent = Lent { ticket, verdict, entries };
+        if to == self.me {
+            self.lent(to, transaction, lent);
+        } else {
+            self.send(to, Message::Lent { transaction, lent: Box::new(lent) });
+        }
+    }
+
+    /// What was lent comes back.
+    pub(super) fn returned(&mut self, ticket: Ticket, entries: Vec<Returned>, keep: bool) {
+        self.engine.take_back(entries);
+        if !keep {
+            self.release_claim(ticket);
+            self.settle_claims();
+        }
+    }
+
+    /// Answers a question, when the keys that it concerns are here.
+    pub(super) fn take_question(&mut self, from: CoreId, ask: u32, part: u16, question: Ask) {
+        let wants = match &question {
+            Ask::Watch(places) if !self.owner.is_idle() => Wants::Keys(places.clone()),
+            _ => return self.answer_question(from, ask, part, question),
+        };
+        self.claim(wants, Claim::Question { from, ask, part, question });
+        self.settle_claims();
+    }
+}
