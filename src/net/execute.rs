@@ -150,7 +150,8 @@ impl Pump {
         if drains && self.must_drain(index, request.args(args)) {
             return;
         }
-        if !self.monitor_cores.is_empty() && !matches!(request.way, Way::Reject(_) | Way::Queued) {
+        let shown = !matches!(request.way, Way::Reject(_) | Way::Queued) && !self.is_exec(index, request.row);
+        if shown && !self.monitor_cores.is_empty() {
             self.show_to_monitors(index, request.row, request.args(args));
         }
         let waits = matches!(request.way, Way::Local)

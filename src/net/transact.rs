@@ -98,6 +98,12 @@ impl Pump {
         self.begin_transaction(index, row, commands, true);
     }
 
+    /// Whether a request is an EXEC that will run: monitors see it behind what it has run.
+    pub(super) fn is_exec(&self, index: u32, row: &Row) -> bool {
+        let multi = || self.connections[index as usize].as_deref().and_then(|connection| connection.session.multi);
+        row.command.name == "exec" && multi().is_some_and(|multi| !multi.refused)
+    }
+
     /// Holds a request back until its connection is owed nothing; false if it may run.
     pub(super) fn must_drain(&mut self, index: u32, args: &[&[u8]]) -> bool {
         let Some(connection) = self.connection(index) else { return false };
@@ -547,7 +553,11 @@ impl Pump {
         connection.transaction = None;
         if transaction.exec {
             connection.session.multi = None;
+            if !self.monitor_cores.is_empty() {
+                self.show_to_monitors(index, transaction.row, &[b"EXEC"]);
+            }
         }
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         let version = connection.session.version;
         self.void.clear(limits::POOL_BUFFER_BYTES);
         let mut reply = Reply::new(&mut self.void, version);

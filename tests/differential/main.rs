@@ -15,6 +15,7 @@ mod compare;
 mod fixed;
 mod many_keys;
 mod pubsub;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use commands::{Command, Generator};
 use common::{Client, Random, Server, show};
 use compare::{Rule, rule, same, sorted};
 use keyloom::resp::read::{Value, encode_command};
+use transactions::same_elements;
 
 /// Sequences of one run, unless `KEYLOOM_SEQUENCES` says otherwise.
 const SEQUENCES: u64 = 200;
@@ -134,6 +136,8 @@ struct Sequence<'a> {
     generator: Generator,
     /// All commands so far.
     history: Vec<Command>,
+    /// Which of them wait for EXEC.
+    queued: Vec<usize>,
     /// Longest time that a batch took on all servers together, ms.
     span_ms: i64,
     sent_at: Instant,
@@ -141,7 +145,14 @@ struct Sequence<'a> {
 
 impl Sequence<'_> {
     fn new(seed: u64, sides: &mut [Side]) -> Sequence<'_> {
-        Sequence { sides, generator: Generator::new(seed), history: Vec::new(), span_ms: 0, sent_at: Instant::now() }
+        Sequence {
+            sides,
+            generator: Generator::new(seed),
+            history: Vec::new(),
+            queued: Vec::new(),
+            span_ms: 0,
+            sent_at: Instant::now(),
+        }
     }
 
     fn random(&mut self) -> &mut Random {
@@ -159,6 +170,8 @@ impl Sequence<'_> {
                 0 => self.quit()?,
                 1 | 2 => self.let_keys_expire()?,
                 3 | 4 => self.switch_replies_off()?,
+                5..=9 => self.transact()?,
+                10 => self.watch_a_key_that_is_over()?,
                 n => {
                     let len = if n < 20 { 1 } else { 1 + self.random().below(BATCH_MAX) };
                     let batch = self.batch(len);
@@ -193,15 +206,32 @@ impl Sequence<'_> {
         self.note_span();
         for at in first..self.history.len() {
             let rule = rule(&self.history[at]);
+            self.note_queued(at, &replies[0][at - first]);
+            let is_exec = self.history[at][0].eq_ignore_ascii_case(b"exec");
+            let queued: Vec<&Command> = self.queued.iter().map(|&at| &self.history[at]).collect();
+            let span_ms = 2 * self.span_ms;
             for (side, ours) in self.sides.iter().zip(&replies).skip(1) {
                 let (redis, ours) = (&replies[0][at - first], &ours[at - first]);
-                if redis.is_empty() || !same(rule, redis, ours, 2 * self.span_ms) {
+                let same = match is_exec && redis.starts_with(b"*") && !redis.starts_with(b"*-1") {
+                    true => same_elements(&queued, redis, ours, span_ms),
+                    false => same(rule, redis, ours, span_ms),
+                };
+                if redis.is_empty() || !same {
                     let (redis, ours) = (redis.clone(), ours.clone());
                     return Err(Difference { side: side.name, command: at, redis, ours });
                 }
             }
         }
         Ok(())
+    }
+
+    /// Notes which commands the next EXEC will run.
+    fn note_queued(&mut self, at: usize, redis: &[u8]) {
+        if redis == b"+QUEUED\r\n" {
+            self.queued.push(at);
+        } else if self.history[at][0].eq_ignore_ascii_case(b"multi") && redis == b"+OK\r\n" {
+            self.queued.clear();
+        }
     }
 
     /// All servers have executed the batch that was sent last.
