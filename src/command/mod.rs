@@ -8,6 +8,7 @@
 
 pub mod acl;
 pub mod ask;
+pub mod blocking;
 pub mod client;
 pub mod config;
 pub mod connection;

@@ -303,6 +303,7 @@ static FAMILIES: &[&[Command]] = &[
     super::string::COMMANDS,
     super::generic::COMMANDS,
     super::list::COMMANDS,
+    super::blocking::COMMANDS,
     super::set::COMMANDS,
     super::hash::COMMANDS,
     super::sorted::COMMANDS,

@@ -64,6 +64,14 @@ pub enum Error {
          the end of the list"
     )]
     RankZero,
+    #[error("ERR timeout is not a float or out of range")]
+    TimeoutNotFloat,
+    #[error("ERR timeout is negative")]
+    TimeoutNegative,
+    #[error("ERR timeout is out of range")]
+    TimeoutRange,
+    #[error("UNBLOCKED client unblocked via CLIENT UNBLOCK")]
+    Unblocked,
     #[error("ERR value is out of range, must be positive")]
     MustBePositive,
     #[error("ERR value is out of range")]

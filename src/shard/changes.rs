@@ -11,7 +11,9 @@
 //! A scratch shard ([`crate::borrow`]) watches nothing, but logs the keys that were changed in it: they are what its
 //! owners have to be told.
 //!
-//! While nothing is watched and nothing is logged, a change costs one check.
+//! Keys for which clients wait ([`crate::blocking`]) are noted when they change, too: there may be an element.
+//!
+//! While nothing is watched, awaited or logged, a change costs one check.
 //!
 //! Owned by one core.
 
@@ -33,7 +35,7 @@ struct Watched {
 
 /// See the module.
 ///
-/// Invariant: `active` if some key is watched, or changes are logged.
+/// Invariant: `active` if some key is watched or awaited, or changes are logged.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     active: bool,
@@ -41,6 +43,9 @@ pub(super) struct Changes {
     /// By database.
     watched: Vec<HashMap<Box<[u8]>, Watched>>,
     log: Option<HashSet<(u8, Vec<u8>)>>,
+    /// Somebody waits for keys of this shard: all changes are noted in `maybe_ready`.
+    awaited: HashSet<(u8, Vec<u8>)>,
+    maybe_ready: Vec<(u8, Vec<u8>)>,
 }
 
 impl Changes {
@@ -58,13 +63,19 @@ impl Changes {
             self.last += 1;
             watched.version = self.last;
         }
-        if let Some(log) = &mut self.log {
-            log.insert((db as u8, key.to_vec()));
+        if self.log.is_some() || !self.awaited.is_empty() {
+            let place = (db as u8, key.to_vec());
+            if self.awaited.contains(&place) && self.maybe_ready.last() != Some(&place) {
+                self.maybe_ready.push(place.clone());
+            }
+            if let Some(log) = &mut self.log {
+                log.insert(place);
+            }
         }
     }
 
     fn update_active(&mut self) {
-        self.active = self.log.is_some() || self.watched.iter().any(|keys| !keys.is_empty());
+        self.active = self.log.is_some() || !self.awaited.is_empty() || self.watched.iter().any(|keys| !keys.is_empty());
     }
 
     fn keys_of(&self, db: usize) -> Vec<Box<[u8]>> {
@@ -125,6 +136,29 @@ impl Shard {
             }
         }
         self.changes.update_active();
+    }
+
+    /// Changes of `key` are noted until [`Shard::forget_awaited`]; see [`Shard::take_maybe_ready`].
+    pub fn await_key(&mut self, db: u8, key: &[u8]) {
+        self.changes.awaited.insert((db, key.to_vec()));
+        self.changes.active = true;
+    }
+
+    pub fn forget_awaited(&mut self, db: u8, key: &[u8]) {
+        if self.changes.awaited.remove(&(db, key.to_vec())) {
+            self.changes.update_active();
+        }
+    }
+
+    /// Whether [`Shard::take_maybe_ready`] has something.
+    #[inline]
+    pub fn has_maybe_ready(&self) -> bool {
+        !self.changes.maybe_ready.is_empty()
+    }
+
+    /// The awaited keys that have changed since this was last asked.
+    pub fn take_maybe_ready(&mut self) -> Vec<(u8, Vec<u8>)> {
+        std::mem::take(&mut self.changes.maybe_ready)
     }
 
     /// How many keys are watched.

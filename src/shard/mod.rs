@@ -234,6 +234,11 @@ impl Shard {
         Some(self.entry(handle))
     }
 
+    /// The type of the live entry of `key`.
+    pub fn kind_of(&mut self, db: usize, key: &Key) -> Option<Kind> {
+        self.peek(db, key).map(|entry| entry.kind)
+    }
+
     /// Bytes charged for the live entry of `key`: its chunk, what lies outside of it, its share of the table.
     pub fn bytes_of(&mut self, db: usize, key: &Key) -> Option<usize> {
         let (_, handle) = self.live(db, key)?;

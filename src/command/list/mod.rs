@@ -143,7 +143,7 @@ fn tell_removed(ctx: &mut Ctx, key: &Key, removed: bool) {
 }
 
 /// One of the words LEFT and RIGHT.
-fn parse_end(word: &[u8]) -> Result<End, Error> {
+pub fn parse_end(word: &[u8]) -> Result<End, Error> {
     match word {
         _ if word.eq_ignore_ascii_case(b"left") => Ok(End::Head),
         _ if word.eq_ignore_ascii_case(b"right") => Ok(End::Tail),

@@ -114,3 +114,19 @@ pub fn pop_many(ctx: &mut Ctx, key: &Key, end: End, count: usize, reply: &mut Re
     tell_removed(ctx, key, popped.removed);
     Ok(true)
 }
+
+/// Removes one element and answers it with its key; false, and no answer, if there is no list.
+pub fn pop_one_with_key(ctx: &mut Ctx, key: &Key, end: End, reply: &mut Reply) -> Result<bool, Error> {
+    let popped = ctx.change(key, Kind::List, false, |value, thresholds| {
+        reply.array(2);
+        reply.bulk(key.bytes);
+        list::pop(value, end, 1, thresholds, |item| reply.bulk(item));
+        ((), 1)
+    })?;
+    let Some(popped) = popped else { return Ok(false) };
+    let (name, effect): (_, &[u8]) = if end == End::Head { ("lpop", b"LPOP") } else { ("rpop", b"RPOP") };
+    ctx.effect_is(&[effect, key.bytes]);
+    ctx.event(Classes::LIST, name, key);
+    tell_removed(ctx, key, popped.removed);
+    Ok(true)
+}
