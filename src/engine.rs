@@ -474,7 +474,7 @@ impl Engine {
             Ask::Listen { .. } | Ask::Publish { .. } | Ask::Subscriptions { .. } | Ask::Subscribers { .. } => {
                 crate::command::pubsub::answer(self, ask)
             }
-            Ask::Clients(_) | Ask::Kill { .. } | Ask::Pause(_) | Ask::Monitor { .. } => Err(ask),
+            Ask::Clients(_) | Ask::Kill { .. } | Ask::Unblock { .. } | Ask::Pause(_) | Ask::Monitor { .. } => Err(ask),
         }
     }
 

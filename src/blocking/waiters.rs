@@ -32,6 +32,7 @@ pub struct Offer {
     pub key: Vec<u8>,
 }
 
+/// A key in a database.
 type Place = (u8, Vec<u8>);
 
 struct Queue {
@@ -98,12 +99,6 @@ impl Waiters {
         }
     }
 
-    /// There may be elements at all keys of a database that somebody waits for (SWAPDB).
-    pub fn signal_database(&mut self, db: u8) {
-        let keys: Vec<Vec<u8>> = self.queues.keys().filter(|(of, _)| *of == db).map(|(_, key)| key.clone()).collect();
-        keys.iter().for_each(|key| self.signal(db, key));
-    }
-
     /// Whether [`Waiters::offer`] has something to look at.
     #[inline]
     pub fn has_ready(&self) -> bool {
@@ -140,19 +135,23 @@ impl Waiters {
         }
     }
 
-    /// A waiter has what it wanted, or wants no more. Keys that were offered to it are offered to the next.
-    pub fn leave(&mut self, waiter: Waiter) {
+    /// A waiter has what it wanted, or wants no more. Keys that were offered to it are offered to the next. Returns those
+    /// for which nobody waits now.
+    pub fn leave(&mut self, waiter: Waiter) -> Vec<Place> {
+        let mut deserted = Vec::new();
         for place in self.keys.remove(&waiter).unwrap_or_default() {
             let Some(queue) = self.queues.get_mut(&place) else { continue };
             queue.waiting.retain(|(other, _)| *other != waiter);
             if queue.waiting.is_empty() {
                 self.queues.remove(&place);
+                deserted.push(place);
             } else if queue.offered == Some(waiter) {
                 queue.offered = None;
                 queue.signalled = true;
                 self.ready.push_back(place);
             }
         }
+        deserted
     }
 
     #[cfg(test)]
@@ -266,7 +265,9 @@ mod tests {
                 prop_assert!(keys.iter().all(|&key| world.elements[key as usize] == 0));
             }
             prop_assert_eq!(world.waiters.len(), world.waiting.len());
-            world.waiting.iter().for_each(|(id, _)| world.waiters.leave(waiter(*id)));
+            for (id, _) in &world.waiting {
+                world.waiters.leave(waiter(*id));
+            }
             prop_assert!(world.waiters.is_empty());
         }
     }
@@ -298,7 +299,7 @@ mod tests {
         assert_eq!(offer, Offer { waiter: waiter(2), db: 3, key: key(0) });
         waiters.leave(waiter(2));
         assert_eq!(waiters.offer(|_, _| Some(Kind::List)), None);
-        waiters.signal_database(3);
+        waiters.signal(3, &key(0));
         assert_eq!(waiters.offer(|_, _| Some(Kind::SortedSet)).unwrap().waiter, waiter(1));
     }
 }

@@ -53,6 +53,8 @@ impl Plan {
             match row.command.handler {
                 Handler::Keyspace(_) => {
                     whole |= wants_whole(row);
+                    // A message goes to everybody, and a blocking command runs only while its client is there.
+                    plain &= !flags.has(Flags::BLOCKING) && !matches!(row.command.reach, Reach::Listeners(_));
                     for place in places(row, &args, db, databases) {
                         loans.entry(owner(&place.1)).or_default().entries.push(place);
                     }
@@ -111,6 +113,10 @@ pub fn wants(row: &Row, args: Args, db: usize, databases: usize) -> Wants<Place>
 pub fn places(row: &Row, args: Args, db: usize, databases: usize) -> Vec<Place> {
     let other = named_database(row, args).filter(|&other| other < databases && other != db);
     let mut all = Vec::new();
+    // The key of a shard channel says where it belongs, and nothing is there.
+    if let Reach::Listeners(_) = row.command.reach {
+        return all;
+    }
     for at in row.command.keys.positions(args) {
         all.push((db as u8, args[at].to_vec()));
         all.extend(other.map(|other| (other as u8, args[at].to_vec())));

@@ -52,6 +52,11 @@ pub enum Ask {
         filter: ClientFilter,
         except: Option<u64>,
     },
+    /// End the wait of the client with this id, as if its time were over, or with an error.
+    Unblock {
+        id: u64,
+        error: bool,
+    },
     /// The newest slow commands, at most so many.
     Slowlog(usize),
     /// How many slow commands are kept.

@@ -7,7 +7,7 @@
 //! Every attempt is a transaction of one command ([`crate::borrow`]), also if all keys live on one core: so nothing is taken
 //! for a client that has gone.
 
-use super::list::transfer::{self, parse_end};
+use super::list::{parse_end, transfer};
 use super::number::parse_double;
 use super::sorted::pop::{self as sorted_pop, Shape};
 use super::table::Row;

@@ -278,17 +278,23 @@ fn unpause(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Err
     }))
 }
 
-/// No command blocks, so no client can be waiting.
-fn unblock(_home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    match &args[3..] {
-        [] => {}
-        [how] if how.eq_ignore_ascii_case(b"timeout") || how.eq_ignore_ascii_case(b"error") => {}
+fn unblock(home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {
+    let error = match &args[3..] {
+        [] => false,
+        [how] if how.eq_ignore_ascii_case(b"timeout") => false,
+        [how] if how.eq_ignore_ascii_case(b"error") => true,
         [_] => return Err(Error::text("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR")),
         _ => return Err(Error::subcommand_syntax(args)),
-    }
-    number::parse_i64(args[2]).ok_or(Error::NotInteger)?;
-    reply.int(0);
-    Ok(Flow::Done)
+    };
+    let Ok(id) = u64::try_from(number::parse_i64(args[2]).ok_or(Error::NotInteger)?) else {
+        reply.int(0);
+        return Ok(Flow::Done);
+    };
+    Ok(home.ask_all(Ask::Unblock { id, error }, |_home, answers, reply| {
+        let unblocked = answers.iter().any(|answer| matches!(answer, Answer::Count(1..)));
+        reply.int(unblocked as i64);
+        Ok(Flow::Done)
+    }))
 }
 
 /// Tracking is not offered: a client that asks for it is told so, and falls back to reading.

@@ -61,6 +61,8 @@ pub struct Session {
     pub no_touch: bool,
     pub reply_mode: ReplyMode,
     pub monitor: bool,
+    /// Its command waits for an element.
+    pub blocked: bool,
     /// How many subscriptions it has.
     pub subscribed: Counts,
     /// Since MULTI: what is known about the requests that are queued.
@@ -93,6 +95,7 @@ impl Session {
             (self.monitor, 'O'),
             (self.subscribed.any(), 'P'),
             (self.multi.is_some(), 'x'),
+            (self.blocked, 'b'),
             (self.unix_socket, 'U'),
             (self.no_evict, 'e'),
             (self.no_touch, 'T'),

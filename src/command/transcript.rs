@@ -101,7 +101,7 @@ impl Client {
                 Ask::Clients(filter) => Answer::Clients(
                     Some(self.session.clone()).filter(|s| filter.matches(s, NOW_MS)).into_iter().collect(),
                 ),
-                Ask::Kill { .. } => Answer::Count(0),
+                Ask::Kill { .. } | Ask::Unblock { .. } => Answer::Count(0),
                 _ => Answer::Done,
             }
         })

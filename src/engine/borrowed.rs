@@ -52,6 +52,7 @@ impl Engine {
                     self.shard.make_way(bytes.len() + entry.bytes());
                 }
                 self.shard.take_back(db, &key, entry);
+                self.shard.note_if_awaited(db as u8, &bytes);
             }
             if changed {
                 self.shard.changed(db, &bytes);

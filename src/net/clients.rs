@@ -197,6 +197,7 @@ impl Pump {
             return;
         }
         connection.dead = true;
+        self.stop_waiting(index);
         self.end_subscriptions(index);
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         connection.hold.set(Hold::CLOSE);
@@ -274,7 +275,12 @@ impl Pump {
         let idle_ms = now_ms - connection.session.last_active_ms;
         let timeout_ms = self.engine.config.timeout_s as i64 * 1000;
         let listens = connection.session.monitor || connection.session.subscribed.any();
-        if timeout_ms > 0 && idle_ms > timeout_ms && !listens && !connection.hold.has(Hold::UNDER_WAY) {
+        if timeout_ms > 0
+            && idle_ms > timeout_ms
+            && !listens
+            && !connection.hold.has(Hold::UNDER_WAY)
+            && connection.blocked.is_none()
+        {
             return self.kill(index);
         }
         // What an idle client once needed for forwarding is given back.
@@ -358,7 +364,7 @@ impl Pump {
         let net = &mut self.engine.net;
         let live = || self.connections.iter().flatten();
         net.clients = live().count() as u64;
-        net.clients_blocked = 0;
+        net.clients_blocked = live().filter(|c| c.blocked.is_some()).count() as u64;
         net.clients_monitoring = self.monitors.len() as u64;
         net.client_input_bytes_max = live().map(|c| c.inbuf.len() as u64).max().unwrap_or(0);
         net.client_output_bytes_max = live().map(|c| c.output_bytes() as u64).max().unwrap_or(0);

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use super::forward::Forwarding;
 use super::limits;
 use super::ring::Ring;
+use super::wait::Blocked;
 use crate::command::Session;
 use crate::command::transaction::Queued;
 use crate::resp::{Output, Parser};
@@ -30,6 +31,8 @@ impl Hold {
     pub const TRANSACTION: Hold = Hold(1 << 6);
     /// The next request, which is stashed, runs when nothing is owed.
     pub const DRAIN: Hold = Hold(1 << 7);
+    /// Its command waits for an element.
+    pub const BLOCKED: Hold = Hold(1 << 8);
     /// Something of the connection is under way that will still look for it.
     pub const UNDER_WAY: Hold = Hold(Hold::BARRIER.0 | Hold::ASK.0 | Hold::TRANSACTION.0);
 
@@ -83,6 +86,8 @@ pub struct Connection {
     pub queue: Vec<Queued>,
     /// The transaction that is under way: its place among those of this core.
     pub transaction: Option<u32>,
+    /// What it waits for, if it does.
+    pub blocked: Option<Box<Blocked>>,
     /// Listed for the end of the turn.
     pub dirty: bool,
     /// Listed among the connections whose buffered requests may run.
@@ -128,6 +133,7 @@ impl Connection {
             forwarding: None,
             queue: Vec::new(),
             transaction: None,
+            blocked: None,
             dirty: false,
             ready: false,
             eof: false,

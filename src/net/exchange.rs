@@ -66,6 +66,21 @@ impl Pump {
             Message::Borrow { transaction, loan } => self.borrow(from, transaction, loan),
             Message::Lent { transaction, lent } => self.lent(from, transaction, *lent),
             Message::Return { ticket, entries, keep } => self.returned(ticket, entries, keep),
+            Message::Join { waiter, kind, db, keys } => {
+                // What its connection has sent here before comes first.
+                self.run_window();
+                self.join(waiter, kind, db, &keys);
+                self.make_offers();
+            }
+            Message::Offer(offer) => self.offered(from, *offer),
+            Message::Decline { waiter, db, key } => {
+                self.declined(waiter, db, &key);
+                self.make_offers();
+            }
+            Message::Leave(waiter) => {
+                self.left(waiter);
+                self.make_offers();
+            }
             Message::Forget(places) => self.engine.forget_watched(places),
             Message::Answer { ask, part, answer } => self.answered(ask, part, *answer),
             Message::Socket { socket, unix } => self.serve(socket, unix),
@@ -202,6 +217,7 @@ impl Pump {
         match ask {
             Ask::Clients(filter) => self.list_clients(&filter),
             Ask::Kill { filter, except } => Answer::Count(self.kill_clients(&filter, except)),
+            Ask::Unblock { id, error } => Answer::Count(self.unblock(id, error) as u64),
             Ask::Pause(pause) => {
                 self.set_pause(pause);
                 Answer::Done

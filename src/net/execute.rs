@@ -127,6 +127,7 @@ impl Pump {
             && self.monitor_cores.is_empty()
             && !self.engine.shard.events.recording()
             && self.owner.is_idle()
+            && self.waits.is_empty()
             && !connection.owes()
             && connection.session.reply_mode == ReplyMode::On
         {
@@ -187,6 +188,7 @@ impl Pump {
                 self.deliver_void(index);
             }
         }
+        self.make_offers();
     }
 
     /// Appends what was written to `void` as the next reply of a connection, unless it wants none.
@@ -383,6 +385,7 @@ impl Pump {
         self.engine.call(call, &mut Reply::new(&mut batch.out, request.version));
         batch.ends.push(batch.out.mark());
         self.tell();
+        self.make_offers();
     }
 
     #[cold]

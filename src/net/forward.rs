@@ -11,12 +11,13 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::blocking::{Offer, Waiter};
 use crate::borrow::{Lent, Loan, Place, Returned, Ticket, Verdict};
 use crate::command::{Answer, Ask, CommandId, Merge, Owned, merge};
 use crate::pubsub::{Bucket, Told};
 use crate::resp::{Output, Version};
 use crate::route::{CoreId, Key};
-use crate::shard::TransactionId;
+use crate::shard::{Kind, TransactionId};
 
 use super::window::RequestKey;
 
@@ -57,6 +58,23 @@ pub enum Message {
         entries: Vec<Returned>,
         keep: bool,
     },
+    /// A client of the sender waits for elements of these keys.
+    Join {
+        waiter: Waiter,
+        kind: Kind,
+        db: u8,
+        keys: Vec<Vec<u8>>,
+    },
+    /// There may be an element for a client of the receiver.
+    Offer(Box<Offer>),
+    /// The client has found nothing, and goes on to wait.
+    Decline {
+        waiter: Waiter,
+        db: u8,
+        key: Vec<u8>,
+    },
+    /// The client waits no longer.
+    Leave(Waiter),
     /// A client of the sender watches these keys no longer.
     Forget(Vec<Place>),
     /// The sender has no monitors any more.

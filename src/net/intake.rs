@@ -56,6 +56,10 @@ impl Pump {
             (0, _) => {
                 connection.eof = true;
                 self.run_window();
+                // A client that waits is gone, as for Redis.
+                if self.connection(index).is_some_and(|connection| connection.blocked.is_some()) {
+                    self.kill(index);
+                }
                 self.settle(index);
             }
             (1.., _) => {}
@@ -397,6 +401,7 @@ impl Pump {
         let known = key.map(|(at, key)| RequestKey { at: at as u16, partition: key.partition, hash: key.hash });
         let router = &self.engine.router;
         let way = match (command.reach, key) {
+            (Reach::Keys, _) if command.flags.has(Flags::BLOCKING) => Way::Borrow,
             (Reach::Keys, Some((_, key))) => {
                 let owner = router.owner(key.partition);
                 let together = router.cores() == 1

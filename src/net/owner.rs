@@ -22,7 +22,8 @@ use super::forward::{Atomic, Batch, Cursor, Message, Slot};
 use super::pump::Pump;
 use super::window::Request;
 use crate::borrow::{Lending, Lent, Loan, Place, Returned, Ticket, Wants, plan};
-use crate::command::{Ask, table};
+use crate::command::blocking::write_nothing;
+use crate::command::{Ask, Flags, table};
 use crate::engine::{Call, Origin};
 use crate::resp::Reply;
 use crate::route::CoreId;
@@ -226,7 +227,14 @@ impl Pump {
                 origin: Origin::Forwarded(batch.client),
                 counted: request.counted,
             };
-            self.engine.call(call, &mut Reply::new(&mut out, request.version));
+            let before = out.mark();
+            let mut reply = Reply::new(&mut out, request.version);
+            let row = call.row;
+            self.engine.call(call, &mut reply);
+            // Only within a transaction is a blocking command part of a batch.
+            if row.command.flags.has(Flags::BLOCKING) && reply.output().mark() == before {
+                write_nothing(row, &mut reply);
+            }
         }
         batch.out = out;
         batch.ends.push(batch.out.mark());

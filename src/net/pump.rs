@@ -33,6 +33,7 @@ use super::listener::Listener;
 use super::owner::Owner;
 use super::ring::{Completion, Op, Ring};
 use super::transact::Transaction;
+use super::wait::Waits;
 use super::window::Window;
 use crate::command::ask::Pause;
 use crate::config::Config;
@@ -85,6 +86,8 @@ pub struct Pump {
     pub(super) asks: Vec<Option<Asking>>,
     /// Keys of this core that are lent, and what waits for them.
     pub(super) owner: Owner,
+    /// Who waits for an element of this core, and for how long clients of this core wait.
+    pub(super) waits: Waits,
     /// Transactions of this core's clients.
     pub(super) transactions: Vec<Option<Box<Transaction>>>,
     pub(super) pool: Vec<Output>,
@@ -167,6 +170,7 @@ impl Pump {
             told: Vec::new(),
             asks: Vec::new(),
             owner: Owner::default(),
+            waits: Waits::default(),
             transactions: Vec::new(),
             pool: Vec::new(),
             spare_batches: Vec::new(),
@@ -195,7 +199,7 @@ impl Pump {
             if self.stopped() {
                 return deep_bell.close().await.map_err(io::Error::from);
             }
-            if self.quiet && self.idle() && self.expiry_wait_ms().is_none() {
+            if self.quiet && self.idle() && self.timer_wait_ms().is_none() {
                 self.park_deep(&deep_bell).await?;
             } else {
                 self.enter()?;
@@ -211,7 +215,8 @@ impl Pump {
     /// One turn, up to the point where the kernel is entered.
     fn turn(&mut self, completions: &mut Vec<Completion>) {
         self.ring.reap(completions, limits::TURN_COMPLETIONS);
-        if !completions.is_empty() || self.engine.next_expiry_ms() != NEVER_MS {
+        let timed = self.engine.next_expiry_ms() != NEVER_MS || self.waits.next_deadline_ms().is_some();
+        if !completions.is_empty() || timed {
             self.engine.shard.set_now(self.clock.now());
         }
         for completion in completions.drain(..) {
@@ -220,6 +225,8 @@ impl Pump {
         self.run_window();
         self.receive_messages();
         self.run_ready();
+        self.end_overdue_waits();
+        self.make_offers();
         self.free.append(&mut self.retired);
         self.share_monitor_lines();
         self.ring.recycle(&mut self.used_buffers);
@@ -283,10 +290,18 @@ impl Pump {
         (wait_ms < limits::TICK_MS as u64).then_some(wait_ms as u32)
     }
 
+    /// How long until a key expires or a client has waited long enough, ms; None if the next tick comes first.
+    fn timer_wait_ms(&self) -> Option<u32> {
+        let deadline_ms = self.waits.next_deadline_ms().map(|at| at.saturating_sub(self.engine.shard.steady_ms()));
+        let wait_ms = deadline_ms.map(|wait_ms| wait_ms.clamp(0, limits::TICK_MS as i64) as u32);
+        let wait_ms = wait_ms.filter(|&wait_ms| wait_ms < limits::TICK_MS);
+        self.expiry_wait_ms().into_iter().chain(wait_ms).min()
+    }
+
     /// Enters the kernel, blocking if there is nothing else to do.
     fn enter(&mut self) -> io::Result<()> {
-        let expiry_wait_us = self.expiry_wait_ms().map(|wait_ms| wait_ms * 1000);
-        if !self.ready.is_empty() || expiry_wait_us == Some(0) || self.has_work() {
+        let timer_wait_us = self.timer_wait_ms().map(|wait_ms| wait_ms * 1000);
+        if !self.ready.is_empty() || timer_wait_us == Some(0) || self.has_work() {
             return self.ring.enter(false);
         }
         if !self.mesh.prepare_park(Park::Shallow) {
@@ -294,7 +309,7 @@ impl Pump {
         }
         // A peer does not ring when it makes room in its ring, so with an outbox the wait is short.
         let retry_us = (self.mesh.outbox_len() > 0).then_some(OUTBOX_RETRY_US);
-        let result = match retry_us.or(expiry_wait_us) {
+        let result = match retry_us.or(timer_wait_us) {
             None => self.ring.enter(true),
             Some(wait_us) => self.ring.enter_for(wait_us),
         };

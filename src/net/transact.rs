@@ -23,10 +23,11 @@ use super::limits;
 use super::pump::Pump;
 use super::window::RequestKey;
 use crate::borrow::{Coordinator, Lent, Loan, Mode, Place, Plan, Step, Ticket, Verdict};
+use crate::command::blocking::write_nothing;
 use crate::command::connection::selected_database;
 use crate::command::table::Row;
 use crate::command::transaction::Queued;
-use crate::command::{Flags, Handler, Merge, Reach, generic, merge};
+use crate::command::{Answer, Flags, Flow, Handler, Home, Merge, Reach, generic, merge, pubsub};
 use crate::engine::{Call, Engine, Origin, Refusal};
 use crate::resp::{Error, Output, Reply};
 use crate::route::{CoreId, Key};
@@ -289,8 +290,9 @@ impl Pump {
                 let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_slice()).collect();
                 self.show_to_monitors(index, row, &args);
             }
-            match row.command.handler {
-                Handler::Keyspace(_) => self.step_keyspace(at),
+            match (row.command.handler, row.command.reach) {
+                (Handler::Keyspace(_), Reach::Listeners(kind)) => self.step_publish(at, kind),
+                (Handler::Keyspace(_), _) => self.step_keyspace(at),
                 _ => self.step_session(at),
             }
             let Some(transaction) = self.transaction(at) else { return };
@@ -334,6 +336,22 @@ impl Pump {
         self.engine.set_transaction(None);
     }
 
+    /// PUBLISH: delivers here, and asks the other cores concerned to do so, too.
+    fn step_publish(&mut self, at: u32, kind: crate::pubsub::Kind) {
+        let Some(transaction) = self.transaction(at) else { return };
+        let command = &transaction.commands[transaction.at];
+        let (index, row, args) = (transaction.connection, command.row, command.shared_args());
+        let (here, questions) = pubsub::publish_from(&mut self.engine, kind, &args[1], &args[2]);
+        self.engine.stats[row.id as usize].calls += 1;
+        let finish = move |_: &mut Home, answers: Vec<Answer>, reply: &mut Reply| {
+            let there = answers.iter().map(|answer| if let Answer::Count(count) = answer { *count } else { 0 });
+            reply.int((here + there.sum::<u64>()) as i64);
+            Ok(Flow::Done)
+        };
+        self.tell();
+        self.ask(index, row, questions, Box::new(finish));
+    }
+
     fn step_keyspace(&mut self, at: u32) {
         if let Some(Mode::Cores) = self.transaction(at).map(|transaction| transaction.mode) {
             return self.step_over_cores(at);
@@ -365,7 +383,7 @@ impl Pump {
             no_touch: session.no_touch,
             owned: &owned,
             origin: Origin::Client(session),
-            counted: true,
+            counted: connection.blocked.is_none(),
         };
         let random = self.engine.random();
         self.engine.set_transaction(Some(transaction.id));
@@ -382,6 +400,9 @@ impl Pump {
                 merge::merge(Merge::Draw, &[part.to_vec()], session.version, random, &mut transaction.out);
             }
             (false, _) => self.engine.call(call, &mut reply),
+        }
+        if transaction.exec && command.row.command.flags.has(Flags::BLOCKING) && transaction.out.mark() == mark {
+            write_nothing(command.row, &mut Reply::new(&mut transaction.out, session.version));
         }
         self.engine.set_transaction(None);
     }
@@ -551,6 +572,16 @@ impl Pump {
         }
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         connection.transaction = None;
+        let blocks = !transaction.exec && transaction.row.command.flags.has(Flags::BLOCKING);
+        let nothing = transaction.verdict == Verdict::Granted && transaction.out.is_empty();
+        if blocks
+            && nothing
+            && let Some(command) = transaction.commands.pop()
+        {
+            self.found_nothing(index, transaction.row, command);
+            self.release(index, Hold::TRANSACTION);
+            return self.reclaim(index);
+        }
         if transaction.exec {
             connection.session.multi = None;
             if !self.monitor_cores.is_empty() {
@@ -584,6 +615,7 @@ impl Pump {
             self.spare_batches.push(batch);
         }
         self.deliver_void(index);
+        self.stop_waiting(index);
         self.release(index, Hold::TRANSACTION);
         self.settle(index);
         self.reclaim(index);

@@ -75,7 +75,8 @@ impl Changes {
     }
 
     fn update_active(&mut self) {
-        self.active = self.log.is_some() || !self.awaited.is_empty() || self.watched.iter().any(|keys| !keys.is_empty());
+        self.active =
+            self.log.is_some() || !self.awaited.is_empty() || self.watched.iter().any(|keys| !keys.is_empty());
     }
 
     fn keys_of(&self, db: usize) -> Vec<Box<[u8]>> {
@@ -150,6 +151,13 @@ impl Shard {
         }
     }
 
+    /// There may be an element at `key`, though nobody has changed it.
+    pub fn note_if_awaited(&mut self, db: u8, key: &[u8]) {
+        if !self.changes.awaited.is_empty() && self.changes.awaited.contains(&(db, key.to_vec())) {
+            self.changes.maybe_ready.push((db, key.to_vec()));
+        }
+    }
+
     /// Whether [`Shard::take_maybe_ready`] has something.
     #[inline]
     pub fn has_maybe_ready(&self) -> bool {
@@ -178,6 +186,8 @@ impl Shard {
     /// Two databases are going to be exchanged: a watched key changes if it is in one of them.
     pub(super) fn note_swap(&mut self, a: usize, b: usize) {
         if self.changes.active && a != b {
+            let concerned = self.changes.awaited.iter().filter(|(db, _)| [a, b].contains(&(*db as usize)));
+            self.changes.maybe_ready.extend(concerned.cloned());
             for db in [a, b] {
                 for key in self.changes.keys_of(db) {
                     self.note_if_any(&key, [a, b], db);
