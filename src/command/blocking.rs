@@ -115,7 +115,12 @@ impl Wait {
     }
 }
 
-/// The reply of a command that has found nothing and does not wait, or no longer.
+/// The reply of a command that has waited long enough.
+pub fn write_timeout(reply: &mut Reply) {
+    reply.null_array();
+}
+
+/// The reply of a command that has found nothing and must not wait.
 pub fn write_nothing(row: &Row, reply: &mut Reply) {
     if row.command.keys == KeySpec::TWO { reply.null() } else { reply.null_array() }
 }

@@ -16,7 +16,7 @@ use super::limits;
 use super::pump::Pump;
 use crate::blocking::{Offer, Waiter, Waiters};
 use crate::command::Owned;
-use crate::command::blocking::{Wait, write_nothing};
+use crate::command::blocking::{Wait, write_timeout};
 use crate::command::table::Row;
 use crate::command::transaction::Queued;
 use crate::resp::{Error, Reply};
@@ -163,11 +163,10 @@ impl Pump {
             blocked.ending = Some(ending);
             return;
         }
-        let row = blocked.row;
         self.void.clear(limits::POOL_BUFFER_BYTES);
         let mut reply = Reply::new(&mut self.void, connection.session.version);
         match ending {
-            Ending::Timeout => write_nothing(row, &mut reply),
+            Ending::Timeout => write_timeout(&mut reply),
             Ending::Error => reply.error(&Error::Unblocked),
         }
         self.deliver_void(index);
