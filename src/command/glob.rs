@@ -10,15 +10,21 @@
 
 /// Whether the whole of `text` matches `pattern`.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    matches_with(pattern, text, false)
+    matches_with(pattern, text, false, &mut { u64::MAX })
+}
+
+/// Like [`matches()`], taking at most `steps` steps in searches that could take more than linear time; they are taken off.
+/// When none are left, what would need one does not match.
+pub fn matches_within(pattern: &[u8], text: &[u8], steps: &mut u64) -> bool {
+    matches_with(pattern, text, false, steps)
 }
 
 /// Like [`matches()`], without regard to the case of ASCII letters.
 pub fn matches_ignore_case(pattern: &[u8], text: &[u8]) -> bool {
-    matches_with(pattern, text, true)
+    matches_with(pattern, text, true, &mut { u64::MAX })
 }
 
-fn matches_with(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
+fn matches_with(pattern: &[u8], text: &[u8], ignore_case: bool, steps: &mut u64) -> bool {
     // As in Redis, no text at all is matched by no pattern at all, and not by stars. (A lone `*` for all keys is a case of
     // its own in KEYS and SCAN.)
     if text.is_empty() {
@@ -40,7 +46,7 @@ fn matches_with(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
             let start = text.len().checked_sub(segment.elements);
             return start.is_some_and(|start| segment.fits(&text[start..], ignore_case));
         }
-        match segment.find(text, ignore_case) {
+        match segment.find(text, ignore_case, steps) {
             Some(at) => text = &text[at + segment.elements..],
             None => return false,
         }
@@ -80,13 +86,26 @@ impl<'a> Segment<'a> {
         true
     }
 
-    /// The first place in `text` where the segment fits.
-    fn find(&self, text: &[u8], ignore_case: bool) -> Option<usize> {
+    /// The first place in `text` where the segment fits; none if `steps` do not suffice to find it.
+    fn find(&self, text: &[u8], ignore_case: bool, steps: &mut u64) -> Option<usize> {
         if self.plain && !ignore_case {
             return memchr::memmem::find(text, self.bytes);
         }
         let last = text.len().checked_sub(self.elements)?;
-        (0..=last).find(|&at| self.fits(&text[at..], ignore_case))
+        for at in 0..=last {
+            let mut pattern = self.bytes;
+            let mut rest = &text[at..];
+            loop {
+                let Some((&byte, behind)) = rest.split_first().filter(|_| !pattern.is_empty()) else { return Some(at) };
+                let (matched, len) = element(pattern, byte, ignore_case);
+                *steps = steps.checked_sub(len as u64)?;
+                if !matched {
+                    break;
+                }
+                (pattern, rest) = (&pattern[len..], behind);
+            }
+        }
+        None
     }
 }
 
@@ -226,5 +245,13 @@ mod tests {
             assert!(!matches(&[b"*".as_slice(), &text[..2_000_000], end.as_bytes()].concat(), &text), "{end}");
         }
         assert!(matches(&[b"*".as_slice(), &text[..2_000_000], b"*"].concat(), &text));
+        // Not all can be searched for in linear time.
+        let mut steps = 10_000_000;
+        assert!(!matches_within(&[b"*?".as_slice(), &text[..2_000_000], b"b*"].concat(), &text, &mut steps));
+        assert!(steps < 2_000_000, "{steps}");
+        let mut steps = 100;
+        assert!(matches_within(b"*[ab]c*?d*", b"xxacxxxxdx", &mut steps));
+        assert!((50..100).contains(&steps), "{steps}");
+        assert!(!matches_within(b"*[ab]c*", b"xxacxx", &mut 5));
     }
 }

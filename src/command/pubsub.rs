@@ -7,7 +7,7 @@
 use super::table::{Merge, Reach};
 use super::{Answer, Args, Ask, Command, Ctx, Flags, Flow, Home, KeySpec, Session, glob, help};
 use crate::engine::Engine;
-use crate::pubsub::{Counts, Kind, Name};
+use crate::pubsub::{Counts, Kind, MATCH_STEPS_MAX, Name};
 use crate::resp::{Error, Reply};
 use crate::route::CoreId;
 
@@ -301,7 +301,10 @@ pub fn answer(engine: &mut Engine, ask: Ask) -> Result<Answer, Ask> {
             Ok(Answer::Count(engine.pubsub.publish(kind, &channel, &payload, None)))
         }
         Ask::Subscriptions { kind, pattern } => {
-            let wanted = |name: &&[u8]| pattern.as_ref().is_none_or(|pattern| glob::matches(pattern, name));
+            let wanted = |name: &&[u8]| match &pattern {
+                Some(pattern) => glob::matches_within(pattern, name, &mut { MATCH_STEPS_MAX }),
+                None => true,
+            };
             let names = engine.pubsub.registry().names(kind).filter(wanted);
             Ok(Answer::Names(names.map(<[u8]>::to_vec).collect()))
         }

@@ -313,13 +313,15 @@ impl Pump {
 
     pub(super) fn refresh_net_info(&mut self, index: u32) {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        let listens = connection.session.subscribed.any();
+        let subscriptions = if listens { self.engine.pubsub.registry().memory_of(index) } else { 0 };
         connection.session.net = NetInfo {
             fd: connection.fd(),
             query_bytes: connection.inbuf.len() - connection.consumed,
             query_free: connection.inbuf.capacity() - connection.inbuf.len(),
             output_bytes: connection.output_bytes(),
             splices: connection.splices(),
-            memory: connection.memory() + self.engine.pubsub.registry().memory_of(index),
+            memory: connection.memory() + subscriptions,
         };
     }
 

@@ -248,7 +248,7 @@ pub struct Split {
 #[derive(Default)]
 pub struct Forwarding {
     /// Replies owed, in request order. Invariant: while it is not empty, nothing is written to the connection's output
-    /// except by taking from its front.
+    /// except by taking from its front, and by messages that need not wait ([`super::publish::Turn`]).
     pub order: VecDeque<Slot>,
     /// Bytes of the requests that were sent since `order` was last empty.
     pub bytes: usize,

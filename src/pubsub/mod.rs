@@ -15,7 +15,7 @@ mod registry;
 
 pub use interest::{BUCKETS, Bucket, Interest};
 pub use outbox::{FRAMES_BYTES_MAX, Outbox};
-pub use registry::{Counts, Name, Place, Registry, SUBSCRIPTION_BYTES};
+pub use registry::{Counts, MATCH_STEPS_MAX, Name, Place, Registry, SUBSCRIPTION_BYTES};
 
 use std::sync::Arc;
 

@@ -343,3 +343,18 @@ fn subscriptions_are_charged_to_their_connections() {
     assert!(pubsub.registry().is_empty());
     pubsub.validate();
 }
+
+#[test]
+fn a_hostile_pattern_costs_a_bounded_time() {
+    let mut pubsub = PubSub::new(0, 1, Hasher::new(256, [1, 2, 3, 4]));
+    let name = vec![b'a'; 2_000_000];
+    let hostile = [b"*?".as_slice(), &name[..1_000_000], b"b*"].concat();
+    // Others are served all the same.
+    for pattern in [hostile.as_slice(), b"*?a*", b"a*", b"z*"] {
+        pubsub.reserve(Kind::Pattern, &[pattern]);
+        pubsub.subscribe(0, Kind::Pattern, pattern);
+    }
+    // To try it everywhere would take hours.
+    assert_eq!(pubsub.publish(Kind::Channel, &name, b"", None), 2);
+    assert_eq!(pubsub.publish(Kind::Channel, b"z", b"", None), 1);
+}

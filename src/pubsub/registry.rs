@@ -24,6 +24,11 @@ pub type Place = u32;
 /// What a subscription costs beside its name, bytes: its part of both views, rounded up.
 pub const SUBSCRIPTION_BYTES: usize = 160;
 
+/// Steps that it may take to match one pattern that cannot be searched for in linear time with one channel: some ms. What
+/// would need more does not match. Without this, a pattern and a channel of a few megabytes would hold up every core for
+/// minutes; a bound on all patterns of a message together would let one client's patterns silence those of others.
+pub const MATCH_STEPS_MAX: u64 = 1 << 20;
+
 /// Below so many channels a map keeps its room.
 const KEEP_CHANNELS: usize = 64;
 
@@ -210,7 +215,7 @@ impl Registry {
         };
         exact.into_iter().for_each(|places| visit(None, places));
         for (pattern, places) in &self.patterns {
-            if glob::matches(pattern.bytes(), channel) {
+            if glob::matches_within(pattern.bytes(), channel, &mut { MATCH_STEPS_MAX }) {
                 visit(Some(pattern), places);
             }
         }

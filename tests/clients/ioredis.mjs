@@ -134,6 +134,29 @@ async function databases(client) {
     assert.equal(await third.quit(), "OK");
 }
 
+async function messages(client) {
+    // Several, so that both cores have some.
+    const subscribers = [connect(), connect(), connect()];
+    const received = subscribers.map(() => []);
+    for (const [at, subscriber] of subscribers.entries()) {
+        subscriber.on("messageBuffer", (channel, message) => received[at].push([`${channel}`, message]));
+        subscriber.on("pmessageBuffer", (pattern, channel, message) => received[at].push([`${pattern}`, `${channel}`, message]));
+        assert.equal(await subscriber.subscribe("news", "weather"), 2);
+        assert.equal(await subscriber.psubscribe("n*s"), 3);
+    }
+    assert.equal(await client.publish("news", BINARY), 6);
+    assert.equal(await client.publish("weather", "rain"), 3);
+    for (const [at, subscriber] of subscribers.entries()) {
+        // What was published before is there when this is answered.
+        assert.equal(await subscriber.unsubscribe("news", "weather"), 1);
+        assert.deepEqual(received[at], [["news", BINARY], ["n*s", "news", BINARY], ["weather", Buffer.from("rain")]]);
+        assert.equal(await subscriber.punsubscribe(), 0);
+        assert.equal(await subscriber.ping(), "PONG");
+        assert.equal(await subscriber.quit(), "OK");
+    }
+    assert.equal(await client.publish("news", "none"), 0);
+}
+
 async function server(client) {
     assert.deepEqual(await client.config("GET", "maxmemory-policy"), ["maxmemory-policy", "noeviction"]);
     assert.deepEqual(await client.config("GET", "no-such-*"), []);
@@ -146,7 +169,7 @@ async function server(client) {
 const client = connect();
 await client.flushall();
 const own_id = await client.client("ID");
-for (const part of [connection, values, pipeline, errors, manyKeys, expiry, scan, databases, server]) {
+for (const part of [connection, values, pipeline, errors, manyKeys, expiry, scan, databases, messages, server]) {
     await part(client);
 }
 assert.equal(await client.quit(), "OK");

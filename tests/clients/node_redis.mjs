@@ -142,6 +142,37 @@ async function databases(client) {
     await third.close();
 }
 
+async function messages(client) {
+    // Several, so that both cores have some.
+    const subscribers = await Promise.all([connect(), connect(), connect()]);
+    const received = subscribers.map(() => []);
+    for (const [at, subscriber] of subscribers.entries()) {
+        const listener = (message, channel) => received[at].push([channel, message]);
+        await subscriber.subscribe(["news", "weather"], listener);
+        await subscriber.pSubscribe("n*s", listener);
+        await subscriber.sSubscribe("news", listener);
+    }
+    assert.equal(await client.publish("news", "today"), 6);
+    assert.equal(await client.publish("weather", "rain"), 3);
+    assert.equal(await client.sPublish("news", "of the shard"), 3);
+    for (const [at, subscriber] of subscribers.entries()) {
+        // What was published before is there when this is answered.
+        await subscriber.unsubscribe();
+        assert.deepEqual(received[at], [
+            ["news", "today"],
+            ["news", "today"],
+            ["weather", "rain"],
+            ["news", "of the shard"],
+        ]);
+        await subscriber.pUnsubscribe();
+        await subscriber.sUnsubscribe();
+        // The client goes on to hand out bytes where it has been subscribed.
+        assert.equal(`${await subscriber.ping()}`, "PONG");
+        await subscriber.close();
+    }
+    assert.equal(await client.publish("news", "none"), 0);
+}
+
 async function server(client) {
     assert.deepEqual({ ...(await client.configGet("maxmemory-policy")) }, { "maxmemory-policy": "noeviction" });
     assert.deepEqual({ ...(await client.configGet("no-such-*")) }, {});
@@ -153,7 +184,7 @@ async function server(client) {
 
 const client = await connect();
 await client.flushAll();
-for (const part of [connection, values, pipeline, errors, manyKeys, expiry, scan, databases, server]) {
+for (const part of [connection, values, pipeline, errors, manyKeys, expiry, scan, databases, messages, server]) {
     await part(client);
 }
 await client.close();

@@ -150,6 +150,38 @@ def databases(client):
         equal(mover.get("where"), b"zero")
 
 
+def messages(client):
+    def next_message(subscriber):
+        message = subscriber.get_message(timeout=20)
+        return tuple(message[field] for field in ("type", "pattern", "channel", "data"))
+
+    # Several, so that both cores have some.
+    subscribers = [client] + [connect() for _ in range(3)]
+    subscribers = [other.pubsub() for other in subscribers]
+    for subscriber in subscribers:
+        subscriber.subscribe("news", "weather")
+        subscriber.psubscribe("n*s")
+        equal(next_message(subscriber), ("subscribe", None, b"news", 1))
+        equal(next_message(subscriber), ("subscribe", None, b"weather", 2))
+        equal(next_message(subscriber), ("psubscribe", None, b"n*s", 3))
+    with connect() as publisher:
+        equal(publisher.publish("news", BINARY), 8)
+        equal(publisher.publish("weather", "rain"), 4)
+        equal(publisher.pubsub_numsub("news", "none"), [(b"news", 4), (b"none", 0)])
+        equal(publisher.pubsub_numpat(), 1)
+        equal(sorted(publisher.pubsub_channels()), [b"news", b"weather"])
+        for subscriber in subscribers:
+            equal(next_message(subscriber), ("message", None, b"news", BINARY))
+            equal(next_message(subscriber), ("pmessage", b"n*s", b"news", BINARY))
+            equal(next_message(subscriber), ("message", None, b"weather", b"rain"))
+            subscriber.unsubscribe()
+            equal({next_message(subscriber)[:3:2] for _ in range(2)}, {("unsubscribe", b"news"), ("unsubscribe", b"weather")})
+        equal(publisher.publish("news", "only by the pattern"), 4)
+        for subscriber in subscribers:
+            equal(next_message(subscriber), ("pmessage", b"n*s", b"news", b"only by the pattern"))
+            subscriber.close()
+
+
 def server(client):
     equal(client.config_get("maxmemory-policy"), {"maxmemory-policy": "noeviction"})
     equal(client.config_get("port", "databases"), {"port": str(PORT), "databases": "16"})
@@ -163,6 +195,6 @@ def server(client):
 
 with connect(single_connection_client=True) as client:
     client.flushall()
-    for part in (connection, values, pipeline, errors, many_keys, expiry, scan, databases, server):
+    for part in (connection, values, pipeline, errors, many_keys, expiry, scan, databases, messages, server):
         part(client)
 print("passed")
