@@ -30,6 +30,8 @@ const RULES: &[(&str, Rule, &str)] = &[
     ("KEYS", Unordered, "Redis lists in the order of its hash table"),
     ("SCAN", Kind, "cursors and the order are the server's own; whole iterations are compared elsewhere"),
     ("RANDOMKEY", Kind, "random"),
+    ("ZRANDMEMBER", Kind, "random"),
+    ("ZSCAN", Kind, "cursors and the order are the server's own; whole iterations are compared elsewhere"),
     ("TTL", NearS, "the time that remains goes on while the other server works"),
     ("EXPIRETIME", NearS, "a relative expiry counts from the moment of execution"),
     ("PTTL", NearMs, "the time that remains goes on while the other server works"),
