@@ -6,10 +6,13 @@
 mod common;
 
 use common::engine::run;
+use keyloom::collection::hash::Hash;
+use keyloom::collection::set::Set;
+use keyloom::collection::sorted::SortedSet;
 use keyloom::command::table;
 use keyloom::config::Config;
 use keyloom::engine::Engine;
-use keyloom::shard::{Effect, Now, UnixMs};
+use keyloom::shard::{Effect, EntryRef, Kind, Now, UnixMs};
 use proptest::prelude::*;
 
 const DATABASES: usize = 3;
@@ -22,7 +25,7 @@ const VALUES: [&str; 8] = ["", "v", "10", "-7", "3.25", "1e2", "9223372036854775
 const TIMES: [&str; 6] = ["5", "3", "-1", "1700000003", "1700000000700", "1"];
 
 /// `$k` and `$K` are keys, `$v` and `$V` values, `$t` a time, `$d` a database.
-const TEMPLATES: [&str; 57] = [
+const TEMPLATES: [&str; 103] = [
     "GET $k",
     "SET $k $v",
     "SET $k $v EX $t",
@@ -80,6 +83,52 @@ const TEMPLATES: [&str; 57] = [
     "FLUSHDB",
     "SWAPDB $d 1",
     "DBSIZE",
+    "SADD $k $v $V",
+    "SADD $k $v x y z",
+    "SADD $k $v",
+    "SREM $k $v x",
+    "SREM $k $v",
+    "SMOVE $k $K $v",
+    "SPOP $k",
+    "SPOP $k",
+    "SPOP $k 2",
+    "SPOP $k 9",
+    "SRANDMEMBER $k 3",
+    "SMEMBERS $k",
+    "SINTERSTORE $k $K $k",
+    "SUNIONSTORE $k $K $k",
+    "SDIFFSTORE $k $K $k",
+    "HSET $k $v $V",
+    "HSET $k $v $V x 5 y 1.5",
+    "HSETNX $k $v $V",
+    "HDEL $k $v x",
+    "HINCRBY $k x $v",
+    "HINCRBYFLOAT $k y $v",
+    "HRANDFIELD $k 2 WITHVALUES",
+    "HGETALL $k",
+    "ZADD $k 1 $v 2.5 $V",
+    "ZADD $k 3 $v",
+    "ZADD $k $v x",
+    "ZADD $k NX CH -0 $v",
+    "ZADD $k XX GT 5 $v",
+    "ZADD $k INCR $v $V",
+    "ZINCRBY $k $v $V",
+    "ZREM $k $v",
+    "ZREM $k $v $V x",
+    "ZPOPMIN $k",
+    "ZPOPMAX $k 2",
+    "ZMPOP 2 $k $K MIN COUNT 2",
+    "ZREMRANGEBYRANK $k 1 1",
+    "ZREMRANGEBYSCORE $k 2 (3",
+    "ZREMRANGEBYLEX $k - [a",
+    "ZRANGESTORE $k $K 0 -2",
+    "ZRANGESTORE $k $K 0 3 BYSCORE",
+    "ZUNIONSTORE $k 2 $K $k WEIGHTS 2 $v",
+    "ZINTERSTORE $k 2 $K $k AGGREGATE MIN",
+    "ZDIFFSTORE $k 2 $K $k",
+    "ZRANDMEMBER $k 2",
+    "ZRANGE $k 0 -1 WITHSCORES",
+    "ZSCAN $k 0",
 ];
 
 /// One step of a client: which command, in which database, after how much time.
@@ -142,7 +191,28 @@ fn replay(engine: &mut Engine, effects: &[Effect]) {
 }
 
 /// Database, key, value, expiry.
-type Content = (usize, &'static str, Vec<u8>, Option<UnixMs>);
+type Content = (usize, &'static str, Vec<Vec<u8>>, Option<UnixMs>);
+
+/// The parts of a value, in an order that does not depend on how it came about.
+fn parts(entry: EntryRef) -> Vec<Vec<u8>> {
+    let mut parts = Vec::new();
+    match entry.kind {
+        Kind::Set => {
+            Set::new(entry.collection()).visit(|member| parts.push(member.text(&mut itoa::Buffer::new()).to_vec()))
+        }
+        Kind::Hash => Hash::new(entry.collection()).visit(|(field, text)| {
+            let [field, text] = [field, text].map(|part| part.escape_ascii().to_string());
+            parts.push(format!("{field:?} = {text:?}").into_bytes());
+        }),
+        Kind::SortedSet => SortedSet::new(entry.collection()).iter().for_each(|(member, score)| {
+            parts.push(format!("{score:?} {}", member.escape_ascii()).into_bytes());
+        }),
+        _ => parts.push(entry.value.bytes().to_vec()),
+    }
+    parts.sort();
+    parts.push(entry.kind.name().into());
+    parts
+}
 
 fn contents(engine: &mut Engine) -> Vec<Content> {
     let mut all = Vec::new();
@@ -150,7 +220,7 @@ fn contents(engine: &mut Engine) -> Vec<Content> {
         for name in KEYS {
             let key = engine.hasher.key(name.as_bytes());
             if let Some(entry) = engine.shard.peek(db, &key) {
-                all.push((db, name, entry.value.bytes().to_vec(), entry.expire_at));
+                all.push((db, name, parts(entry), entry.expire_at));
             }
         }
         assert_eq!(engine.shard.size(db).keys, all.iter().filter(|c| c.0 == db).count());

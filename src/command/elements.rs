@@ -90,16 +90,13 @@ impl<'a> WalkOptions<'a> {
 }
 
 /// Elements that were found, already in the form of the reply: their number is needed before them.
+#[derive(Default)]
 pub struct Found {
     len: usize,
     out: Output,
 }
 
 impl Found {
-    pub const fn new() -> Found {
-        Found { len: 0, out: Output::new() }
-    }
-
     /// Adds a bulk string.
     pub fn add(&mut self, element: &[u8], reply: &Reply) {
         self.len += 1;

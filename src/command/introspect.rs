@@ -151,6 +151,11 @@ fn has_destination(row: &Row) -> bool {
     row.command.keys == KeySpec::TWO && row.command.flags.has(Flags::WRITE)
 }
 
+/// Whether a command writes its first key and reads all others.
+fn is_store(row: &Row) -> bool {
+    row.command.keys == KeySpec::ALL && row.command.name.ends_with("store")
+}
+
 /// What a command does to its key number `nth`, in the words of Redis: how it gets at the key, then what happens to the
 /// value.
 fn key_flags(row: &Row, nth: usize, args: Option<Args>) -> &'static [&'static str] {
@@ -165,17 +170,36 @@ fn key_flags(row: &Row, nth: usize, args: Option<Args>) -> &'static [&'static st
                 &["RO", "access"]
             }
         }
+        () if is_store(row) && nth > 0 => &["RO", "access"],
+        // So says redis-server 7.0; the other two overwrite, but do not read.
+        () if is(&["sinterstore"]) => &["RW", "update"],
+        () if is_store(row) => &["OW", "update"],
         () if has_destination(row) && nth > 0 => {
             if is(&["renamenx"]) {
                 &["OW", "insert"]
-            } else if is(&["lmove", "rpoplpush"]) {
+            } else if is(&["lmove", "rpoplpush", "smove"]) {
                 &["RW", "insert"]
             } else {
                 &["OW", "update"]
             }
         }
-        () if is(&["rename", "renamenx", "lmove", "rpoplpush", "lpop", "rpop", "lmpop"]) => &["RW", "access", "delete"],
-        () if is(&["zpopmin", "zpopmax", "zmpop"]) => &["RW", "access", "delete"],
+        () if is(&[
+            "rename",
+            "renamenx",
+            "lmove",
+            "rpoplpush",
+            "lpop",
+            "rpop",
+            "lmpop",
+            "smove",
+            "spop",
+            "zpopmin",
+            "zpopmax",
+            "zmpop",
+        ]) =>
+        {
+            &["RW", "access", "delete"]
+        }
         () if row.full_name.starts_with("zrem") => &["RW", "delete"],
         () if is(&["zincrby"]) => &["RW", "access", "update"],
         () if is(&["zcard"]) => &["RO"],
@@ -185,21 +209,48 @@ fn key_flags(row: &Row, nth: usize, args: Option<Args>) -> &'static [&'static st
         () if is(&["set"]) => &["RW", "access", "update", "variable_flags"],
         () if is(&["mset", "setex", "psetex"]) => &["OW", "update"],
         () if is(&["msetnx", "setnx"]) => &["OW", "insert"],
-        () if is(&["append", "lpush", "rpush", "lpushx", "rpushx", "linsert"]) => &["RW", "insert"],
-        () if is(&["lrem", "ltrim"]) => &["RW", "delete"],
+        () if is(&["append", "lpush", "rpush", "lpushx", "rpushx", "linsert", "sadd", "hsetnx"]) => &["RW", "insert"],
+        () if is(&["lrem", "ltrim", "srem", "hdel"]) => &["RW", "delete"],
         () if is(&["del", "unlink"]) => &["RM", "delete"],
         () if is(&["getdel"]) => &["RW", "access", "delete"],
-        () if is(&["getset", "getex", "incr", "decr", "incrby", "decrby", "incrbyfloat", "move"]) => {
+        () if is(&[
+            "getset",
+            "getex",
+            "incr",
+            "decr",
+            "incrby",
+            "decrby",
+            "incrbyfloat",
+            "move",
+            "hincrby",
+            "hincrbyfloat",
+        ]) =>
+        {
             &["RW", "access", "update"]
         }
-        () if is(&["exists", "type", "touch", "strlen", "llen", "memory|usage"]) => &["RO"],
+        () if is(&[
+            "exists",
+            "type",
+            "touch",
+            "strlen",
+            "llen",
+            "memory|usage",
+            "scard",
+            "sismember",
+            "hlen",
+            "hstrlen",
+            "hexists",
+        ]) =>
+        {
+            &["RO"]
+        }
         () if row.parent.is_some() && row.full_name.starts_with("object|") => &["RO"],
         () if row.command.flags.has(Flags::WRITE) => &["RW", "update"],
         () => &["RO", "access"],
     }
 }
 
-/// The key specifications of a command: one, or two if it does different things to its two keys.
+/// The key specifications of a command: one, or two if it does different things to its keys.
 fn write_key_specs(row: &Row, reply: &mut Reply) {
     let keys = row.command.keys;
     match () {
@@ -208,6 +259,11 @@ fn write_key_specs(row: &Row, reply: &mut Reply) {
             reply.set(2);
             write_key_spec(row, 0, KeySpec::ONE, reply);
             write_key_spec(row, 1, KeySpec { first: 2, last: 2, step: 1, count_at: 0 }, reply);
+        }
+        () if is_store(row) => {
+            reply.set(2);
+            write_key_spec(row, 0, KeySpec::ONE, reply);
+            write_key_spec(row, 1, KeySpec { first: 2, ..KeySpec::ALL }, reply);
         }
         () => {
             reply.set((keys.first > 0) as usize + (keys.count_at > 0) as usize);

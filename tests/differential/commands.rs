@@ -508,8 +508,10 @@ impl Generator {
         let family = match self.random.below(100) {
             n if n < 70 && self.sorted_sets => SORTED_SETS,
             0..20 => STRINGS,
-            20..35 => collections::LISTS,
-            35..45 => SORTED_SETS,
+            20..27 => collections::LISTS,
+            27..34 => collections::SETS,
+            34..40 => collections::HASHES,
+            40..45 => SORTED_SETS,
             45..50 if self.long_values => STRINGS,
             45..50 => LCS,
             50..85 => KEYS,
@@ -541,6 +543,24 @@ impl Generator {
             [lpos, rest @ ..] if lpos.eq_ignore_ascii_case(b"lpos") => {
                 !rest.iter().any(|arg| arg == b"-9223372036854775808")
             }
+            // What is drawn at random and goes is not the same on all sides.
+            [spop, rest @ ..] if spop.eq_ignore_ascii_case(b"spop") => {
+                rest.get(1).is_some_and(|count| !(1..collections::MEMBERS_MAX).contains(&number(count).unwrap_or(0)))
+            }
+            // Redis takes all the time and memory there is.
+            [name, _, count, ..]
+                if name.eq_ignore_ascii_case(b"srandmember") || name.eq_ignore_ascii_case(b"hrandfield") =>
+            {
+                number(count).is_none_or(|count| count > -collections::MEMBERS_MAX)
+            }
+            // Redis takes what begins with a number for the number of keys.
+            [command, getkeys, name, count, ..]
+                if command.eq_ignore_ascii_case(b"command")
+                    && getkeys.eq_ignore_ascii_case(b"getkeys")
+                    && (name.eq_ignore_ascii_case(b"sintercard") || name.eq_ignore_ascii_case(b"lmpop")) =>
+            {
+                number(count).is_some_and(|n| n.to_string().as_bytes() == count.as_slice())
+            }
             [name, ..] if sorted_sets::differs(name, words) => false,
             // All commands there are: not the same.
             [command] if command.eq_ignore_ascii_case(b"command") => false,
@@ -562,9 +582,18 @@ impl Generator {
                     words.push(value);
                     continue;
                 }
-                "$m" | "$z" | "$r" | "$l" | "$x" => {
+                "$n" | "$z" | "$r" | "$l" | "$x" => {
                     let text = sorted_sets::word(word, &mut self.random);
                     words.push(text);
+                    continue;
+                }
+                "$m" => {
+                    let member = if self.random.one_in(5) {
+                        self.value()
+                    } else {
+                        self.random.pick(collections::MEMBERS).as_bytes().to_vec()
+                    };
+                    words.push(member);
                     continue;
                 }
                 "$K" | "$P" => {
@@ -685,6 +714,10 @@ impl Generator {
             }
         }
     }
+}
+
+fn number(text: &[u8]) -> Option<i64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// Replaces moments of SET that have passed. Redis stores such values, and counts them in DBSIZE until somebody asks for

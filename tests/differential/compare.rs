@@ -10,28 +10,47 @@ use keyloom::resp::read::{Value, parse_value};
 pub enum Rule {
     /// Byte for byte.
     Exact,
-    /// An array whose order nobody promises.
+    /// An array or a set whose order nobody promises.
     Unordered,
+    /// A map, or an array of keys and values, whose order nobody promises.
+    UnorderedPairs,
+    /// A cursor, and an array whose order nobody promises; compared if both are at the end.
+    Walk,
+    /// As many elements of the same kind; which ones is a matter of chance.
+    Drawn,
     /// Milliseconds that differ by no more than it took to run the commands on both servers.
     NearMs,
     /// Seconds, likewise.
     NearS,
-    /// The name of an encoding; ours may be `int` where it is `embstr`, and that of short lists is that of Redis 7.2.
+    /// The name of an encoding; ours may be `int` where it is `embstr`, and those of short lists and sets are those of
+    /// Redis 7.2.
     Encoding,
     /// Replies of one type; what is in them is the server's own.
     Kind,
     /// Not compared: a deliberate difference.
     Own,
 }
-use Rule::{Encoding, Exact, Kind, NearMs, NearS, Own, Unordered};
+use Rule::{Drawn, Encoding, Exact, Kind, NearMs, NearS, Own, Unordered, UnorderedPairs, Walk};
 
 /// First words of a command, the rule, and why it is not `Exact`. The first line that fits counts.
 const RULES: &[(&str, Rule, &str)] = &[
     ("KEYS", Unordered, "Redis lists in the order of its hash table"),
     ("SCAN", Kind, "cursors and the order are the server's own; whole iterations are compared elsewhere"),
     ("RANDOMKEY", Kind, "random"),
-    ("ZRANDMEMBER", Kind, "random"),
-    ("ZSCAN", Kind, "cursors and the order are the server's own; whole iterations are compared elsewhere"),
+    ("SMEMBERS", Unordered, "Redis lists in the order of its hash table"),
+    ("SINTER", Unordered, "Redis lists in the order of its hash table"),
+    ("SUNION", Unordered, "Redis lists in the order of its hash table"),
+    ("SDIFF", Unordered, "Redis lists in the order of its hash table"),
+    ("SPOP", Unordered, "only all members at once are popped, see `commands`"),
+    ("SRANDMEMBER", Drawn, "random"),
+    ("SSCAN", Walk, "cursors and the order are the server's own"),
+    ("HKEYS", Unordered, "Redis lists in the order of its hash table"),
+    ("HVALS", Unordered, "Redis lists in the order of its hash table"),
+    ("HGETALL", UnorderedPairs, "Redis lists in the order of its hash table"),
+    ("HRANDFIELD", Drawn, "random"),
+    ("HSCAN", Walk, "cursors and the order are the server's own"),
+    ("ZRANDMEMBER", Drawn, "random"),
+    ("ZSCAN", Walk, "cursors and the order are the server's own"),
     ("TTL", NearS, "the time that remains goes on while the other server works"),
     ("EXPIRETIME", NearS, "a relative expiry counts from the moment of execution"),
     ("PTTL", NearMs, "the time that remains goes on while the other server works"),
@@ -60,7 +79,11 @@ pub fn rule(command: &[Vec<u8>]) -> Rule {
         let mut command = command.iter();
         words.split(' ').all(|word| command.next().is_some_and(|arg| arg.eq_ignore_ascii_case(word.as_bytes())))
     };
-    RULES.iter().find(|(words, ..)| fits(words)).map_or(Exact, |(_, rule, _)| *rule)
+    match RULES.iter().find(|(words, ..)| fits(words)).map_or(Exact, |(_, rule, _)| *rule) {
+        // From anywhere else, Redis might be at the end with a part of what there is.
+        Walk if command.get(2).is_none_or(|cursor| cursor != b"0") => Kind,
+        rule => rule,
+    }
 }
 
 /// Whether `ours` is the same reply as `redis`. The commands of both ran within `span_ms`.
@@ -79,15 +102,55 @@ pub fn same(rule: Rule, redis: &[u8], ours: &[u8], span_ms: i64) -> bool {
     }
     let (Ok(Some((redis, _))), Ok(Some((ours, _)))) = (parse_value(redis), parse_value(ours)) else { return false };
     match (rule, redis, ours) {
-        (Unordered, Value::Array(redis), Value::Array(ours)) => sorted(redis) == sorted(ours),
+        (Unordered, Value::Array(redis), Value::Array(ours)) | (Unordered, Value::Set(redis), Value::Set(ours)) => {
+            sorted(redis) == sorted(ours)
+        }
+        (UnorderedPairs, Value::Array(redis), Value::Array(ours)) => pairs(redis) == pairs(ours),
+        (UnorderedPairs, Value::Map(redis), Value::Map(ours)) => {
+            let flat = |map: Vec<(Value, Value)>| map.into_iter().flat_map(<[Value; 2]>::from).collect();
+            pairs(flat(redis)) == pairs(flat(ours))
+        }
+        (Walk, Value::Array(redis), Value::Array(ours)) => same_walk(redis, ours),
+        (Drawn, Value::Array(redis), Value::Array(ours)) => {
+            redis.len() == ours.len() && redis.iter().zip(&ours).all(|(redis, ours)| same_kind(redis, ours))
+        }
+        (Drawn, redis, ours) => same_kind(&redis, &ours),
         (NearMs, Value::Int(redis), Value::Int(ours)) => near(redis, ours, span_ms),
         (NearS, Value::Int(redis), Value::Int(ours)) => near(redis, ours, 1 + span_ms / 1000),
         (Encoding, Value::Bulk(redis), Value::Bulk(ours)) => match &ours[..] {
             b"int" => redis == b"embstr",
-            b"listpack" => redis == b"quicklist",
+            b"listpack" => redis == b"quicklist" || redis == b"hashtable",
             _ => false,
         },
-        (Kind, redis, ours) => std::mem::discriminant(&redis) == std::mem::discriminant(&ours),
+        (Kind, redis, ours) => same_kind(&redis, &ours),
+        _ => false,
+    }
+}
+
+fn same_kind(redis: &Value, ours: &Value) -> bool {
+    std::mem::discriminant(redis) == std::mem::discriminant(ours)
+}
+
+/// The keys and values of an array, in order.
+fn pairs(array: Vec<Value>) -> Vec<Vec<Vec<u8>>> {
+    assert!(array.len().is_multiple_of(2));
+    let text = |value: &Value| match value {
+        Value::Bulk(text) => text.clone(),
+        other => panic!("not a bulk string: {other:?}"),
+    };
+    let mut pairs: Vec<Vec<Vec<u8>>> = array.chunks(2).map(|pair| pair.iter().map(text).collect()).collect();
+    pairs.sort();
+    pairs
+}
+
+/// Both are one call of a walk; at the end they are compared, as walks begin at the start, see [`rule`].
+fn same_walk(redis: Vec<Value>, ours: Vec<Value>) -> bool {
+    let parts = |reply| <[Value; 2]>::try_from(reply).ok();
+    match (parts(redis), parts(ours)) {
+        (Some([redis_next, Value::Array(redis)]), Some([next, Value::Array(ours)])) => {
+            let both_end = [redis_next, next].iter().all(|next| *next == Value::Bulk(b"0".to_vec()));
+            !both_end || sorted(redis) == sorted(ours)
+        }
         _ => false,
     }
 }

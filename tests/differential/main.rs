@@ -325,7 +325,7 @@ impl Sequence<'_> {
             let Value::Array(keys) = self.sides[0].client.call(&["KEYS", "*"]) else { panic!("KEYS is no array") };
             let mut batch = Vec::new();
             for key in sorted(keys) {
-                for name in ["TYPE", "GET", "PTTL", "PEXPIRETIME", "STRLEN"] {
+                for name in ["TYPE", "GET", "PTTL", "PEXPIRETIME", "STRLEN", "SMEMBERS", "HGETALL"] {
                     batch.push(vec![name.as_bytes().to_vec(), key.clone()]);
                 }
                 batch.push(["LRANGE", "0", "-1"].map(|word| word.as_bytes().to_vec()).into());

@@ -219,9 +219,7 @@ impl<const PAIRS: bool> Dict<PAIRS> {
 
     fn split(&mut self, index: usize) {
         if self.segments[index].depth() == self.depth {
-            self.directory = self.directory.iter().flat_map(|&index| [index, index]).collect();
-            self.depth += 1;
-            self.deepest = 0;
+            self.double();
         }
         let mut old = std::mem::replace(&mut self.segments[index], Segment::new(1));
         let upper = (0..old.len()).fold(0u64, |upper, slot| {
@@ -243,6 +241,15 @@ impl<const PAIRS: bool> Dict<PAIRS> {
         }
         self.segments.push(high);
         self.enter(self.segments.len() - 1);
+    }
+
+    /// Doubles the directory; no segment needs its new last bit yet.
+    fn double(&mut self) {
+        let mut twice = Vec::with_capacity(2 * self.directory.len());
+        self.directory.iter().for_each(|&index| twice.extend_from_slice(&[index, index]));
+        self.directory = twice;
+        self.depth += 1;
+        self.deepest = 0;
     }
 
     /// The entries of the directory that lead to segments with this path.

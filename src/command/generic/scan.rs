@@ -28,7 +28,7 @@ fn want(options: &WalkOptions, key: &[u8], kind: Kind) -> bool {
 pub fn scan(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     let cursor = parse_cursor(args[1]).ok_or(Error::InvalidCursor)?;
     let options = WalkOptions::parse(&args[2..], Walk::Keys)?;
-    let mut found = Found::new();
+    let mut found = Found::default();
     let next = walk(ctx, cursor, &options, |key| found.add(key, reply));
     found.write_walk(next, reply);
     Ok(())
@@ -66,7 +66,7 @@ fn walk(ctx: &mut Ctx, cursor: u64, options: &WalkOptions, mut found: impl FnMut
 pub fn keys(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     let pattern = Some(args[1]).filter(|&p| p != b"*");
     let options = WalkOptions { count: usize::MAX, pattern, kind: None, no_values: false };
-    let mut found = Found::new();
+    let mut found = Found::default();
     for partition in ctx.shard.partitions() {
         ctx.shard.scan(ctx.db, partition, 0, usize::MAX, |key, kind| {
             if want(&options, key, kind) {

@@ -181,7 +181,7 @@ fn hscan(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     let cursor = parse_cursor(args[2]).ok_or(Error::InvalidCursor)?;
     let key = ctx.key(args[1]);
     let hash = read(ctx, &key)?;
-    let mut found = Found::new();
+    let mut found = Found::default();
     // A hash that does not exist is not worth reading the options for, as in Redis.
     if hash.is_empty() {
         found.write_walk(0, reply);

@@ -80,7 +80,7 @@ type Operation = fn(Vec<Option<Set>>, &Thresholds) -> Value;
 
 pub fn sinter(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     let sets = inputs(ctx, &args[1..])?;
-    let mut found = Found::new();
+    let mut found = Found::default();
     let mut digits = itoa::Buffer::new();
     intersect(sets, usize::MAX, |member| found.add(member.text(&mut digits), reply));
     found.write_set(reply);

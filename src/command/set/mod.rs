@@ -192,7 +192,7 @@ fn smembers(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
 fn sscan(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     let cursor = parse_cursor(args[2]).ok_or(Error::InvalidCursor)?;
     let key = ctx.key(args[1]);
-    let mut found = Found::new();
+    let mut found = Found::default();
     let Some(set) = read(ctx, &key)? else {
         found.write_walk(0, reply);
         return Ok(());

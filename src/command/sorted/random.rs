@@ -67,7 +67,7 @@ fn sample(set: &SortedSet, count: usize, random: &mut Random, mut seen: impl FnM
 pub fn zscan(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     let cursor = parse_cursor(args[2]).ok_or(Error::InvalidCursor)?;
     let key = ctx.key(args[1]);
-    let mut found = Found::new();
+    let mut found = Found::default();
     let mut next = 0;
     if let Some(set) = read(ctx, &key)? {
         let options = WalkOptions::parse(&args[3..], Walk::Members)?;

@@ -55,8 +55,9 @@ impl Options {
 }
 
 pub fn lcs(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
-    let a = string_at(ctx, args[1])?;
-    let b = string_at(ctx, args[2])?;
+    // Both keys are looked up in any case.
+    let (a, b) = (string_at(ctx, args[1]), string_at(ctx, args[2]));
+    let (a, b) = (a?, b?);
     let options = Options::parse(&args[3..])?;
     let cells = (a.len() as u64 + 1).checked_mul(b.len() as u64 + 1);
     let cells_max = CELLS_MAX.min(ctx.string_bytes_max as u64 / CELL_BYTES);
