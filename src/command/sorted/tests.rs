@@ -194,6 +194,9 @@ fn random_members_and_walks() {
         ZSCAN k 0                         => *2|$1|0|*4|$1|a|$1|1|$1|b|$1|2
         ZSCAN k 0 MATCH b* COUNT 1        => *2|$1|0|*2|$1|b|$1|2
         ZSCAN k x                         => -ERR invalid cursor
+        ZADD w 1e18 a                     => :1
+        ZSCAN w 0                         => *2|$1|0|*2|$1|a|$19|1000000000000000000
+        ZSCORE w a                        => $5|1e+18
         ZSCAN none 0                      => *2|$1|0|*0
         ZSCAN k 0 TYPE zset               => -ERR syntax error
         @resp 3
