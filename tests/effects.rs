@@ -8,6 +8,7 @@ mod common;
 use common::engine::run;
 use keyloom::collection::hash::Hash;
 use keyloom::collection::set::Set;
+use keyloom::collection::sorted::SortedSet;
 use keyloom::command::table;
 use keyloom::config::Config;
 use keyloom::engine::Engine;
@@ -24,7 +25,7 @@ const VALUES: [&str; 8] = ["", "v", "10", "-7", "3.25", "1e2", "9223372036854775
 const TIMES: [&str; 6] = ["5", "3", "-1", "1700000003", "1700000000700", "1"];
 
 /// `$k` and `$K` are keys, `$v` and `$V` values, `$t` a time, `$d` a database.
-const TEMPLATES: [&str; 80] = [
+const TEMPLATES: [&str; 103] = [
     "GET $k",
     "SET $k $v",
     "SET $k $v EX $t",
@@ -105,6 +106,29 @@ const TEMPLATES: [&str; 80] = [
     "HINCRBYFLOAT $k y $v",
     "HRANDFIELD $k 2 WITHVALUES",
     "HGETALL $k",
+    "ZADD $k 1 $v 2.5 $V",
+    "ZADD $k 3 $v",
+    "ZADD $k $v x",
+    "ZADD $k NX CH -0 $v",
+    "ZADD $k XX GT 5 $v",
+    "ZADD $k INCR $v $V",
+    "ZINCRBY $k $v $V",
+    "ZREM $k $v",
+    "ZREM $k $v $V x",
+    "ZPOPMIN $k",
+    "ZPOPMAX $k 2",
+    "ZMPOP 2 $k $K MIN COUNT 2",
+    "ZREMRANGEBYRANK $k 1 1",
+    "ZREMRANGEBYSCORE $k 2 (3",
+    "ZREMRANGEBYLEX $k - [a",
+    "ZRANGESTORE $k $K 0 -2",
+    "ZRANGESTORE $k $K 0 3 BYSCORE",
+    "ZUNIONSTORE $k 2 $K $k WEIGHTS 2 $v",
+    "ZINTERSTORE $k 2 $K $k AGGREGATE MIN",
+    "ZDIFFSTORE $k 2 $K $k",
+    "ZRANDMEMBER $k 2",
+    "ZRANGE $k 0 -1 WITHSCORES",
+    "ZSCAN $k 0",
 ];
 
 /// One step of a client: which command, in which database, after how much time.
@@ -179,6 +203,9 @@ fn parts(entry: EntryRef) -> Vec<Vec<u8>> {
         Kind::Hash => Hash::new(entry.collection()).visit(|(field, text)| {
             let [field, text] = [field, text].map(|part| part.escape_ascii().to_string());
             parts.push(format!("{field:?} = {text:?}").into_bytes());
+        }),
+        Kind::SortedSet => SortedSet::new(entry.collection()).iter().for_each(|(member, score)| {
+            parts.push(format!("{score:?} {}", member.escape_ascii()).into_bytes());
         }),
         _ => parts.push(entry.value.bytes().to_vec()),
     }

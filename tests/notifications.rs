@@ -147,6 +147,16 @@ const SCRIPTS: &[&str] = &[
     "HINCRBY h n 5|HINCRBY h n x|HINCRBYFLOAT h n 1.5|HINCRBYFLOAT h n x|HSET h t x|HINCRBY h t 1|HINCRBYFLOAT h t 1",
     "HGET nil a|HMGET nil a b|HGETALL nil|HKEYS nil|HVALS nil|HLEN nil|HSTRLEN nil a|HEXISTS nil a|HRANDFIELD nil|HSCAN nil 0",
     "HRANDFIELD nil 3|HDEL nil a|HSET h a 1|RENAME h g|COPY g h|DEL g h|HINCRBY n f x|HINCRBYFLOAT n f x|SET x 1|HSET x a 1",
+    "ZADD z 1 a|ZADD z 1 a|ZADD z 2 a 3 b|ZADD z NX 1 a|ZADD z XX 1 x|ZADD n XX 1 x|ZADD z INCR 1 a|ZADD z INCR 0 a|ZINCRBY z 1 c|ZINCRBY z 0 c",
+    "ZADD z GT 0 a|ZADD z GT 9 a|ZADD z GT INCR -1 a|ZADD z CH 9 a|ZADD z x a|ZADD z 1 q x r|SET x 1|ZADD x 1 a|ZINCRBY z x a|ZCARD z|ZSCORE z a",
+    "ZADD z 1 a 2 b 3 c|ZREM z x|ZREM z a x|ZREM z b c|ZREM z a|ZADD z 1 a 2 b 3 c 4 d|ZPOPMIN z|ZPOPMAX z 2|ZPOPMIN z 0|ZPOPMAX z 9|ZPOPMIN z",
+    "ZADD z 1 a 2 b|ZMPOP 2 n z MIN|ZMPOP 2 n z MAX COUNT 5|ZMPOP 2 n z MAX|ZADD z 1 a|SET x 1|ZMPOP 2 x z MIN|ZPOPMIN x|ZPOPMIN z x",
+    "ZADD z 1 a 1 b 1 c|ZREMRANGEBYRANK z 5 6|ZREMRANGEBYRANK z 0 0|ZREMRANGEBYSCORE z 5 6|ZREMRANGEBYSCORE z 1 1|ZADD z 1 a 1 b|ZREMRANGEBYLEX z [x +",
+    "ZADD z 1 a 1 b|ZREMRANGEBYLEX z - [a|ZREMRANGEBYLEX z - +|ZREMRANGEBYRANK z 0 -1|ZADD z 1 a|ZREMRANGEBYRANK z 0 -1|ZADD z 1 a|EXPIRE z 0",
+    "ZADD z 1 a 2 b|ZRANGESTORE d z 0 -1|ZRANGESTORE d z 5 6|ZRANGESTORE d z 5 6|SET d 1|ZRANGESTORE d n 0 1|SET d 1|ZRANGESTORE d z 0 0|ZRANGESTORE z z 0 0",
+    "ZADD z 1 a 2 b|SADD s b|ZUNIONSTORE d 2 z s|ZINTERSTORE d 2 z s|ZDIFFSTORE d 2 z s|ZINTERSTORE d 2 z n|ZDIFFSTORE d 1 n|SET d 1|ZUNIONSTORE d 1 n",
+    "ZUNION 2 n m|ZINTER 2 n m|ZDIFF 2 n m|ZINTERCARD 2 n m|ZRANGE n 0 1|ZRANGEBYSCORE n 0 1|ZCOUNT n 0 1|ZRANK n a|ZRANDMEMBER n|ZSCAN n 0|ZMSCORE n a",
+    "ZCARD n|ZSCORE n a|ZREM n a|ZLEXCOUNT n - +|ZREVRANK n a|ZRANDMEMBER n 2|ZREMRANGEBYRANK n 0 1|ZADD z 1 a|RENAME z y|COPY y z|DEL z y",
 ];
 
 #[test]
@@ -164,7 +174,9 @@ fn each_command_records_the_events_of_redis() {
         }
     }
     let names = "append copy_to del expire expired hdel hincrby hincrbyfloat hset incrby incrbyfloat keymiss move_from \
-                 move_to new persist rename_from rename_to sadd sdiffstore set setrange sinterstore spop srem sunionstore";
+                 move_to new persist rename_from rename_to sadd sdiffstore set setrange sinterstore spop srem sunionstore \
+                 zadd zdiffstore zincr zinterstore zpopmax zpopmin zrangestore zrem zremrangebylex zremrangebyrank \
+                 zremrangebyscore zunionstore";
     assert_eq!(pair.seen.iter().map(String::as_str).collect::<Vec<_>>().join(" "), names);
 }
 
@@ -300,6 +312,20 @@ const TEMPLATES: &[&str] = &[
     "HINCRBYFLOAT $k $v 3",
     "HGET $k $v",
     "HGETALL $k",
+    "ZADD $k 1 $v 2 text",
+    "ZADD $k 5 $v",
+    "ZINCRBY $k 2 $v",
+    "ZREM $k $v text",
+    "ZPOPMIN $k",
+    "ZPOPMAX $k 2",
+    "ZREMRANGEBYSCORE $k 2 4",
+    "ZREMRANGEBYRANK $k 0 0",
+    "ZRANGESTORE stored $k 0 -2",
+    "ZUNIONSTORE stored 2 $K $k",
+    "ZINTERSTORE stored 2 $K $k",
+    "ZDIFFSTORE stored 2 $K stored",
+    "ZRANGE $k 0 -1",
+    "ZUNION 2 $k $K",
 ];
 
 #[test]

@@ -165,6 +165,7 @@ fn key_flags(row: &Row, nth: usize, args: Option<Args>) -> &'static [&'static st
     let is = |names: &[&str]| names.contains(&row.full_name.as_str());
     let option = |name: &[u8]| args.is_some_and(|args| args.iter().skip(3).any(|arg| arg.eq_ignore_ascii_case(name)));
     match () {
+        () if is(&["zrangestore"]) => [&["OW", "update"], &["RO", "access"]][nth.min(1)],
         () if row.command.keys == KeySpec::ONE_AND_COUNTED && row.command.flags.has(Flags::WRITE) => {
             if nth == 0 {
                 &["OW", "update"]
@@ -187,9 +188,26 @@ fn key_flags(row: &Row, nth: usize, args: Option<Args>) -> &'static [&'static st
                 &["OW", "update"]
             }
         }
-        () if is(&["rename", "renamenx", "lmove", "rpoplpush", "lpop", "rpop", "lmpop", "smove", "spop"]) => {
+        () if is(&[
+            "rename",
+            "renamenx",
+            "lmove",
+            "rpoplpush",
+            "lpop",
+            "rpop",
+            "lmpop",
+            "smove",
+            "spop",
+            "zpopmin",
+            "zpopmax",
+            "zmpop",
+        ]) =>
+        {
             &["RW", "access", "delete"]
         }
+        () if row.full_name.starts_with("zrem") => &["RW", "delete"],
+        () if is(&["zincrby"]) => &["RW", "access", "update"],
+        () if is(&["zcard"]) => &["RO"],
         () if is(&["copy"]) => &["RO", "access"],
         () if is(&["set"]) && args.is_some() && !option(b"get") => &["OW", "update"],
         () if is(&["set"]) && args.is_some() => &["RW", "access", "update"],

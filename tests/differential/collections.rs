@@ -276,7 +276,7 @@ fn members(client: &mut Client, key: &str) -> BTreeSet<Vec<u8>> {
 }
 
 /// All that a whole walk visits.
-fn walk(client: &mut Client, name: &str, key: &str) -> Vec<Vec<u8>> {
+pub fn walk(client: &mut Client, name: &str, key: &str) -> Vec<Vec<u8>> {
     let (mut cursor, mut found) = (b"0".to_vec(), Vec::new());
     for _ in 0..10_000 {
         let Value::Array(reply) = client.call(&[name.as_bytes(), key.as_bytes(), &cursor, b"COUNT", b"100"]) else {

@@ -8,6 +8,7 @@
 
 use crate::collections;
 use crate::common::Random;
+use crate::sorted_sets::{self, SORTED_SETS};
 
 /// Arguments, the name first.
 pub type Command = Vec<Vec<u8>>;
@@ -488,6 +489,8 @@ pub struct Generator {
     pub random: Random,
     /// Whether values may be long. Then there is no LCS, which takes the product of the lengths.
     long_values: bool,
+    /// Whether most commands are those of sorted sets.
+    sorted_sets: bool,
     /// How many relative expiries were handed out.
     expiries: u64,
 }
@@ -496,16 +499,19 @@ impl Generator {
     pub fn new(seed: u64) -> Generator {
         let mut random = Random::new(seed);
         let long_values = random.one_in(6);
-        Generator { random, long_values, expiries: 0 }
+        let sorted_sets = random.one_in(4);
+        Generator { random, long_values, sorted_sets, expiries: 0 }
     }
 
     /// The next command.
     pub fn command(&mut self) -> Command {
         let family = match self.random.below(100) {
-            0..25 => STRINGS,
-            25..32 => collections::LISTS,
-            32..39 => collections::SETS,
-            39..45 => collections::HASHES,
+            n if n < 70 && self.sorted_sets => SORTED_SETS,
+            0..20 => STRINGS,
+            20..27 => collections::LISTS,
+            27..34 => collections::SETS,
+            34..40 => collections::HASHES,
+            40..45 => SORTED_SETS,
             45..50 if self.long_values => STRINGS,
             45..50 => LCS,
             50..85 => KEYS,
@@ -555,6 +561,7 @@ impl Generator {
             {
                 number(count).is_some_and(|n| n.to_string().as_bytes() == count.as_slice())
             }
+            [name, ..] if sorted_sets::differs(name, words) => false,
             // All commands there are: not the same.
             [command] if command.eq_ignore_ascii_case(b"command") => false,
             _ => true,
@@ -573,6 +580,11 @@ impl Generator {
                 "$v" => {
                     let value = self.value();
                     words.push(value);
+                    continue;
+                }
+                "$n" | "$z" | "$r" | "$l" | "$x" => {
+                    let text = sorted_sets::word(word, &mut self.random);
+                    words.push(text);
                     continue;
                 }
                 "$m" => {

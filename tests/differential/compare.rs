@@ -49,6 +49,8 @@ const RULES: &[(&str, Rule, &str)] = &[
     ("HGETALL", UnorderedPairs, "Redis lists in the order of its hash table"),
     ("HRANDFIELD", Drawn, "random"),
     ("HSCAN", Walk, "cursors and the order are the server's own"),
+    ("ZRANDMEMBER", Drawn, "random"),
+    ("ZSCAN", Walk, "cursors and the order are the server's own"),
     ("TTL", NearS, "the time that remains goes on while the other server works"),
     ("EXPIRETIME", NearS, "a relative expiry counts from the moment of execution"),
     ("PTTL", NearMs, "the time that remains goes on while the other server works"),

@@ -141,6 +141,9 @@ const FLAGS: &[(&str, &str, &str)] = &[
     ("debug", "stale", "a container of subcommands, which have the flags"),
 ];
 
+/// Commands with arguments of Redis 7.2.
+const LATER: &[&str] = &["zrank", "zrevrank"];
+
 /// Arity, flags and keys of every command that both servers have, as clients ask for them to route their requests.
 #[test]
 fn commands_are_described_as_by_redis() {
@@ -155,7 +158,7 @@ fn commands_are_described_as_by_redis() {
     let ours = described.next().unwrap();
     let mut differences = String::new();
     for (name, ours) in &ours {
-        if let Some(redis) = redis.get(name).filter(|redis| *redis != ours) {
+        if let Some(redis) = redis.get(name).filter(|redis| *redis != ours && !LATER.contains(&name.as_str())) {
             differences.push_str(&format!("{name}\n  redis: {redis:?}\n  ours:  {ours:?}\n"));
         }
     }

@@ -15,6 +15,7 @@ mod compare;
 mod fixed;
 mod many_keys;
 mod pubsub;
+mod sorted_sets;
 mod transactions;
 
 use std::collections::BTreeMap;
@@ -162,6 +163,8 @@ impl Sequence<'_> {
     fn run(&mut self) -> Result<(), Difference> {
         self.connect();
         self.exchange(vec![words("FLUSHALL"), words("CONFIG SET maxmemory-samples 5 tcp-keepalive 300")])?;
+        let entries = if self.random().one_in(2) { 128 } else { self.random().below(6) };
+        self.exchange(vec![words(&format!("CONFIG SET zset-max-listpack-entries {entries}"))])?;
         if self.random().one_in(2) {
             self.exchange(vec![words("HELLO 3")])?;
         }
@@ -357,6 +360,8 @@ impl Sequence<'_> {
                     batch.push(vec![name.as_bytes().to_vec(), key.clone()]);
                 }
                 batch.push(["LRANGE", "0", "-1"].map(|word| word.as_bytes().to_vec()).into());
+                batch.last_mut().expect("just pushed").insert(1, key.clone());
+                batch.push(["ZRANGE", "0", "-1", "WITHSCORES"].map(|word| word.as_bytes().to_vec()).into());
                 batch.last_mut().expect("just pushed").insert(1, key.clone());
                 batch.push(vec![b"OBJECT".to_vec(), b"ENCODING".to_vec(), key]);
             }

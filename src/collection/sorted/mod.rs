@@ -26,6 +26,9 @@ use super::{Thresholds, Value, ValueRef};
 /// Items of a compact sorted set at the most, whatever the thresholds say: an item takes two places of a pack.
 const COMPACT_ITEMS_MAX: usize = pack::ITEMS_MAX / 2;
 
+/// Longest compact sorted set, bytes: it is copied at every change.
+const COMPACT_BYTES_MAX: usize = 64 * 1024;
+
 /// The 32 bits of a member's hash that the large form uses.
 #[inline]
 fn hash32(member: &[u8]) -> u32 {
@@ -166,7 +169,9 @@ pub fn insert(value: &mut Value, limits: &Thresholds, member: &[u8], score: f64)
     if let Value::Compact(bytes) = value {
         let len = compact::len(Pack::new(bytes));
         // A member that is there needs no room.
-        if fits(limits, len + 1, member) || compact::score(Pack::new(bytes), member).is_some() {
+        if fits(limits, len + 1, bytes.len() + member.len(), member)
+            || compact::score(Pack::new(bytes), member).is_some()
+        {
             return compact::insert(bytes, member, score);
         }
         *value = enlarged(Pack::new(bytes));
@@ -175,9 +180,11 @@ pub fn insert(value: &mut Value, limits: &Thresholds, member: &[u8], score: f64)
     form_mut(large).insert(member, score)
 }
 
-/// Whether a compact sorted set may have `len` items, of which one is `member`.
-fn fits(limits: &Thresholds, len: usize, member: &[u8]) -> bool {
-    len <= limits.zset_max_listpack_entries.min(COMPACT_ITEMS_MAX) && member.len() <= limits.zset_max_listpack_value
+/// Whether a compact sorted set may have `len` items and about `bytes`, `member` among them.
+fn fits(limits: &Thresholds, len: usize, bytes: usize, member: &[u8]) -> bool {
+    len <= limits.zset_max_listpack_entries.min(COMPACT_ITEMS_MAX)
+        && member.len() <= limits.zset_max_listpack_value
+        && bytes <= COMPACT_BYTES_MAX
 }
 
 fn enlarged(pack: Pack) -> Value {
@@ -213,6 +220,11 @@ pub fn remove_range(value: &mut Value, start: usize, end: usize, backwards: bool
         }
         Value::Large(large) => {
             let large = form_mut(large);
+            if end - start == large.len() {
+                large.items(start, end, backwards).for_each(|(member, score)| seen(member, score));
+                *value = Value::Compact(Vec::new());
+                return;
+            }
             for left in (start..end).rev() {
                 large.remove_at(if backwards { left } else { start }, &mut seen);
             }
@@ -224,19 +236,24 @@ pub fn remove_range(value: &mut Value, start: usize, end: usize, backwards: bool
 }
 
 /// A sorted set of items that are in order, each member once.
-pub fn from_sorted<'m>(limits: &Thresholds, items: impl Iterator<Item = (&'m [u8], f64)>) -> Value {
-    let mut value = Value::Compact(Vec::new());
-    for (member, score) in items {
-        if let Value::Compact(bytes) = &mut value {
-            let len = compact::len(Pack::new(bytes));
-            if fits(limits, len + 1, member) {
-                compact::push_back(bytes, member, score);
-                continue;
-            }
-        }
-        insert(&mut value, limits, member, score);
+pub fn from_sorted<'m>(limits: &Thresholds, items: impl Iterator<Item = (&'m [u8], f64)> + Clone) -> Value {
+    let mut len = 0;
+    let mut bytes = 0;
+    let is_small = items.clone().all(|(member, _)| {
+        len += 1;
+        bytes += member.len();
+        fits(limits, len, bytes, member)
+    });
+    if is_small {
+        let mut pack = Vec::new();
+        items.for_each(|(member, score)| compact::push_back(&mut pack, member, score));
+        return Value::Compact(pack);
     }
-    value
+    let mut large = Large::default();
+    for (member, score) in items {
+        large.insert(member, score);
+    }
+    Value::Large(Box::new(super::Large::SortedSet(large)))
 }
 
 /// Programmer's error: a collection of another type is not a sorted set.

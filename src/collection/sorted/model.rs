@@ -125,8 +125,6 @@ fn validate(value: &Value, naive: &Naive) {
     assert!(set.iter().eq(items.iter().copied()));
     items.reverse();
     assert!(set.items(0, usize::MAX, true).eq(items.iter().copied()));
-    let bits = |(member, score): (&[u8], f64)| (member.to_vec(), score.to_bits());
-    assert!(set.iter().map(bits).all(|(member, bits)| naive.scores[&member].to_bits() == bits));
 }
 
 /// What reading tells of a member, a range and a cut.
@@ -291,6 +289,25 @@ fn a_scan_meets_every_member_that_stays() {
             assert!(met.contains(format!("member:{n:07}").as_bytes()));
         }
     }
+}
+
+#[test]
+fn from_items_in_order() {
+    let limits = Thresholds::default();
+    for len in [0, 1, 128, 129, 3000] {
+        let names: Vec<String> = (0..len).map(|n| format!("{n:05}")).collect();
+        let items = names.iter().enumerate().map(|(n, name)| (name.as_bytes(), (n / 10) as f64));
+        let value = from_sorted(&limits, items.clone());
+        assert_eq!(matches!(value, Value::Large(_)), len > 128);
+        assert!(view(&value).iter().eq(items));
+    }
+    let long = from_sorted(&limits, [(&[b'x'; 65][..], -0.0)].into_iter());
+    assert!(matches!(&long, Value::Large(large) if form(large).get(0).1.is_sign_negative()));
+    let many_bytes = Thresholds { zset_max_listpack_value: usize::MAX, ..limits };
+    assert!(matches!(
+        from_sorted(&many_bytes, [(&[b'x'; COMPACT_BYTES_MAX + 1][..], 1.0)].into_iter()),
+        Value::Large(_)
+    ));
 }
 
 #[test]

@@ -74,10 +74,19 @@ pub fn zscan(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> 
         next = set.scan(cursor, options.count, |member, score| {
             if options.want(member) {
                 found.add(member, reply);
-                found.add(format_double(score).as_bytes(), reply);
+                found.add(score_text(&set, score).as_bytes(), reply);
             }
         });
     }
     found.write_walk(next, reply);
     Ok(())
+}
+
+/// A score in the words of ZSCAN: Redis keeps whole numbers of compact sets as integers, and shows them as these.
+fn score_text(set: &SortedSet, score: f64) -> String {
+    const WHOLE_MAX: f64 = (i64::MAX / 2) as f64;
+    if matches!(set, SortedSet::Compact(_)) && score.abs() <= WHOLE_MAX && score.fract() == 0.0 {
+        return (score as i64).to_string();
+    }
+    format_double(score)
 }

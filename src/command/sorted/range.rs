@@ -4,6 +4,7 @@
 
 use super::score::{parse_lex_range, parse_score_range};
 use super::{Args, Ctx, Error, Reply, parse_i64, read, tell_removed, write_items};
+use crate::collection::Value;
 use crate::collection::sorted::{self, Cut, SortedSet};
 use crate::route::Key;
 use crate::shard::{Classes, Kind};
@@ -166,9 +167,14 @@ pub fn zrangestore(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), E
     let (len, value) = match read(ctx, &source)? {
         Some(set) => {
             let (start, end) = query.resolve(&set);
-            (end - start, sorted::from_sorted(&limits, set.items(start, end, false)))
+            // One by one, in the order of the range: so the encoding is that of Redis.
+            let mut value = Value::default();
+            for (member, score) in set.items(start, end, query.backwards) {
+                sorted::insert(&mut value, &limits, member, score);
+            }
+            (end - start, value)
         }
-        None => (0, Default::default()),
+        None => (0, Value::default()),
     };
     store(ctx, &destination, value, "zrangestore");
     reply.int(len as i64);
@@ -176,7 +182,7 @@ pub fn zrangestore(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), E
 }
 
 /// Puts a sorted set in the place of whatever is at `key`, and tells of it.
-pub fn store(ctx: &mut Ctx, key: &Key, value: crate::collection::Value, event: &'static str) {
+pub fn store(ctx: &mut Ctx, key: &Key, value: Value, event: &'static str) {
     let stored = !value.is_empty();
     let before = ctx.store(key, Kind::SortedSet, value);
     if stored {

@@ -29,7 +29,7 @@ fn adding_and_removing() {
         ZINCRBY i -inf a                  => -ERR resulting score is not a number (NaN)
         ZSCORE i a                        => $3|inf
         ZADD i -0 z 0 z                   => :1
-        ZSCORE i z                        => $2|-0
+        ZSCORE i z                        => $1|0
         ZRANGE k 0 -1 WITHSCORES          => *10|$1|a|$3|2.5|$1|c|$1|3|$1|d|$1|4|$1|b|$1|5|$1|e|$1|9
         ZREM k a nosuch b                 => :2
         ZCARD k                           => :3
@@ -152,7 +152,7 @@ fn algebra() {
         ZADD b 10 y 20 z 30 w             => :3
         SADD s x w 7                      => :3
         ZUNION 2 a b WITHSCORES           => *8|$1|x|$1|1|$1|y|$2|12|$1|z|$2|23|$1|w|$2|30
-        ZUNION 3 a s none                 => *4|$1|7|$1|w|$1|x|$1|y
+        ZUNION 3 a s none                 => *5|$1|7|$1|w|$1|x|$1|y|$1|z
         ZINTER 2 a b WITHSCORES WEIGHTS 2 1 AGGREGATE MAX => *4|$1|y|$2|10|$1|z|$2|20
         ZINTER 2 a s WITHSCORES           => *2|$1|x|$1|2
         ZINTER 2 a none                   => *0
@@ -194,6 +194,9 @@ fn random_members_and_walks() {
         ZSCAN k 0                         => *2|$1|0|*4|$1|a|$1|1|$1|b|$1|2
         ZSCAN k 0 MATCH b* COUNT 1        => *2|$1|0|*2|$1|b|$1|2
         ZSCAN k x                         => -ERR invalid cursor
+        ZADD w 1e18 a                     => :1
+        ZSCAN w 0                         => *2|$1|0|*2|$1|a|$19|1000000000000000000
+        ZSCORE w a                        => $5|1e+18
         ZSCAN none 0                      => *2|$1|0|*0
         ZSCAN k 0 TYPE zset               => -ERR syntax error
         @resp 3
@@ -215,6 +218,9 @@ fn large_sets() {
         r#"
         OBJECT ENCODING k                 => $8|skiplist
         ZCARD k                           => :1000
+        ZADD k -0 z                       => :1
+        ZSCORE k z                        => $2|-0
+        ZREM k z                          => :1
         ZCOUNT k 3 (5                     => :200
         ZRANK k m0001                     => :100
         ZRANGE k -1 -1 WITHSCORES         => *2|$5|m0999|$1|9
