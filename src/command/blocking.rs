@@ -13,6 +13,7 @@ use super::sorted::pop::{self as sorted_pop, Shape};
 use super::table::Row;
 use super::{Args, Command, Ctx, Flags, KeySpec};
 use crate::collection::list::End;
+use crate::command::table::access;
 use crate::resp::{Error, Reply};
 use crate::shard::Kind;
 
@@ -21,7 +22,8 @@ const KEYS: KeySpec = KeySpec { first: 1, last: -2, step: 1, count_at: 0 };
 /// The timeout, the number of keys, the keys.
 const COUNTED: KeySpec = KeySpec { first: 0, last: 0, step: 0, count_at: 2 };
 
-const SHRINK: Flags = Flags::WRITE.or(Flags::BLOCKING);
+const POP_MANY: Flags = Flags::WRITE.or(Flags::BLOCKING);
+const SHRINK: Flags = POP_MANY.or(Flags::NOSCRIPT);
 const MOVE: Flags = SHRINK.or(Flags::DENYOOM);
 const FAST: Flags = SHRINK.or(Flags::FAST);
 const O_KEYS: &str = "O(N), N being the number of keys.";
@@ -30,49 +32,49 @@ const LIST: &str = "list";
 const SORTED: &str = "sorted-set";
 
 pub static COMMANDS: &[Command] = &[
-    Command::keyspace("blpop", -3, SHRINK, KEYS, blpop).doc(
+    Command::keyspace("blpop", -3, SHRINK, KEYS, blpop).access(&[access::TAKE]).doc(
         LIST,
         "2.0.0",
         O_KEYS,
         "Removes and returns the first element of a list, or waits for one.",
     ),
-    Command::keyspace("brpop", -3, SHRINK, KEYS, brpop).doc(
+    Command::keyspace("brpop", -3, SHRINK, KEYS, brpop).access(&[access::TAKE]).doc(
         LIST,
         "2.0.0",
         O_KEYS,
         "Removes and returns the last element of a list, or waits for one.",
     ),
-    Command::keyspace("blmove", 6, MOVE, KeySpec::TWO, blmove).doc(
+    Command::keyspace("blmove", 6, MOVE, KeySpec::TWO, blmove).access(&[access::TAKE, access::INSERT]).doc(
         LIST,
         "6.2.0",
         "O(1)",
         "Moves an element from one end of a list to one end of another, or waits for one.",
     ),
-    Command::keyspace("brpoplpush", 4, MOVE, KeySpec::TWO, brpoplpush).doc(
+    Command::keyspace("brpoplpush", 4, MOVE, KeySpec::TWO, brpoplpush).access(&[access::TAKE, access::INSERT]).doc(
         LIST,
         "2.2.0",
         "O(1)",
         "Moves the last element of a list to the front of another, or waits for one.",
     ),
-    Command::keyspace("blmpop", -5, SHRINK, COUNTED, blmpop).doc(
+    Command::keyspace("blmpop", -5, POP_MANY, COUNTED, blmpop).access(&[access::TAKE]).doc(
         LIST,
         "7.0.0",
         O_POPPED,
         "Removes and returns elements of the first list that is not empty, or waits for one.",
     ),
-    Command::keyspace("bzpopmin", -3, FAST, KEYS, bzpopmin).doc(
+    Command::keyspace("bzpopmin", -3, FAST, KEYS, bzpopmin).access(&[access::TAKE]).doc(
         SORTED,
         "5.0.0",
         "O(log(N)), N being the number of members.",
         "Removes and returns the member with the lowest score, or waits for one.",
     ),
-    Command::keyspace("bzpopmax", -3, FAST, KEYS, bzpopmax).doc(
+    Command::keyspace("bzpopmax", -3, FAST, KEYS, bzpopmax).access(&[access::TAKE]).doc(
         SORTED,
         "5.0.0",
         "O(log(N)), N being the number of members.",
         "Removes and returns the member with the highest score, or waits for one.",
     ),
-    Command::keyspace("bzmpop", -5, SHRINK, COUNTED, bzmpop).doc(
+    Command::keyspace("bzmpop", -5, POP_MANY, COUNTED, bzmpop).access(&[access::TAKE]).doc(
         SORTED,
         "7.0.0",
         O_POPPED,

@@ -1,6 +1,6 @@
 //! COMMAND: what the table says about commands, in the reply shapes of Redis.
 
-use super::table::{Merge, Reach, Row};
+use super::table::{Merge, Reach, Row, access};
 use super::{Args, Command, Flags, Flow, Handler, Home, KeySpec, acl, glob, help, table};
 use crate::resp::{Error, Reply};
 
@@ -149,110 +149,19 @@ fn tips(command: &Command) -> &'static [&'static str] {
     }
 }
 
-/// Whether a command reads its first key and writes its second.
-fn has_destination(row: &Row) -> bool {
-    row.command.keys == KeySpec::TWO && row.command.flags.has(Flags::WRITE)
-}
-
-/// Whether a command writes its first key and reads all others.
-fn is_store(row: &Row) -> bool {
-    row.command.keys == KeySpec::ALL && row.command.name.ends_with("store")
-}
-
-/// What a command does to its key number `nth`, in the words of Redis: how it gets at the key, then what happens to the
-/// value.
-fn key_flags(row: &Row, nth: usize, args: Option<Args>) -> &'static [&'static str] {
-    let is = |names: &[&str]| names.contains(&row.full_name.as_str());
-    let option = |name: &[u8]| args.is_some_and(|args| args.iter().skip(3).any(|arg| arg.eq_ignore_ascii_case(name)));
-    match () {
-        () if is(&["zrangestore"]) => [&["OW", "update"], &["RO", "access"]][nth.min(1)],
-        () if row.command.keys == KeySpec::ONE_AND_COUNTED && row.command.flags.has(Flags::WRITE) => {
-            if nth == 0 {
-                &["OW", "update"]
-            } else {
-                &["RO", "access"]
-            }
-        }
-        () if is_store(row) && nth > 0 => &["RO", "access"],
-        // So says redis-server 7.0; the other two overwrite, but do not read.
-        () if is(&["sinterstore"]) => &["RW", "update"],
-        () if is_store(row) => &["OW", "update"],
-        // Where a shard channel belongs, not what is there.
-        () if row.command.flags.has(Flags::PUBSUB) => &["not_key"],
-        () if has_destination(row) && nth > 0 => {
-            if is(&["renamenx"]) {
-                &["OW", "insert"]
-            } else if is(&["lmove", "rpoplpush", "smove"]) {
-                &["RW", "insert"]
-            } else {
-                &["OW", "update"]
-            }
-        }
-        () if is(&[
-            "rename",
-            "renamenx",
-            "lmove",
-            "rpoplpush",
-            "lpop",
-            "rpop",
-            "lmpop",
-            "smove",
-            "spop",
-            "zpopmin",
-            "zpopmax",
-            "zmpop",
-        ]) =>
-        {
-            &["RW", "access", "delete"]
-        }
-        () if row.full_name.starts_with("zrem") => &["RW", "delete"],
-        () if is(&["zincrby"]) => &["RW", "access", "update"],
-        () if is(&["zcard"]) => &["RO"],
-        () if is(&["copy"]) => &["RO", "access"],
-        () if is(&["set"]) && args.is_some() && !option(b"get") => &["OW", "update"],
-        () if is(&["set"]) && args.is_some() => &["RW", "access", "update"],
-        () if is(&["set"]) => &["RW", "access", "update", "variable_flags"],
-        () if is(&["mset", "setex", "psetex"]) => &["OW", "update"],
-        () if is(&["msetnx", "setnx"]) => &["OW", "insert"],
-        () if is(&["append", "lpush", "rpush", "lpushx", "rpushx", "linsert", "sadd", "hsetnx"]) => &["RW", "insert"],
-        () if is(&["lrem", "ltrim", "srem", "hdel"]) => &["RW", "delete"],
-        () if is(&["del", "unlink"]) => &["RM", "delete"],
-        () if is(&["getdel"]) => &["RW", "access", "delete"],
-        () if is(&[
-            "getset",
-            "getex",
-            "incr",
-            "decr",
-            "incrby",
-            "decrby",
-            "incrbyfloat",
-            "move",
-            "hincrby",
-            "hincrbyfloat",
-        ]) =>
-        {
-            &["RW", "access", "update"]
-        }
-        () if is(&[
-            "exists",
-            "type",
-            "touch",
-            "strlen",
-            "llen",
-            "memory|usage",
-            "scard",
-            "sismember",
-            "hlen",
-            "hstrlen",
-            "hexists",
-            "watch",
-        ]) =>
-        {
-            &["RO"]
-        }
-        () if row.parent.is_some() && row.full_name.starts_with("object|") => &["RO"],
-        () if row.command.flags.has(Flags::WRITE) => &["RW", "update"],
-        () => &["RO", "access"],
+/// What a command does to its key number `nth`. For SET that depends on its arguments, if they are known.
+fn key_flags(row: &Row, nth: usize, args: Option<Args>) -> access::Access {
+    if row.command.name == "set" {
+        return match args {
+            None => &["RW", "access", "update", "variable_flags"],
+            Some(args) if args.iter().skip(3).any(|arg| arg.eq_ignore_ascii_case(b"get")) => access::CHANGE,
+            Some(_) => access::OVERWRITE,
+        };
+    }
+    match row.command.access {
+        [] if row.command.flags.has(Flags::WRITE) => access::UPDATE,
+        [] => access::READ,
+        all => all[nth.min(all.len() - 1)],
     }
 }
 
@@ -261,12 +170,12 @@ fn write_key_specs(row: &Row, reply: &mut Reply) {
     let keys = row.command.keys;
     match () {
         () if keys == KeySpec::NONE => reply.set(0),
-        () if has_destination(row) => {
+        () if row.command.access.len() > 1 && keys == KeySpec::TWO => {
             reply.set(2);
             write_key_spec(row, 0, KeySpec::ONE, reply);
             write_key_spec(row, 1, KeySpec { first: 2, last: 2, step: 1, count_at: 0 }, reply);
         }
-        () if is_store(row) => {
+        () if row.command.access.len() > 1 && keys == KeySpec::ALL => {
             reply.set(2);
             write_key_spec(row, 0, KeySpec::ONE, reply);
             write_key_spec(row, 1, KeySpec { first: 2, ..KeySpec::ALL }, reply);

@@ -6,6 +6,7 @@
 
 use super::table::{Merge, Reach};
 use super::{Answer, Args, Ask, Command, Ctx, Flags, Flow, Home, KeySpec, Session, glob, help};
+use crate::command::table::access;
 use crate::engine::Engine;
 use crate::pubsub::{Counts, Kind, MATCH_STEPS_MAX, Name};
 use crate::resp::{Error, Reply};
@@ -26,12 +27,15 @@ pub static COMMANDS: &[Command] = &[
         "O(N+M), N being the subscribers of the channel and M all patterns.",
         "Sends a message to the subscribers of a channel.",
     ),
-    Command::keyspace("spublish", 3, PUBLISH, KeySpec::ONE, spublish).reach(Reach::Listeners(Kind::Shard)).doc(
-        GROUP,
-        "7.0.0",
-        "O(N), N being the subscribers of the channel.",
-        "Sends a message to the subscribers of a shard channel.",
-    ),
+    Command::keyspace("spublish", 3, PUBLISH, KeySpec::ONE, spublish)
+        .reach(Reach::Listeners(Kind::Shard))
+        .access(&[access::NOT_KEY])
+        .doc(
+            GROUP,
+            "7.0.0",
+            "O(N), N being the subscribers of the channel.",
+            "Sends a message to the subscribers of a shard channel.",
+        ),
     Command::session("subscribe", -2, SUBSCRIBE, subscribe).doc(GROUP, "2.0.0", O_CHANNELS, "Subscribes to channels."),
     Command::session("unsubscribe", -1, SUBSCRIBE, unsubscribe).doc(
         GROUP,
@@ -51,13 +55,13 @@ pub static COMMANDS: &[Command] = &[
         "O(N), N being the number of patterns.",
         "Ends subscriptions to patterns, or to all of them.",
     ),
-    Command::session("ssubscribe", -2, SUBSCRIBE, ssubscribe).keys(KeySpec::ALL).doc(
+    Command::session("ssubscribe", -2, SUBSCRIBE, ssubscribe).keys(KeySpec::ALL).access(&[access::NOT_KEY]).doc(
         GROUP,
         "7.0.0",
         O_CHANNELS,
         "Subscribes to shard channels.",
     ),
-    Command::session("sunsubscribe", -1, SUBSCRIBE, sunsubscribe).keys(KeySpec::ALL).doc(
+    Command::session("sunsubscribe", -1, SUBSCRIBE, sunsubscribe).keys(KeySpec::ALL).access(&[access::NOT_KEY]).doc(
         GROUP,
         "7.0.0",
         O_CHANNELS,

@@ -154,6 +154,27 @@ pub enum Reach {
     Cursor,
 }
 
+/// What a command does to a key, in the words of COMMAND: how it gets at the key, then what happens to the value.
+pub mod access {
+    pub type Access = &'static [&'static str];
+
+    pub const READ: Access = &["RO", "access"];
+    /// Looks at the key without handing out its value.
+    pub const LOOK: Access = &["RO"];
+    pub const UPDATE: Access = &["RW", "update"];
+    /// Updates, and hands out something of the value.
+    pub const CHANGE: Access = &["RW", "access", "update"];
+    pub const INSERT: Access = &["RW", "insert"];
+    pub const DELETE: Access = &["RW", "delete"];
+    /// Deletes, and hands out what it deletes.
+    pub const TAKE: Access = &["RW", "access", "delete"];
+    pub const OVERWRITE: Access = &["OW", "update"];
+    pub const CREATE: Access = &["OW", "insert"];
+    pub const REMOVE: Access = &["RM", "delete"];
+    /// Says where something belongs, but is no key.
+    pub const NOT_KEY: Access = &["not_key"];
+}
+
 /// What runs the command.
 #[derive(Clone, Copy)]
 pub enum Handler {
@@ -173,6 +194,8 @@ pub struct Command {
     pub keys: KeySpec,
     pub reach: Reach,
     pub handler: Handler,
+    /// What happens to the first key, and to the others if that is something else; see [`access`]. Empty: what the flags say.
+    pub access: &'static [access::Access],
     /// Group, as COMMAND DOCS names it: `string`, `generic`, `connection`, `server`, ...
     pub group: &'static str,
     pub since: &'static str,
@@ -191,6 +214,7 @@ impl Command {
             keys,
             reach: Reach::Keys,
             handler: Handler::Keyspace(run),
+            access: &[],
             group: "generic",
             since: "1.0.0",
             complexity: "O(1)",
@@ -215,6 +239,7 @@ impl Command {
             keys: KeySpec::NONE,
             reach: Reach::Home,
             handler: Handler::Container,
+            access: &[],
             group: "connection",
             since: "1.0.0",
             complexity: "O(1)",
@@ -231,6 +256,12 @@ impl Command {
     /// The arguments that COMMAND tells to be keys, of a command that does not find its core by them.
     pub const fn keys(mut self, keys: KeySpec) -> Command {
         self.keys = keys;
+        self
+    }
+
+    /// What happens to its keys.
+    pub const fn access(mut self, access: &'static [access::Access]) -> Command {
+        self.access = access;
         self
     }
 

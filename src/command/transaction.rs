@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::table::Row;
+use super::table::{Row, access};
 use super::{Answer, Args, Ask, Command, Flags, Flow, Home, KeySpec, Owned};
 use crate::borrow::Place;
 use crate::resp::parse::LARGE_BYTES_MIN;
@@ -58,6 +58,7 @@ const fn watch_row() -> Command {
         "Lets the next EXEC do nothing if one of these keys has changed by then.",
     );
     row.keys = KeySpec::ALL;
+    row.access = &[access::LOOK];
     row
 }
 

@@ -339,6 +339,8 @@ impl Pump {
         for (at, &core) in cores.iter().enumerate() {
             let mut forwarded = request.forwarded(args.len());
             forwarded.counted = at == 0;
+            // Whose core its key is does not matter.
+            forwarded.key = None;
             if core != self.me {
                 self.batch_for(index, core).push(forwarded, args, &request.owned);
                 continue;

@@ -339,7 +339,7 @@ fn walks_of_sorted_sets_find_what_stays() {
     let mut random = Random::new(seed());
     for equal in [true, false] {
         client.call(&["DEL", "walked"]);
-        let mut add = |client: &mut Client, name: String, random: &mut Random| {
+        let add = |client: &mut Client, name: String, random: &mut Random| {
             let score = if equal { "1".to_string() } else { random.below(1_000_000).to_string() };
             client.call(&["ZADD", "walked", &score, &name]);
         };

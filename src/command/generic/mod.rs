@@ -12,6 +12,7 @@ pub mod scan;
 use super::number::parse_i64;
 use super::table::Row;
 use super::{Args, Command, Ctx, Flags, KeySpec, Merge, Reach};
+use crate::command::table::access;
 use crate::resp::{Error, Reply};
 use crate::shard::Classes;
 
@@ -28,26 +29,36 @@ const GENERIC: &str = "generic";
 const SERVER: &str = "server";
 
 pub static COMMANDS: &[Command] = &[
-    Command::keyspace("del", -2, WRITE, KeySpec::ALL, del).doc(GENERIC, "1.0.0", O_KEYS, "Removes keys."),
-    Command::keyspace("unlink", -2, WRITE_FAST, KeySpec::ALL, del).doc(
+    Command::keyspace("del", -2, WRITE, KeySpec::ALL, del).access(&[access::REMOVE]).doc(
+        GENERIC,
+        "1.0.0",
+        O_KEYS,
+        "Removes keys.",
+    ),
+    Command::keyspace("unlink", -2, WRITE_FAST, KeySpec::ALL, del).access(&[access::REMOVE]).doc(
         GENERIC,
         "4.0.0",
         O_KEYS,
         "Removes keys; the same as DEL.",
     ),
-    Command::keyspace("exists", -2, READ_FAST, KeySpec::ALL, exists).doc(
+    Command::keyspace("exists", -2, READ_FAST, KeySpec::ALL, exists).access(&[access::LOOK]).doc(
         GENERIC,
         "1.0.0",
         O_KEYS,
         "Counts the keys that exist.",
     ),
-    Command::keyspace("touch", -2, READ_FAST, KeySpec::ALL, touch).doc(
+    Command::keyspace("touch", -2, READ_FAST, KeySpec::ALL, touch).access(&[access::LOOK]).doc(
         GENERIC,
         "3.2.1",
         O_KEYS,
         "Marks keys as just used and counts those that exist.",
     ),
-    Command::keyspace("type", 2, READ_FAST, ONE, type_).doc(GENERIC, "1.0.0", O_1, "Returns the type of a key."),
+    Command::keyspace("type", 2, READ_FAST, ONE, type_).access(&[access::LOOK]).doc(
+        GENERIC,
+        "1.0.0",
+        O_1,
+        "Returns the type of a key.",
+    ),
     Command::keyspace("expire", -3, WRITE_FAST, ONE, expire::expire).doc(
         GENERIC,
         "1.0.0",
@@ -122,25 +133,32 @@ pub static COMMANDS: &[Command] = &[
         O_1,
         "Returns a key chosen at random.",
     ),
-    Command::keyspace("rename", 3, WRITE, KeySpec::TWO, rename).doc(
+    Command::keyspace("rename", 3, WRITE, KeySpec::TWO, rename).access(&[access::TAKE, access::OVERWRITE]).doc(
         GENERIC,
         "1.0.0",
         O_1,
         "Renames a key and overwrites the destination.",
     ),
-    Command::keyspace("renamenx", 3, WRITE_FAST, KeySpec::TWO, renamenx).doc(
+    Command::keyspace("renamenx", 3, WRITE_FAST, KeySpec::TWO, renamenx).access(&[access::TAKE, access::CREATE]).doc(
         GENERIC,
         "1.0.0",
         O_1,
         "Renames a key if the destination does not exist.",
     ),
-    Command::keyspace("copy", -3, WRITE.or(Flags::DENYOOM), KeySpec::TWO, copy).doc(
+    Command::keyspace("copy", -3, WRITE.or(Flags::DENYOOM), KeySpec::TWO, copy)
+        .access(&[access::READ, access::OVERWRITE])
+        .doc(
+            GENERIC,
+            "6.2.0",
+            "O(1) for strings, O(N) for collections of N elements.",
+            "Copies the value of a key to another key.",
+        ),
+    Command::keyspace("move", 3, WRITE_FAST, ONE, move_).access(&[access::CHANGE]).doc(
         GENERIC,
-        "6.2.0",
-        "O(1) for strings, O(N) for collections of N elements.",
-        "Copies the value of a key to another key.",
+        "1.0.0",
+        O_1,
+        "Moves a key to another database.",
     ),
-    Command::keyspace("move", 3, WRITE_FAST, ONE, move_).doc(GENERIC, "1.0.0", O_1, "Moves a key to another database."),
     Command::container("object", -2, Flags::NONE, object::SUBCOMMANDS).doc(
         GENERIC,
         "2.2.3",

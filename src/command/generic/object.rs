@@ -2,6 +2,7 @@
 
 use super::super::number::{canonical_i64, parse_i64};
 use super::{Args, Command, Ctx, Flags, KeySpec};
+use crate::command::table::access;
 use crate::command::{Flow, Home};
 use crate::resp::{Error, Reply};
 use crate::shard::{EntryRef, Kind, Rule};
@@ -17,25 +18,25 @@ const O_1: &str = "O(1)";
 const GENERIC: &str = "generic";
 
 pub static SUBCOMMANDS: &[Command] = &[
-    Command::keyspace("encoding", 3, READ, SECOND, encoding).doc(
+    Command::keyspace("encoding", 3, READ, SECOND, encoding).access(&[access::LOOK]).doc(
         GENERIC,
         "2.2.3",
         O_1,
         "Returns the name of the form in which a value is stored.",
     ),
-    Command::keyspace("freq", 3, READ, SECOND, freq).doc(
+    Command::keyspace("freq", 3, READ, SECOND, freq).access(&[access::LOOK]).doc(
         GENERIC,
         "4.0.0",
         O_1,
         "Returns how often a key is used, on a logarithmic scale.",
     ),
-    Command::keyspace("idletime", 3, READ, SECOND, idletime).doc(
+    Command::keyspace("idletime", 3, READ, SECOND, idletime).access(&[access::LOOK]).doc(
         GENERIC,
         "2.2.3",
         O_1,
         "Returns the seconds since a key was last used.",
     ),
-    Command::keyspace("refcount", 3, READ, SECOND, refcount).doc(
+    Command::keyspace("refcount", 3, READ, SECOND, refcount).access(&[access::LOOK]).doc(
         GENERIC,
         "2.2.3",
         O_1,
@@ -136,12 +137,9 @@ fn refcount(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
 }
 
 /// The row of MEMORY USAGE, for the container `memory`.
-pub const MEMORY_USAGE: Command = Command::keyspace("usage", -3, Flags::READONLY, SECOND, memory_usage).doc(
-    "server",
-    "4.0.0",
-    O_1,
-    "Returns the bytes of memory that a key and its value occupy.",
-);
+pub const MEMORY_USAGE: Command = Command::keyspace("usage", -3, Flags::READONLY, SECOND, memory_usage)
+    .access(&[access::LOOK])
+    .doc("server", "4.0.0", O_1, "Returns the bytes of memory that a key and its value occupy.");
 
 /// MEMORY USAGE: the bytes that an entry occupies. The number of samples only matters for collections.
 pub fn memory_usage(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {

@@ -9,6 +9,7 @@ use super::elements::{Found, Walk, WalkOptions, parse_cursor};
 use super::{Args, Command, Ctx, Flags, KeySpec};
 use crate::collection::ValueRef;
 use crate::collection::hash::Hash;
+use crate::command::table::access;
 use crate::resp::{Error, Reply};
 use crate::route::Key;
 use crate::shard::Kind;
@@ -32,7 +33,7 @@ pub static COMMANDS: &[Command] = &[
         O_ARGS,
         "Sets fields of a hash, and creates it if it is not there.",
     ),
-    Command::keyspace("hsetnx", 4, WRITE_FAST, ONE, change::hsetnx).doc(
+    Command::keyspace("hsetnx", 4, WRITE_FAST, ONE, change::hsetnx).access(&[access::INSERT]).doc(
         HASH,
         "2.0.0",
         O_1,
@@ -44,19 +45,19 @@ pub static COMMANDS: &[Command] = &[
         O_ARGS,
         "Sets fields of a hash; the old name of HSET.",
     ),
-    Command::keyspace("hdel", -3, SHRINK_FAST, ONE, change::hdel).doc(
+    Command::keyspace("hdel", -3, SHRINK_FAST, ONE, change::hdel).access(&[access::DELETE]).doc(
         HASH,
         "2.0.0",
         O_ARGS,
         "Removes fields of a hash.",
     ),
-    Command::keyspace("hincrby", 4, WRITE_FAST, ONE, change::hincrby).doc(
+    Command::keyspace("hincrby", 4, WRITE_FAST, ONE, change::hincrby).access(&[access::CHANGE]).doc(
         HASH,
         "2.0.0",
         O_1,
         "Adds a number to the integer in a field of a hash.",
     ),
-    Command::keyspace("hincrbyfloat", 4, WRITE_FAST, ONE, change::hincrbyfloat).doc(
+    Command::keyspace("hincrbyfloat", 4, WRITE_FAST, ONE, change::hincrbyfloat).access(&[access::CHANGE]).doc(
         HASH,
         "2.6.0",
         O_1,
@@ -77,14 +78,19 @@ pub static COMMANDS: &[Command] = &[
     ),
     Command::keyspace("hkeys", 2, READ, ONE, hkeys).doc(HASH, "2.0.0", O_HASH, "Returns all fields of a hash."),
     Command::keyspace("hvals", 2, READ, ONE, hvals).doc(HASH, "2.0.0", O_HASH, "Returns all values of a hash."),
-    Command::keyspace("hlen", 2, READ_FAST, ONE, hlen).doc(HASH, "2.0.0", O_1, "Returns the number of fields."),
-    Command::keyspace("hstrlen", 3, READ_FAST, ONE, hstrlen).doc(
+    Command::keyspace("hlen", 2, READ_FAST, ONE, hlen).access(&[access::LOOK]).doc(
+        HASH,
+        "2.0.0",
+        O_1,
+        "Returns the number of fields.",
+    ),
+    Command::keyspace("hstrlen", 3, READ_FAST, ONE, hstrlen).access(&[access::LOOK]).doc(
         HASH,
         "3.2.0",
         O_1,
         "Returns the length of the value of a field.",
     ),
-    Command::keyspace("hexists", 3, READ_FAST, ONE, hexists).doc(
+    Command::keyspace("hexists", 3, READ_FAST, ONE, hexists).access(&[access::LOOK]).doc(
         HASH,
         "2.0.0",
         O_1,

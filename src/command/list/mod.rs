@@ -9,6 +9,7 @@ pub mod transfer;
 use super::number::parse_i64;
 use super::{Args, Command, Ctx, Flags, KeySpec};
 use crate::collection::list::{End, List};
+use crate::command::table::access;
 use crate::resp::{Error, Reply};
 use crate::route::Key;
 use crate::shard::{Classes, Kind};
@@ -29,105 +30,105 @@ const O_POPPED: &str = "O(N), N being the number of elements returned.";
 const O_WALK: &str = "O(N), N being the number of elements walked over; O(1) at both ends.";
 const O_LIST: &str = "O(N), N being the length of the list.";
 
-pub static COMMANDS: &[Command] = &[
-    Command::keyspace("lpush", -3, WRITE_FAST, ONE, change::lpush).doc(
-        LIST,
-        "1.0.0",
-        O_PUSHED,
-        "Prepends elements to a list, and creates it if it is not there.",
-    ),
-    Command::keyspace("rpush", -3, WRITE_FAST, ONE, change::rpush).doc(
-        LIST,
-        "1.0.0",
-        O_PUSHED,
-        "Appends elements to a list, and creates it if it is not there.",
-    ),
-    Command::keyspace("lpushx", -3, WRITE_FAST, ONE, change::lpushx).doc(
-        LIST,
-        "2.2.0",
-        O_PUSHED,
-        "Prepends elements to a list that is there.",
-    ),
-    Command::keyspace("rpushx", -3, WRITE_FAST, ONE, change::rpushx).doc(
-        LIST,
-        "2.2.0",
-        O_PUSHED,
-        "Appends elements to a list that is there.",
-    ),
-    Command::keyspace("lpop", -2, SHRINK_FAST, ONE, change::lpop).doc(
-        LIST,
-        "1.0.0",
-        O_POPPED,
-        "Removes and returns the first elements of a list.",
-    ),
-    Command::keyspace("rpop", -2, SHRINK_FAST, ONE, change::rpop).doc(
-        LIST,
-        "1.0.0",
-        O_POPPED,
-        "Removes and returns the last elements of a list.",
-    ),
-    Command::keyspace("llen", 2, READ_FAST, ONE, llen).doc(LIST, "1.0.0", O_1, "Returns the length of a list."),
-    Command::keyspace("lindex", 3, READ, ONE, lindex).doc(
-        LIST,
-        "1.0.0",
-        O_WALK,
-        "Returns an element of a list by its index.",
-    ),
-    Command::keyspace("lrange", 4, READ, ONE, lrange).doc(
-        LIST,
-        "1.0.0",
-        "O(S+N), S being the distance of the first element from the nearer end, N the number of elements returned.",
-        "Returns a range of elements of a list.",
-    ),
-    Command::keyspace("lpos", -3, READ, ONE, position::lpos).doc(
-        LIST,
-        "6.0.6",
-        O_LIST,
-        "Returns the indexes of elements that equal a given one.",
-    ),
-    Command::keyspace("lset", 4, WRITE, ONE, change::lset).doc(
-        LIST,
-        "1.0.0",
-        O_WALK,
-        "Sets an element of a list by its index.",
-    ),
-    Command::keyspace("linsert", 5, WRITE, ONE, change::linsert).doc(
-        LIST,
-        "2.2.0",
-        O_WALK,
-        "Inserts an element before or after another one of a list.",
-    ),
-    Command::keyspace("lrem", 4, SHRINK, ONE, change::lrem).doc(
-        LIST,
-        "1.0.0",
-        O_LIST,
-        "Removes elements that equal a given one.",
-    ),
-    Command::keyspace("ltrim", 4, SHRINK, ONE, change::ltrim).doc(
-        LIST,
-        "1.0.0",
-        "O(N), N being the number of elements removed.",
-        "Removes the elements at both ends that are outside a range.",
-    ),
-    Command::keyspace("lmove", 5, WRITE, KeySpec::TWO, transfer::lmove).doc(
-        LIST,
-        "6.2.0",
-        O_1,
-        "Moves an element from one end of a list to one end of another.",
-    ),
-    Command::keyspace("rpoplpush", 3, WRITE, KeySpec::TWO, transfer::rpoplpush).doc(
-        LIST,
-        "1.2.0",
-        O_1,
-        "Moves the last element of a list to the front of another.",
-    ),
-    Command::keyspace("lmpop", -4, SHRINK, KeySpec::COUNTED, transfer::lmpop).doc(
-        LIST,
-        "7.0.0",
-        "O(N+M), N being the number of keys and M the number of elements returned.",
-        "Removes and returns elements of the first list that is not empty.",
-    ),
-];
+pub static COMMANDS: &[Command] =
+    &[
+        Command::keyspace("lpush", -3, WRITE_FAST, ONE, change::lpush).access(&[access::INSERT]).doc(
+            LIST,
+            "1.0.0",
+            O_PUSHED,
+            "Prepends elements to a list, and creates it if it is not there.",
+        ),
+        Command::keyspace("rpush", -3, WRITE_FAST, ONE, change::rpush).access(&[access::INSERT]).doc(
+            LIST,
+            "1.0.0",
+            O_PUSHED,
+            "Appends elements to a list, and creates it if it is not there.",
+        ),
+        Command::keyspace("lpushx", -3, WRITE_FAST, ONE, change::lpushx).access(&[access::INSERT]).doc(
+            LIST,
+            "2.2.0",
+            O_PUSHED,
+            "Prepends elements to a list that is there.",
+        ),
+        Command::keyspace("rpushx", -3, WRITE_FAST, ONE, change::rpushx).access(&[access::INSERT]).doc(
+            LIST,
+            "2.2.0",
+            O_PUSHED,
+            "Appends elements to a list that is there.",
+        ),
+        Command::keyspace("lpop", -2, SHRINK_FAST, ONE, change::lpop).access(&[access::TAKE]).doc(
+            LIST,
+            "1.0.0",
+            O_POPPED,
+            "Removes and returns the first elements of a list.",
+        ),
+        Command::keyspace("rpop", -2, SHRINK_FAST, ONE, change::rpop).access(&[access::TAKE]).doc(
+            LIST,
+            "1.0.0",
+            O_POPPED,
+            "Removes and returns the last elements of a list.",
+        ),
+        Command::keyspace("llen", 2, READ_FAST, ONE, llen).access(&[access::LOOK]).doc(
+            LIST,
+            "1.0.0",
+            O_1,
+            "Returns the length of a list.",
+        ),
+        Command::keyspace("lindex", 3, READ, ONE, lindex).doc(
+            LIST,
+            "1.0.0",
+            O_WALK,
+            "Returns an element of a list by its index.",
+        ),
+        Command::keyspace("lrange", 4, READ, ONE, lrange).doc(
+            LIST,
+            "1.0.0",
+            "O(S+N), S being the distance of the first element from the nearer end, N the number of elements returned.",
+            "Returns a range of elements of a list.",
+        ),
+        Command::keyspace("lpos", -3, READ, ONE, position::lpos).doc(
+            LIST,
+            "6.0.6",
+            O_LIST,
+            "Returns the indexes of elements that equal a given one.",
+        ),
+        Command::keyspace("lset", 4, WRITE, ONE, change::lset).doc(
+            LIST,
+            "1.0.0",
+            O_WALK,
+            "Sets an element of a list by its index.",
+        ),
+        Command::keyspace("linsert", 5, WRITE, ONE, change::linsert).access(&[access::INSERT]).doc(
+            LIST,
+            "2.2.0",
+            O_WALK,
+            "Inserts an element before or after another one of a list.",
+        ),
+        Command::keyspace("lrem", 4, SHRINK, ONE, change::lrem).access(&[access::DELETE]).doc(
+            LIST,
+            "1.0.0",
+            O_LIST,
+            "Removes elements that equal a given one.",
+        ),
+        Command::keyspace("ltrim", 4, SHRINK, ONE, change::ltrim).access(&[access::DELETE]).doc(
+            LIST,
+            "1.0.0",
+            "O(N), N being the number of elements removed.",
+            "Removes the elements at both ends that are outside a range.",
+        ),
+        Command::keyspace("lmove", 5, WRITE, KeySpec::TWO, transfer::lmove)
+            .access(&[access::TAKE, access::INSERT])
+            .doc(LIST, "6.2.0", O_1, "Moves an element from one end of a list to one end of another."),
+        Command::keyspace("rpoplpush", 3, WRITE, KeySpec::TWO, transfer::rpoplpush)
+            .access(&[access::TAKE, access::INSERT])
+            .doc(LIST, "1.2.0", O_1, "Moves the last element of a list to the front of another."),
+        Command::keyspace("lmpop", -4, SHRINK, KeySpec::COUNTED, transfer::lmpop).access(&[access::TAKE]).doc(
+            LIST,
+            "7.0.0",
+            "O(N+M), N being the number of keys and M the number of elements returned.",
+            "Removes and returns elements of the first list that is not empty.",
+        ),
+    ];
 
 /// The list at `key`, for a command that reads it.
 #[inline]

@@ -10,6 +10,7 @@ mod draw;
 use super::elements::{Found, Walk, WalkOptions, parse_cursor};
 use super::{Args, Command, Ctx, Flags, KeySpec};
 use crate::collection::set::{Member, Set};
+use crate::command::table::access;
 use crate::resp::{Error, Reply};
 use crate::route::Key;
 use crate::shard::{Classes, Kind};
@@ -30,105 +31,94 @@ const O_ARGS: &str = "O(N), N being the number of members named.";
 const O_INTER: &str = "O(N*M), N being the size of the smallest set and M the number of sets.";
 const O_ALL: &str = "O(N), N being the number of members of all sets.";
 
-pub static COMMANDS: &[Command] = &[
-    Command::keyspace("sadd", -3, WRITE_FAST, ONE, change::sadd).doc(
-        SET,
-        "1.0.0",
-        O_ARGS,
-        "Adds members to a set, and creates it if it is not there.",
-    ),
-    Command::keyspace("srem", -3, SHRINK_FAST, ONE, change::srem).doc(
-        SET,
-        "1.0.0",
-        O_ARGS,
-        "Removes members from a set.",
-    ),
-    Command::keyspace("smove", 4, SHRINK_FAST, KeySpec::TWO, change::smove).doc(
-        SET,
-        "1.0.0",
-        O_1,
-        "Moves a member from one set to another.",
-    ),
-    Command::keyspace("sismember", 3, READ_FAST, ONE, sismember).doc(
-        SET,
-        "1.0.0",
-        O_1,
-        "Tells whether something is a member of a set.",
-    ),
-    Command::keyspace("smismember", -3, READ_FAST, ONE, smismember).doc(
-        SET,
-        "6.2.0",
-        O_ARGS,
-        "Tells of several things whether they are members of a set.",
-    ),
-    Command::keyspace("scard", 2, READ_FAST, ONE, scard).doc(
-        SET,
-        "1.0.0",
-        O_1,
-        "Returns the number of members of a set.",
-    ),
-    Command::keyspace("smembers", 2, READ, ONE, smembers).doc(SET, "1.0.0", O_SET, "Returns all members of a set."),
-    Command::keyspace("spop", -2, SHRINK_FAST, ONE, draw::spop).doc(
-        SET,
-        "1.0.0",
-        "O(N), N being the number of members returned.",
-        "Removes and returns random members of a set.",
-    ),
-    Command::keyspace("srandmember", -2, READ, ONE, draw::srandmember).doc(
-        SET,
-        "1.0.0",
-        "O(N), N being the number of members returned.",
-        "Returns random members of a set.",
-    ),
-    Command::keyspace("sinter", -2, READ, ALL, algebra::sinter).doc(
-        SET,
-        "1.0.0",
-        O_INTER,
-        "Returns the members that are in all of several sets.",
-    ),
-    Command::keyspace("sintercard", -3, READ, KeySpec::COUNTED, algebra::sintercard).doc(
-        SET,
-        "7.0.0",
-        O_INTER,
-        "Counts the members that are in all of several sets.",
-    ),
-    Command::keyspace("sinterstore", -3, WRITE, ALL, algebra::sinterstore).doc(
-        SET,
-        "1.0.0",
-        O_INTER,
-        "Stores the members that are in all of several sets.",
-    ),
-    Command::keyspace("sunion", -2, READ, ALL, algebra::sunion).doc(
-        SET,
-        "1.0.0",
-        O_ALL,
-        "Returns the members that are in any of several sets.",
-    ),
-    Command::keyspace("sunionstore", -3, WRITE, ALL, algebra::sunionstore).doc(
-        SET,
-        "1.0.0",
-        O_ALL,
-        "Stores the members that are in any of several sets.",
-    ),
-    Command::keyspace("sdiff", -2, READ, ALL, algebra::sdiff).doc(
-        SET,
-        "1.0.0",
-        O_ALL,
-        "Returns the members of a set that are in no other.",
-    ),
-    Command::keyspace("sdiffstore", -3, WRITE, ALL, algebra::sdiffstore).doc(
-        SET,
-        "1.0.0",
-        O_ALL,
-        "Stores the members of a set that are in no other.",
-    ),
-    Command::keyspace("sscan", -3, READ, ONE, sscan).doc(
-        SET,
-        "2.8.0",
-        "O(1) for each call, O(N) for a whole iteration, N being the number of members.",
-        "Lists the members of a set in small steps.",
-    ),
-];
+pub static COMMANDS: &[Command] =
+    &[
+        Command::keyspace("sadd", -3, WRITE_FAST, ONE, change::sadd).access(&[access::INSERT]).doc(
+            SET,
+            "1.0.0",
+            O_ARGS,
+            "Adds members to a set, and creates it if it is not there.",
+        ),
+        Command::keyspace("srem", -3, SHRINK_FAST, ONE, change::srem).access(&[access::DELETE]).doc(
+            SET,
+            "1.0.0",
+            O_ARGS,
+            "Removes members from a set.",
+        ),
+        Command::keyspace("smove", 4, SHRINK_FAST, KeySpec::TWO, change::smove)
+            .access(&[access::TAKE, access::INSERT])
+            .doc(SET, "1.0.0", O_1, "Moves a member from one set to another."),
+        Command::keyspace("sismember", 3, READ_FAST, ONE, sismember).access(&[access::LOOK]).doc(
+            SET,
+            "1.0.0",
+            O_1,
+            "Tells whether something is a member of a set.",
+        ),
+        Command::keyspace("smismember", -3, READ_FAST, ONE, smismember).doc(
+            SET,
+            "6.2.0",
+            O_ARGS,
+            "Tells of several things whether they are members of a set.",
+        ),
+        Command::keyspace("scard", 2, READ_FAST, ONE, scard).access(&[access::LOOK]).doc(
+            SET,
+            "1.0.0",
+            O_1,
+            "Returns the number of members of a set.",
+        ),
+        Command::keyspace("smembers", 2, READ, ONE, smembers).doc(SET, "1.0.0", O_SET, "Returns all members of a set."),
+        Command::keyspace("spop", -2, SHRINK_FAST, ONE, draw::spop).access(&[access::TAKE]).doc(
+            SET,
+            "1.0.0",
+            "O(N), N being the number of members returned.",
+            "Removes and returns random members of a set.",
+        ),
+        Command::keyspace("srandmember", -2, READ, ONE, draw::srandmember).doc(
+            SET,
+            "1.0.0",
+            "O(N), N being the number of members returned.",
+            "Returns random members of a set.",
+        ),
+        Command::keyspace("sinter", -2, READ, ALL, algebra::sinter).doc(
+            SET,
+            "1.0.0",
+            O_INTER,
+            "Returns the members that are in all of several sets.",
+        ),
+        Command::keyspace("sintercard", -3, READ, KeySpec::COUNTED, algebra::sintercard).doc(
+            SET,
+            "7.0.0",
+            O_INTER,
+            "Counts the members that are in all of several sets.",
+        ),
+        Command::keyspace("sinterstore", -3, WRITE, ALL, algebra::sinterstore)
+            .access(&[access::UPDATE, access::READ])
+            .doc(SET, "1.0.0", O_INTER, "Stores the members that are in all of several sets."),
+        Command::keyspace("sunion", -2, READ, ALL, algebra::sunion).doc(
+            SET,
+            "1.0.0",
+            O_ALL,
+            "Returns the members that are in any of several sets.",
+        ),
+        Command::keyspace("sunionstore", -3, WRITE, ALL, algebra::sunionstore)
+            .access(&[access::OVERWRITE, access::READ])
+            .doc(SET, "1.0.0", O_ALL, "Stores the members that are in any of several sets."),
+        Command::keyspace("sdiff", -2, READ, ALL, algebra::sdiff).doc(
+            SET,
+            "1.0.0",
+            O_ALL,
+            "Returns the members of a set that are in no other.",
+        ),
+        Command::keyspace("sdiffstore", -3, WRITE, ALL, algebra::sdiffstore)
+            .access(&[access::OVERWRITE, access::READ])
+            .doc(SET, "1.0.0", O_ALL, "Stores the members of a set that are in no other."),
+        Command::keyspace("sscan", -3, READ, ONE, sscan).doc(
+            SET,
+            "2.8.0",
+            "O(1) for each call, O(N) for a whole iteration, N being the number of members.",
+            "Lists the members of a set in small steps.",
+        ),
+    ];
 
 /// The set at `key`, for a command that reads it.
 #[inline]

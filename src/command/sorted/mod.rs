@@ -12,6 +12,7 @@ mod score;
 use super::number::parse_i64;
 use super::{Args, Command, Ctx, Flags, KeySpec};
 use crate::collection::sorted::{Items, SortedSet};
+use crate::command::table::access;
 use crate::resp::{Error, Reply};
 use crate::route::Key;
 use crate::shard::{Classes, Kind};
@@ -43,13 +44,13 @@ pub static COMMANDS: &[Command] = &[
         O_EACH,
         "Adds members to a sorted set, or changes their scores.",
     ),
-    Command::keyspace("zincrby", 4, WRITE_FAST, ONE, add::zincrby).doc(
+    Command::keyspace("zincrby", 4, WRITE_FAST, ONE, add::zincrby).access(&[access::CHANGE]).doc(
         GROUP,
         "1.2.0",
         O_LOG,
         "Adds a number to the score of a member.",
     ),
-    Command::keyspace("zrem", -3, SHRINK_FAST, ONE, add::zrem).doc(
+    Command::keyspace("zrem", -3, SHRINK_FAST, ONE, add::zrem).access(&[access::DELETE]).doc(
         GROUP,
         "1.2.0",
         O_EACH,
@@ -62,7 +63,7 @@ pub static COMMANDS: &[Command] = &[
         "O(M), M being the number of members named.",
         "Returns the scores of members.",
     ),
-    Command::keyspace("zcard", 2, READ_FAST, ONE, zcard).doc(
+    Command::keyspace("zcard", 2, READ_FAST, ONE, zcard).access(&[access::LOOK]).doc(
         GROUP,
         "1.2.0",
         O_1,
@@ -98,12 +99,9 @@ pub static COMMANDS: &[Command] = &[
         O_RANGE,
         "Returns the members in a range of ranks, scores or names.",
     ),
-    Command::keyspace("zrangestore", -5, WRITE, KeySpec::TWO, range::zrangestore).doc(
-        GROUP,
-        "6.2.0",
-        O_RANGE,
-        "Stores the members in a range of ranks, scores or names in another key.",
-    ),
+    Command::keyspace("zrangestore", -5, WRITE, KeySpec::TWO, range::zrangestore)
+        .access(&[access::OVERWRITE, access::READ])
+        .doc(GROUP, "6.2.0", O_RANGE, "Stores the members in a range of ranks, scores or names in another key."),
     Command::keyspace("zrevrange", -4, READ, ONE, range::zrevrange).doc(
         GROUP,
         "1.2.0",
@@ -134,37 +132,37 @@ pub static COMMANDS: &[Command] = &[
         O_RANGE,
         "Returns the members in a range of names, the last name first.",
     ),
-    Command::keyspace("zremrangebyrank", 4, SHRINK, ONE, range::zremrangebyrank).doc(
+    Command::keyspace("zremrangebyrank", 4, SHRINK, ONE, range::zremrangebyrank).access(&[access::DELETE]).doc(
         GROUP,
         "2.0.0",
         O_REMOVED,
         "Removes the members in a range of ranks.",
     ),
-    Command::keyspace("zremrangebyscore", 4, SHRINK, ONE, range::zremrangebyscore).doc(
+    Command::keyspace("zremrangebyscore", 4, SHRINK, ONE, range::zremrangebyscore).access(&[access::DELETE]).doc(
         GROUP,
         "1.2.0",
         O_REMOVED,
         "Removes the members in a range of scores.",
     ),
-    Command::keyspace("zremrangebylex", 4, SHRINK, ONE, range::zremrangebylex).doc(
+    Command::keyspace("zremrangebylex", 4, SHRINK, ONE, range::zremrangebylex).access(&[access::DELETE]).doc(
         GROUP,
         "2.8.9",
         O_REMOVED,
         "Removes the members in a range of names.",
     ),
-    Command::keyspace("zpopmin", -2, SHRINK_FAST, ONE, pop::zpopmin).doc(
+    Command::keyspace("zpopmin", -2, SHRINK_FAST, ONE, pop::zpopmin).access(&[access::TAKE]).doc(
         GROUP,
         "5.0.0",
         O_REMOVED,
         "Removes and returns the members with the lowest scores.",
     ),
-    Command::keyspace("zpopmax", -2, SHRINK_FAST, ONE, pop::zpopmax).doc(
+    Command::keyspace("zpopmax", -2, SHRINK_FAST, ONE, pop::zpopmax).access(&[access::TAKE]).doc(
         GROUP,
         "5.0.0",
         O_REMOVED,
         "Removes and returns the members with the highest scores.",
     ),
-    Command::keyspace("zmpop", -4, SHRINK, COUNTED, pop::zmpop).doc(
+    Command::keyspace("zmpop", -4, SHRINK, COUNTED, pop::zmpop).access(&[access::TAKE]).doc(
         GROUP,
         "7.0.0",
         "O(K + M log N), K being the number of keys, N that of the members, and M that of the members removed.",
@@ -206,24 +204,15 @@ pub static COMMANDS: &[Command] = &[
         "O(N*K), N being the number of members of the smallest input and K that of the inputs.",
         "Counts the members of the intersection of sorted sets.",
     ),
-    Command::keyspace("zunionstore", -4, WRITE, STORED, algebra::zunionstore).doc(
-        GROUP,
-        "2.0.0",
-        O_ALGEBRA,
-        "Stores the union of sorted sets in a key.",
-    ),
-    Command::keyspace("zinterstore", -4, WRITE, STORED, algebra::zinterstore).doc(
-        GROUP,
-        "2.0.0",
-        O_ALGEBRA,
-        "Stores the intersection of sorted sets in a key.",
-    ),
-    Command::keyspace("zdiffstore", -4, WRITE, STORED, algebra::zdiffstore).doc(
-        GROUP,
-        "6.2.0",
-        O_ALGEBRA,
-        "Stores what the first of some sorted sets has alone in a key.",
-    ),
+    Command::keyspace("zunionstore", -4, WRITE, STORED, algebra::zunionstore)
+        .access(&[access::OVERWRITE, access::READ])
+        .doc(GROUP, "2.0.0", O_ALGEBRA, "Stores the union of sorted sets in a key."),
+    Command::keyspace("zinterstore", -4, WRITE, STORED, algebra::zinterstore)
+        .access(&[access::OVERWRITE, access::READ])
+        .doc(GROUP, "2.0.0", O_ALGEBRA, "Stores the intersection of sorted sets in a key."),
+    Command::keyspace("zdiffstore", -4, WRITE, STORED, algebra::zdiffstore)
+        .access(&[access::OVERWRITE, access::READ])
+        .doc(GROUP, "6.2.0", O_ALGEBRA, "Stores what the first of some sorted sets has alone in a key."),
 ];
 
 /// The sorted set at `key`, for a command that reads it.

@@ -9,6 +9,7 @@ mod range;
 mod set;
 
 use super::{Args, Command, Ctx, Flags, KeySpec};
+use crate::command::table::access;
 use crate::resp::{Error, Reply};
 use crate::route::Key;
 use crate::shard::{Classes, EntryRef, Expiry, Kind, Str};
@@ -34,37 +35,37 @@ pub static COMMANDS: &[Command] = &[
         O_1,
         "Sets the string value of a key, optionally with an expiry or under a condition.",
     ),
-    Command::keyspace("setnx", 3, WRITE_FAST, ONE, set::setnx).doc(
+    Command::keyspace("setnx", 3, WRITE_FAST, ONE, set::setnx).access(&[access::CREATE]).doc(
         STRING,
         "1.0.0",
         O_1,
         "Sets the string value of a key that does not exist.",
     ),
-    Command::keyspace("setex", 4, WRITE, ONE, set::setex).doc(
+    Command::keyspace("setex", 4, WRITE, ONE, set::setex).access(&[access::OVERWRITE]).doc(
         STRING,
         "2.0.0",
         O_1,
         "Sets the string value of a key and its time to live in seconds.",
     ),
-    Command::keyspace("psetex", 4, WRITE, ONE, set::psetex).doc(
+    Command::keyspace("psetex", 4, WRITE, ONE, set::psetex).access(&[access::OVERWRITE]).doc(
         STRING,
         "2.6.0",
         O_1,
         "Sets the string value of a key and its time to live in milliseconds.",
     ),
-    Command::keyspace("getset", 3, WRITE_FAST, ONE, set::getset).doc(
+    Command::keyspace("getset", 3, WRITE_FAST, ONE, set::getset).access(&[access::CHANGE]).doc(
         STRING,
         "1.0.0",
         O_1,
         "Sets the string value of a key and returns the previous one.",
     ),
-    Command::keyspace("getex", -2, SHRINK_FAST, ONE, set::getex).doc(
+    Command::keyspace("getex", -2, SHRINK_FAST, ONE, set::getex).access(&[access::CHANGE]).doc(
         STRING,
         "6.2.0",
         O_1,
         "Returns the string value of a key and changes its expiry.",
     ),
-    Command::keyspace("getdel", 2, SHRINK_FAST, ONE, getdel).doc(
+    Command::keyspace("getdel", 2, SHRINK_FAST, ONE, getdel).access(&[access::TAKE]).doc(
         STRING,
         "6.2.0",
         O_1,
@@ -76,50 +77,55 @@ pub static COMMANDS: &[Command] = &[
         O_KEYS,
         "Returns the string values of several keys.",
     ),
-    Command::keyspace("mset", -3, WRITE, KeySpec::PAIRS, mset).doc(
+    Command::keyspace("mset", -3, WRITE, KeySpec::PAIRS, mset).access(&[access::OVERWRITE]).doc(
         STRING,
         "1.0.1",
         O_KEYS,
         "Sets the string values of several keys.",
     ),
-    Command::keyspace("msetnx", -3, WRITE, KeySpec::PAIRS, msetnx).doc(
+    Command::keyspace("msetnx", -3, WRITE, KeySpec::PAIRS, msetnx).access(&[access::CREATE]).doc(
         STRING,
         "1.0.1",
         O_KEYS,
         "Sets the string values of several keys if none of them exists.",
     ),
-    Command::keyspace("incr", 2, WRITE_FAST, ONE, count::incr).doc(STRING, "1.0.0", O_1, "Adds one to an integer."),
-    Command::keyspace("decr", 2, WRITE_FAST, ONE, count::decr).doc(
+    Command::keyspace("incr", 2, WRITE_FAST, ONE, count::incr).access(&[access::CHANGE]).doc(
+        STRING,
+        "1.0.0",
+        O_1,
+        "Adds one to an integer.",
+    ),
+    Command::keyspace("decr", 2, WRITE_FAST, ONE, count::decr).access(&[access::CHANGE]).doc(
         STRING,
         "1.0.0",
         O_1,
         "Subtracts one from an integer.",
     ),
-    Command::keyspace("incrby", 3, WRITE_FAST, ONE, count::incrby).doc(
+    Command::keyspace("incrby", 3, WRITE_FAST, ONE, count::incrby).access(&[access::CHANGE]).doc(
         STRING,
         "1.0.0",
         O_1,
         "Adds a number to an integer.",
     ),
-    Command::keyspace("decrby", 3, WRITE_FAST, ONE, count::decrby).doc(
+    Command::keyspace("decrby", 3, WRITE_FAST, ONE, count::decrby).access(&[access::CHANGE]).doc(
         STRING,
         "1.0.0",
         O_1,
         "Subtracts a number from an integer.",
     ),
-    Command::keyspace("incrbyfloat", 3, WRITE_FAST, ONE, count::incrbyfloat).doc(
+    Command::keyspace("incrbyfloat", 3, WRITE_FAST, ONE, count::incrbyfloat).access(&[access::CHANGE]).doc(
         STRING,
         "2.6.0",
         O_1,
         "Adds a number to a floating-point number.",
     ),
-    Command::keyspace("append", 3, WRITE_FAST, ONE, range::append).doc(
+    Command::keyspace("append", 3, WRITE_FAST, ONE, range::append).access(&[access::INSERT]).doc(
         STRING,
         "2.0.0",
         "O(1) amortized over many appends, plus the length of the argument.",
         "Appends to the string value of a key.",
     ),
-    Command::keyspace("strlen", 2, READ_FAST, ONE, range::strlen).doc(
+    Command::keyspace("strlen", 2, READ_FAST, ONE, range::strlen).access(&[access::LOOK]).doc(
         STRING,
         "2.2.0",
         O_1,
