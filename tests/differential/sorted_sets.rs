@@ -237,7 +237,7 @@ fn large(random: &mut Random) -> Vec<Vec<u8>> {
     };
     let member = |random: &mut Random| {
         let n = random.below(DIFFERENT);
-        if n % 9 == 0 { format!("{n:0300}") } else { format!("member:{n}") }
+        if n.is_multiple_of(9) { format!("{n:0300}") } else { format!("member:{n}") }
     };
     let score = |random: &mut Random| match random.below(30) {
         _ if names => "0".to_string(),
@@ -339,7 +339,7 @@ fn walks_of_sorted_sets_find_what_stays() {
     let mut random = Random::new(seed());
     for equal in [true, false] {
         client.call(&["DEL", "walked"]);
-        let mut add = |client: &mut Client, name: String, random: &mut Random| {
+        let add = |client: &mut Client, name: String, random: &mut Random| {
             let score = if equal { "1".to_string() } else { random.below(1_000_000).to_string() };
             client.call(&["ZADD", "walked", &score, &name]);
         };

@@ -397,6 +397,11 @@ impl Tree {
         }
     }
 
+    /// Has no items from now on, but still their memory. Only [`Tree::free_some`] may follow.
+    pub fn abandon(&mut self) {
+        self.len = 0;
+    }
+
     /// Frees up to about `allocations`; true as long as there are more. The tree is a wreck then.
     pub fn free_some(&mut self, allocations: usize) -> bool {
         let mut freed = 0;

@@ -40,11 +40,11 @@ pub fn pop(ctx: &mut Ctx, key: &Key, end: End, count: usize, shape: Shape, reply
     let mut effect: Option<Vec<Vec<u8>>> =
         ctx.shard.effects.enabled().then(|| vec![b"ZREM".to_vec(), key.bytes.to_vec()]);
     let popped = ctx.change(key, Kind::SortedSet, false, |value, _| {
-        let len = SortedSet::new(value.view()).len();
-        let count = count.min(len);
+        let set = SortedSet::new(value.view());
+        let count = count.min(set.len());
         write_start(reply, key, count, shape);
-        let (first, backwards) = if end == End::Min { (0, false) } else { (len - count, true) };
-        sorted::remove_range(value, first, first + count, backwards, |member, score| {
+        let first = if end == End::Min { 0 } else { set.len() - count };
+        for (member, score) in set.items(first, first + count, end == End::Max) {
             if matches!(shape, Shape::Pairs | Shape::KeyAndPairs) {
                 reply.array(2);
             }
@@ -53,7 +53,8 @@ pub fn pop(ctx: &mut Ctx, key: &Key, end: End, count: usize, shape: Shape, reply
             if let Some(effect) = &mut effect {
                 effect.push(member.to_vec());
             }
-        });
+        }
+        sorted::remove_range(value, first, first + count);
         (count, count as u64)
     })?;
     let Some(popped) = popped else { return Ok(false) };
