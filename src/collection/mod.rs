@@ -56,7 +56,8 @@ impl Default for Thresholds {
     }
 }
 
-/// A value that is a collection, for changing. Empty is `Compact` without bytes, for every type.
+/// A value that is a collection, for changing. Empty is `Compact` without bytes, for every type, or a large one that has
+/// lost all its elements at once and can only be freed.
 #[derive(Debug)]
 pub enum Value {
     Compact(Vec<u8>),
@@ -94,7 +95,8 @@ pub enum Large {
     List(list::Chunks),
     Set(dict::Members),
     Hash(dict::Fields),
-    SortedSet(sorted::Large),
+    /// Much larger than the others: in a box of its own.
+    SortedSet(Box<sorted::Large>),
 }
 
 /// A value that is a collection, for reading.

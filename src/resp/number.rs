@@ -4,6 +4,8 @@
 //! A text that is accepted is therefore exactly what the number prints as, which is what makes it safe to store numbers
 //! in binary and print them again.
 
+use std::fmt::{self, Write};
+
 /// Most digits that fit an i64 or u64 whatever they are.
 const SAFE_DIGITS_MAX: usize = 18;
 
@@ -59,36 +61,102 @@ fn parse_long(digits: &[u8]) -> Option<u64> {
     Some(n)
 }
 
-/// The text of a double as Redis 7.0 prints it: C's `%.17g`, with `inf`, `-inf` and `nan`.
-///
-/// Seventeen significant digits read back as the same double; they are not the shortest that do: 0.1 prints as
-/// `0.10000000000000001`.
-pub fn format_double(value: f64) -> String {
-    const DIGITS: i32 = 17;
-    if !value.is_finite() {
-        let text = if value.is_nan() {
-            "nan"
-        } else if value > 0.0 {
-            "inf"
-        } else {
-            "-inf"
-        };
-        return text.to_string();
-    }
-    let scientific = format!("{value:.16e}");
-    // `{:e}` always writes an `e` and a decimal exponent.
-    let Some((mantissa, exponent)) = scientific.split_once('e') else { return scientific };
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if (-4..DIGITS).contains(&exponent) {
-        let decimals = (DIGITS - 1 - exponent) as usize;
-        return without_trailing_zeros(&format!("{value:.decimals$}")).to_string();
-    }
-    let sign = if exponent < 0 { '-' } else { '+' };
-    format!("{}e{sign}{:02}", without_trailing_zeros(mantissa), exponent.unsigned_abs())
+/// The text of a double, without an allocation: see [`DoubleText::new`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DoubleText {
+    bytes: [u8; DOUBLE_BYTES_MAX],
+    len: usize,
 }
 
-fn without_trailing_zeros(text: &str) -> &str {
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { text }
+/// A sign, 17 digits, a point, and `e-308`.
+const DOUBLE_BYTES_MAX: usize = 24;
+/// Significant digits of a double's text.
+const DOUBLE_DIGITS: usize = 17;
+
+impl DoubleText {
+    /// The text as Redis 7.0 prints it: C's `%.17g`, with `inf`, `-inf` and `nan`.
+    ///
+    /// Seventeen significant digits read back as the same double; they are not the shortest that do: 0.1 prints as
+    /// `0.10000000000000001`.
+    pub fn new(value: f64) -> DoubleText {
+        let mut text = DoubleText::default();
+        if value.is_nan() {
+            text.push(b"nan");
+        } else if value.is_infinite() {
+            text.push(if value > 0.0 { b"inf" } else { b"-inf" });
+        } else {
+            text.write_finite(value);
+        }
+        text
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    fn write_finite(&mut self, value: f64) {
+        // A digit, a point, sixteen digits, `e` and the exponent: the standard library rounds them right.
+        let mut scientific = DoubleText::default();
+        let written = write!(scientific, "{:.*e}", DOUBLE_DIGITS - 1, value.abs());
+        debug_assert!(written.is_ok());
+        let mut digits = [0; DOUBLE_DIGITS];
+        digits[0] = scientific.bytes[0];
+        digits[1..].copy_from_slice(&scientific.bytes[2..1 + DOUBLE_DIGITS]);
+        let exponent = std::str::from_utf8(&scientific.as_bytes()[2 + DOUBLE_DIGITS..]);
+        let exponent: i32 = exponent.ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        let significant = digits.iter().rposition(|&digit| digit != b'0').unwrap_or(0) + 1;
+        if value.is_sign_negative() {
+            self.push(b"-");
+        }
+        match exponent {
+            -4..0 => {
+                self.push(&b"0.000"[..1 + exponent.unsigned_abs() as usize]);
+                self.push(&digits[..significant]);
+            }
+            0..17 => {
+                let whole = exponent as usize + 1;
+                self.push(&digits[..whole]);
+                self.push_fraction(&digits[whole..significant.max(whole)]);
+            }
+            _ => {
+                self.push(&digits[..1]);
+                self.push_fraction(&digits[1..significant]);
+                self.push(if exponent < 0 { b"e-" } else { b"e+" });
+                let exponent = exponent.unsigned_abs();
+                if exponent < 10 {
+                    self.push(b"0");
+                }
+                self.push(itoa::Buffer::new().format(exponent).as_bytes());
+            }
+        }
+    }
+
+    fn push_fraction(&mut self, digits: &[u8]) {
+        if !digits.is_empty() {
+            self.push(b".");
+            self.push(digits);
+        }
+    }
+}
+
+impl fmt::Write for DoubleText {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if text.len() > DOUBLE_BYTES_MAX - self.len {
+            return Err(fmt::Error);
+        }
+        self.push(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// The text of a double as Redis 7.0 prints it: see [`DoubleText::new`].
+pub fn format_double(value: f64) -> String {
+    String::from_utf8_lossy(DoubleText::new(value).as_bytes()).into_owned()
 }
 
 #[cfg(test)]
@@ -174,6 +242,9 @@ mod tests {
             (f64::NAN, "nan"),
             (99999999999999999.0, "1e+17"),
             (0.99999999999999999, "1"),
+            (-2.2250738585072014e-308, "-2.2250738585072014e-308"),
+            (-0.00012345678901234567, "-0.00012345678901234567"),
+            (-1234567.125, "-1234567.125"),
         ];
         for (value, text) in cases {
             assert_eq!(format_double(value), text);

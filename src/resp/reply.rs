@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::number::DoubleText;
 use super::{Error, Version};
 
 /// Values of at least this many bytes are spliced instead of copied.
@@ -261,7 +262,7 @@ impl<'a> Reply<'a> {
 
     /// A double of any kind.
     fn fraction(&mut self, value: f64) {
-        let text = super::number::format_double(value);
+        let text = DoubleText::new(value);
         match self.version {
             Version::V2 => self.bulk(text.as_bytes()),
             Version::V3 => self.line(b',', text.as_bytes()),

@@ -572,8 +572,10 @@ impl Entries {
 
     /// Drops a collection that came from [`Entries::new_collection`].
     pub(super) fn drop_unused(&mut self, value: Value) {
-        if let Value::Compact(bytes) = value {
-            self.recycle(bytes);
+        match value {
+            Value::Compact(bytes) => self.recycle(bytes),
+            // It may have lost all its elements at once, and still have their memory.
+            Value::Large(large) => self.boxes.bury_box(large),
         }
     }
 

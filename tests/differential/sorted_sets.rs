@@ -237,7 +237,7 @@ fn large(random: &mut Random) -> Vec<Vec<u8>> {
     };
     let member = |random: &mut Random| {
         let n = random.below(DIFFERENT);
-        if n % 9 == 0 { format!("{n:0300}") } else { format!("member:{n}") }
+        if n.is_multiple_of(9) { format!("{n:0300}") } else { format!("member:{n}") }
     };
     let score = |random: &mut Random| match random.below(30) {
         _ if names => "0".to_string(),

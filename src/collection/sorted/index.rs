@@ -42,8 +42,8 @@ pub struct Index {
     directory: Vec<u32>,
     depth: u32,
     segments: Arena<Segment>,
-    /// Segments of each depth.
-    depths: [u32; DEPTH_MAX as usize + 1],
+    /// Segments of this depth. Invariant: at least two, unless the depth is 0.
+    deepest: usize,
     /// Bytes charged for all entries.
     entry_bytes: usize,
 }
@@ -51,9 +51,7 @@ pub struct Index {
 impl Default for Index {
     fn default() -> Self {
         let mut segments = Arena::default();
-        let mut depths = [0; DEPTH_MAX as usize + 1];
-        depths[0] = 1;
-        Index { directory: vec![segments.insert(Segment::default())], depth: 0, segments, depths, entry_bytes: 0 }
+        Index { directory: vec![segments.insert(Segment::default())], depth: 0, segments, deepest: 1, entry_bytes: 0 }
     }
 }
 
@@ -142,6 +140,7 @@ impl Index {
             self.directory.iter().for_each(|&id| doubled.extend([id, id]));
             self.directory = doubled;
             self.depth += 1;
+            self.deepest = 0;
         }
         let bit = 1 << (u32::BITS - 1 - depth);
         let entries = std::mem::take(&mut self.segments[id].entries);
@@ -160,8 +159,9 @@ impl Index {
         let half = 1 << (self.depth - depth - 1);
         let first = self.place(hash) & !(2 * half - 1);
         self.directory[first + half..first + 2 * half].fill(upper);
-        self.depths[depth as usize] -= 1;
-        self.depths[depth as usize + 1] += 2;
+        if depth + 1 == self.depth {
+            self.deepest += 2;
+        }
     }
 
     /// Joins the segment of `hash` with its other half if little is in both; whether it did.
@@ -188,11 +188,15 @@ impl Index {
         let width = 1 << (self.depth - depth);
         let first = self.place(buddy_hash) & !(width - 1);
         self.directory[first..first + width].fill(id);
-        self.depths[depth as usize] -= 2;
-        self.depths[depth as usize - 1] += 1;
-        while self.depth > 0 && self.depths[self.depth as usize] == 0 {
-            self.directory = self.directory.iter().step_by(2).copied().collect();
-            self.depth -= 1;
+        if depth == self.depth {
+            self.deepest -= 2;
+            while self.depth > 0 && self.deepest == 0 {
+                self.directory = self.directory.iter().step_by(2).copied().collect();
+                self.depth -= 1;
+                // A segment of this depth has one place, any other the place beside it too.
+                let pairs = self.directory.chunks_exact(2);
+                self.deepest = 2 * pairs.filter(|pair| pair[0] != pair[1]).count();
+            }
         }
         true
     }
@@ -219,7 +223,7 @@ impl Index {
     pub fn validate(&self) -> usize {
         self.segments.validate();
         assert_eq!(self.directory.len(), 1 << self.depth);
-        assert!(self.depth == 0 || self.depths[self.depth as usize] > 0);
+        assert!(self.depth == 0 || self.deepest >= 2);
         let (mut place, mut entries, mut bytes) = (0, 0, 0);
         let mut depths = [0; DEPTH_MAX as usize + 1];
         while place < self.directory.len() {
@@ -236,8 +240,9 @@ impl Index {
             bytes += growth::charge(&segment.entries);
             place += width;
         }
-        assert_eq!((depths, bytes), (self.depths, self.entry_bytes));
-        assert_eq!(self.segments.iter().count() as u32, depths.iter().sum::<u32>());
+        assert!(self.depth == 0 || depths[self.depth as usize] == self.deepest);
+        assert_eq!(bytes, self.entry_bytes);
+        assert_eq!(self.segments.iter().count(), depths.iter().sum::<usize>());
         entries
     }
 }

@@ -46,7 +46,7 @@ impl Large {
         self.len() == 0
     }
 
-    /// Bytes charged, with those of the structure itself.
+    /// Bytes charged, with those of the structure itself, which is in a box.
     pub fn bytes(&self) -> usize {
         growth::allocated(size_of::<Self>()) + self.tree.bytes() + self.index.bytes()
     }
@@ -128,13 +128,11 @@ impl Large {
         Some(score)
     }
 
-    /// Removes the item of this rank, which must exist, after showing it to `seen`.
-    pub fn remove_at(&mut self, rank: usize, seen: impl FnOnce(&[u8], f64)) {
+    /// Removes the item of this rank, which must exist.
+    pub fn remove_at(&mut self, rank: usize) {
         let (path, at) = self.tree.path_by_rank(rank);
-        let leaf = self.tree.leaf(path.leaf);
-        let member = leaf.member(at);
-        seen(member, leaf.score(at));
-        self.index.remove(Entry { hash: hash32(member), leaf: path.leaf });
+        let hash = hash32(self.tree.leaf(path.leaf).member(at));
+        self.index.remove(Entry { hash, leaf: path.leaf });
         let index = &mut self.index;
         self.tree.remove(&path, at, |member, from, to| index.moved(Entry { hash: hash32(member), leaf: from }, to));
     }
@@ -167,6 +165,11 @@ impl Large {
             seen(leaf.member(at), leaf.score(at));
         }
         found
+    }
+
+    /// Has no items from now on, but still their memory. Only [`Large::free_some`] may follow.
+    pub fn abandon(&mut self) {
+        self.tree.abandon();
     }
 
     /// Frees up to about `allocations`; true as long as there are more. What is left is a wreck that only this function

@@ -64,14 +64,6 @@ impl<'a> SortedSet<'a> {
         self.len() == 0
     }
 
-    /// The encoding, as OBJECT ENCODING names it.
-    pub fn encoding(&self) -> &'static str {
-        match self {
-            SortedSet::Compact(_) => "listpack",
-            SortedSet::Large(_) => "skiplist",
-        }
-    }
-
     /// The score of a member.
     pub fn score(&self, member: &[u8]) -> Option<f64> {
         match self {
@@ -192,7 +184,7 @@ fn enlarged(pack: Pack) -> Value {
     for (member, score) in compact::items(pack, 0, compact::len(pack), false) {
         large.insert(member, score);
     }
-    Value::Large(Box::new(super::Large::SortedSet(large)))
+    Value::Large(Box::new(super::Large::SortedSet(Box::new(large))))
 }
 
 /// Removes a member; the score it had.
@@ -210,27 +202,17 @@ pub fn remove(value: &mut Value, member: &[u8]) -> Option<f64> {
     }
 }
 
-/// Removes the items with ranks from `start` on and before `end`, which exist, after showing them to `seen`, in the order
-/// of ranks or backwards.
-pub fn remove_range(value: &mut Value, start: usize, end: usize, backwards: bool, mut seen: impl FnMut(&[u8], f64)) {
+/// Removes the items with ranks from `start` on and before `end`, which exist. A large set that loses all of them keeps
+/// its memory, so that it can be freed in pieces.
+pub fn remove_range(value: &mut Value, start: usize, end: usize) {
     match value {
-        Value::Compact(bytes) => {
-            compact::items(Pack::new(bytes), start, end, backwards).for_each(|(member, score)| seen(member, score));
-            compact::remove_range(bytes, start, end);
-        }
+        Value::Compact(bytes) => compact::remove_range(bytes, start, end),
         Value::Large(large) => {
             let large = form_mut(large);
             if end - start == large.len() {
-                large.items(start, end, backwards).for_each(|(member, score)| seen(member, score));
-                *value = Value::Compact(Vec::new());
-                return;
+                return large.abandon();
             }
-            for left in (start..end).rev() {
-                large.remove_at(if backwards { left } else { start }, &mut seen);
-            }
-            if large.is_empty() {
-                *value = Value::Compact(Vec::new());
-            }
+            (start..end).for_each(|_| large.remove_at(start));
         }
     }
 }
@@ -253,7 +235,7 @@ pub fn from_sorted<'m>(limits: &Thresholds, items: impl Iterator<Item = (&'m [u8
     for (member, score) in items {
         large.insert(member, score);
     }
-    Value::Large(Box::new(super::Large::SortedSet(large)))
+    Value::Large(Box::new(super::Large::SortedSet(Box::new(large))))
 }
 
 /// Programmer's error: a collection of another type is not a sorted set.

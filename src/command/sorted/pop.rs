@@ -1,4 +1,6 @@
 //! ZPOPMIN, ZPOPMAX and ZMPOP. [`pop`] also serves the commands that wait for a member.
+//!
+//! The effect is ZREM of what was removed, or DEL if that was all.
 
 use super::{Args, Ctx, Error, Reply, parse_i64, tell_removed};
 use crate::collection::sorted::{self, SortedSet};
@@ -37,28 +39,33 @@ pub enum Shape {
 
 /// Removes up to `count` members from an end and answers them; false, and no answer, if there is no sorted set.
 pub fn pop(ctx: &mut Ctx, key: &Key, end: End, count: usize, shape: Shape, reply: &mut Reply) -> Result<bool, Error> {
-    let mut effect: Option<Vec<Vec<u8>>> =
-        ctx.shard.effects.enabled().then(|| vec![b"ZREM".to_vec(), key.bytes.to_vec()]);
+    let logged = ctx.shard.effects.enabled();
+    let mut effect: Vec<Vec<u8>> = Vec::new();
     let popped = ctx.change(key, Kind::SortedSet, false, |value, _| {
-        let len = SortedSet::new(value.view()).len();
-        let count = count.min(len);
+        let set = SortedSet::new(value.view());
+        let count = count.min(set.len());
+        let all = count == set.len();
+        if logged {
+            effect.extend([if all { b"DEL".to_vec() } else { b"ZREM".to_vec() }, key.bytes.to_vec()]);
+        }
         write_start(reply, key, count, shape);
-        let (first, backwards) = if end == End::Min { (0, false) } else { (len - count, true) };
-        sorted::remove_range(value, first, first + count, backwards, |member, score| {
+        let first = if end == End::Min { 0 } else { set.len() - count };
+        for (member, score) in set.items(first, first + count, end == End::Max) {
             if matches!(shape, Shape::Pairs | Shape::KeyAndPairs) {
                 reply.array(2);
             }
             reply.bulk(member);
             reply.double(score);
-            if let Some(effect) = &mut effect {
+            if logged && !all {
                 effect.push(member.to_vec());
             }
-        });
+        }
+        sorted::remove_range(value, first, first + count);
         (count, count as u64)
     })?;
     let Some(popped) = popped else { return Ok(false) };
     if popped.result > 0 {
-        ctx.effect = effect;
+        ctx.effect = logged.then_some(effect);
         ctx.event(Classes::SORTED_SET, if end == End::Min { "zpopmin" } else { "zpopmax" }, key);
     }
     tell_removed(ctx, key, popped.removed);

@@ -224,7 +224,7 @@ fn remove(ctx: &mut Ctx, args: Args, by: By, event: &'static str, reply: &mut Re
     let key = ctx.key(args[1]);
     let done = ctx.change(&key, Kind::SortedSet, false, |value, _| {
         let (start, end) = range.resolve(&SortedSet::new(value.view()), false);
-        sorted::remove_range(value, start, end, false, |_, _| {});
+        sorted::remove_range(value, start, end);
         (end - start, (end - start) as u64)
     })?;
     let Some(done) = done else {

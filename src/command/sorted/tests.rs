@@ -207,6 +207,25 @@ fn random_members_and_walks() {
     assert!(t.call(&[b"ZRANDMEMBER", b"k", b"-50", b"WITHSCORES"]).starts_with(b"*50\r\n*2\r\n$1\r\n"));
 }
 
+#[test]
+fn what_was_popped_is_logged() {
+    let mut t = Transcript::default();
+    t.shard.effects.enable(true);
+    t.run(
+        r#"
+        ZADD k NX CH 1 a 2 b 3 c 4 d 5 e  => :5
+        ZADD k GT 0 a                     => :0
+        ZINCRBY k 1 a                     => $1|2
+        ZPOPMIN k 0                       => *0
+        ZPOPMIN k                         => *2|$1|a|$1|2
+        ZMPOP 1 k MAX COUNT 2             => *2|$1|k|*2|*2|$1|e|$1|5|*2|$1|d|$1|4
+        ZREMRANGEBYRANK k 7 9             => :0
+        ZPOPMAX k 5                       => *4|$1|c|$1|3|$1|b|$1|2
+        "#,
+    );
+    assert_eq!(t.effects(), ["ZADD k NX CH 1 a 2 b 3 c 4 d 5 e", "ZINCRBY k 1 a", "ZREM k a", "ZREM k e d", "DEL k"]);
+}
+
 /// A set of more members than a compact one has, through all commands that treat the two forms differently.
 #[test]
 fn large_sets() {
