@@ -2,7 +2,7 @@
 //!
 //! [`pump`] is the turn: collect what arrived, parse, execute as one batch, send. [`ring`] is the core's io_uring,
 //! [`connection`] one client, [`window`] the batch of requests under way, [`forward`] what travels between cores,
-//! [`owner`] what waits for keys that are lent, [`transact`] transactions, [`listener`] the sockets that accept, [`clock`]
+//! [`owner`] what waits for keys that are lent, [`transact`] and [`steps`] transactions, [`listener`] the sockets that accept, [`clock`]
 //! what time it is.
 //!
 //! Every limit of this layer stands in [`limits`].
@@ -19,6 +19,7 @@ pub mod listener;
 mod owner;
 pub mod pump;
 pub mod ring;
+mod steps;
 mod transact;
 pub mod window;
 
