@@ -17,7 +17,9 @@ const COMMANDS_MAX: usize = 12;
 fn is_plain(command: &[Vec<u8>]) -> bool {
     let first = command.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default();
     let second = command.get(1).map(|name| name.to_ascii_uppercase()).unwrap_or_default();
-    !matches!(&first[..], b"RESET" | b"QUIT" | b"EXEC" | b"DISCARD") && !(first == b"CLIENT" && second == b"REPLY")
+    let ends = matches!(&first[..], b"RESET" | b"QUIT" | b"EXEC" | b"DISCARD");
+    let silences = first == b"CLIENT" && second == b"REPLY";
+    !ends && !silences
 }
 
 /// Whether two replies to EXEC are the same: element by element, as the queued commands are compared.
