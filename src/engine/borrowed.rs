@@ -89,9 +89,6 @@ impl Engine {
     /// Runs a keyspace command on what was borrowed.
     pub fn call_borrowed(&mut self, call: Call, reply: &mut Reply) {
         self.scratch.set_now(self.shard.now());
-        while self.scratch.has_work(false) {
-            self.scratch.work(false);
-        }
         self.exchange_shards();
         self.call(call, reply);
         self.exchange_shards();
@@ -123,5 +120,222 @@ impl Engine {
     /// Whether the command that runs is part of a transaction.
     pub fn in_transaction(&self) -> bool {
         self.transaction.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::borrow::Wants;
+    use crate::command::{Owned, table};
+    use crate::config::{Config, MaxmemoryPolicy};
+    use crate::engine::Origin;
+    use crate::resp::{Output, Version};
+    use crate::route::{CoreId, Hasher, Router};
+    use crate::shard::{Classes, Effect};
+
+    const PARTITIONS: u16 = 4;
+    const NOW_MS: i64 = 1_700_000_000_000;
+
+    /// Two cores, of which the first coordinates.
+    struct Cores([Engine; 2]);
+
+    impl Cores {
+        fn new(config: Config) -> Cores {
+            let config = Config { notify_keyspace_events: Classes::parse("KA").unwrap(), ..config };
+            let engine = |core| {
+                let router = Router::new(core, 2, PARTITIONS);
+                let mut engine =
+                    Engine::new(router, Hasher::new(PARTITIONS, [1, 2, 3, 4]), Arc::new(config.clone()), 7);
+                engine.shard.set_now(NOW_MS);
+                engine.shard.events.enable(true);
+                engine.shard.effects.enable(true);
+                engine
+            };
+            Cores([engine(0), engine(1)])
+        }
+
+        fn owner(&self, key: &[u8]) -> usize {
+            self.0[0].router.owner(self.0[0].hasher.key(key).partition) as usize
+        }
+
+        fn key(&self, core: CoreId) -> Vec<u8> {
+            (0..).map(|n: u32| format!("key{n}").into_bytes()).find(|key| self.owner(key) == core as usize).unwrap()
+        }
+
+        /// Runs one command where its keys live; the reply.
+        fn run_at(engine: &mut Engine, args: &[&[u8]], borrowed: bool) -> String {
+            let row = table().resolve(args).unwrap();
+            let mut out = Output::new();
+            let mut reply = Reply::new(&mut out, Version::V2);
+            let (owned, origin) = (Owned::default(), Origin::Forwarded(0));
+            let call = Call { row, args, first: None, db: 0, no_touch: false, owned: &owned, origin, counted: true };
+            if borrowed {
+                engine.call_borrowed(call, &mut reply)
+            } else {
+                engine.call(call, &mut reply)
+            }
+            String::from_utf8(out.to_vec()).unwrap()
+        }
+
+        fn run(&mut self, args: &[&[u8]]) -> String {
+            let owner = self.owner(args[1]);
+            Cores::run_at(&mut self.0[owner], args, false)
+        }
+
+        /// Runs commands with all of these keys borrowed; their replies, or why not.
+        fn transact(
+            &mut self,
+            keys: &[&[u8]],
+            watched: &[(&[u8], u64)],
+            commands: &[&[&[u8]]],
+        ) -> Result<Vec<String>, Verdict> {
+            let mut held = Vec::new();
+            let mut refused = None;
+            for core in 0..2 {
+                let here = |key: &[u8]| self.owner(key) == core;
+                let entries: Vec<Place> = keys.iter().filter(|key| here(key)).map(|key| (0, key.to_vec())).collect();
+                let watched =
+                    watched.iter().filter(|(key, _)| here(key)).map(|(key, version)| ((0, key.to_vec()), *version));
+                let bytes: usize = commands.iter().flat_map(|args| args.iter()).map(|arg| arg.len()).sum();
+                let mut loan = Loan {
+                    wants: Wants::Keys(entries.clone()),
+                    entries: entries.clone(),
+                    watched: watched.collect(),
+                    brings_bytes: Some(bytes),
+                    under: None,
+                };
+                let (verdict, lent) = self.0[core].lend(&mut loan);
+                self.0[0].bring(&entries, lent);
+                held.push((core, entries));
+                if verdict != Verdict::Granted {
+                    refused = Some(verdict);
+                    break;
+                }
+            }
+            let mut replies = Vec::new();
+            let id = self.0[0].new_transaction();
+            self.0[0].set_transaction(Some(id));
+            if refused.is_none() {
+                replies.extend(commands.iter().map(|args| Cores::run_at(&mut self.0[0], args, true)));
+            }
+            for (core, places) in held {
+                let back = self.0[0].give_back(places);
+                self.0[core].take_back(back);
+            }
+            self.0[0].set_transaction(None);
+            refused.map_or(Ok(replies), Err)
+        }
+
+        fn told(&mut self, core: usize) -> Vec<(&'static str, Vec<u8>)> {
+            self.0[core].shard.events.drain().map(|event| (event.name, event.key)).collect()
+        }
+
+        fn effects(&mut self, core: usize) -> Vec<Effect> {
+            self.0[core].shard.effects.drain().collect()
+        }
+
+        fn watch(&mut self, key: &[u8]) -> u64 {
+            let owner = self.owner(key);
+            let engine = &mut self.0[owner];
+            engine.shard.watch(0, &engine.hasher.key(key))
+        }
+    }
+
+    #[test]
+    fn events_and_effects_leave_from_the_core_that_ran_the_command() {
+        let mut cores = Cores::new(Config::default());
+        let (from, to) = (cores.key(1), cores.key(0));
+        cores.run(&[b"set", &from, b"value"]);
+        cores.told(1);
+        cores.effects(1);
+        let replies = cores.transact(&[&from, &to], &[], &[&[b"rename", &from, &to], &[b"get", &to]]).unwrap();
+        assert_eq!(replies, ["+OK\r\n", "$5\r\nvalue\r\n"]);
+        assert_eq!(cores.told(0), [("rename_from", from.clone()), ("rename_to", to.clone())]);
+        assert_eq!((cores.told(1), cores.effects(1)), (vec![], vec![]));
+        let effects = cores.effects(0);
+        let partition = |key: &[u8]| Hasher::new(PARTITIONS, [1, 2, 3, 4]).key(key).partition;
+        assert_eq!(effects.len(), 1, "a read has none");
+        assert_eq!(effects[0].args, [b"rename".to_vec(), from.clone(), to.clone()]);
+        assert_eq!((effects[0].partition, &effects[0].others[..]), (partition(&from), &[partition(&to)][..]));
+        assert!(effects[0].transaction.is_some());
+        assert_eq!(cores.run(&[b"get", &to]), "$5\r\nvalue\r\n");
+        assert_eq!(cores.run(&[b"exists", &from]), ":0\r\n");
+        // What runs alone belongs to no transaction.
+        cores.run(&[b"set", &to, b"x"]);
+        assert_eq!(cores.effects(0)[0].transaction, None);
+    }
+
+    #[test]
+    fn only_what_was_changed_is_a_change() {
+        let mut cores = Cores::new(Config::default());
+        let (a, b) = (cores.key(0), cores.key(1));
+        cores.run(&[b"set", &b, b"1"]);
+        let versions = [cores.watch(&a), cores.watch(&b)];
+        cores.transact(&[&a, &b], &[], &[&[b"mget", &a, &b]]).unwrap();
+        cores.transact(&[&a, &b], &[], &[&[b"del", &a]]).unwrap();
+        assert_eq!([cores.watch(&a), cores.watch(&b)], versions);
+        cores.transact(&[&a, &b], &[], &[&[b"incr", &b]]).unwrap();
+        assert_eq!(cores.watch(&a), versions[0]);
+        assert_ne!(cores.watch(&b), versions[1]);
+    }
+
+    #[test]
+    fn a_watched_key_that_has_changed_stops_the_transaction() {
+        let mut cores = Cores::new(Config::default());
+        let (a, b) = (cores.key(0), cores.key(1));
+        let version = cores.watch(&b);
+        let commands: &[&[&[u8]]] = &[&[b"set", &a, b"1"]];
+        assert_eq!(cores.transact(&[&a, &b], &[(&b, version)], commands).unwrap(), ["+OK\r\n"]);
+        let version = cores.watch(&b);
+        cores.run(&[b"set", &b, b"x"]);
+        cores.run(&[b"del", &b]);
+        assert_eq!(cores.transact(&[&a, &b], &[(&b, version)], &[&[b"set", &a, b"2"]]), Err(Verdict::Changed));
+        assert_eq!(cores.run(&[b"get", &a]), "$1\r\n1\r\n");
+        assert_eq!(cores.0[1].shard.watched_keys(), 0, "the watching has ended");
+    }
+
+    #[test]
+    fn an_entry_that_ends_while_it_is_away_expires_with_its_effect() {
+        let mut cores = Cores::new(Config::default());
+        let (a, b) = (cores.key(0), cores.key(1));
+        cores.run(&[b"set", &b, b"v", b"px", b"100"]);
+        let version = cores.watch(&b);
+        let places = vec![(0, b.clone())];
+        let mut loan = Loan { entries: places.clone(), ..Loan::default() };
+        let (_, lent) = cores.0[1].lend(&mut loan);
+        cores.0[0].bring(&places, lent);
+        cores.0[0].shard.set_now(NOW_MS + 100);
+        assert_eq!(Cores::run_at(&mut cores.0[0], &[b"mget", &a, &b], true), "*2\r\n$-1\r\n$-1\r\n");
+        let back = cores.0[0].give_back(places);
+        cores.0[1].take_back(back);
+        assert_eq!(cores.effects(0).pop().unwrap().args, [b"DEL".to_vec(), b.clone()]);
+        assert_eq!(cores.told(0), [("expired", b.clone())]);
+        assert_eq!(cores.0[0].shard.counters.expired, 1);
+        assert_ne!(cores.watch(&b), version);
+        assert_eq!(cores.run(&[b"exists", &b]), ":0\r\n");
+    }
+
+    #[test]
+    fn memory_is_asked_for_before_the_run() {
+        let limit = |maxmemory_policy| Config { maxmemory_bytes: 64 << 20, maxmemory_policy, ..Config::default() };
+        let value = vec![7; 100_000];
+        for (policy, fits) in [(MaxmemoryPolicy::NoEviction, false), (MaxmemoryPolicy::AllkeysLru, true)] {
+            let mut cores = Cores::new(limit(policy));
+            let (a, b) = (cores.key(0), cores.key(1));
+            cores.0[1].shard.set_limit(Some(300_000));
+            for n in 0..100 {
+                let key = format!("fill{n}").into_bytes();
+                if cores.owner(&key) == 1 {
+                    cores.run(&[b"set", &key, &value]);
+                }
+            }
+            cores.run(&[b"set", &b, b"old"]);
+            let verdict = cores.transact(&[&a, &b], &[], &[&[b"mset", &a, b"new", &b, &value]]);
+            assert_eq!(verdict.is_ok(), fits, "{policy:?}: {verdict:?}");
+            assert_eq!(cores.run(&[b"exists", &a]), if fits { ":1\r\n" } else { ":0\r\n" });
+        }
     }
 }

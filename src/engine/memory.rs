@@ -37,12 +37,16 @@ impl Engine {
     /// Whether [`Engine::work`] has something to do. `evicting`: it may evict.
     #[inline]
     pub fn has_work(&self, evicting: bool) -> bool {
-        self.shard.has_work(evicting)
+        self.shard.has_work(evicting) || self.scratch.has_work(false)
     }
 
     /// Does a piece of the work that no request waits for.
     pub fn work(&mut self, evicting: bool) {
         self.shard.work(evicting);
+        // Large collections that a command over several cores has removed.
+        if self.scratch.has_work(false) {
+            self.scratch.work(false);
+        }
     }
 
     /// Sees to it that a command may use more memory, by evicting if need be; false if it must be refused.

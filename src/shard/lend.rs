@@ -20,11 +20,10 @@ impl Shard {
         Some(Detached { kind, value: self.entries.take(handle), expire_at, raw, used: self.evictor.used(usage) })
     }
 
-    /// Puts an entry in that was lent, by this shard or by another one; its key is not there. That is neither news nor an
-    /// access.
+    /// Puts an entry in that was lent, by this shard or by another one; its key must not be there. That is neither news
+    /// nor an access.
     pub fn take_back(&mut self, db: usize, key: &Key, entry: Detached) {
         self.make_room();
-        debug_assert!(self.live(db, key).is_none(), "a key that was lent is not there");
         let Detached { kind, value, expire_at, raw, used } = entry;
         let meta = Meta { kind, raw, boxed: false, expire_at, usage: 0 };
         let made = match value {
