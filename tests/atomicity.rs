@@ -9,7 +9,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::{Client, Random, Server, ok, seed};
+use common::{Client, Random, Server, info, ok, seed, wait_until};
 use keyloom::resp::read::{Value, encode_command};
 use keyloom::route::{SLOTS, slot_of};
 
@@ -121,9 +121,14 @@ fn sums_are_never_broken() {
     let by_exec = |client: &mut Client, random: &mut Random| {
         for _ in 0..ROUNDS {
             let ((from, to), amount) = (two(random), random.below(50));
-            let commands = [words(format!("DECRBY {from} {amount}")), words(format!("INCRBY {to} {amount}"))];
+            let mut commands = vec![words(format!("DECRBY {from} {amount}")), words(format!("INCRBY {to} {amount}"))];
+            // These ask other cores, in the middle of it.
+            if random.one_in(4) {
+                let line = *random.pick(&[&"CLIENT LIST", &"INFO clients", &"CONFIG SET timeout 0", &"DBSIZE"]);
+                commands.insert(1, words(line.into()));
+            }
             let Value::Array(replies) = transaction(client, &commands) else { panic!("EXEC did not run") };
-            assert_eq!(replies.len(), 2);
+            assert!(replies.len() == commands.len() && !replies.iter().any(|reply| matches!(reply, Value::Error(_))));
         }
     };
     let by_watch = |client: &mut Client, random: &mut Random| {
@@ -310,6 +315,10 @@ fn vanished_clients_leave_nothing_lent() {
         assert_eq!(values.len(), all.len());
     };
     race(&server, &[&vanish, &vanish, &vanish, &vanish], &[&look]);
+    // What they have sent last may still run.
+    let mut client = server.client();
+    wait_until("they are gone", || info(&mut client, "connected_clients") == 1);
+    drop(client);
     nothing_is_left_lent(&server, &all);
 }
 
@@ -360,6 +369,56 @@ fn pipelines_keep_their_order_while_keys_are_lent() {
     };
     race(&server, &[&pipeline, &pipeline, &disturb, &disturb, &disturb], &[]);
     nothing_is_left_lent(&server, &shared);
+}
+
+/// Memory is short and the policy changes again and again: entries are evicted and expire while others are lent.
+#[test]
+fn borrowing_goes_together_with_eviction_and_expiry() {
+    let server = Server::keyloom(&["--cpus", "0-1", "--maxmemory", "24mb", "--maxmemory-policy", "allkeys-lru"]);
+    let name = |random: &mut Random| format!("key{}", random.below(3000));
+    let check = |reply: Value| {
+        if let Value::Error(text) = reply {
+            let known = [&b"OOM "[..], b"EXECABORT ", b"ERR no such key", b"ERR source and destination"];
+            assert!(known.iter().any(|start| text.starts_with(start)), "{}", text.escape_ascii());
+        }
+    };
+    let work = |client: &mut Client, random: &mut Random| {
+        for _ in 0..2 * ROUNDS {
+            let (a, b, c) = (name(random), name(random), name(random));
+            let len_max = if random.one_in(4) { 50_000 } else { 400 };
+            let value = "v".repeat(random.below(len_max));
+            match random.below(7) {
+                0 => check(client.call(&["MSET", &a, &value, &b, &value, &c, &value])),
+                1 => check(client.call(&["RENAME", &a, &b])),
+                2 => check(client.call(&["COPY", &a, &b, "REPLACE"])),
+                3 => check(client.call(&["PEXPIRE", &a, &(1 + random.below(5)).to_string()])),
+                4 => check(client.call(&["MGET", &a, &b, &c])),
+                5 => {
+                    for command in [&["MULTI"][..], &["APPEND", &a, &value], &["SET", &b, "y", "PX", "3"], &["EXEC"]] {
+                        check(client.call(command));
+                    }
+                }
+                _ => check(client.call(&["SET", &a, &value])),
+            }
+        }
+    };
+    let change_policy = |client: &mut Client, random: &mut Random| {
+        for _ in 0..ROUNDS / 8 {
+            let policy = random.pick(&["allkeys-lru", "allkeys-lfu", "allkeys-s3fifo", "volatile-ttl", "noeviction"]);
+            assert_eq!(client.call(&["CONFIG", "SET", "maxmemory-policy", policy]), ok());
+        }
+    };
+    let mut client = server.client();
+    let mut filled = 0;
+    while info(&mut client, "evicted_keys") == 0 {
+        (0..20).for_each(|n| check(client.call(&["SET", &format!("key{}", filled + n), &"v".repeat(50_000)])));
+        filled += 20;
+        assert!(filled < 3000, "nothing is evicted");
+    }
+    race(&server, &[&work, &work, &work, &change_policy], &[]);
+    assert!(info(&mut client, "expired_keys") > 0);
+    client.call(&["CONFIG", "SET", "maxmemory", "0"]);
+    nothing_is_left_lent(&server, &keys("any", 4));
 }
 
 /// A transaction that is borrowing when the node stops does not hold it up.
