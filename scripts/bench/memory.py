@@ -1,4 +1,5 @@
-"""The memory that a key takes: in a server that was just filled, and in one whose keys have changed since.
+"""The memory that a key takes: in a server that was just filled, and in one whose keys have changed since; and that an
+element of a large collection takes.
 
 Each state is that of a server of its own, except those after a shift of the sizes, which follow from each other:
 
@@ -9,9 +10,13 @@ replaced      filled, then three new keys for each, the oldest deleted before ea
 grown         filled, then each key set again with 200 bytes
 shrunk        then each second key deleted, the others set again with 40 bytes
 regrown       then each of the deleted keys set again with 200 bytes
+list          one list of elements `memtier-0` to `memtier-999999`, and so on:
+set           one set of these members
+hash          one hash of these fields, with values of 16 bytes
+sorted set    one sorted set of these members, with whole numbers as scores, in no order
 
 "live" are the bytes of keys and values. The columns "used" (what the server says: used_memory, or memcached's bytes in
-items) and "RSS" (resident memory, of the kernel) are per key, beyond its key and value. What the server used and held
+items) and "RSS" (resident memory, of the kernel) are per key or element, beyond its own bytes. What the server used and held
 before the first key is subtracted, so fixed costs are not in the figures. "RSS/live" shows what a shift leaves behind.
 Allocators give memory back with a delay: resident memory is read when it has stopped falling.
 """
@@ -80,11 +85,12 @@ class Filling:
         return Usage(used_bytes, settled_resident_bytes(self.server), keys)
 
     def send(self, numbers, command, replies):
-        """Sends `command(number)` for each number and expects `replies` to each."""
+        """Sends `command(number)` for each number and expects `replies` to each, or `replies(number)`."""
         for start in range(0, len(numbers), FILL_BATCH):
             batch = numbers[start:start + FILL_BATCH]
             self.client.sendall(b"".join(map(command, batch)))
-            servers.expect(self.client, replies * len(batch), f"{self.kind.name} refuses a command")
+            expected = b"".join(map(replies, batch)) if callable(replies) else replies * len(batch)
+            servers.expect(self.client, expected, f"{self.kind.name} refuses a command")
 
     def set(self, numbers, value_bytes=VALUE_BYTES, ttl_s=None):
         value = b"x" * value_bytes
@@ -159,14 +165,43 @@ def shifted(filling):
     yield "regrown", key_bytes(everything) + len(kept) * 40 + len(deleted) * 200
 
 
-STATES = {"filled": filled, "ttl": with_ttl, "evicted": evicted, "replaced": replaced, "shifted": shifted}
+def collection(label, words_of, live_of=lambda words: len(words[0]), reply_of=lambda _number: b":1\r\n"):
+    """One key with an element for each key of the other states, added by a command each."""
+
+    def state(filling):
+        if not filling.kind.speaks_resp:
+            return
+
+        def add(number):
+            command, *words = words_of(number)
+            return servers.request(command, b"collection", *words)
+
+        filling.send(range(filling.keys), add, reply_of)
+        yield label, sum(live_of(words_of(number)[1:]) for number in range(filling.keys)), filling.keys
+
+    return state
 
 
-def report(kind, state, live_bytes, empty, usage):
-    used = (usage.used_bytes - empty.used_bytes - live_bytes) / usage.keys
+def score(number, keys=1_000_000):
+    """Far from those of its neighbours."""
+    return b"%d" % (number * 618_033_989 % keys)
+
+
+HASH_VALUE = b"v" * 16
+STATES = {
+    "filled": filled, "ttl": with_ttl, "evicted": evicted, "replaced": replaced, "shifted": shifted,
+    "list": collection("list", lambda number: (b"RPUSH", name(number)), reply_of=lambda number: b":%d\r\n" % (number + 1)),
+    "set": collection("set", lambda number: (b"SADD", name(number))),
+    "hash": collection("hash", lambda number: (b"HSET", name(number), HASH_VALUE), lambda words: sum(map(len, words))),
+    "zset": collection("sorted set", lambda number: (b"ZADD", score(number), name(number)), lambda words: len(words[1])),
+}
+
+
+def report(kind, state, live_bytes, count, empty, usage):
+    used = (usage.used_bytes - empty.used_bytes - live_bytes) / count
     resident_bytes = usage.resident_bytes - empty.resident_bytes
-    print(f"{state:12}{kind.name:11}{usage.keys:9}{live_bytes / usage.keys:9.1f}{used:9.1f}"
-          f"{(resident_bytes - live_bytes) / usage.keys:9.1f}{resident_bytes / live_bytes:10.3f}", flush=True)
+    print(f"{state:12}{kind.name:11}{count:9}{live_bytes / count:9.1f}{used:9.1f}"
+          f"{(resident_bytes - live_bytes) / count:9.1f}{resident_bytes / live_bytes:10.3f}", flush=True)
 
 
 def measure(options):
@@ -178,8 +213,9 @@ def measure(options):
             try:
                 with Server(kind, CPUS) as server:
                     filling = Filling(server, options.keys)
-                    for reached, live_bytes in STATES[state](filling):
-                        report(kind, reached, live_bytes, filling.empty, filling.usage())
+                    for reached, live_bytes, *count in STATES[state](filling):
+                        usage = filling.usage()
+                        report(kind, reached, live_bytes, count[0] if count else usage.keys, filling.empty, usage)
             except (Failure, OSError) as failure:
                 complaints.append(f"{kind.name}, {state}: {failure}")
     for complaint in complaints:
