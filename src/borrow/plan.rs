@@ -24,6 +24,8 @@ pub enum Mode {
     There(CoreId),
     /// On the scratch shard; keys are borrowed.
     Scratch,
+    /// On the shards of the owners, each of which runs the command for its own keys while all of them are held.
+    Dealt,
     /// On all cores, all of which are borrowed whole.
     Cores,
 }
@@ -36,13 +38,15 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan of a transaction of a client that has selected `db`, of `databases`.
+    /// The plan of a transaction of a client that has selected `db`, of `databases`. `limited`: a core may have to refuse
+    /// what needs memory.
     pub fn new(
         router: &Router,
         hasher: &Hasher,
         [db, databases]: [usize; 2],
         commands: &[Queued],
         watched: &[Watched],
+        limited: bool,
     ) -> Plan {
         let mut loans: BTreeMap<CoreId, Loan> = BTreeMap::new();
         let owner = |key: &[u8]| router.owner(hasher.key(key).partition);
@@ -78,6 +82,8 @@ impl Plan {
             [] => Mode::Here,
             [core] if core == router.me() => Mode::Here,
             [core] if plain => Mode::There(core),
+            // Nothing may go wrong at one of them.
+            _ if watched.is_empty() && !(limited && needs_memory) && is_dealt(commands) => Mode::Dealt,
             _ => Mode::Scratch,
         };
         if whole {
@@ -97,6 +103,12 @@ impl Plan {
         }
         Plan { mode, loans }
     }
+}
+
+/// Whether this is one command that owners can run for their keys.
+fn is_dealt(commands: &[Queued]) -> bool {
+    let [command] = commands else { return false };
+    command.row.command.dealt.is_some() && command.row.command.keys.is_whole(command.args().len())
 }
 
 /// Whether a command works on every key of a core.
@@ -152,7 +164,7 @@ mod tests {
                 Queued::new(table().resolve(&args).unwrap(), &args, &Owned::default())
             };
             let commands: Vec<Queued> = lines.iter().map(command).collect();
-            let plan = Plan::new(&self.router, &self.hasher, [2, 16], &commands, &[]);
+            let plan = Plan::new(&self.router, &self.hasher, [2, 16], &commands, &[], false);
             (plan.mode, plan.loans.into_iter().map(|(core, loan)| (core, loan.wants)).collect())
         }
     }
@@ -172,6 +184,21 @@ mod tests {
         // What INFO tells depends on when it runs.
         assert_eq!(cores.plan(&[&get_b, "info"]).0, Mode::Scratch);
         assert_eq!(cores.plan(&[&get_b, &set_a]), (Mode::Scratch, vec![(0, keys(&[(2, &a)])), (1, keys(&[(2, &b)]))]));
+    }
+
+    #[test]
+    fn owners_run_what_is_as_good_as_a_command_for_each_key() {
+        let cores = Cores::new(0, 2);
+        let (a, b) = (cores.key("a", 0), cores.key("b", 1));
+        let both = vec![(0, keys(&[(2, &a)])), (1, keys(&[(2, &b)]))];
+        for line in ["mget {a} {b}", "mset {b} 1 {a} 2", "del {a} {b} {a}"] {
+            let line = line.replace("{a}", &a).replace("{b}", &b);
+            assert_eq!(cores.plan(&[&line]), (Mode::Dealt, both.clone()), "{line}");
+            assert_eq!(cores.plan(&[&line, "ping"]).0, Mode::Scratch, "{line} and more");
+        }
+        for line in ["msetnx {a} 1 {b} 2", "rename {a} {b}", "mset {a} 1 {b}"] {
+            assert_ne!(cores.plan(&[&line.replace("{a}", &a).replace("{b}", &b)]).0, Mode::Dealt, "{line}");
+        }
     }
 
     #[test]

@@ -4,8 +4,9 @@ use super::Merge;
 use crate::resp::read::skip_value;
 use crate::resp::{Output, Reply, Version};
 
-/// Merges `parts`, each one whole RESP value, into `out`; `random` decides a draw.
-pub fn merge(how: Merge, parts: &[Vec<u8>], version: Version, random: u64, out: &mut Output) {
+/// Merges `parts`, each one whole RESP value, into `out`; `random` decides a draw, and `order` tells for each key which part
+/// has its element.
+pub fn merge(how: Merge, parts: &[Vec<u8>], order: &[u16], version: Version, random: u64, out: &mut Output) {
     if let Some(error) = parts.iter().find(|part| part.first() == Some(&b'-')) {
         return out.push(error);
     }
@@ -22,7 +23,19 @@ pub fn merge(how: Merge, parts: &[Vec<u8>], version: Version, random: u64, out: 
                 out.push(&part[header(part).1..]);
             }
         }
+        Merge::InKeyOrder => in_key_order(parts, order, version, out),
         Merge::Draw => draw(parts, version, random, out),
+    }
+}
+
+fn in_key_order(parts: &[Vec<u8>], order: &[u16], version: Version, out: &mut Output) {
+    let mut rests: Vec<&[u8]> = parts.iter().map(|part| &part[header(part).1..]).collect();
+    Reply::new(out, version).array(order.len());
+    for &part in order {
+        let rest = &mut rests[part as usize];
+        let (element, after) = split_value(rest);
+        out.push(element);
+        *rest = after;
     }
 }
 
@@ -67,13 +80,15 @@ mod tests {
     fn merged(how: Merge, parts: &[&str], random: u64) -> String {
         let parts: Vec<_> = parts.iter().map(|p| p.as_bytes().to_vec()).collect();
         let mut out = Output::new();
-        merge(how, &parts, Version::V2, random, &mut out);
+        merge(how, &parts, &[1, 0, 1], Version::V2, random, &mut out);
         String::from_utf8(out.to_vec()).unwrap()
     }
 
     #[test]
     fn parts_become_one_reply() {
         assert_eq!(merged(Merge::Sum, &[":2\r\n", ":0\r\n", ":5\r\n"], 0), ":7\r\n");
+        let arrays = ["*1\r\n$1\r\na\r\n", "*2\r\n$-1\r\n$1\r\nb\r\n"];
+        assert_eq!(merged(Merge::InKeyOrder, &arrays, 0), "*3\r\n$-1\r\n$1\r\na\r\n$1\r\nb\r\n");
         assert_eq!(merged(Merge::First, &["+OK\r\n", "+OK\r\n"], 0), "+OK\r\n");
         assert_eq!(merged(Merge::First, &["+OK\r\n", "-ERR no\r\n"], 0), "-ERR no\r\n");
         assert_eq!(

@@ -127,12 +127,14 @@ impl KeySpec {
 /// How the partial replies of a command that several cores execute become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merge {
-    /// Integers are added (DBSIZE).
+    /// Integers are added (DEL, EXISTS, DBSIZE).
     Sum,
-    /// The first error, otherwise the first reply (FLUSHALL).
+    /// The first error, otherwise the first reply (MSET, FLUSHALL).
     First,
     /// Arrays are joined (KEYS).
     Concat,
+    /// Elements of arrays, back in the order of the keys (MGET).
+    InKeyOrder,
     /// Each part is `[number of keys, key or nil]`; one key is drawn, weighted by the numbers (RANDOMKEY).
     Draw,
 }
@@ -194,6 +196,9 @@ pub struct Command {
     pub keys: KeySpec,
     pub reach: Reach,
     pub handler: Handler,
+    /// The command is as good as one for each of its keys, and this is how their replies become one: if keys live on
+    /// several cores, each owner runs it on its own. It cannot fail at one of them.
+    pub dealt: Option<Merge>,
     /// What happens to the first key, and to the others if that is something else; see [`access`]. Empty: what the flags say.
     pub access: &'static [access::Access],
     /// Group, as COMMAND DOCS names it: `string`, `generic`, `connection`, `server`, ...
@@ -214,6 +219,7 @@ impl Command {
             keys,
             reach: Reach::Keys,
             handler: Handler::Keyspace(run),
+            dealt: None,
             access: &[],
             group: "generic",
             since: "1.0.0",
@@ -239,6 +245,7 @@ impl Command {
             keys: KeySpec::NONE,
             reach: Reach::Home,
             handler: Handler::Container,
+            dealt: None,
             access: &[],
             group: "connection",
             since: "1.0.0",
@@ -256,6 +263,12 @@ impl Command {
     /// The arguments that COMMAND tells to be keys, of a command that does not find its core by them.
     pub const fn keys(mut self, keys: KeySpec) -> Command {
         self.keys = keys;
+        self
+    }
+
+    /// See [`Command::dealt`].
+    pub const fn dealt(mut self, merge: Merge) -> Command {
+        self.dealt = Some(merge);
         self
     }
 

@@ -327,7 +327,7 @@ impl Forwarding {
                     let Some(Slot::Split(split)) = self.order.pop_front() else { unreachable!("it is the front") };
                     let parts = self.collect_parts(&split, done);
                     if !split.silent {
-                        merge::merge(split.merge, &parts, split.version, split.random, out);
+                        merge::merge(split.merge, &parts, &[], split.version, split.random, out);
                     }
                     continue;
                 }

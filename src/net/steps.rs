@@ -8,14 +8,14 @@
 
 use std::collections::BTreeMap;
 
-use super::forward::{Atomic, Forwarded, Message};
+use super::forward::{Atomic, Batch, Forwarded, Message};
 use super::pump::Pump;
 use super::transact::Waiting;
 use super::window::RequestKey;
 use crate::borrow::{Lent, Loan, Mode, Place, Ticket, Verdict, plan};
 use crate::command::blocking::write_nothing;
 use crate::command::table::Row;
-use crate::command::{Answer, Flags, Flow, Handler, Home, Merge, Reach, Session, generic, merge, pubsub};
+use crate::command::{Answer, Flags, Flow, Handler, Home, Merge, Owned, Reach, Session, generic, merge, pubsub};
 use crate::engine::{Call, Engine, Origin};
 use crate::resp::{Output, Reply};
 use crate::route::{CoreId, Key};
@@ -96,8 +96,10 @@ impl Pump {
     }
 
     fn step_keyspace(&mut self, at: u32) {
-        if let Some(Mode::Cores) = self.transaction(at).map(|transaction| transaction.mode) {
-            return self.step_over_cores(at);
+        match self.transaction(at).map(|transaction| transaction.mode) {
+            Some(Mode::Cores) => return self.step_over_cores(at),
+            Some(Mode::Dealt) => return self.deal(at),
+            _ => {}
         }
         let Some(transaction) = self.transactions[at as usize].as_deref_mut() else { return };
         transaction.answered = true;
@@ -141,7 +143,7 @@ impl Pump {
                 let mut part = Output::new();
                 self.engine.call(call, &mut Reply::new(&mut part, session.version));
                 debug_assert_eq!(mark, transaction.out.mark());
-                merge::merge(Merge::Draw, &[part.to_vec()], session.version, random, &mut transaction.out);
+                merge::merge(Merge::Draw, &[part.to_vec()], &[], session.version, random, &mut transaction.out);
             }
             (false, _) => self.engine.call(call, &mut reply),
         }
@@ -197,7 +199,8 @@ impl Pump {
         let Some(transaction) = self.transactions[at as usize].as_deref_mut() else { return };
         let Some(connection) = self.connections[transaction.connection as usize].as_deref() else { return };
         let session = &connection.session;
-        transaction.waiting = Waiting::Parts { merge, parts: cores.iter().map(|&core| (core, None)).collect() };
+        let parts = cores.iter().map(|&core| (core, None)).collect();
+        transaction.waiting = Waiting::Parts { merge, parts, order: Vec::new() };
         let mut batches = Vec::new();
         for (nth, &core) in cores.iter().enumerate() {
             let command = &transaction.commands[transaction.at];
@@ -214,6 +217,10 @@ impl Pump {
             batch.sent_at = self.engine.clock_raw();
             batches.push((core, batch));
         }
+        self.send_parts(batches);
+    }
+
+    fn send_parts(&mut self, batches: Vec<(CoreId, Box<Batch>)>) {
         for (core, batch) in batches {
             if core == self.me {
                 self.take_atomic(core, batch);
@@ -224,6 +231,51 @@ impl Pump {
         }
     }
 
+    /// Lets each owner run the command for its own keys. All but the last hold them for this transaction; the last runs
+    /// its part when it is its turn there, and nobody sees the parts of the others before they are released.
+    fn deal(&mut self, at: u32) {
+        let Some(transaction) = self.transactions[at as usize].as_deref_mut() else { return };
+        let Some(connection) = self.connections[transaction.connection as usize].as_deref() else { return };
+        let command = &transaction.commands[transaction.at];
+        let (row, args, owned) = (command.row, command.args(), command.owned());
+        let keys = row.command.keys;
+        let mut loans: BTreeMap<CoreId, Loan> = transaction
+            .held
+            .iter()
+            .map(|held| (held.core, Loan { under: Some(held.ticket), ..Loan::default() }))
+            .collect();
+        loans.append(&mut transaction.loans);
+        let cores: Vec<CoreId> = loans.keys().copied().collect();
+        let mut parts: Vec<(Vec<&[u8]>, Owned)> = cores.iter().map(|_| (vec![args[0]], Owned::default())).collect();
+        let mut order = Vec::new();
+        for at in keys.positions(&args) {
+            let owner = self.engine.router.owner(self.engine.hasher.key(args[at]).partition);
+            let nth = cores.binary_search(&owner).unwrap_or(0);
+            order.push(nth as u16);
+            let (part, part_owned) = &mut parts[nth];
+            for (index, arg) in args.iter().enumerate().skip(at).take(keys.step as usize) {
+                owned.get(index).into_iter().for_each(|value| part_owned.push(part.len(), value));
+                part.push(arg);
+            }
+        }
+        let mut batches = Vec::with_capacity(cores.len());
+        for (nth, ((core, loan), (args, owned))) in loans.into_iter().zip(parts).enumerate() {
+            let mut request = forwarded(&self.engine, row, &args, connection.session.db, &connection.session);
+            request.counted = nth == 0;
+            let mut batch = self.spare_batches.pop().unwrap_or_default();
+            (batch.connection, batch.generation) = (transaction.connection, connection.generation);
+            batch.client = connection.session.id;
+            batch.push(request, &args, &owned);
+            let atomic = Atomic { transaction: at, id: transaction.id, loan, verdict: Verdict::Granted };
+            batch.transaction = Some(Box::new(atomic));
+            batch.sent_at = self.engine.clock_raw();
+            batches.push((core, batch));
+        }
+        let parts = cores.iter().map(|&core| (core, None)).collect();
+        transaction.waiting = Waiting::Parts { merge: row.command.dealt, parts, order };
+        self.send_parts(batches);
+    }
+
     /// Makes one reply of the parts, when all are there.
     pub(super) fn merge_parts(&mut self, at: u32) {
         let random = self.engine.random();
@@ -232,7 +284,8 @@ impl Pump {
         if parts.iter().any(|(_, part)| part.is_none()) {
             return;
         }
-        let Waiting::Parts { merge, parts } = std::mem::replace(&mut transaction.waiting, Waiting::Nothing) else {
+        let Waiting::Parts { merge, parts, order } = std::mem::replace(&mut transaction.waiting, Waiting::Nothing)
+        else {
             return;
         };
         let version = self.connections[transaction.connection as usize].as_deref().map(|c| c.session.version);
@@ -245,7 +298,7 @@ impl Pump {
             }
             Some(how) => {
                 let parts: Vec<Vec<u8>> = parts.map(|part| part.to_vec()).collect();
-                merge::merge(how, &parts, version.unwrap_or_default(), random, &mut transaction.out);
+                merge::merge(how, &parts, &order, version.unwrap_or_default(), random, &mut transaction.out);
             }
         }
         self.step_answered(at);

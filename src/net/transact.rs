@@ -47,6 +47,8 @@ pub(super) enum Waiting {
     Parts {
         merge: Option<Merge>,
         parts: Vec<(CoreId, Option<Output>)>,
+        /// Which part has the reply for each key; see [`Merge::InKeyOrder`].
+        order: Vec<u16>,
     },
     /// Entries: from so many cores, and which.
     Entries {
@@ -151,9 +153,12 @@ impl Pump {
         connection.transaction = Some(free);
         let watched = if exec { std::mem::take(&mut connection.session.watched) } else { Default::default() };
         let dbs = [connection.session.db, self.engine.config.databases];
-        let plan = Plan::new(&self.engine.router, &self.engine.hasher, dbs, &commands, &watched);
+        let limited = self.engine.config.maxmemory_bytes > 0;
+        let plan = Plan::new(&self.engine.router, &self.engine.hasher, dbs, &commands, &watched, limited);
         let cores = match plan.mode {
             Mode::There(_) => Vec::new(),
+            // The last one runs its part as soon as it can, so its keys need not be held.
+            Mode::Dealt => plan.loans.keys().copied().rev().skip(1).collect(),
             _ => plan.loans.keys().copied().collect(),
         };
         let transaction = Transaction {

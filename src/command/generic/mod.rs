@@ -29,25 +29,25 @@ const GENERIC: &str = "generic";
 const SERVER: &str = "server";
 
 pub static COMMANDS: &[Command] = &[
-    Command::keyspace("del", -2, WRITE, KeySpec::ALL, del).access(&[access::REMOVE]).doc(
+    Command::keyspace("del", -2, WRITE, KeySpec::ALL, del).dealt(Merge::Sum).access(&[access::REMOVE]).doc(
         GENERIC,
         "1.0.0",
         O_KEYS,
         "Removes keys.",
     ),
-    Command::keyspace("unlink", -2, WRITE_FAST, KeySpec::ALL, del).access(&[access::REMOVE]).doc(
+    Command::keyspace("unlink", -2, WRITE_FAST, KeySpec::ALL, del).dealt(Merge::Sum).access(&[access::REMOVE]).doc(
         GENERIC,
         "4.0.0",
         O_KEYS,
         "Removes keys; the same as DEL.",
     ),
-    Command::keyspace("exists", -2, READ_FAST, KeySpec::ALL, exists).access(&[access::LOOK]).doc(
+    Command::keyspace("exists", -2, READ_FAST, KeySpec::ALL, exists).dealt(Merge::Sum).access(&[access::LOOK]).doc(
         GENERIC,
         "1.0.0",
         O_KEYS,
         "Counts the keys that exist.",
     ),
-    Command::keyspace("touch", -2, READ_FAST, KeySpec::ALL, touch).access(&[access::LOOK]).doc(
+    Command::keyspace("touch", -2, READ_FAST, KeySpec::ALL, touch).dealt(Merge::Sum).access(&[access::LOOK]).doc(
         GENERIC,
         "3.2.1",
         O_KEYS,

@@ -8,7 +8,7 @@ mod lcs;
 mod range;
 mod set;
 
-use super::{Args, Command, Ctx, Flags, KeySpec};
+use super::{Args, Command, Ctx, Flags, KeySpec, Merge};
 use crate::command::table::access;
 use crate::resp::{Error, Reply};
 use crate::route::Key;
@@ -71,13 +71,13 @@ pub static COMMANDS: &[Command] = &[
         O_1,
         "Returns the string value of a key and removes the key.",
     ),
-    Command::keyspace("mget", -2, READ_FAST, KeySpec::ALL, mget).doc(
+    Command::keyspace("mget", -2, READ_FAST, KeySpec::ALL, mget).dealt(Merge::InKeyOrder).doc(
         STRING,
         "1.0.0",
         O_KEYS,
         "Returns the string values of several keys.",
     ),
-    Command::keyspace("mset", -3, WRITE, KeySpec::PAIRS, mset).access(&[access::OVERWRITE]).doc(
+    Command::keyspace("mset", -3, WRITE, KeySpec::PAIRS, mset).dealt(Merge::First).access(&[access::OVERWRITE]).doc(
         STRING,
         "1.0.1",
         O_KEYS,
