@@ -47,6 +47,8 @@ pub mod limits {
     pub const POOL_BUFFER_BYTES: usize = 64 * 1024;
     /// Bytes handed to the kernel in one send.
     pub const SEND_BYTES: usize = 1024 * 1024;
+    /// Reply bytes of a connection up to which they wait for the end of its transaction.
+    pub const CORKED_BYTES: usize = 16 * 1024;
     /// Pieces of one gathering send.
     pub const SEND_PIECES: usize = 64;
     /// Events for the subscribers of another core that are sent together.

@@ -25,7 +25,7 @@ use crossbeam_channel::Receiver;
 use glommio::io::BufferedFile;
 
 use super::clock::Clock;
-use super::connection::Connection;
+use super::connection::{Connection, Hold};
 use super::exchange::Asking;
 use super::forward::{Batch, Message};
 use super::limits;
@@ -353,6 +353,10 @@ impl Pump {
         for index in dirty.drain(..) {
             let Some(connection) = &mut self.connections[index as usize] else { continue };
             connection.dirty = false;
+            // A transaction ends soon, and marks the connection again: what came before it leaves with its reply.
+            if connection.hold.has(Hold::TRANSACTION) && connection.out.len() < limits::CORKED_BYTES {
+                continue;
+            }
             connection.flush(index, &mut self.ring, &mut self.pool);
             self.check_output(index);
         }

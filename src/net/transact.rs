@@ -312,6 +312,7 @@ impl Pump {
             && nothing
             && let Some(command) = transaction.commands.pop()
         {
+            self.mark_dirty(index);
             self.found_nothing(index, transaction.row, command);
             self.release(index, Hold::TRANSACTION);
             return self.reclaim(index);
@@ -348,6 +349,7 @@ impl Pump {
         {
             self.spare_batches.push(batch);
         }
+        self.mark_dirty(index);
         self.deliver_void(index);
         self.stop_waiting(index);
         self.release(index, Hold::TRANSACTION);
