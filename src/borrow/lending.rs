@@ -14,8 +14,7 @@
 //!
 //! Pure: no time, no messages, no entries. Owned by one core.
 //!
-//! Invariant: a claim's ticket stands exactly once in the queue of each of its keys; queues are in the order of tickets,
-//! and none is empty.
+//! Invariant: a claim's ticket stands exactly once in the queue of each of its keys; queues are in the order of tickets.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -35,11 +34,18 @@ pub enum Wants<K> {
 pub struct Lending<K> {
     next: Ticket,
     claims: BTreeMap<Ticket, Wants<K>>,
-    queues: BTreeMap<K, VecDeque<Ticket>>,
+    queues: BTreeMap<K, Queue>,
     /// The claims on the whole core, ascending.
     wholes: VecDeque<Ticket>,
     #[cfg(test)]
     pub fault: Option<Fault>,
+}
+
+/// Who wants one key, in the order of the claims. Nearly always nobody but the first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Queue {
+    first: Ticket,
+    rest: VecDeque<Ticket>,
 }
 
 /// Mistakes that the exploration must find.
@@ -97,7 +103,10 @@ impl<K: Ord + Clone> Lending<K> {
                 keys.sort();
                 keys.dedup();
                 for key in keys {
-                    self.queues.entry(key.clone()).or_default().push_back(ticket);
+                    self.queues
+                        .entry(key.clone())
+                        .and_modify(|queue| queue.rest.push_back(ticket))
+                        .or_insert(Queue { first: ticket, rest: VecDeque::new() });
                 }
             }
         }
@@ -114,9 +123,16 @@ impl<K: Ord + Clone> Lending<K> {
             Wants::Keys(keys) => {
                 for key in keys {
                     let Some(queue) = self.queues.get_mut(&key) else { continue };
-                    queue.retain(|&other| other != ticket);
-                    match queue.front() {
-                        Some(&next) => drop(candidates.insert(next)),
+                    if queue.first != ticket {
+                        // Only what is granted by mistake does not stand first.
+                        queue.rest.retain(|&other| other != ticket);
+                        continue;
+                    }
+                    match queue.rest.pop_front() {
+                        Some(next) => {
+                            queue.first = next;
+                            candidates.insert(next);
+                        }
                         None => drop(self.queues.remove(&key)),
                     }
                 }
@@ -137,7 +153,7 @@ impl<K: Ord + Clone> Lending<K> {
 
     /// Whether a claim stands first wherever it has to.
     pub fn is_granted(&self, ticket: Ticket) -> bool {
-        let first = |key: &K| self.queues.get(key).and_then(VecDeque::front) == Some(&ticket);
+        let first = |key: &K| self.queues.get(key).is_some_and(|queue| queue.first == ticket);
         match self.claims.get(&ticket) {
             None => false,
             #[cfg(test)]
@@ -158,11 +174,12 @@ impl<K: Ord + Clone> Lending<K> {
     pub fn validate(&self) {
         let mut places = 0;
         for (key, queue) in &self.queues {
-            assert!(!queue.is_empty() && queue.iter().is_sorted());
-            for ticket in queue {
+            let tickets: Vec<Ticket> = [queue.first].into_iter().chain(queue.rest.iter().copied()).collect();
+            assert!(tickets.is_sorted());
+            for ticket in &tickets {
                 assert!(matches!(&self.claims[ticket], Wants::Keys(keys) if keys.contains(key)));
             }
-            places += queue.len();
+            places += tickets.len();
         }
         let wanted = |wants: &Wants<K>| if let Wants::Keys(keys) = wants { keys.len() } else { 0 };
         assert_eq!(places, self.claims.values().map(wanted).sum::<usize>());

@@ -43,10 +43,14 @@ use crate::shard::{Detached, Version};
 /// A key in a database.
 pub type Place = (u8, Vec<u8>);
 
+/// A key as it is claimed: the database, and the hash of the key. Two keys with the same hash wait for each other, which
+/// does no harm.
+pub type Lock = (u8, u64);
+
 /// What one core is asked for.
 #[derive(Debug)]
 pub struct Loan {
-    pub wants: Wants<Place>,
+    pub wants: Wants<Lock>,
     /// The entries to lend, each place once.
     pub entries: Vec<Place>,
     /// Keys that must still have these versions. They are watched no longer afterwards.

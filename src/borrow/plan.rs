@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Loan, Place, Wants};
+use super::{Loan, Lock, Place, Wants};
 use crate::command::connection::selected_database;
 use crate::command::generic::named_database;
 use crate::command::table::Row;
@@ -51,7 +51,9 @@ impl Plan {
         let mut loans: BTreeMap<CoreId, Loan> = BTreeMap::new();
         let owner = |key: &[u8]| router.owner(hasher.key(key).partition);
         let (mut db, mut plain, mut whole, mut needs_memory) = (db, true, false, false);
-        for command in commands {
+        // Which command names a key, the database, and which argument it is.
+        let mut named: Vec<(usize, u8, usize)> = Vec::new();
+        for (nth, command) in commands.iter().enumerate() {
             let (row, args) = (command.row, command.args());
             let flags = row.command.flags;
             match row.command.handler {
@@ -59,9 +61,12 @@ impl Plan {
                     whole |= wants_whole(row);
                     // A message goes to everybody, and a blocking command runs only while its client is there.
                     plain &= !flags.has(Flags::BLOCKING) && !matches!(row.command.reach, Reach::Listeners(_));
-                    for place in places(row, &args, db, databases) {
-                        loans.entry(owner(&place.1)).or_default().entries.push(place);
-                    }
+                    for_each_place(row, &args, db, databases, |db, at| {
+                        let key = hasher.key(args[at]);
+                        let loan = loans.entry(router.owner(key.partition)).or_default();
+                        locks(&mut loan.wants).push((db, key.hash));
+                        named.push((nth, db, at));
+                    });
                 }
                 _ => match selected_database(row, &args, databases) {
                     Some(selected) => db = selected,
@@ -72,6 +77,7 @@ impl Plan {
         }
         for Watched { place, version, .. } in watched {
             let loan = loans.entry(owner(&place.1)).or_default();
+            locks(&mut loan.wants).push((place.0, hasher.hash(&place.1)));
             loan.entries.push(place.clone());
             loan.watched.push((place.clone(), *version));
         }
@@ -93,12 +99,22 @@ impl Plan {
         }
         let bytes: usize = commands.iter().map(Queued::bytes).sum();
         for loan in loans.values_mut() {
-            loan.entries.sort();
-            loan.entries.dedup();
-            loan.wants = if whole { Wants::Whole } else { Wants::Keys(loan.entries.clone()) };
+            if whole {
+                loan.wants = Wants::Whole;
+            }
             loan.brings_bytes = needs_memory.then_some(bytes);
             if mode != Mode::Scratch {
                 loan.entries.clear();
+            }
+        }
+        if mode == Mode::Scratch {
+            for (nth, db, at) in named {
+                let key = commands[nth].args()[at].to_vec();
+                loans.entry(owner(&key)).or_default().entries.push((db, key));
+            }
+            for loan in loans.values_mut() {
+                loan.entries.sort();
+                loan.entries.dedup();
             }
         }
         Plan { mode, loans }
@@ -117,23 +133,38 @@ fn wants_whole(row: &Row) -> bool {
 }
 
 /// What a keyspace command that runs on one core needs of it.
-pub fn wants(row: &Row, args: Args, db: usize, databases: usize) -> Wants<Place> {
-    if wants_whole(row) { Wants::Whole } else { Wants::Keys(places(row, args, db, databases)) }
+pub fn wants(row: &Row, args: Args, db: usize, databases: usize, hasher: &Hasher) -> Wants<Lock> {
+    if wants_whole(row) {
+        return Wants::Whole;
+    }
+    let mut locks = Vec::new();
+    for_each_place(row, args, db, databases, |db, at| locks.push((db, hasher.hash(args[at]))));
+    Wants::Keys(locks)
+}
+
+fn locks(wants: &mut Wants<Lock>) -> &mut Vec<Lock> {
+    let Wants::Keys(locks) = wants else { unreachable!("whole cores are wanted when all keys are known") };
+    locks
 }
 
 /// The keys that a command names, in each of the databases in which it may look for them.
 pub fn places(row: &Row, args: Args, db: usize, databases: usize) -> Vec<Place> {
-    let other = named_database(row, args).filter(|&other| other < databases && other != db);
     let mut all = Vec::new();
+    for_each_place(row, args, db, databases, |db, at| all.push((db, args[at].to_vec())));
+    all
+}
+
+/// Visits them: the database, and which argument the key is.
+fn for_each_place(row: &Row, args: Args, db: usize, databases: usize, mut visit: impl FnMut(u8, usize)) {
     // The key of a shard channel says where it belongs, and nothing is there.
     if let Reach::Listeners(_) = row.command.reach {
-        return all;
+        return;
     }
+    let other = named_database(row, args).filter(|&other| other < databases && other != db);
     for at in row.command.keys.positions(args) {
-        all.push((db as u8, args[at].to_vec()));
-        all.extend(other.map(|other| (other as u8, args[at].to_vec())));
+        visit(db as u8, at);
+        other.into_iter().for_each(|other| visit(other as u8, at));
     }
-    all
 }
 
 #[cfg(test)]
@@ -158,19 +189,29 @@ mod tests {
         }
 
         /// The mode of a transaction, and of each core the keys it wants.
-        fn plan(&self, lines: &[&str]) -> (Mode, Vec<(CoreId, Wants<Place>)>) {
+        fn plan(&self, lines: &[&str]) -> (Mode, Vec<(CoreId, Wants<Lock>)>) {
             let command = |line: &&str| {
                 let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
                 Queued::new(table().resolve(&args).unwrap(), &args, &Owned::default())
             };
             let commands: Vec<Queued> = lines.iter().map(command).collect();
             let plan = Plan::new(&self.router, &self.hasher, [2, 16], &commands, &[], false);
-            (plan.mode, plan.loans.into_iter().map(|(core, loan)| (core, loan.wants)).collect())
+            let sorted = |(core, mut loan): (CoreId, Loan)| {
+                if let Wants::Keys(locks) = &mut loan.wants {
+                    locks.sort();
+                    locks.dedup();
+                }
+                (core, loan.wants)
+            };
+            (plan.mode, plan.loans.into_iter().map(sorted).collect())
         }
     }
 
-    fn keys(places: &[(u8, &str)]) -> Wants<Place> {
-        Wants::Keys(places.iter().map(|(db, key)| (*db, key.as_bytes().to_vec())).collect())
+    fn keys(places: &[(u8, &str)]) -> Wants<Lock> {
+        let hasher = Hasher::new(4, [1, 2, 3, 4]);
+        let mut locks: Vec<Lock> = places.iter().map(|(db, key)| (*db, hasher.hash(key.as_bytes()))).collect();
+        locks.sort();
+        Wants::Keys(locks)
     }
 
     #[test]

@@ -87,36 +87,73 @@ pub struct Watched {
 /// A request that waits for its execution.
 pub struct Queued {
     pub row: &'static Row,
-    args: Vec<Arc<Vec<u8>>>,
+    args: Arc<KeptArgs>,
+}
+
+/// The arguments of a request that is kept: the small ones behind each other, the large ones as they arrived.
+#[derive(Debug, Default)]
+pub struct KeptArgs {
+    data: Vec<u8>,
+    /// Where each argument ends in `data`; large ones have no bytes there.
+    ends: Vec<usize>,
+    /// With the positions of their arguments, ascending.
+    large: Vec<(usize, Arc<Vec<u8>>)>,
+}
+
+impl KeptArgs {
+    fn new(args: Args, owned: &Owned) -> KeptArgs {
+        let mut kept = KeptArgs::default();
+        kept.data.reserve_exact(args.iter().map(|arg| arg.len()).filter(|&len| len < LARGE_BYTES_MIN).sum());
+        kept.ends.reserve_exact(args.len());
+        for (index, arg) in args.iter().enumerate() {
+            if arg.len() < LARGE_BYTES_MIN {
+                kept.data.extend_from_slice(arg);
+            } else {
+                kept.large.push((index, owned.get(index).unwrap_or_else(|| Arc::new(arg.to_vec()))));
+            }
+            kept.ends.push(kept.data.len());
+        }
+        kept
+    }
+
+    /// The arguments.
+    pub fn slices(&self) -> Vec<&[u8]> {
+        let (mut start, mut large) = (0, self.large.iter().peekable());
+        let arg = |(index, &end): (usize, &usize)| match large.next_if(|(at, _)| *at == index) {
+            Some((_, value)) => value.as_slice(),
+            None => &self.data[std::mem::replace(&mut start, end)..end],
+        };
+        self.ends.iter().enumerate().map(arg).collect()
+    }
+
+    fn bytes(&self) -> usize {
+        let large: usize = self.large.iter().map(|(_, value)| value.len() + size_of::<(usize, Arc<Vec<u8>>)>()).sum();
+        size_of::<KeptArgs>() + self.data.len() + self.ends.len() * size_of::<usize>() + large
+    }
 }
 
 impl Queued {
-    /// What one argument takes besides its bytes.
-    const ARG_BYTES: usize = size_of::<Arc<Vec<u8>>>() + size_of::<Vec<u8>>() + 2 * size_of::<usize>();
-
     pub fn new(row: &'static Row, args: Args, owned: &Owned) -> Queued {
-        let arg = |(index, arg): (usize, &&[u8])| owned.get(index).unwrap_or_else(|| Arc::new(arg.to_vec()));
-        Queued { row, args: args.iter().enumerate().map(arg).collect() }
+        Queued { row, args: Arc::new(KeptArgs::new(args, owned)) }
     }
 
     /// Memory of it.
     pub fn bytes(&self) -> usize {
-        size_of::<Queued>() + self.args.iter().map(|arg| arg.len() + Self::ARG_BYTES).sum::<usize>()
+        size_of::<Queued>() + self.args.bytes()
     }
 
     pub fn args(&self) -> Vec<&[u8]> {
-        self.args.iter().map(|arg| arg.as_slice()).collect()
+        self.args.slices()
     }
 
     /// The arguments, to be kept while the request is elsewhere.
-    pub fn shared_args(&self) -> Vec<Arc<Vec<u8>>> {
-        self.args.clone()
+    pub fn shared_args(&self) -> Arc<KeptArgs> {
+        Arc::clone(&self.args)
     }
 
     /// The arguments that are large enough to be kept without a copy.
     pub fn owned(&self) -> Owned {
-        let large = self.args.iter().enumerate().filter(|(_, arg)| arg.len() >= LARGE_BYTES_MIN);
-        Owned::new(large.map(|(index, arg)| (index, Arc::clone(arg))).collect())
+        Owned::new(self.args.large.clone())
     }
 }
 

@@ -201,7 +201,7 @@ mod tests {
                     watched.iter().filter(|(key, _)| here(key)).map(|(key, version)| ((0, key.to_vec()), *version));
                 let bytes: usize = commands.iter().flat_map(|args| args.iter()).map(|arg| arg.len()).sum();
                 let mut loan = Loan {
-                    wants: Wants::Keys(entries.clone()),
+                    wants: Wants::Keys(entries.iter().map(|(db, key)| (*db, self.0[0].hasher.hash(key))).collect()),
                     entries: entries.clone(),
                     watched: watched.collect(),
                     brings_bytes: Some(bytes),

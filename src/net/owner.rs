@@ -21,7 +21,7 @@ use std::collections::{HashMap, VecDeque};
 use super::forward::{Atomic, Batch, Cursor, Message, Slot};
 use super::pump::Pump;
 use super::window::Request;
-use crate::borrow::{Lending, Lent, Loan, Place, Returned, Ticket, Wants, plan};
+use crate::borrow::{Lending, Lent, Loan, Lock, Returned, Ticket, Wants, plan};
 use crate::command::blocking::write_nothing;
 use crate::command::{Ask, Flags, table};
 use crate::engine::{Call, Origin};
@@ -51,7 +51,7 @@ enum Claim {
 /// Invariant: every claim of `lending` is in `claims`, or is a loan that is out; every stream has a batch and a claim.
 #[derive(Default)]
 pub(super) struct Owner {
-    lending: Lending<Place>,
+    lending: Lending<Lock>,
     claims: HashMap<Ticket, Claim>,
     streams: HashMap<StreamId, VecDeque<(Box<Batch>, Cursor)>>,
     /// Claims that are granted and were not acted upon yet.
@@ -83,7 +83,8 @@ impl Pump {
     /// Whether a request for this core's keys has to wait. Costly; ask [`Owner::is_idle`] first.
     #[cold]
     pub(super) fn must_wait(&self, id: StreamId, request: &Request, args: &[&[u8]]) -> bool {
-        let wants = || plan::wants(request.row, args, request.db as usize, self.engine.config.databases);
+        let wants =
+            || plan::wants(request.row, args, request.db as usize, self.engine.config.databases, &self.engine.hasher);
         self.owner.streams.contains_key(&id) || self.owner.lending.would_wait(&wants())
     }
 
@@ -149,13 +150,19 @@ impl Pump {
             None => {
                 let mut args = Vec::new();
                 let Some((request, _)) = batch.read(&mut cursor.clone(), &mut args) else { return };
-                plan::wants(table().row(request.row), &args, request.db as usize, self.engine.config.databases)
+                plan::wants(
+                    table().row(request.row),
+                    &args,
+                    request.db as usize,
+                    self.engine.config.databases,
+                    &self.engine.hasher,
+                )
             }
         };
         self.claim(wants, Claim::Stream(id));
     }
 
-    fn claim(&mut self, wants: Wants<Place>, claim: Claim) {
+    fn claim(&mut self, wants: Wants<Lock>, claim: Claim) {
         let (ticket, granted) = self.owner.lending.claim(wants);
         self.owner.claims.insert(ticket, claim);
         if granted {
@@ -297,7 +304,9 @@ impl Pump {
     /// Answers a question, when the keys that it concerns are here.
     pub(super) fn take_question(&mut self, from: CoreId, ask: u32, part: u16, question: Ask) {
         let wants = match &question {
-            Ask::Watch(places) if !self.owner.is_idle() => Wants::Keys(places.clone()),
+            Ask::Watch(places) if !self.owner.is_idle() => {
+                Wants::Keys(places.iter().map(|(db, key)| (*db, self.engine.hasher.hash(key))).collect())
+            }
             _ => return self.answer_question(from, ask, part, question),
         };
         self.claim(wants, Claim::Question { from, ask, part, question });

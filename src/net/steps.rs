@@ -30,7 +30,7 @@ impl Pump {
             let (index, row, exec) = (transaction.connection, command.row, transaction.exec);
             if exec && !self.monitor_cores.is_empty() {
                 let args = command.shared_args();
-                let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_slice()).collect();
+                let args = args.slices();
                 self.show_to_monitors(index, row, &args);
             }
             match (row.command.handler, row.command.reach) {
@@ -73,7 +73,7 @@ impl Pump {
         let Some(transaction) = self.transaction(at) else { return };
         let command = &transaction.commands[transaction.at];
         let (index, id, row, args) = (transaction.connection, transaction.id, command.row, command.shared_args());
-        let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_slice()).collect();
+        let args = args.slices();
         self.engine.set_transaction(Some(id));
         self.run_session(index, row, &args);
         self.engine.set_transaction(None);
@@ -84,7 +84,7 @@ impl Pump {
         let Some(transaction) = self.transaction(at) else { return };
         let command = &transaction.commands[transaction.at];
         let (index, row, args) = (transaction.connection, command.row, command.shared_args());
-        let (here, questions) = pubsub::publish_from(&mut self.engine, kind, &args[1], &args[2]);
+        let (here, questions) = pubsub::publish_from(&mut self.engine, kind, args.slices()[1], args.slices()[2]);
         self.engine.stats[row.id as usize].calls += 1;
         let finish = move |_: &mut Home, answers: Vec<Answer>, reply: &mut Reply| {
             let there = answers.iter().map(|answer| if let Answer::Count(count) = answer { *count } else { 0 });
