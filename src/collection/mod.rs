@@ -6,6 +6,7 @@
 //!
 //! Owned by the core whose shard holds it.
 
+pub mod deadlines;
 pub mod dict;
 pub mod hash;
 pub mod intset;
@@ -94,6 +95,8 @@ pub enum Large {
     List(list::Chunks),
     Set(dict::Members),
     Hash(dict::Fields),
+    /// Fields have deadlines.
+    TimedHash(hash::Timed),
     SortedSet(sorted::Large),
 }
 
@@ -109,6 +112,7 @@ impl ValueRef<'_> {
     pub fn encoding(&self, kind: Kind) -> &'static str {
         match self {
             ValueRef::Compact(_) if kind == Kind::Set => set::Set::new(*self).encoding(),
+            ValueRef::Compact(bytes) if kind == Kind::Hash => hash::compact_encoding(bytes),
             ValueRef::Compact(_) => "listpack",
             ValueRef::Large(large) => large.encoding(),
         }
@@ -122,6 +126,7 @@ impl Large {
             Large::List(chunks) => chunks.len(),
             Large::Set(members) => members.len(),
             Large::Hash(fields) => fields.len(),
+            Large::TimedHash(hash) => hash.len(),
             Large::SortedSet(items) => items.len(),
         }
     }
@@ -134,7 +139,7 @@ impl Large {
     pub fn encoding(&self) -> &'static str {
         match self {
             Large::List(chunks) => chunks.encoding(),
-            Large::Set(_) | Large::Hash(_) => "hashtable",
+            Large::Set(_) | Large::Hash(_) | Large::TimedHash(_) => "hashtable",
             Large::SortedSet(_) => "skiplist",
         }
     }
@@ -145,6 +150,7 @@ impl Large {
             Large::List(chunks) => chunks.bytes(),
             Large::Set(members) => members.bytes(),
             Large::Hash(fields) => fields.bytes(),
+            Large::TimedHash(hash) => hash.bytes(),
             Large::SortedSet(items) => items.bytes(),
         }
     }
@@ -156,6 +162,7 @@ impl Large {
             Large::List(chunks) => chunks.free_some(pieces),
             Large::Set(members) => members.free_some(pieces),
             Large::Hash(fields) => fields.free_some(pieces),
+            Large::TimedHash(hash) => hash.free_some(pieces),
             Large::SortedSet(items) => items.free_some(pieces),
         }
     }
