@@ -94,6 +94,11 @@ impl Boxes {
     pub(super) fn bury(&mut self, number: u32) {
         let large = self.take(number);
         self.release(number);
+        self.bury_large(large);
+    }
+
+    /// Buries what is in no box.
+    pub(super) fn bury_large(&mut self, large: Box<Large>) {
         let bytes = charge(&large);
         if bytes > SMALL_BYTES {
             self.bytes += bytes;
