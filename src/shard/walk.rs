@@ -125,7 +125,7 @@ impl Shard {
 
     /// Checks every invariant of the shard: each entry is reachable once, under its own key, and all counters are right.
     #[cfg(test)]
-    pub(super) fn validate(&self) {
+    pub(crate) fn validate(&self) {
         use super::Clock;
         let mut reachable = Vec::new();
         for db in &self.dbs {

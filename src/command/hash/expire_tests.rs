@@ -278,7 +278,7 @@ fn effects_and_events_tell_what_happened() {
                 let events: Vec<&str> = client.shard.events.drain().map(|event| event.name).collect();
                 (client.effects().join(", "), events.join(" "))
             };
-            let mut told = |client: &mut Transcript, line: &str, effects: &str, events: &str| {
+            let told = |client: &mut Transcript, line: &str, effects: &str, events: &str| {
                 client.run(&line.replace('@', key));
                 assert_eq!(story(client), (effects.replace('@', key), events.to_string()), "{line}");
             };

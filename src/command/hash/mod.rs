@@ -263,6 +263,8 @@ fn hscan(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
 }
 
 #[cfg(test)]
+mod expire_model;
+#[cfg(test)]
 mod expire_tests;
 #[cfg(test)]
 mod tests;
