@@ -6,8 +6,8 @@
 //!
 //! # Finding hashes
 //!
-//! Each database has the hashes with such fields in the order of their earliest deadlines ([`Db::fields`]). That order is
-//! exact: every way into a shard and out of it, and every change, keeps it ([`Shard::plan_fields`], [`Db::remove`]). So
+//! Each database has the hashes with such fields in the order of their earliest deadlines (`Db::fields`). That order is
+//! exact: every way into a shard and out of it, and every change, keeps it ([`Shard::plan_fields`], `Db::remove`). So
 //! as long as the first deadline of all has not come, nothing at all is due: a look at a key costs one test of one flag,
 //! also if there are such hashes, and a shard without them keeps nothing. (An order that is corrected only when an
 //! entry turns out to be wrong would be simpler, but hashes that come and go long before their fields are due would leave
@@ -28,7 +28,7 @@ use super::{Classes, Clock, Deadline, Handle, Key, Kind, Place, ROOM, Shard, Val
 use crate::collection::deadlines::Earliest;
 use crate::collection::hash::{self, Hash};
 
-/// Fields that a command which looks at a large hash removes at the most: some 30 µs of work.
+/// Fields that a command which looks at a large hash removes at the most.
 pub(super) const LOOK_FIELDS_MAX: usize = 128;
 
 impl Shard {

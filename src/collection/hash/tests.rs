@@ -216,6 +216,42 @@ fn only_what_has_deadlines_pays_for_them() {
 }
 
 #[test]
+fn what_a_deadline_costs() {
+    let t = Thresholds::default();
+    let (mut value, fields) = (Value::default(), 100_000usize);
+    (0..fields).for_each(|n| assert!(set(&mut value, format!("field:{n:06}").as_bytes(), b"v", &t)));
+    let bytes = |value: &Value| match value {
+        Value::Compact(bytes) => bytes.len(),
+        Value::Large(large) => large.bytes(),
+    };
+    let before = bytes(&value);
+    for n in 0..fields {
+        let at = Deadline::new(Clock::Steady, (n * 7919 % fields) as i64);
+        assert!(set_deadline(&mut value, format!("field:{n:06}").as_bytes(), Some(at)));
+    }
+    let each = (bytes(&value) - before) as f64 / fields as f64;
+    println!("{each} bytes for a deadline, of which 12 are the name");
+    assert!(each < 12.0 + 30.0);
+}
+
+#[test]
+fn a_hash_with_deadlines_is_freed_in_pieces() {
+    let t = Thresholds::default();
+    let mut value = Value::default();
+    for n in 0..5_000 {
+        let (field, text) = (n.to_string(), vec![b'v'; if n % 10 == 0 { 400 } else { 4 }]);
+        set(&mut value, field.as_bytes(), &text, &t);
+        set_deadline(&mut value, field.as_bytes(), Some(Deadline::new(Clock::ALL[n % 2], n as i64)));
+    }
+    let Value::Large(mut large) = value else { panic!("it is large") };
+    let mut calls = 1;
+    while large.free_some(8) {
+        calls += 1;
+    }
+    assert!((50..500).contains(&calls), "{calls}");
+}
+
+#[test]
 fn a_compact_hash_that_becomes_too_long_by_deadlines_becomes_large() {
     let t = Thresholds { hash_max_listpack_entries: usize::MAX, ..Thresholds::default() };
     let mut value = Value::default();

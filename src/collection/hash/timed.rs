@@ -2,7 +2,7 @@
 //!
 //! Its fields are what those of any large hash are, and the [`Deadlines`] stand beside: a hash gets its first deadline and
 //! loses its last one without a field being moved, a field without a deadline costs nothing, and reading a value looks at
-//! no deadline. One with a deadline takes about forty bytes and its name once more.
+//! no deadline. A deadline takes about 27 bytes and the name of its field once more.
 //!
 //! Invariant: only fields have deadlines, and at least one has.
 //!

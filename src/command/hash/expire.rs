@@ -160,6 +160,8 @@ fn set_deadlines(
 
 /// Logs that fields have this deadline.
 pub fn log_deadline(ctx: &mut Ctx, key: &[u8], at: UnixMs, fields: &[&[u8]]) {
+    // A wall clock that was set since may show another moment than any command accepts.
+    let at = at.clamp(0, MOMENT_MS_MAX);
     let (mut at_text, mut number) = (itoa::Buffer::new(), itoa::Buffer::new());
     let head: [&[u8]; 5] =
         [b"HPEXPIREAT", key, at_text.format(at).as_bytes(), b"FIELDS", number.format(fields.len()).as_bytes()];

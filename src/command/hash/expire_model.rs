@@ -260,6 +260,10 @@ impl Pair {
             7 => self.borrow(db, key),
             8 if self.random.below(4) == 0 => {
                 self.client.shard.flush(db);
+                // What was flushed is freed now or later.
+                while self.random.below(4) > 0 && self.client.shard.has_work(true) {
+                    self.client.shard.work(true);
+                }
                 self.log.push((db, vec![b"FLUSHDB".to_vec()]));
                 self.twin.retain(|(at, _), _| *at != db);
             }
@@ -292,6 +296,9 @@ impl Pair {
     }
 
     fn active(&mut self) {
+        while self.random.below(2) == 0 && self.client.shard.has_work(true) {
+            self.client.shard.work(true);
+        }
         let pieces = self.random.below(3);
         for _ in 0..pieces {
             self.client.shard.expire_due(|_| ());

@@ -358,3 +358,23 @@ fn a_backlog_is_not_seen() {
     client.shard.expire_due(|_| ());
     assert_eq!(client.shard.next_expiry_ms(), crate::shard::NEVER_MS);
 }
+
+#[test]
+fn a_field_that_expires_changes_a_watched_key() {
+    for key in ["small", "large"] {
+        let mut client = two_hashes();
+        let hasher = client.hasher.clone();
+        let watched = hasher.key(key.as_bytes());
+        let version = client.shard.watch(0, &watched);
+        client.run("@time 99");
+        assert_eq!(client.shard.version(0, &watched), version);
+        client.run("@time 1");
+        assert_ne!(client.shard.version(0, &watched), version);
+        // What was over when it was watched does not change by being removed.
+        client.run(&format!("HPEXPIRE {key} 100 FIELDS 1 stays => *1|:1"));
+        client.run("@time 100");
+        let version = client.shard.watch(0, &watched);
+        client.shard.expire_due(|_| ());
+        assert_eq!(client.shard.version(0, &watched), version);
+    }
+}
