@@ -213,3 +213,28 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+impl Shard {
+    /// Checks the order of the hashes of a database whose fields have deadlines; its bytes.
+    pub(super) fn validate_fields(&self, db: &super::db::Db, handles: &[u32]) -> usize {
+        for clock in Clock::ALL {
+            let mut expected = Vec::new();
+            for handle in handles.iter().map(|&handle| Handle(handle)) {
+                if self.entries.kind(handle) == Kind::Hash {
+                    hash::validate(self.entry(handle).collection());
+                }
+                let next = self.field_deadlines(handle)[clock as usize];
+                expected.extend(next.map(|ms| (self.entries.key(handle).to_vec(), ms)));
+            }
+            let first = expected.iter().map(|(_, ms)| *ms).min().unwrap_or(NEVER_MS);
+            assert!(self.next_fields[clock as usize] <= first && self.next_expiry[clock as usize] <= first);
+            assert!(self.fields_due || first > self.now.of(clock));
+            let mut planned = db.planned_fields(clock);
+            planned.sort();
+            expected.sort();
+            assert_eq!(planned, expected, "the hashes with deadlines by their earliest ones");
+        }
+        db.field_bytes()
+    }
+}
