@@ -6,7 +6,7 @@
 mod common;
 
 use common::engine::run;
-use keyloom::collection::hash::Hash;
+use keyloom::collection::hash::{self, Hash};
 use keyloom::collection::set::Set;
 use keyloom::collection::sorted::SortedSet;
 use keyloom::command::table;
@@ -25,7 +25,7 @@ const VALUES: [&str; 8] = ["", "v", "10", "-7", "3.25", "1e2", "9223372036854775
 const TIMES: [&str; 6] = ["5", "3", "-1", "1700000003", "1700000000700", "1"];
 
 /// `$k` and `$K` are keys, `$v` and `$V` values, `$t` a time, `$d` a database.
-const TEMPLATES: [&str; 103] = [
+const TEMPLATES: [&str; 112] = [
     "GET $k",
     "SET $k $v",
     "SET $k $v EX $t",
@@ -106,6 +106,15 @@ const TEMPLATES: [&str; 103] = [
     "HINCRBYFLOAT $k y $v",
     "HRANDFIELD $k 2 WITHVALUES",
     "HGETALL $k",
+    "HEXPIRE $k $t FIELDS 2 x $v",
+    "HEXPIRE $k $t NX FIELDS 1 y",
+    "HPEXPIRE $k $t GT FIELDS 2 x y",
+    "HPEXPIRE $k 1500 FIELDS 2 x y",
+    "HEXPIREAT $k $t FIELDS 2 x $v",
+    "HPEXPIREAT $k $t LT FIELDS 2 x y",
+    "HPERSIST $k FIELDS 2 x $v",
+    "HTTL $k FIELDS 2 x $v",
+    "HINCRBYFLOAT $k x 0.5",
     "ZADD $k 1 $v 2.5 $V",
     "ZADD $k 3 $v",
     "ZADD $k $v x",
@@ -190,27 +199,32 @@ fn replay(engine: &mut Engine, effects: &[Effect]) {
     }
 }
 
+/// A part of a value, and when it expires if it is a field.
+type Part = (Vec<u8>, Option<UnixMs>);
 /// Database, key, value, expiry.
-type Content = (usize, &'static str, Vec<Vec<u8>>, Option<UnixMs>);
+type Content = (usize, &'static str, Vec<Part>, Option<UnixMs>);
 
 /// The parts of a value, in an order that does not depend on how it came about.
-fn parts(entry: EntryRef) -> Vec<Vec<u8>> {
+fn parts(entry: EntryRef, now: Now) -> Vec<Part> {
     let mut parts = Vec::new();
+    let mut expiring = Vec::new();
     match entry.kind {
         Kind::Set => {
             Set::new(entry.collection()).visit(|member| parts.push(member.text(&mut itoa::Buffer::new()).to_vec()))
         }
         Kind::Hash => Hash::new(entry.collection()).visit(|(field, text)| {
+            let at = hash::deadline(entry.collection(), field).flatten().map(|deadline| now.wall_of(deadline));
             let [field, text] = [field, text].map(|part| part.escape_ascii().to_string());
-            parts.push(format!("{field:?} = {text:?}").into_bytes());
+            expiring.push((format!("{field:?} = {text:?}").into_bytes(), at));
         }),
         Kind::SortedSet => SortedSet::new(entry.collection()).iter().for_each(|(member, score)| {
             parts.push(format!("{score:?} {}", member.escape_ascii()).into_bytes());
         }),
         _ => parts.push(entry.value.bytes().to_vec()),
     }
+    let mut parts: Vec<Part> = parts.into_iter().map(|part| (part, None)).chain(expiring).collect();
     parts.sort();
-    parts.push(entry.kind.name().into());
+    parts.push((entry.kind.name().into(), None));
     parts
 }
 
@@ -219,8 +233,9 @@ fn contents(engine: &mut Engine) -> Vec<Content> {
     for db in 0..DATABASES {
         for name in KEYS {
             let key = engine.hasher.key(name.as_bytes());
+            let now = engine.shard.now();
             if let Some(entry) = engine.shard.peek(db, &key) {
-                all.push((db, name, parts(entry), entry.expire_at));
+                all.push((db, name, parts(entry, now), entry.expire_at));
             }
         }
         assert_eq!(engine.shard.size(db).keys, all.iter().filter(|c| c.0 == db).count());
@@ -248,7 +263,10 @@ proptest! {
         let effects = record(&mut original, &steps);
         let mut copy = engine(REPLAY_MS);
         replay(&mut copy, &effects);
-        let expires = |(db, key, value, at): Content| (db, key, value, at.is_some());
+        let expires = |(db, key, value, at): Content| {
+            let value: Vec<(Vec<u8>, bool)> = value.into_iter().map(|(part, at)| (part, at.is_some())).collect();
+            (db, key, value, at.is_some())
+        };
         let [copy, original] = [&mut copy, &mut original].map(|e| contents(e).into_iter().map(expires).collect::<Vec<_>>());
         prop_assert_eq!(copy, original, "{:?}", effects);
     }

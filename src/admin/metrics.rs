@@ -75,6 +75,9 @@ static PER_CORE: &[PerCore] = &[
     ("keyloom_keyspace_hits_total", "counter", "Reads that found their key.", |s| s.counters.hits as f64),
     ("keyloom_keyspace_misses_total", "counter", "Reads that found no key.", |s| s.counters.misses as f64),
     ("keyloom_expired_keys_total", "counter", "Keys removed at their expiry.", |s| s.counters.expired as f64),
+    ("keyloom_expired_fields_total", "counter", "Fields of hashes removed at their expiry.", |s| {
+        s.counters.expired_fields as f64
+    }),
     ("keyloom_expire_cap_reached_total", "counter", "Turns that left expired keys for the next one.", |s| {
         s.counters.expire_cap_reached as f64
     }),

@@ -1,32 +1,59 @@
 //! Hashes.
 //!
-//! A compact hash is a [`pack`] of field, value, field, value; a large one a [`dict`](super::dict). It becomes large with
-//! one field too many or a field or value too long, and never compact again, as in Redis 7.
+//! A compact hash is a [`pack`](super::pack) of field, value, field, value; a large one a [`dict`](super::dict). It becomes
+//! large with one field too many or a field or value too long, and never compact again, as in Redis 7.
+//!
+//! Fields may have deadlines: see [`compact`] and [`timed`]. The functions that change a hash know no time. It is for the
+//! shard to remove a field whose deadline has come before anybody changes it ([`crate::shard`]); for reading,
+//! [`Hash::at`] leaves out what the shard has not come to yet.
 //!
 //! Owned by the core whose shard holds it.
 
+mod compact;
+mod timed;
+
+use super::deadlines::{Deadlines, Earliest};
 use super::dict::{Fields, Pair};
 use super::pack::{self, Pack};
 use super::random::{Random, select};
 use super::{Large, Thresholds, Value, ValueRef};
+use crate::shard::{Deadline, Now};
+pub use timed::{At, Timed};
 
 /// Longest compact hash, bytes: it is copied at every change.
 const COMPACT_BYTES_MAX: usize = 64 * 1024;
+/// Fields of a compact hash, whatever the thresholds say: two items each, and one for the table of deadlines.
+const COMPACT_FIELDS_MAX: usize = (pack::ITEMS_MAX - 1) / 2;
 
 /// A hash, for reading.
 #[derive(Clone, Copy, Debug)]
 pub enum Hash<'a> {
     Pack(Pack<'a>),
     Dict(&'a Fields),
+    /// Some fields are not to be seen.
+    At(At<'a>),
 }
 
 impl<'a> Hash<'a> {
+    /// With the fields whose deadlines have come.
     #[inline]
     pub fn new(value: ValueRef<'a>) -> Self {
         match value {
-            ValueRef::Compact(bytes) => Hash::Pack(Pack::new(bytes)),
+            ValueRef::Compact(bytes) => Hash::Pack(compact::parts(bytes).0),
             ValueRef::Large(Large::Hash(fields)) => Hash::Dict(fields),
+            ValueRef::Large(Large::TimedHash(hash)) => Hash::Dict(&hash.fields),
             ValueRef::Large(_) => unreachable!("the value of a hash"),
+        }
+    }
+
+    /// As it is now. A compact hash must have no fields that are due: the shard removes all of them at once.
+    #[inline]
+    pub fn at(value: ValueRef<'a>, now: Now) -> Self {
+        match value {
+            ValueRef::Large(Large::TimedHash(hash)) if hash.deadlines.first_due(now).is_some() => {
+                Hash::At(At { hash, now })
+            }
+            _ => Hash::new(value),
         }
     }
 
@@ -36,6 +63,7 @@ impl<'a> Hash<'a> {
         match self {
             Hash::Pack(pack) => pack.len() / 2,
             Hash::Dict(fields) => fields.len(),
+            Hash::At(hash) => hash.len(),
         }
     }
 
@@ -49,6 +77,7 @@ impl<'a> Hash<'a> {
         match *self {
             Hash::Pack(pack) => pack.find(field, 2).map(|offset| pair_at(&pack, offset).1),
             Hash::Dict(fields) => fields.get(field),
+            Hash::At(hash) => hash.get(field),
         }
     }
 
@@ -58,6 +87,7 @@ impl<'a> Hash<'a> {
         match *self {
             Hash::Pack(pack) => pairs(pack).for_each(visit),
             Hash::Dict(fields) => fields.iter().for_each(visit),
+            Hash::At(hash) => hash.iter().for_each(visit),
         }
     }
 
@@ -67,6 +97,7 @@ impl<'a> Hash<'a> {
             _ if self.is_empty() => None,
             Hash::Pack(pack) => Some(pair_at(&pack, pack.offset_of(2 * random.below(self.len())))),
             Hash::Dict(fields) => fields.random(random).map(|place| fields.at(place)),
+            Hash::At(hash) => hash.random(random),
         }
     }
 
@@ -75,6 +106,7 @@ impl<'a> Hash<'a> {
         match *self {
             Hash::Pack(pack) => select(pairs(pack), self.len(), count, random, visit),
             Hash::Dict(fields) => fields.sample(count, random, visit),
+            Hash::At(hash) => hash.sample(count, random, visit),
         }
     }
 
@@ -86,6 +118,7 @@ impl<'a> Hash<'a> {
                 0
             }
             Hash::Dict(fields) => fields.scan(cursor, count, visit),
+            Hash::At(hash) => hash.scan(cursor, count, visit),
         }
     }
 }
@@ -100,6 +133,39 @@ fn pairs<'a>(pack: Pack<'a>) -> impl Iterator<Item = Pair<'a>> {
     std::iter::from_fn(move || Some((items.next()?, items.next()?)))
 }
 
+/// Name of the encoding of a compact hash.
+pub(super) fn compact_encoding(bytes: &[u8]) -> &'static str {
+    if compact::is_timed(bytes) { "listpackex" } else { "listpack" }
+}
+
+/// The deadline of a field that is there (None: it has none), or None if it is not.
+pub fn deadline(value: ValueRef, field: &[u8]) -> Option<Option<Deadline>> {
+    match value {
+        ValueRef::Compact(bytes) => compact::deadline(bytes, field),
+        ValueRef::Large(Large::TimedHash(hash)) => hash.deadline(field),
+        _ => Hash::new(value).get(field).map(|_| None),
+    }
+}
+
+/// The earliest moment on each clock at which a field is over.
+#[inline]
+pub fn next_deadlines(value: ValueRef) -> Earliest {
+    match value {
+        ValueRef::Compact(bytes) => compact::next(bytes),
+        ValueRef::Large(Large::TimedHash(hash)) => hash.deadlines.next(),
+        ValueRef::Large(_) => Earliest::default(),
+    }
+}
+
+/// Fields whose deadlines have come.
+pub fn due(value: ValueRef, now: Now) -> usize {
+    match value {
+        ValueRef::Compact(bytes) => compact::due(bytes, now),
+        ValueRef::Large(Large::TimedHash(hash)) => hash.deadlines.due(now),
+        ValueRef::Large(_) => 0,
+    }
+}
+
 /// Chooses the encoding for a hash to which `more` fields are about to be added.
 pub fn expect(value: &mut Value, more: usize, thresholds: &Thresholds) {
     if more > thresholds.hash_max_listpack_entries {
@@ -107,131 +173,137 @@ pub fn expect(value: &mut Value, more: usize, thresholds: &Thresholds) {
     }
 }
 
-/// Gives `field` a value; true if the field is new.
+/// Gives `field` a value, and takes its deadline away; true if the field is new.
 pub fn set(value: &mut Value, field: &[u8], text: &[u8], thresholds: &Thresholds) -> bool {
+    let new = update(value, field, text, thresholds);
+    if !new {
+        set_deadline(value, field, None);
+    }
+    new
+}
+
+/// Gives `field` a value, and leaves its deadline as it is; true if the field is new.
+pub fn update(value: &mut Value, field: &[u8], text: &[u8], thresholds: &Thresholds) -> bool {
     let Value::Compact(bytes) = value else { return make_large(value).insert(field, text) };
     let fits = field.len().max(text.len()) <= thresholds.hash_max_listpack_value
         && bytes.len() + field.len() + text.len() <= COMPACT_BYTES_MAX;
     if !fits {
         return make_large(value).insert(field, text);
     }
-    let pack = Pack::new(bytes);
-    if let Some(offset) = pack.find(field, 2) {
-        let (_, offset) = pack.item(offset);
+    let pairs = compact::parts(bytes).0;
+    if let Some(offset) = pairs.find(field, 2) {
+        let (_, offset) = pairs.item(offset);
         pack::replace(bytes, offset, text);
         return false;
     }
-    if pack.len() / 2 >= thresholds.hash_max_listpack_entries.min(pack::ITEMS_MAX / 2) {
+    if pairs.len() / 2 >= thresholds.hash_max_listpack_entries.min(COMPACT_FIELDS_MAX) {
         return make_large(value).insert(field, text);
     }
-    pack::push_back(bytes, field);
-    pack::push_back(bytes, text);
+    compact::push(bytes, field, text);
     true
 }
 
-/// Makes a hash large, if it is not.
+/// Makes a hash large, if it is not; its fields.
 fn make_large(value: &mut Value) -> &mut Fields {
     if let Value::Compact(bytes) = value {
-        let mut fields = Fields::new();
-        for (field, text) in pairs(Pack::new(bytes)) {
+        let (pack, table) = compact::parts(bytes);
+        let (mut fields, mut deadlines) = (Fields::new(), Deadlines::default());
+        for (field, text) in pairs(pack) {
             fields.insert(field, text);
         }
-        *value = Value::Large(Box::new(Large::Hash(fields)));
+        for (index, deadline) in table.into_iter().flat_map(compact::rows) {
+            deadlines.set(pack.item(pack.offset_of(2 * index)).0, deadline);
+        }
+        *value = Value::Large(Box::new(large(fields, deadlines)));
     }
     let Value::Large(large) = value else { unreachable!("it was just made large") };
     match &mut **large {
         Large::Hash(fields) => fields,
+        Large::TimedHash(hash) => &mut hash.fields,
         _ => unreachable!("the value of a hash"),
     }
 }
 
-/// Removes `field`; false if it is not there.
+fn large(fields: Fields, deadlines: Deadlines) -> Large {
+    if deadlines.is_empty() { Large::Hash(fields) } else { Large::TimedHash(Timed { fields, deadlines }) }
+}
+
+/// Removes `field`, with its deadline; false if it is not there.
 pub fn remove(value: &mut Value, field: &[u8]) -> bool {
-    let Value::Compact(bytes) = value else { return make_large(value).remove(field) };
-    let Some(offset) = Pack::new(bytes).find(field, 2) else { return false };
-    pack::remove(bytes, offset, 2);
+    let Value::Compact(bytes) = value else {
+        set_deadline(value, field, None);
+        return make_large(value).remove(field);
+    };
+    let Some((index, offset)) = compact::position(&compact::parts(bytes).0, field) else { return false };
+    compact::remove(bytes, index, offset);
     true
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeMap;
-
-    type Model = BTreeMap<Vec<u8>, Vec<u8>>;
-
-    fn view(value: &Value) -> Hash<'_> {
-        Hash::new(value.view())
-    }
-
-    fn is_large(value: &Value) -> bool {
-        matches!(value, Value::Large(_))
-    }
-
-    #[test]
-    fn encodings() {
-        let t = Thresholds::default();
-        let mut value = Value::default();
-        for n in 0..128 {
-            assert!(set(&mut value, format!("f{n}").as_bytes(), b"v", &t));
+/// Gives a field that is there a deadline, or takes it away. Returns whether that is a change.
+pub fn set_deadline(value: &mut Value, field: &[u8], deadline: Option<Deadline>) -> bool {
+    if let Value::Compact(bytes) = value {
+        if deadline.is_none() && !compact::is_timed(bytes) {
+            return false;
         }
-        assert!(!set(&mut value, b"f5", &[b'x'; 64], &t));
-        assert!(!is_large(&value));
-        assert!(set(&mut value, b"f128", b"v", &t));
-        assert!(is_large(&value));
-        (0..129).for_each(|n| assert!(remove(&mut value, format!("f{n}").as_bytes())));
-        assert!(is_large(&value) && value.is_empty());
-        for (field, text) in [(64, 65), (65, 64), (65, 65), (64, 64)] {
-            let mut value = Value::default();
-            set(&mut value, &vec![b'f'; field], &vec![b't'; text], &t);
-            assert_eq!(is_large(&value), field.max(text) == 65);
+        if deadline.is_none() || bytes.len() < COMPACT_BYTES_MAX {
+            let index = compact::position(&compact::parts(bytes).0, field).map(|(index, _)| index);
+            return index.is_some_and(|index| compact::set_deadline(bytes, index, deadline));
         }
-        let mut value = Value::default();
-        expect(&mut value, 128, &t);
-        assert!(!is_large(&value));
-        expect(&mut value, 129, &t);
-        assert!(is_large(&value));
+        make_large(value);
     }
-
-    #[test]
-    fn as_a_tree_in_both_encodings() {
-        for seed in 0..60 {
-            println!("seed {seed}");
-            let mut random = Random::new(seed);
-            let t = Thresholds {
-                hash_max_listpack_entries: random.below(60),
-                hash_max_listpack_value: random.below(40),
-                ..Thresholds::default()
-            };
-            let (mut value, mut model) = (Value::default(), Model::new());
-            for _ in 0..400 {
-                let field = random.below(100).to_string().into_bytes();
-                let text = vec![random.word() as u8; random.below(40)];
-                match random.below(8) {
-                    0..4 => {
-                        let new = set(&mut value, &field, &text, &t);
-                        assert_eq!(new, model.insert(field, text).is_none());
-                    }
-                    4..6 => assert_eq!(remove(&mut value, &field), model.remove(&field).is_some()),
-                    _ => assert_eq!(view(&value).get(&field), model.get(&field).map(Vec::as_slice)),
-                }
-                let owned = |(field, text): Pair| (field.to_vec(), text.to_vec());
-                let mut all = Model::new();
-                view(&value).visit(|pair| all.extend([owned(pair)]));
-                assert_eq!(all, model);
-                assert_eq!((view(&value).len(), value.is_empty()), (model.len(), model.is_empty()));
-                let mut seen = Model::new();
-                let count = random.below(model.len() + 2);
-                view(&value).sample(count, &mut random, |pair| seen.extend([owned(pair)]));
-                assert_eq!(seen.len(), count.min(model.len()));
-                let drawn = view(&value).random(&mut random).map(owned);
-                assert_eq!(drawn.is_some(), !model.is_empty());
-                seen.extend(drawn);
-                assert!(seen.iter().all(|(field, text)| model.get(field) == Some(text)));
-                let mut walked = Model::new();
-                assert_eq!(view(&value).scan(0, 1000, |pair| walked.extend([owned(pair)])), 0);
-                assert_eq!(walked, model);
+    let Value::Large(boxed) = value else { unreachable!("it was just made large") };
+    match (&mut **boxed, deadline) {
+        (Large::TimedHash(hash), None) => {
+            let changed = hash.deadlines.remove(field);
+            if hash.deadlines.is_empty() {
+                **boxed = Large::Hash(std::mem::take(&mut hash.fields));
             }
+            changed
+        }
+        (Large::TimedHash(hash), Some(deadline)) => {
+            let changed = hash.deadlines.get(field) != Some(deadline);
+            hash.deadlines.set(field, deadline);
+            changed
+        }
+        (Large::Hash(fields), Some(deadline)) => {
+            let mut deadlines = Deadlines::default();
+            deadlines.set(field, deadline);
+            **boxed = large(std::mem::take(fields), deadlines);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Removes fields whose deadlines have come, after showing each to `seen`; their number. All of a compact hash, and up to
+/// `max` of a large one.
+pub fn take_due(value: &mut Value, now: Now, max: usize, seen: impl FnMut(&[u8], Deadline)) -> usize {
+    match value {
+        Value::Compact(bytes) => compact::take_due(bytes, now, seen),
+        Value::Large(boxed) => {
+            let Large::TimedHash(hash) = &mut **boxed else { return 0 };
+            let taken = hash.take_due(now, max, seen);
+            if hash.deadlines.is_empty() {
+                **boxed = Large::Hash(std::mem::take(&mut hash.fields));
+            }
+            taken
         }
     }
 }
+
+/// Checks the structure.
+#[cfg(test)]
+pub fn validate(value: ValueRef) {
+    match value {
+        ValueRef::Compact(bytes) => compact::validate(bytes),
+        ValueRef::Large(Large::TimedHash(hash)) => {
+            assert!(!hash.deadlines.is_empty());
+            let names = crate::shard::Clock::ALL.map(|clock| hash.deadlines.on(clock)).concat();
+            assert!(names.iter().all(|(name, _)| hash.fields.contains(name)));
+        }
+        ValueRef::Large(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

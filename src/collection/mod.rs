@@ -6,6 +6,7 @@
 //!
 //! Owned by the core whose shard holds it.
 
+pub mod deadlines;
 pub mod dict;
 pub mod hash;
 pub mod intset;
@@ -97,6 +98,8 @@ pub enum Large {
     Hash(dict::Fields),
     /// Much larger than the others: in a box of its own.
     SortedSet(Box<sorted::Large>),
+    /// Fields have deadlines.
+    TimedHash(hash::Timed),
 }
 
 /// A value that is a collection, for reading.
@@ -111,6 +114,7 @@ impl ValueRef<'_> {
     pub fn encoding(&self, kind: Kind) -> &'static str {
         match self {
             ValueRef::Compact(_) if kind == Kind::Set => set::Set::new(*self).encoding(),
+            ValueRef::Compact(bytes) if kind == Kind::Hash => hash::compact_encoding(bytes),
             ValueRef::Compact(_) => "listpack",
             ValueRef::Large(large) => large.encoding(),
         }
@@ -124,6 +128,7 @@ impl Large {
             Large::List(chunks) => chunks.len(),
             Large::Set(members) => members.len(),
             Large::Hash(fields) => fields.len(),
+            Large::TimedHash(hash) => hash.len(),
             Large::SortedSet(items) => items.len(),
         }
     }
@@ -136,7 +141,7 @@ impl Large {
     pub fn encoding(&self) -> &'static str {
         match self {
             Large::List(chunks) => chunks.encoding(),
-            Large::Set(_) | Large::Hash(_) => "hashtable",
+            Large::Set(_) | Large::Hash(_) | Large::TimedHash(_) => "hashtable",
             Large::SortedSet(_) => "skiplist",
         }
     }
@@ -147,6 +152,7 @@ impl Large {
             Large::List(chunks) => chunks.bytes(),
             Large::Set(members) => members.bytes(),
             Large::Hash(fields) => fields.bytes(),
+            Large::TimedHash(hash) => hash.bytes(),
             Large::SortedSet(items) => items.bytes(),
         }
     }
@@ -158,6 +164,7 @@ impl Large {
             Large::List(chunks) => chunks.free_some(pieces),
             Large::Set(members) => members.free_some(pieces),
             Large::Hash(fields) => fields.free_some(pieces),
+            Large::TimedHash(hash) => hash.free_some(pieces),
             Large::SortedSet(items) => items.free_some(pieces),
         }
     }

@@ -242,6 +242,7 @@ fn stats(facts: &Facts, text: &mut Text) {
     text.field("rejected_connections", net.connections_rejected);
     text.zeros(&["sync_full", "sync_partial_ok", "sync_partial_err"]);
     text.field("expired_keys", sum.counters.expired);
+    text.field("expired_subkeys", sum.counters.expired_fields);
     text.field("expired_time_cap_reached_count", sum.counters.expire_cap_reached);
     for (name, percent) in [("p50", 50.0), ("p99", 99.0), ("max", 100.0)] {
         text.field(&format!("expire_lag_{name}_ms"), sum.expiry_lag.percentile(percent) / 1_000_000);

@@ -45,6 +45,16 @@ pub enum Error {
     NumKeys,
     #[error("ERR Number of keys can't be greater than number of args")]
     TooManyKeys,
+    #[error("ERR Mandatory argument FIELDS is missing or not at the right position")]
+    FieldsMissing,
+    #[error("ERR Parameter `numFields` should be greater than 0")]
+    NumFieldsNotPositive,
+    #[error("ERR Number of fields must be a positive integer")]
+    FieldsNotPositive,
+    #[error("ERR The `numfields` parameter must match the number of arguments")]
+    NumFieldsMismatch,
+    #[error("ERR invalid expire time, must be >= 0")]
+    NegativeExpire,
     #[error("ERR hash value is not an integer")]
     HashNotInteger,
     #[error("ERR hash value is not a float")]

@@ -33,7 +33,7 @@ pub enum Clock {
 }
 
 impl Clock {
-    pub(super) const ALL: [Clock; 2] = [Clock::Wall, Clock::Steady];
+    pub(crate) const ALL: [Clock; 2] = [Clock::Wall, Clock::Steady];
 }
 
 /// What the clocks say.
@@ -52,7 +52,7 @@ impl From<UnixMs> for Now {
 
 impl Now {
     #[inline]
-    pub(super) fn of(self, clock: Clock) -> i64 {
+    pub(crate) fn of(self, clock: Clock) -> i64 {
         match clock {
             Clock::Wall => self.wall_ms,
             Clock::Steady => self.steady_ms,
@@ -107,6 +107,18 @@ impl Deadline {
     #[inline]
     pub fn clock(self) -> Clock {
         if self.0 & STEADY == 0 { Clock::Wall } else { Clock::Steady }
+    }
+
+    /// For those who keep it as bytes.
+    #[inline]
+    pub fn to_bits(self) -> i64 {
+        self.0
+    }
+
+    /// The deadline for bits that came from [`Deadline::to_bits`].
+    #[inline]
+    pub fn from_bits(bits: i64) -> Deadline {
+        Deadline(bits)
     }
 
     /// The moment, as its clock tells it. Never negative.

@@ -8,6 +8,7 @@
 
 use super::entry::Meta;
 use super::{Changed, Classes, Handle, Key, Kind, Place, ROOM, Shard, Value, ValueRef, WrongType};
+use crate::collection::hash;
 
 impl Shard {
     /// The collection at `key`, without counting, touching or expiring: what has expired is not there.
@@ -15,7 +16,7 @@ impl Shard {
         let table = self.dbs[db].table(self.local(key.partition))?;
         let (_, handle) = table.find(key.hash, |handle| self.entries.key_is(handle, key.bytes))?;
         let entry = self.entry(handle);
-        (entry.kind == kind && !self.has_expired(handle)).then(|| entry.collection())
+        (entry.kind == kind && !self.is_over(handle)).then(|| entry.collection())
     }
 
     /// Lets `change` work on the collection at `key`, or on an empty one if there is none and `create`. It returns a result
@@ -38,6 +39,8 @@ impl Shard {
         }
         let meta = self.entries.meta(old);
         let mut value = self.entries.take_collection(old);
+        let deadlines = |value: &Value| (kind == Kind::Hash).then(|| hash::next_deadlines(value.view()));
+        let before = deadlines(&value);
         let (result, changes) = change(&mut value);
         if changes > 0 {
             self.changes.note(db, key.bytes);
@@ -47,8 +50,12 @@ impl Shard {
             self.entries.drop_emptied(old, value);
             return Ok(Some((Changed { result, removed: true }, changes)));
         }
+        let after = deadlines(&value);
         let new = self.entries.put_collection(old, key.bytes, value, meta).expect(ROOM);
         self.settle(db, key, place, [old, new], meta.expire_at);
+        if before != after {
+            self.plan_fields(db, key.bytes, after.unwrap_or_default());
+        }
         self.touch(new);
         Ok(Some((Changed { result, removed: false }, changes)))
     }
@@ -103,10 +110,14 @@ impl Shard {
             let handle = self.entries.create_collection(key.bytes, value, meta).expect(ROOM);
             return self.enter(db, key, handle, meta.expire_at);
         };
+        let hash = Kind::Hash == meta.kind || Kind::Hash == self.entries.kind(old);
         let meta = Meta { usage: self.entries.usage(old), ..meta };
         let before = self.disarm_unless(db, old, meta.expire_at);
         let new = self.entries.replace_by_collection(old, key.bytes, value, meta).expect(ROOM);
         self.settle(db, key, place, [old, new], before);
+        if hash {
+            self.plan_entry(db, key.bytes, new);
+        }
         self.touch(new);
     }
 

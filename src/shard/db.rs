@@ -13,7 +13,9 @@ use super::entry::Entries;
 use super::heap::Handle;
 use super::table::{Place, Table};
 use super::wheel::Wheel;
-use super::{Clock, DbSize, Now};
+use super::{Clock, DbSize, Kind, Now};
+use crate::collection::Large;
+use crate::collection::deadlines::{Deadlines, Earliest};
 use crate::route::Hasher;
 
 /// See the module.
@@ -25,6 +27,8 @@ pub(super) struct Db {
     bucket_bytes: usize,
     /// One for each clock.
     wheels: [Wheel; 2],
+    /// The keys of the hashes whose fields have deadlines, by the earliest of these: see [`super::fields`].
+    fields: Deadlines,
     /// After a change of the eviction policy: the partition, and the position in it, from which on entries are still to be
     /// ranked by the new one. None: all of them are.
     pub(super) unranked: Option<(usize, u32)>,
@@ -33,7 +37,15 @@ pub(super) struct Db {
 impl Db {
     pub(super) fn new(partitions: usize) -> Self {
         let wheels = [Wheel::new(), Wheel::new()];
-        Db { tables: Box::default(), partitions, keys: 0, bucket_bytes: 0, wheels, unranked: None }
+        Db {
+            tables: Box::default(),
+            partitions,
+            keys: 0,
+            bucket_bytes: 0,
+            wheels,
+            fields: Deadlines::default(),
+            unranked: None,
+        }
     }
 
     pub(super) fn size(&self) -> DbSize {
@@ -51,9 +63,10 @@ impl Db {
         &mut self.wheels[clock as usize]
     }
 
-    /// Bytes of all tables and of the wheels.
+    /// Bytes of all tables, of the wheels, and of what finds hashes by the deadlines of their fields.
     pub(super) fn bytes(&self) -> usize {
-        self.bucket_bytes + std::mem::size_of_val(&*self.tables) + self.wheels.iter().map(Wheel::bytes).sum::<usize>()
+        let wheels = self.wheels.iter().map(Wheel::bytes).sum::<usize>();
+        self.bucket_bytes + std::mem::size_of_val(&*self.tables) + wheels + self.fields.bytes()
     }
 
     /// Bytes of the table of partition `local` for each of its entries.
@@ -140,6 +153,51 @@ impl Db {
         if let Some(deadline) = entries.expire_at(handle) {
             self.wheel_mut(deadline.clock()).remove(entries, handle);
         }
+        if self.has_timed_fields() && entries.kind(handle) == Kind::Hash {
+            let before = self.fields.bytes();
+            Clock::ALL.into_iter().for_each(|clock| self.fields.set_on(clock, entries.key(handle), None));
+            entries.index_bytes = entries.index_bytes - before + self.fields.bytes();
+        }
+    }
+
+    /// Whether some hash has fields with deadlines.
+    #[inline]
+    pub(super) fn has_timed_fields(&self) -> bool {
+        !self.fields.is_empty()
+    }
+
+    /// Notes the earliest deadlines of the fields of a hash, or that it has none.
+    pub(super) fn plan_fields(&mut self, entries: &mut Entries, key: &[u8], next: Earliest) {
+        let before = self.fields.bytes();
+        Clock::ALL.into_iter().for_each(|clock| self.fields.set_on(clock, key, next[clock as usize]));
+        entries.index_bytes = entries.index_bytes - before + self.fields.bytes();
+    }
+
+    /// The key of a hash with a field that is due by `clock`.
+    pub(super) fn due_fields(&self, clock: Clock, now_ms: i64) -> Option<Vec<u8>> {
+        let (key, ms) = self.fields.first(clock)?;
+        (ms <= now_ms).then(|| key.to_vec())
+    }
+
+    /// The earliest deadlines of fields.
+    pub(super) fn next_fields(&self) -> Earliest {
+        self.fields.next()
+    }
+
+    /// Forgets which hashes have fields with deadlines; what that frees is freed in pieces.
+    pub(super) fn drop_fields(&mut self, entries: &mut Entries) {
+        entries.index_bytes -= self.fields.bytes();
+        self.fields.take().for_each(|names| entries.boxes_mut().bury_box(Box::new(Large::SortedSet(names))));
+    }
+
+    #[cfg(test)]
+    pub(super) fn planned_fields(&self, clock: Clock) -> Vec<(Vec<u8>, i64)> {
+        self.fields.on(clock)
+    }
+
+    #[cfg(test)]
+    pub(super) fn field_bytes(&self) -> usize {
+        self.fields.bytes()
     }
 
     /// A random entry, every partition weighted by its size; None if there is none.

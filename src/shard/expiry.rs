@@ -9,12 +9,16 @@
 //! count as keys. Both remove it in the same way, with the effect `DEL` and the event `expired`.
 //!
 //! The owner of the shard calls [`Shard::expire_due`] once per turn, and sleeps no longer than until
-//! [`Shard::next_expiry_ms`]; and if some key has an expiry, never for long, as the wall clock may be set ahead meanwhile.
+//! [`Shard::next_expiry_ms`]; and if anything has an expiry, never for long, as the wall clock may be set ahead meanwhile.
 //! How late a key is, is told by its own clock: one that is set ahead by an hour makes keys up to an hour late.
+//!
+//! Fields of hashes expire in the same manner: see [`super::fields`].
 //!
 //! Owned by one core.
 
+use super::db::Db;
 use super::{Classes, Clock, Deadline, Handle, Key, Place, Shard, UnixMs};
+use crate::collection::hash::Hash;
 
 /// Entries of the wheels that one call of [`Shard::expire_due`] looks at: some 30 µs of work, which requests that arrive
 /// meanwhile wait for.
@@ -24,27 +28,37 @@ pub(super) const TURN_ENTRIES_MAX: usize = 128;
 pub const NEVER_MS: UnixMs = UnixMs::MAX;
 
 impl Shard {
-    /// Removes keys whose time has come, with their effects, and tells how late each one is, ms. What is too much for one
+    /// Removes keys and fields whose time has come, with their effects, and tells how late each one is, ms. What is too much for one
     /// call is left for the next.
     pub fn expire_due(&mut self, mut late_ms: impl FnMut(u64)) {
         let mut budget = TURN_ENTRIES_MAX;
-        for _ in 0..2 * self.dbs.len() {
-            let (db, clock) = (self.expire_first / 2, Clock::ALL[self.expire_first % 2]);
-            let now = self.now.of(clock);
-            while let Some(handle) = self.dbs[db].wheel_mut(clock).due(&mut self.entries, now, &mut budget) {
-                let expire_at = self.entries.expire_at(handle).map_or(now, Deadline::ms);
-                late_ms(now.saturating_sub(expire_at) as u64);
-                self.expire(db, handle);
+        for _ in 0..4 * self.dbs.len() {
+            let (db, clock) = (self.expire_first / 4, Clock::ALL[self.expire_first % 2]);
+            match self.expire_first & 2 {
+                0 => self.expire_due_keys(db, clock, &mut budget, &mut late_ms),
+                _ => self.expire_due_fields(db, clock, &mut budget, &mut late_ms),
             }
             // The next call goes on with the next wheel: one with a lot to do does not hold up the others.
-            self.expire_first = (self.expire_first + 1) % (2 * self.dbs.len());
+            self.expire_first = (self.expire_first + 1) % (4 * self.dbs.len());
             if budget == 0 {
                 self.counters.expire_cap_reached += 1;
                 break;
             }
         }
-        self.next_expiry =
-            Clock::ALL.map(|clock| self.dbs.iter().filter_map(|db| db.wheel(clock).next()).min().unwrap_or(NEVER_MS));
+        let first = |next: &dyn Fn(&Db) -> Option<i64>| self.dbs.iter().filter_map(next).min().unwrap_or(NEVER_MS);
+        let keys = Clock::ALL.map(|clock| first(&|db| db.wheel(clock).next()));
+        self.next_fields = Clock::ALL.map(|clock| first(&|db| db.next_fields()[clock as usize]));
+        self.next_expiry = Clock::ALL.map(|clock| keys[clock as usize].min(self.next_fields[clock as usize]));
+        self.update_fields_due();
+    }
+
+    fn expire_due_keys(&mut self, db: usize, clock: Clock, budget: &mut usize, mut late_ms: impl FnMut(u64)) {
+        let now = self.now.of(clock);
+        while let Some(handle) = self.dbs[db].wheel_mut(clock).due(&mut self.entries, now, budget) {
+            let expire_at = self.entries.expire_at(handle).map_or(now, Deadline::ms);
+            late_ms(now.saturating_sub(expire_at) as u64);
+            self.expire(db, handle);
+        }
     }
 
     /// From when on [`Shard::expire_due`] may have something to do, as the wall clock stands now; [`NEVER_MS`] if no key
@@ -63,11 +77,24 @@ impl Shard {
         self.entries.expire_at(handle).is_some_and(|deadline| self.now.has_reached(deadline))
     }
 
-    /// Removes an expired entry, with its effect.
+    /// Whether an entry is as good as removed: it has expired, or all that it consists of.
+    #[inline]
+    pub(super) fn is_over(&self, handle: Handle) -> bool {
+        self.has_expired(handle) || self.fields_are_over(handle)
+    }
+
+    /// Removes an entry that is over, with its effect.
     #[cold]
     pub(super) fn expire(&mut self, db: usize, handle: Handle) {
-        self.counters.expired += 1;
-        self.events.push(Classes::EXPIRED, "expired", db, self.entries.key(handle));
+        let key = self.entries.key(handle);
+        if self.has_expired(handle) {
+            self.counters.expired += 1;
+            self.events.push(Classes::EXPIRED, "expired", db, key);
+        } else {
+            self.counters.expired_fields += Hash::new(self.entry(handle).collection()).len() as u64;
+            self.events.push(Classes::HASH, "hexpired", db, key);
+            self.events.push(Classes::GENERIC, "del", db, key);
+        }
         let at = self.locate(db..db + 1, handle).expect("every entry lies in its table");
         self.discard(at, handle);
     }

@@ -9,7 +9,7 @@
 //! Owned by one core.
 
 use super::entry::Meta;
-use super::{Detached, Key, NewValue, Shard, Stored, Value};
+use super::{Detached, Key, Kind, NewValue, Shard, Stored, Value};
 
 impl Shard {
     /// Moves an entry out, to come back with [`Shard::take_back`]; an expired one is removed instead.
@@ -36,6 +36,9 @@ impl Shard {
         let now_s = self.now_s();
         self.evictor.readmit_lent(&mut self.entries, handle, used, key.hash, now_s);
         self.expect_expiry(expire_at);
+        if kind == Kind::Hash {
+            self.plan_entry(db, key.bytes, handle);
+        }
     }
 }
 

@@ -34,6 +34,7 @@ mod evict;
 #[cfg(test)]
 mod evict_tests;
 mod expiry;
+mod fields;
 mod heap;
 mod layout;
 mod lend;
@@ -79,6 +80,8 @@ pub struct Counters {
     pub hits: u64,
     pub misses: u64,
     pub expired: u64,
+    /// Fields of hashes.
+    pub expired_fields: u64,
     pub evicted: u64,
     /// Calls of [`Shard::expire_due`] that left something for the next.
     pub expire_cap_reached: u64,
@@ -105,8 +108,12 @@ pub struct Shard {
     pressure: Pressure,
     /// For each clock a lower bound of the moment at which a wheel has something to do.
     next_expiry: [i64; 2],
-    /// The wheel that is the next to be looked at.
+    /// What of the wheels and fields is the next to be looked at.
     expire_first: usize,
+    /// For each clock a lower bound of the moment at which a field of a hash is over.
+    next_fields: [i64; 2],
+    /// Whether one of them has come.
+    fields_due: bool,
     pub counters: Counters,
     pub effects: Effects,
     pub events: Events,
@@ -144,6 +151,8 @@ impl Shard {
             pressure: Pressure::new(),
             next_expiry: [NEVER_MS; 2],
             expire_first: 0,
+            next_fields: [NEVER_MS; 2],
+            fields_due: false,
             counters: Counters::default(),
             effects: Effects::default(),
             events: Events::default(),
@@ -153,6 +162,7 @@ impl Shard {
 
     pub fn set_now(&mut self, now: impl Into<Now>) {
         self.now = now.into();
+        self.update_fields_due();
         self.evictor.set_now(&mut self.entries, self.now.steady_ms);
     }
 
@@ -380,16 +390,25 @@ impl Shard {
         partition.wrapping_sub(self.partitions.start) as usize
     }
 
-    /// The entry of `key`, if it is there and alive; removes it, with its effect, if it has expired.
+    /// The entry of `key`, if it is there and alive; removes it, or fields of it, with the effect, if they have expired.
     #[inline]
     fn live(&mut self, db: usize, key: &Key) -> Option<(Place, Handle)> {
-        let table = self.dbs[db].table(self.local(key.partition))?;
-        let (place, handle) = table.find(key.hash, |handle| self.entries.key_is(handle, key.bytes))?;
+        let (place, handle) = self.find(db, key)?;
         if self.has_expired(handle) {
             self.expire(db, handle);
             return None;
         }
+        if self.fields_due {
+            return self.live_fields(db, key, (place, handle));
+        }
         Some((place, handle))
+    }
+
+    /// The entry of `key`, alive or not.
+    #[inline]
+    fn find(&self, db: usize, key: &Key) -> Option<(Place, Handle)> {
+        let table = self.dbs[db].table(self.local(key.partition))?;
+        table.find(key.hash, |handle| self.entries.key_is(handle, key.bytes))
     }
 
     #[inline]
@@ -412,11 +431,15 @@ impl Shard {
             let handle = self.entries.create(key.bytes, value, meta).expect(ROOM);
             return self.enter(db, key, handle, meta.expire_at);
         };
+        let hash = Kind::Hash == meta.kind || Kind::Hash == self.entries.kind(old);
         self.entries.bury(old);
         let meta = Meta { usage: self.entries.usage(old), ..meta };
         let before = self.disarm_unless(db, old, meta.expire_at);
         let new = self.entries.replace(old, key.bytes, value, meta).expect(ROOM);
         self.settle(db, key, place, [old, new], before);
+        if hash {
+            self.plan_entry(db, key.bytes, new);
+        }
         self.touch(new);
     }
 
@@ -428,6 +451,9 @@ impl Shard {
         let now_s = self.now_s();
         self.evictor.admit(&mut self.entries, handle, key.hash, now_s);
         self.expect_expiry(expire_at);
+        if self.entries.kind(handle) == Kind::Hash {
+            self.plan_entry(db, key.bytes, handle);
+        }
     }
 
     /// Counts an access.

@@ -41,7 +41,7 @@ impl Shard {
         {
             from = self.scan_bucket(db, partition, position, |shard, handle| {
                 seen += 1;
-                if shard.has_expired(handle) {
+                if shard.is_over(handle) {
                     expired.push(handle);
                 } else {
                     visit(shard.entries.key(handle), shard.entries.kind(handle));
@@ -73,13 +73,13 @@ impl Shard {
         let mut state = random;
         for _ in 0..RANDOM_TRIES_MAX {
             let handle = self.dbs[db].random(|| splitmix(&mut state))?;
-            if !self.has_expired(handle) {
+            if !self.is_over(handle) {
                 return Some(self.entries.key(handle).to_vec());
             }
             self.expire(db, handle);
         }
         let mut handles = self.dbs[db].tables().iter().flat_map(|table| table.handles());
-        handles.find(|&handle| !self.has_expired(handle)).map(|handle| self.entries.key(handle).to_vec())
+        handles.find(|&handle| !self.is_over(handle)).map(|handle| self.entries.key(handle).to_vec())
     }
 
     /// Removes every key of `db`; returns how many there were. Their memory is freed by [`Shard::work`], in pieces.
@@ -87,7 +87,8 @@ impl Shard {
         self.note_flush(db);
         let mut new = Db::new(self.partitions.len());
         new.unranked = self.dbs[db].unranked.map(|_| (0, 0));
-        let old = std::mem::replace(&mut self.dbs[db], new);
+        let mut old = std::mem::replace(&mut self.dbs[db], new);
+        old.drop_fields(&mut self.entries);
         let keys = old.size().keys;
         if old.bytes() > 0 {
             self.flushed.push_back(Flushed { db: old, table: 0, bucket: 0 });
@@ -124,7 +125,7 @@ impl Shard {
 
     /// Checks every invariant of the shard: each entry is reachable once, under its own key, and all counters are right.
     #[cfg(test)]
-    pub(super) fn validate(&self) {
+    pub(crate) fn validate(&self) {
         use super::Clock;
         let mut reachable = Vec::new();
         for db in &self.dbs {
@@ -156,10 +157,11 @@ impl Shard {
                 assert!(self.next_expiry[clock as usize] <= latest, "the wheel would be looked at too late");
                 wheel_bytes += wheel.bytes();
             }
+            let field_bytes = self.validate_fields(db, &reachable[before..]);
             let expires = expiring.iter().map(Vec::len).sum();
             assert_eq!((db.size().keys, db.size().expires), (reachable.len() - before, expires));
             let table_bytes: usize = db.tables().iter().map(|table| table.bytes() + size_of_val(table)).sum();
-            assert_eq!(db.bytes(), table_bytes + wheel_bytes);
+            assert_eq!(db.bytes(), table_bytes + wheel_bytes + field_bytes);
         }
         if !self.flushed.is_empty() {
             return;

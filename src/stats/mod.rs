@@ -241,6 +241,7 @@ impl Snapshot {
         self.counters.misses += other.counters.misses;
         self.counters.expired += other.counters.expired;
         self.counters.evicted += other.counters.evicted;
+        self.counters.expired_fields += other.counters.expired_fields;
         self.counters.expire_cap_reached += other.counters.expire_cap_reached;
         self.memory += other.memory;
         self.heap_bytes += other.heap_bytes;

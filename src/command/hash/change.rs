@@ -1,5 +1,6 @@
 //! Commands that change fields of a hash.
 
+use super::expire::log_deadline;
 use super::{Args, Ctx, Error, Reply};
 use crate::collection::hash::{self, Hash};
 use crate::collection::{Thresholds, Value};
@@ -25,6 +26,7 @@ fn set_fields(ctx: &mut Ctx, args: Args, name: &str) -> Result<i64, Error> {
         return Err(Error::Arity(name.into()));
     }
     let key = ctx.key(args[1]);
+    ctx.shard.expire_named(ctx.db, &key, pairs.iter().map(|pair| pair[0]));
     let changed = ctx.change(&key, Kind::Hash, true, |value, thresholds| {
         hash::expect(value, pairs.len(), thresholds);
         let new = pairs.iter().filter(|[field, text]| hash::set(value, field, text, thresholds)).count();
@@ -36,6 +38,7 @@ fn set_fields(ctx: &mut Ctx, args: Args, name: &str) -> Result<i64, Error> {
 
 pub fn hsetnx(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     let key = ctx.key(args[1]);
+    ctx.shard.expire_named(ctx.db, &key, [args[2]]);
     let changed = ctx.change(&key, Kind::Hash, true, |value, thresholds| {
         let absent = Hash::new(value.view()).get(args[2]).is_none();
         if absent {
@@ -53,6 +56,7 @@ pub fn hsetnx(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error>
 
 pub fn hdel(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     let key = ctx.key(args[1]);
+    ctx.shard.expire_named(ctx.db, &key, args[2..].iter().copied());
     let changed = ctx.change(&key, Kind::Hash, false, |value, _| {
         let removed = args[2..].iter().filter(|field| hash::remove(value, field)).count() as u64;
         (removed, removed)
@@ -72,6 +76,7 @@ pub fn hdel(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
 pub fn hincrby(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     let increment = parse_i64(args[3])?;
     let key = ctx.key(args[1]);
+    ctx.shard.expire_named(ctx.db, &key, [args[2]]);
     let changed = ctx.change(&key, Kind::Hash, true, |value, thresholds| {
         let sum = add_to_field(value, args[2], increment, thresholds);
         let changes = sum.is_ok() as u64;
@@ -89,7 +94,7 @@ fn add_to_field(value: &mut Value, field: &[u8], increment: i64, thresholds: &Th
         None => 0,
     };
     let sum = old.checked_add(increment).ok_or(Error::IncrOverflow)?;
-    hash::set(value, field, itoa::Buffer::new().format(sum).as_bytes(), thresholds);
+    hash::update(value, field, itoa::Buffer::new().format(sum).as_bytes(), thresholds);
     Ok(sum)
 }
 
@@ -99,15 +104,25 @@ pub fn hincrbyfloat(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), 
         return Err(Error::NotFinite);
     }
     let key = ctx.key(args[1]);
+    ctx.shard.expire_named(ctx.db, &key, [args[2]]);
     let changed = ctx.change(&key, Kind::Hash, true, |value, thresholds| {
         let sum = add_float_to_field(value, args[2], increment, thresholds);
         let changes = sum.is_ok() as u64;
-        (sum, changes)
+        let deadline = hash::deadline(value.view(), args[2]).flatten();
+        (sum.map(|sum| (sum, deadline)), changes)
     })?;
-    let sum = changed.map_or(Ok(Vec::new()), |changed| changed.result)?;
+    let (sum, deadline) = changed.map_or(Ok(Default::default()), |changed| changed.result)?;
     ctx.event(Classes::HASH, "hincrbyfloat", &key);
-    // The result and not the sum is logged: a replay needs no floating-point arithmetic.
-    ctx.effect_is(&[b"HSET", args[1], args[2], &sum]);
+    // The result and not the sum is logged: a replay needs no floating-point arithmetic. HSET takes the deadline of the
+    // field away, so that is logged, too.
+    match deadline {
+        None => ctx.effect_is(&[b"HSET", args[1], args[2], &sum]),
+        Some(deadline) => {
+            ctx.shard.effects.push(ctx.db, key.partition, &[b"HSET", args[1], args[2], &sum]);
+            let at = ctx.now().wall_of(deadline);
+            log_deadline(ctx, args[1], at, &[args[2]]);
+        }
+    }
     reply.bulk(&sum);
     Ok(())
 }
@@ -123,7 +138,7 @@ fn add_float_to_field(
         None => LongDouble::default(),
     };
     let sum = format_long_double(add_long_double(old, increment)?);
-    hash::set(value, field, &sum, thresholds);
+    hash::update(value, field, &sum, thresholds);
     Ok(sum)
 }
 

@@ -4,6 +4,7 @@
 
 mod change;
 mod draw;
+mod expire;
 
 use super::elements::{Found, Walk, WalkOptions, parse_cursor};
 use super::{Args, Command, Ctx, Flags, KeySpec};
@@ -108,12 +109,67 @@ pub static COMMANDS: &[Command] = &[
         "O(1) for each call, O(N) for a whole iteration, N being the number of fields.",
         "Lists the fields of a hash, and their values, in small steps.",
     ),
+    Command::keyspace("hexpire", -6, WRITE_FAST, ONE, expire::hexpire).access(&[access::UPDATE]).doc(
+        HASH,
+        "7.4.0",
+        O_ARGS,
+        "Sets after how many seconds fields of a hash expire.",
+    ),
+    Command::keyspace("hpexpire", -6, WRITE_FAST, ONE, expire::hpexpire).access(&[access::UPDATE]).doc(
+        HASH,
+        "7.4.0",
+        O_ARGS,
+        "Sets after how many milliseconds fields of a hash expire.",
+    ),
+    Command::keyspace("hexpireat", -6, WRITE_FAST, ONE, expire::hexpireat).access(&[access::UPDATE]).doc(
+        HASH,
+        "7.4.0",
+        O_ARGS,
+        "Sets the Unix time, in seconds, at which fields of a hash expire.",
+    ),
+    Command::keyspace("hpexpireat", -6, WRITE_FAST, ONE, expire::hpexpireat).access(&[access::UPDATE]).doc(
+        HASH,
+        "7.4.0",
+        O_ARGS,
+        "Sets the Unix time, in milliseconds, at which fields of a hash expire.",
+    ),
+    Command::keyspace("httl", -5, READ_FAST, ONE, expire::httl).doc(
+        HASH,
+        "7.4.0",
+        O_ARGS,
+        "Returns how many seconds are left to fields of a hash.",
+    ),
+    Command::keyspace("hpttl", -5, READ_FAST, ONE, expire::hpttl).doc(
+        HASH,
+        "7.4.0",
+        O_ARGS,
+        "Returns how many milliseconds are left to fields of a hash.",
+    ),
+    Command::keyspace("hexpiretime", -5, READ_FAST, ONE, expire::hexpiretime).doc(
+        HASH,
+        "7.4.0",
+        O_ARGS,
+        "Returns the Unix time, in seconds, at which fields of a hash expire.",
+    ),
+    Command::keyspace("hpexpiretime", -5, READ_FAST, ONE, expire::hpexpiretime).doc(
+        HASH,
+        "7.4.0",
+        O_ARGS,
+        "Returns the Unix time, in milliseconds, at which fields of a hash expire.",
+    ),
+    Command::keyspace("hpersist", -5, SHRINK_FAST, ONE, expire::hpersist).access(&[access::UPDATE]).doc(
+        HASH,
+        "7.4.0",
+        O_ARGS,
+        "Takes the expiry of fields of a hash away.",
+    ),
 ];
 
 /// The hash at `key`, for a command that reads it; an empty one if there is none.
 #[inline]
 fn read<'c>(ctx: &'c mut Ctx, key: &Key) -> Result<Hash<'c>, Error> {
-    Ok(Hash::new(ctx.collection(key, Kind::Hash)?.unwrap_or(ValueRef::Compact(&[]))))
+    let now = ctx.now();
+    Ok(Hash::at(ctx.collection(key, Kind::Hash)?.unwrap_or(ValueRef::Compact(&[])), now))
 }
 
 #[inline]
@@ -206,5 +262,9 @@ fn hscan(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     Ok(())
 }
 
+#[cfg(test)]
+mod expire_model;
+#[cfg(test)]
+mod expire_tests;
 #[cfg(test)]
 mod tests;
