@@ -16,8 +16,8 @@ const COMMANDS: usize = 120;
 /// Lists, sets and sorted sets of numbers, the same of texts, keys of other types, and one that is missing.
 const NUMBERS: &[&str] = &["nl", "ns", "nz", "{x}nl"];
 const TEXTS: &[&str] = &["tl", "ts", "tz"];
-const OTHERS: &[&str] = &["string", "hash", "missing"];
-const STORED: &[&str] = &["d1", "d2", "d3", "nl", "tl"];
+const OTHERS: &[&str] = &["string", "hash", "missing", "d1", "d2", "d1"];
+const STORED: &[&str] = &["d1", "d2", "d3"];
 
 const ELEMENTS: &[&str] = &["3", "1", "2", "10", "-5", "2.5", "0x10", "1e3", "-0", "0", "inf", " 7", "+4", "007", "9"];
 const WORDS: &[&str] = &["a", "b", "c", "aa", "B", "abc", "z", "x y", "1", "10", "*", "#", "->", "{x}"];
@@ -103,7 +103,8 @@ fn command(random: &mut Random) -> (Words, Rule) {
     let mut options: Vec<Words> = Vec::new();
     let mut keeps_order = false;
     match random.below(4) {
-        0 => options.push(words(&["BY", random.pick(UNIQUE), "ALPHA"])),
+        // Not every element of a list that was stored has such a text.
+        0 if !STORED.contains(&key) => options.push(words(&["BY", random.pick(UNIQUE), "ALPHA"])),
         1 => {
             let by = random.pick(WEIGHTS);
             keeps_order = !by.contains('*');
@@ -124,12 +125,13 @@ fn command(random: &mut Random) -> (Words, Rule) {
     if stores {
         options.push(words(&["STORE", random.pick(STORED)]));
     }
-    if random.one_in(25) {
-        let broken: &[&[&str]] = &[&["LIMIT", "1"], &["BY"], &["GET"], &["STORE"], &["what"]];
-        options.push(words(random.pick(broken)));
-    }
     while !options.is_empty() {
         command.extend(options.swap_remove(random.below(options.len())));
+    }
+    // At the end, so that it takes no other option for its argument.
+    if random.one_in(25) {
+        let broken: &[&[&str]] = &[&["LIMIT", "1"], &["BY"], &["GET"], &["STORE"], &["what"]];
+        command.extend(words(random.pick(broken)));
     }
     // A set that is not sorted is shown in the order of the hash table.
     let chance = keeps_order && key.contains('s') && !(stores && !read_only);
