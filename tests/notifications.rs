@@ -175,7 +175,7 @@ fn each_command_records_the_events_of_redis() {
         }
     }
     let names = "append copy_to del expire expired hdel hincrby hincrbyfloat hset incrby incrbyfloat keymiss move_from \
-                 move_to new persist rename_from rename_to sadd sdiffstore set setrange sinterstore spop srem sunionstore \
+                 move_to new persist rename_from rename_to sadd sdiffstore set setrange sinterstore sortstore spop srem sunionstore \
                  zadd zdiffstore zincr zinterstore zpopmax zpopmin zrangestore zrem zremrangebylex zremrangebyrank \
                  zremrangebyscore zunionstore";
     assert_eq!(pair.seen.iter().map(String::as_str).collect::<Vec<_>>().join(" "), names);

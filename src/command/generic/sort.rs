@@ -347,3 +347,124 @@ fn store(ctx: &mut Ctx, elements: &[Vec<u8>], get: &[&[u8]], destination: &[u8],
     }
     reply.int(len as i64);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::shard_transcript::Transcript;
+
+    fn split(line: &str) -> Vec<&[u8]> {
+        line.split(' ').map(str::as_bytes).collect()
+    }
+
+    #[test]
+    fn keys_are_found_as_the_options_are_read() {
+        for (line, stored, more) in [
+            ("sort k", None, false),
+            ("sort k store d", Some(3), false),
+            ("sort k store d STORE e", Some(5), false),
+            ("sort k by store get store", None, false),
+            ("sort k limit store store store d", Some(6), false),
+            ("sort k store by get w_*", Some(3), true),
+            ("sort k store get by w_*", Some(3), true),
+            ("sort k store", None, false),
+            ("sort k by w_* by nosort", None, false),
+            ("sort k by nosort by w_*", None, true),
+            ("sort k get # get *", None, true),
+            ("sort k alpha * desc", None, false),
+            ("sort k get", None, false),
+        ] {
+            assert_eq!((stored_at(&split(line)), reads_more(&split(line))), (stored, more), "{line}");
+        }
+    }
+
+    #[test]
+    fn patterns() {
+        let shown = |pattern: &'static str| {
+            substitute(pattern.as_bytes(), b"e").map(|(name, field)| {
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                (text(&name), field.map(text))
+            })
+        };
+        let some = |name: &str, field: Option<&str>| Some((name.to_string(), field.map(str::to_string)));
+        assert_eq!(shown("w_*"), some("w_e", None));
+        assert_eq!(shown("*_*"), some("e_*", None));
+        assert_eq!(shown("h_*_x->f->g"), some("h_e_x", Some("f->g")));
+        assert_eq!(shown("h_*->*"), some("h_e", Some("*")));
+        assert_eq!(shown("h->*->"), some("h->e->", None));
+        assert_eq!(shown("none"), None);
+    }
+
+    #[test]
+    fn limits_are_cut_to_what_is_there() {
+        let range = |start, count| Options { limit: (start, count), ..Options::default() }.range(5);
+        assert_eq!(range(0, None), 0..5);
+        assert_eq!(range(2, Some(2)), 2..4);
+        assert_eq!(range(i64::MAX, Some(i64::MAX)), 5..5);
+        assert_eq!(range(4, Some(i64::MAX)), 4..5);
+        assert_eq!(range(0, Some(0)), 0..0);
+    }
+
+    #[test]
+    fn what_is_no_number_cannot_be_sorted() {
+        for (text, weight) in
+            [("", Some(0.0)), (" 7", Some(7.0)), ("-0", Some(0.0)), ("0x10", Some(16.0)), ("1\0x", Some(1.0))]
+        {
+            assert_eq!(parse_weight(text.as_bytes()), weight, "{text:?}");
+        }
+        for text in [" ", "a", "1 ", "nan", "1e400", "1e-400"] {
+            assert_eq!(parse_weight(text.as_bytes()), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn transcript() {
+        Transcript::check(
+            r#"
+            RPUSH l 3 1 10 2                            => :4
+            SORT l                                      => *4|$1|1|$1|2|$1|3|$2|10
+            SORT l ALPHA DESC LIMIT 1 2                 => *2|$1|2|$2|10
+            SORT l BY nosort DESC LIMIT 1 2             => *2|$2|10|$1|1
+            SORT l LIMIT 1 x                            => -ERR value is not an integer or out of range
+            SORT l LIMIT 1                              => -ERR syntax error
+            SORT_RO l STORE d                           => -ERR syntax error
+            MSET w_1 5 w_2 b w_3 1 w_10 ""              => +OK
+            SORT l BY w_*                               => -ERR One or more scores can't be converted into double
+            SORT l BY w_* ALPHA GET # GET w_*           => *8|$2|10|$0||$1|3|$1|1|$1|1|$1|5|$1|2|$1|b
+            HSET h_2 f v                                => :1
+            SORT l GET h_*->f GET none                  => *8|$-1|$-1|$1|v|$-1|$-1|$-1|$-1|$-1
+            SORT l GET h_*->f STORE l                   => :4
+            LRANGE l 0 -1                               => *4|$0||$1|v|$0||$0|
+            SADD s b a c                                => :3
+            SORT s                                      => -ERR One or more scores can't be converted into double
+            SORT s BY nosort STORE d                    => :3
+            LRANGE d 0 -1                               => *3|$1|a|$1|b|$1|c
+            ZADD z 3 a 1 b 2 c                          => :3
+            SORT z ALPHA                                => *3|$1|a|$1|b|$1|c
+            SORT z BY nosort                            => *3|$1|b|$1|c|$1|a
+            SORT z BY nosort DESC LIMIT 0 2             => *2|$1|a|$1|c
+            SORT nil STORE d                            => :0
+            EXISTS d                                    => :0
+            SORT w_1                                    => -WRONGTYPE Operation against a key holding the wrong kind of value
+            "#,
+        );
+    }
+
+    /// What was stored does not depend on any other key when it is replayed.
+    #[test]
+    fn effects_are_the_list_itself() {
+        let mut core = Transcript::default();
+        core.shard.effects.enable(true);
+        core.run("MSET w_1 b w_2 a d x => +OK");
+        core.run("RPUSH l 1 2 => :2");
+        core.effects();
+        core.run("SORT l BY w_* ALPHA GET # GET w_* STORE d => :4");
+        assert_eq!(core.effects(), ["DEL d", "RPUSH d 2 a 1 b"]);
+        core.run("SORT l BY nosort STORE new => :2");
+        assert_eq!(core.effects(), ["RPUSH new 1 2"]);
+        core.run("SORT nil STORE d => :0");
+        core.run("SORT nil STORE d => :0");
+        core.run("SORT l => *2|$1|1|$1|2");
+        assert_eq!(core.effects(), ["DEL d"]);
+    }
+}
