@@ -36,7 +36,7 @@ pub struct Operation {
 /// Operations of one history, at the most.
 pub const OPERATIONS_MAX: usize = 256;
 /// Prefixes that are looked at, at the most.
-const STEPS_MAX: usize = 2_000_000;
+const STEPS_MAX: usize = 1_000_000;
 
 type Done = [u64; OPERATIONS_MAX / 64];
 
@@ -52,6 +52,8 @@ fn with(mut done: Done, at: usize) -> Done {
 /// Why there is no order.
 #[derive(Debug)]
 pub struct Violation {
+    /// The search was given up after [`STEPS_MAX`] prefixes.
+    pub undecided: bool,
     /// The longest prefix that was found: which operations, in order.
     pub prefix: Vec<usize>,
     /// What could come next in time, with the reply that it would have had to get.
@@ -137,17 +139,19 @@ pub fn check(history: &[Operation], names: &[String]) -> Result<Vec<usize>, Viol
         if !seen.insert((done, state)) {
             continue;
         }
-        assert!(seen.len() < STEPS_MAX, "undecided after {STEPS_MAX} prefixes");
+        if seen.len() >= STEPS_MAX {
+            return Err(violation(history, names, best, true));
+        }
         order.push((at, served));
         if order.len() > best.len() {
             best = order.clone();
         }
         path.push(Prefix { done, state, next: candidates(history, &done, names), tried: 0 });
     }
-    Err(violation(history, names, best))
+    Err(violation(history, names, best, false))
 }
 
-fn violation(history: &[Operation], names: &[String], prefix: Vec<Next>) -> Violation {
+fn violation(history: &[Operation], names: &[String], prefix: Vec<Next>, undecided: bool) -> Violation {
     let (mut state, mut done) = (State::default(), Done::default());
     for &(at, served) in &prefix {
         state.execute(history[at].client, &history[at].request, served, names);
@@ -158,7 +162,7 @@ fn violation(history: &[Operation], names: &[String], prefix: Vec<Next>) -> Viol
         (at, state.clone().execute(*client, request, served, names))
     };
     let refused = candidates(history, &done, names).into_iter().map(reply).collect();
-    Violation { prefix: prefix.into_iter().map(|(at, _)| at).collect(), refused }
+    Violation { undecided, prefix: prefix.into_iter().map(|(at, _)| at).collect(), refused }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use common::{Random, Server, seed};
 use record::{History, Kind};
 
 /// Histories of each kind, unless `KEYLOOM_HISTORIES` says otherwise.
-const HISTORIES: u64 = 60;
+const HISTORIES: u64 = 150;
 
 fn histories() -> u64 {
     std::env::var("KEYLOOM_HISTORIES").map_or(HISTORIES, |text| text.parse().expect("a number"))
@@ -55,7 +55,8 @@ fn run(kind: Kind) {
         let seed = first + nth;
         let history = record::record(&server, kind, nth, &mut Random::new(seed));
         if let Err(violation) = check(&history.operations, &history.names) {
-            panic!("KEYLOOM_SEED={seed} {kind:?}: not serialisable\n{}", shown(&history, &violation));
+            let verdict = if violation.undecided { "undecided" } else { "not serialisable" };
+            panic!("KEYLOOM_SEED={seed} {kind:?}: {verdict}\n{}", shown(&history, &violation));
         }
         record::nothing_is_left_lent(&server, &history);
         operations += history.operations.len();

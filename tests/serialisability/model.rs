@@ -28,6 +28,8 @@ pub enum Command {
     /// LMOVE LEFT RIGHT between different keys.
     LMove(Key, Key),
     LRange(Key),
+    /// SORT of a list by keys that are not there, so by its elements, STORE: borrows whole cores.
+    Sort(Key, Key),
     SAdd(Key, i64),
     /// The keys are different.
     SMove(Key, Key, i64),
@@ -60,14 +62,19 @@ enum Datum {
     Set(BTreeSet<i64>),
 }
 
+/// What a client watches.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Watching {
+    Keys(BTreeSet<Key>),
+    /// One of them has changed; which, and how often, makes no difference, and so no two states.
+    Changed,
+}
+
 /// The keyspace, and who watches what.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct State {
     data: BTreeMap<Key, Datum>,
-    /// How often each key was changed.
-    versions: BTreeMap<Key, u32>,
-    /// What each client watches, with the versions at that time.
-    watched: BTreeMap<ClientId, Vec<(Key, u32)>>,
+    watching: BTreeMap<ClientId, Watching>,
 }
 
 fn ok() -> Value {
@@ -91,13 +98,14 @@ impl State {
             }
             Request::One(command) => self.run(command, names),
             Request::Watch(keys) => {
-                let now: Vec<_> = keys.iter().map(|&key| (key, self.version(key))).collect();
-                self.watched.entry(client).or_default().extend(now);
+                let watching = self.watching.entry(client).or_insert(Watching::Keys(BTreeSet::new()));
+                if let Watching::Keys(watched) = watching {
+                    watched.extend(keys);
+                }
                 ok()
             }
             Request::Exec(commands) => {
-                let watched = self.watched.remove(&client).unwrap_or_default();
-                if watched.iter().any(|&(key, version)| self.version(key) != version) {
+                if self.watching.remove(&client) == Some(Watching::Changed) {
                     return Value::NullArray;
                 }
                 Value::Array(commands.iter().map(|command| self.run(command, names)).collect())
@@ -105,19 +113,20 @@ impl State {
         }
     }
 
-    fn version(&self, key: Key) -> u32 {
-        self.versions.get(&key).copied().unwrap_or(0)
+    fn changed(&mut self, key: Key) {
+        let concerned = |watching: &&mut Watching| matches!(watching, Watching::Keys(keys) if keys.contains(&key));
+        self.watching.values_mut().filter(concerned).for_each(|watching| *watching = Watching::Changed);
     }
 
     fn put(&mut self, key: Key, datum: Datum) {
-        *self.versions.entry(key).or_default() += 1;
+        self.changed(key);
         self.data.insert(key, datum);
     }
 
     /// The key and what is there, if anything, are gone.
     fn remove(&mut self, key: Key) -> Option<Datum> {
         let datum = self.data.remove(&key)?;
-        *self.versions.entry(key).or_default() += 1;
+        self.changed(key);
         Some(datum)
     }
 
@@ -205,6 +214,16 @@ impl State {
                 }
             },
             Command::LRange(key) => Value::Array(self.list(*key).into_iter().map(bulk).collect()),
+            Command::Sort(from, to) => {
+                let mut list = self.list(*from);
+                list.make_contiguous().sort_unstable();
+                let len = list.len();
+                match len {
+                    0 => drop(self.remove(*to)),
+                    _ => self.put(*to, Datum::List(list)),
+                }
+                Value::Int(len as i64)
+            }
             Command::SAdd(key, member) => {
                 let mut set = self.set(*key);
                 let new = set.insert(*member);
@@ -282,6 +301,7 @@ impl Command {
             Command::RPush(key, n) => format!("RPUSH {} {n}", name(key)),
             Command::LMove(from, to) => format!("LMOVE {} {} LEFT RIGHT", name(from), name(to)),
             Command::LRange(key) => format!("LRANGE {} 0 -1", name(key)),
+            Command::Sort(from, to) => format!("SORT {} BY none:* STORE {}", name(from), name(to)),
             Command::SAdd(key, n) => format!("SADD {} {n}", name(key)),
             Command::SMove(from, to, n) => format!("SMOVE {} {} {n}", name(from), name(to)),
             Command::SMembers(key) => format!("SMEMBERS {}", name(key)),
@@ -306,9 +326,8 @@ impl Command {
             | Command::SMembers(key) => vec![*key],
             Command::Mset(pairs) => pairs.iter().map(|&(key, _)| key).collect(),
             Command::Mget(keys) | Command::Del(keys) | Command::BLPop(keys) => keys.clone(),
-            Command::Rename(a, b) | Command::LMove(a, b) | Command::BLMove(a, b) | Command::SMove(a, b, _) => {
-                vec![*a, *b]
-            }
+            Command::Rename(a, b) | Command::LMove(a, b) | Command::BLMove(a, b) => vec![*a, *b],
+            Command::Sort(a, b) | Command::SMove(a, b, _) => vec![*a, *b],
             Command::SUnionStore(to, from) => [&[*to], &from[..]].concat(),
             Command::Keys | Command::FlushAll => Vec::new(),
         }

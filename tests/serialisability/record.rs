@@ -188,7 +188,7 @@ fn ordered(first: &Request, second: &Request) -> bool {
         Request::Watch(keys) => keys.clone(),
     };
     let alone = |request: &Request| match request {
-        Request::One(Command::FlushAll | Command::BLPop(_) | Command::BLMove(..)) => true,
+        Request::One(Command::FlushAll | Command::Sort(..) | Command::BLPop(_) | Command::BLMove(..)) => true,
         Request::One(command) => command.keys().iter().any(|&key| core(key) != core(command.keys()[0])),
         Request::Exec(_) | Request::Watch(_) => true,
     };
@@ -295,8 +295,9 @@ fn text_command(shared: &Shared, random: &mut Random) -> Command {
 fn list_command(shared: &Shared, random: &mut Random) -> Command {
     let (key, [a, b]) = (one(&LISTS, random), two(&LISTS, random));
     let waits = shared.kind == Kind::Waiting;
-    match random.below(if waits { 10 } else { 6 }) {
+    match random.below(if waits { 10 } else { 7 }) {
         0 => Command::LRange(key),
+        6 if !waits => Command::Sort(key, if random.one_in(2) { a } else { b }),
         1..4 => Command::RPush(key, shared.value()),
         4 => Command::LMove(a, b),
         5 => Command::Rename(a, b),
