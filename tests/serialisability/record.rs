@@ -232,18 +232,18 @@ fn reply(client: &mut Client, request: &Request) -> Value {
 
 /// A request at random.
 fn request(shared: &Shared, random: &mut Random) -> Request {
-    match random.below(12) {
-        0..3 => Request::Exec((0..1 + random.below(4)).map(|_| command(shared, random)).collect()),
-        3 => {
+    match random.below(14) {
+        0..5 => Request::Exec((0..1 + random.below(4)).map(|_| command(shared, random)).collect()),
+        5 | 6 => {
             let keys = keys_of(shared.kind);
             Request::Watch((0..1 + random.below(2)).map(|_| keys[random.below(keys.len())]).collect())
         }
-        4 if matches!(shared.kind, Kind::Texts | Kind::Everything) => {
+        7 if matches!(shared.kind, Kind::Texts | Kind::Everything) => {
             // What a transfer is.
             let ([from, to], amount) = (two(&TEXTS, random), 1 + random.below(50) as i64);
             Request::Exec(vec![Command::IncrBy(from, -amount), Command::IncrBy(to, amount)])
         }
-        5 if shared.kind == Kind::Everything && random.one_in(4) => match random.one_in(2) {
+        8 if shared.kind == Kind::Everything && random.one_in(4) => match random.one_in(2) {
             true => Request::One(Command::FlushAll),
             false => Request::Exec(vec![Command::Keys, command(shared, random), Command::Keys]),
         },
