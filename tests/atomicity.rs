@@ -59,12 +59,11 @@ fn words(line: String) -> Vec<String> {
     line.split(' ').map(str::to_string).collect()
 }
 
+/// What one client does.
+type Part<'a> = &'a (dyn Fn(&mut Client, &mut Random) + Sync);
+
 /// Runs writers to their end, and readers until then, each with a client and random numbers of its own.
-fn race(
-    server: &Server,
-    writers: &[&(dyn Fn(&mut Client, &mut Random) + Sync)],
-    readers: &[&(dyn Fn(&mut Client, &mut Random) + Sync)],
-) {
+fn race(server: &Server, writers: &[Part], readers: &[Part]) {
     let done = AtomicBool::new(false);
     let seed = seed();
     println!("KEYLOOM_SEED={seed}");
@@ -316,7 +315,7 @@ fn watched_counters_lose_no_update() {
             done += matches!(transaction(client, &commands), Value::Array(_)) as usize;
         }
     };
-    let writers: Vec<&(dyn Fn(&mut Client, &mut Random) + Sync)> = vec![&careful; WRITERS];
+    let writers: Vec<Part> = vec![&careful; WRITERS];
     race(&server, &writers, &[]);
     let values = ints(&mget(&mut client, &counters));
     assert_eq!(values.iter().sum::<i64>() as usize, WRITERS * (ROUNDS / 4));

@@ -134,7 +134,7 @@ fn command(random: &mut Random) -> (Words, Rule) {
         command.extend(words(random.pick(broken)));
     }
     // A set that is not sorted is shown in the order of the hash table.
-    let chance = keeps_order && key.contains('s') && !(stores && !read_only);
+    let chance = keeps_order && key.contains('s') && (read_only || !stores);
     let rule = match chance {
         true if limited || command.iter().any(|word| word == "GET") => Rule::Kind,
         true => Rule::Unordered,
