@@ -268,32 +268,46 @@ impl Engine {
             thresholds: &self.config.thresholds,
             string_bytes_max: self.config.proto_max_bulk_len as usize,
             changes: 0,
-            effect: None,
+            effects: Vec::new(),
         };
         let result = run(&mut ctx, call.args, reply);
-        let (changes, effect) = (ctx.changes, ctx.effect);
+        let (changes, effects) = (ctx.changes, ctx.effects);
         if changes > 0 && self.shard.effects.enabled() {
-            self.emit(&call, effect);
+            self.emit(&call, effects);
         }
         let ran = Ran { row: call.row, args: call.args, origin: call.origin, counted: call.counted };
         self.account(ran, mark, result, reply);
     }
 
     /// Records the effect of a command that has changed something.
-    fn emit(&mut self, call: &Call, effect: Option<Vec<Vec<u8>>>) {
-        let keys = call.row.command.keys.positions(call.args);
-        let mut partitions: Vec<u16> = keys.map(|at| self.hasher.key(call.args[at]).partition).collect();
+    fn emit(&mut self, call: &Call, effects: Vec<Vec<Vec<u8>>>) {
+        if effects.is_empty() {
+            return self.emit_one(call.db, call.row, call.args);
+        }
+        // Several are one write, whether or not the command is part of a transaction.
+        let alone = effects.len() > 1 && self.transaction.is_none();
+        if alone {
+            let id = self.new_transaction();
+            self.shard.effects.set_transaction(Some(id));
+        }
+        for args in effects {
+            let args: Vec<&[u8]> = args.iter().map(|a| a.as_slice()).collect();
+            let row = table().resolve(&args).expect("an effect is a command");
+            self.emit_one(call.db, row, &args);
+        }
+        if alone {
+            self.shard.effects.set_transaction(None);
+        }
+    }
+
+    fn emit_one(&mut self, db: usize, row: &Row, args: Args) {
+        let keys = row.command.keys.positions(args);
+        let mut partitions: Vec<u16> = keys.map(|at| self.hasher.key(args[at]).partition).collect();
         let first = partitions.first().copied().unwrap_or(0);
         partitions.sort_unstable();
         partitions.dedup();
         partitions.retain(|&partition| partition != first);
-        match effect {
-            Some(args) => {
-                let args: Vec<&[u8]> = args.iter().map(|a| a.as_slice()).collect();
-                self.shard.effects.push_over(call.db, first, partitions, &args);
-            }
-            None => self.shard.effects.push_over(call.db, first, partitions, call.args),
-        }
+        self.shard.effects.push_over(db, first, partitions, args);
     }
 
     /// Runs a session command on this core.

@@ -219,6 +219,57 @@ fn nobody_sees_half_of_a_command() {
     nothing_is_left_lent(&server, &[&group[..], &names].concat());
 }
 
+/// SORT sees the keys that its patterns name at one moment, whatever cores they live on, alone and within a transaction;
+/// and what it stores.
+#[test]
+fn sorting_sees_all_keys_at_one_moment() {
+    let server = node();
+    let weights: Vec<String> = (0..8).map(|n| format!("weight:{n}")).collect();
+    let (ids, stored) = (key("ids", 0), key("stored", 1));
+    let mut client = server.client();
+    let set_all = |client: &mut Client, random: &mut Random| {
+        for _ in 0..ROUNDS {
+            let value = random.below(1000).to_string();
+            let mut command = vec!["MSET".to_string()];
+            command.extend(weights.iter().flat_map(|key| [key.clone(), value.clone()]));
+            assert_eq!(client.call(&command), ok());
+        }
+    };
+    let store = |client: &mut Client, random: &mut Random| {
+        for _ in 0..ROUNDS / 2 {
+            let line = format!("SORT {ids} BY weight:* GET weight:* LIMIT 0 {} STORE {stored}", 1 + random.below(8));
+            assert!(matches!(client.call(&words(line)), Value::Int(1..=8)));
+        }
+    };
+    let look = |client: &mut Client, random: &mut Random| {
+        let commands = [
+            words(format!("SORT_RO {ids} GET weight:* GET weight:*")),
+            words(format!("LRANGE {stored} 0 -1")),
+            words(format!("SORT {ids} BY weight:* DESC GET weight:*")),
+        ];
+        let replies = match random.below(4) {
+            nth @ 0..3 => vec![client.call(&commands[nth])],
+            _ => {
+                let Value::Array(mut replies) = transaction(client, &commands) else { panic!("EXEC did not run") };
+                // Another moment was stored.
+                replies.remove(1);
+                assert_eq!(ints(&replies[0])[0], ints(&replies[1])[0]);
+                replies
+            }
+        };
+        for reply in replies {
+            let values = ints(&reply);
+            assert!(values.iter().all(|value| *value == values[0]), "{values:?}");
+        }
+    };
+    let push: Vec<String> = words(format!("RPUSH {ids} 0 1 2 3 4 5 6 7"));
+    assert_eq!(client.call(&push), Value::Int(8));
+    client
+        .call(&weights.iter().fold(vec!["MSET".to_string()], |all, key| [all, vec![key.clone(), "1".into()]].concat()));
+    race(&server, &[&set_all, &set_all, &store, &store], &[&look, &look]);
+    nothing_is_left_lent(&server, &[&weights[..], &[ids.clone(), stored.clone()]].concat());
+}
+
 /// With WATCH, no update is lost: as many transactions have run as the counters say, on one core and over both.
 #[test]
 fn watched_counters_lose_no_update() {
@@ -290,7 +341,7 @@ fn vanished_clients_leave_nothing_lent() {
             for _ in 0..commands {
                 let some: Vec<&String> = (0..2 + random.below(4)).map(|_| &all[random.below(all.len())]).collect();
                 let names = some.iter().map(|key| key.as_str()).collect::<Vec<_>>().join(" ");
-                let line = match random.below(9) {
+                let line = match random.below(11) {
                     0 => format!("MGET {names}"),
                     1 => format!("MSET {} v {} w", some[0], some[1]),
                     2 => format!("RENAME {} {}", some[0], some[1]),
@@ -299,6 +350,8 @@ fn vanished_clients_leave_nothing_lent() {
                     5 => format!("WATCH {names}"),
                     6 => format!("INCR {}", some[0]),
                     7 if random.one_in(4) => "FLUSHALL".into(),
+                    8 => format!("RPUSH {}:ids 1 2 3", some[0]),
+                    9 => format!("SORT {}:ids BY any* GET {}:* GET * STORE {}", some[0], some[1], some[1]),
                     _ => format!("GET {}", some[0]),
                 };
                 encode_command(&words(line), &mut bytes);

@@ -25,7 +25,7 @@ const VALUES: [&str; 8] = ["", "v", "10", "-7", "3.25", "1e2", "9223372036854775
 const TIMES: [&str; 6] = ["5", "3", "-1", "1700000003", "1700000000700", "1"];
 
 /// `$k` and `$K` are keys, `$v` and `$V` values, `$t` a time, `$d` a database.
-const TEMPLATES: [&str; 112] = [
+const TEMPLATES: [&str; 116] = [
     "GET $k",
     "SET $k $v",
     "SET $k $v EX $t",
@@ -75,6 +75,10 @@ const TEMPLATES: [&str; 112] = [
     "KEYS *",
     "SCAN 0",
     "RANDOMKEY",
+    "SORT $k ALPHA STORE $K",
+    "SORT $k BY nosort GET # GET * STORE $K",
+    "SORT $k BY * ALPHA DESC LIMIT 1 2 STORE $k",
+    "SORT_RO $k",
     "RENAME $k $K",
     "RENAMENX $k $K",
     "COPY $k $K REPLACE",

@@ -139,6 +139,7 @@ const SCRIPTS: &[&str] = &[
     "SADD s a b|SADD s a|SADD s c|SREM s z|SREM s a z|SREM s b c|SREM s a|SET x 1|SADD x a|SREM x a",
     "SADD s a b c|SPOP s|SPOP s 0|SPOP s 1|SPOP s|SPOP s|SPOP s 3|SADD s a b|SPOP s 5|SADD s a|SPOP s 1|SRANDMEMBER s",
     "SMOVE s t a|SADD s a b|SMOVE s t z|SMOVE s s a|SMOVE s t a|SADD s a|SMOVE s t a|SMOVE s t b|SET x 1|SMOVE t x a",
+    "SADD s 3 1 2|SORT s STORE d|SORT s|SORT_RO s|SORT s LIMIT 5 1 STORE d|SORT nil STORE d|SET d x|SORT s BY w_* STORE d",
     "SADD s a b|SADD t b c|SINTERSTORE d s t|SINTERSTORE d s nil|SINTERSTORE d s nil|SUNIONSTORE d s t|SDIFFSTORE d s t",
     "SADD s a|SDIFFSTORE d s s|SUNIONSTORE d nil nil|SET d 1|SDIFFSTORE d s s|SET d 1|SUNIONSTORE d s|SUNIONSTORE s s",
     "SADD s a|SINTER s nil|SUNION nil s|SDIFF nil s|SINTERCARD 2 s nil|SMEMBERS nil|SCARD nil|SISMEMBER nil a|SSCAN nil 0",
@@ -174,7 +175,7 @@ fn each_command_records_the_events_of_redis() {
         }
     }
     let names = "append copy_to del expire expired hdel hincrby hincrbyfloat hset incrby incrbyfloat keymiss move_from \
-                 move_to new persist rename_from rename_to sadd sdiffstore set setrange sinterstore spop srem sunionstore \
+                 move_to new persist rename_from rename_to sadd sdiffstore set setrange sinterstore sortstore spop srem sunionstore \
                  zadd zdiffstore zincr zinterstore zpopmax zpopmin zrangestore zrem zremrangebylex zremrangebyrank \
                  zremrangebyscore zunionstore";
     assert_eq!(pair.seen.iter().map(String::as_str).collect::<Vec<_>>().join(" "), names);

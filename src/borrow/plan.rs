@@ -58,7 +58,7 @@ impl Plan {
             let flags = row.command.flags;
             match row.command.handler {
                 Handler::Keyspace(_) => {
-                    whole |= wants_whole(row);
+                    whole |= wants_whole(row, &args);
                     // A message goes to everybody, and a blocking command runs only while its client is there.
                     plain &= !flags.has(Flags::BLOCKING) && !matches!(row.command.reach, Reach::Listeners(_));
                     for_each_place(row, &args, db, databases, |db, at| {
@@ -127,14 +127,14 @@ fn is_dealt(commands: &[Queued]) -> bool {
     command.row.command.dealt.is_some() && command.row.command.keys.is_whole(command.args().len())
 }
 
-/// Whether a command works on every key of a core.
-fn wants_whole(row: &Row) -> bool {
-    matches!(row.command.reach, Reach::Every(_) | Reach::Cursor)
+/// Whether a command works on every key of a core, or on keys that nobody knows before it has looked at others.
+fn wants_whole(row: &Row, args: Args) -> bool {
+    matches!(row.command.reach, Reach::Every(_) | Reach::Cursor) || row.command.keys.reads_more(args)
 }
 
 /// What a keyspace command that runs on one core needs of it.
 pub fn wants(row: &Row, args: Args, db: usize, databases: usize, hasher: &Hasher) -> Wants<Lock> {
-    if wants_whole(row) {
+    if wants_whole(row, args) {
         return Wants::Whole;
     }
     let mut locks = Vec::new();
@@ -253,6 +253,27 @@ mod tests {
         assert_eq!(wanted(&["move a 7"]), keys(&[(2, "a"), (7, "a")]));
         assert_eq!(wanted(&["copy a b db 3 replace"]), keys(&[(2, "a"), (2, "b"), (3, "a"), (3, "b")]));
         assert_eq!(wanted(&["move a 99", "copy a b db x"]), keys(&[(2, "a"), (2, "b")]));
+    }
+
+    #[test]
+    fn keys_that_are_made_of_elements_want_whole_cores() {
+        let (one, two) = (Cores::new(0, 1), Cores::new(0, 2));
+        let whole = vec![(0, Wants::Whole), (1, Wants::Whole)];
+        for line in ["sort a by w_*", "sort_ro a get o_*->f", "sort a get # by x limit 0 1 get *"] {
+            assert_eq!(two.plan(&[line]), (Mode::Cores, whole.clone()), "{line}");
+            assert_eq!(one.plan(&[line]).0, Mode::Here, "{line}");
+        }
+        let (a, b) = (two.key("a", 0), two.key("b", 1));
+        for options in ["", " by nosort get #", " by * by nosort", " limit get * asc"] {
+            let line = format!("sort {a}{options} store {b}");
+            assert_eq!(
+                two.plan(&[&line]),
+                (Mode::Scratch, vec![(0, keys(&[(2, &a)])), (1, keys(&[(2, &b)]))]),
+                "{line}"
+            );
+            let line = format!("sort_ro {a}{options}");
+            assert_eq!(two.plan(&[&line]), (Mode::Here, vec![(0, keys(&[(2, &a)]))]), "{line}");
+        }
     }
 
     #[test]

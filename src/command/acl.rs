@@ -4,7 +4,7 @@
 //! fast is slow, what is administrative is dangerous.
 
 use super::table::{Flags, Row};
-use super::{Args, Command, Flow, Home, help, table};
+use super::{Args, Command, Flow, Home, Patterns, help, table};
 use crate::resp::{Error, Reply, shown};
 
 /// All categories, in the order of Redis.
@@ -45,6 +45,8 @@ pub fn is_in(row: &Row, category: &str) -> bool {
         "fast" => has(Flags::FAST),
         "slow" => !has(Flags::FAST),
         "blocking" => has(Flags::BLOCKING),
+        // It belongs to three types.
+        "set" | "sortedset" | "list" if command.keys.patterns != Patterns::None => true,
         "dangerous" => has(Flags::DANGEROUS) || has(Flags::ADMIN),
         "connection" => has(Flags::CONNECTION),
         "transaction" => command.group == "transactions",

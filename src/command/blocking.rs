@@ -18,9 +18,9 @@ use crate::resp::{Error, Reply};
 use crate::shard::Kind;
 
 /// Keys up to the last argument, which is the timeout.
-const KEYS: KeySpec = KeySpec { first: 1, last: -2, step: 1, count_at: 0 };
+const KEYS: KeySpec = KeySpec { last: -2, ..KeySpec::ONE };
 /// The timeout, the number of keys, the keys.
-const COUNTED: KeySpec = KeySpec { first: 0, last: 0, step: 0, count_at: 2 };
+const COUNTED: KeySpec = KeySpec { count_at: 2, ..KeySpec::NONE };
 
 const POP_MANY: Flags = Flags::WRITE.or(Flags::BLOCKING);
 const SHRINK: Flags = POP_MANY.or(Flags::NOSCRIPT);

@@ -58,8 +58,8 @@ pub struct Ctx<'a> {
     pub string_bytes_max: usize,
     /// Number of changes; a command that leaves it at 0 has no effect to log.
     pub changes: u64,
-    /// What is logged instead of the command itself.
-    pub effect: Option<Vec<Vec<u8>>>,
+    /// What is logged, as one write, instead of the command itself; empty: that.
+    pub effects: Vec<Vec<Vec<u8>>>,
 }
 
 impl<'a> Ctx<'a> {
@@ -180,10 +180,10 @@ impl<'a> Ctx<'a> {
         self.shard.events.push(class, name, self.db, key.bytes);
     }
 
-    /// Logs `args` instead of the command as it was sent.
+    /// Logs `args` instead of the command as it was sent, behind what this has been called with before.
     pub fn effect_is(&mut self, args: &[&[u8]]) {
         if self.shard.effects.enabled() {
-            self.effect = Some(args.iter().map(|a| a.to_vec()).collect());
+            self.effects.push(args.iter().map(|a| a.to_vec()).collect());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! COMMAND: what the table says about commands, in the reply shapes of Redis.
 
 use super::table::{Merge, Reach, Row, access};
-use super::{Args, Command, Flags, Flow, Handler, Home, KeySpec, acl, glob, help, table};
+use super::{Args, Command, Flags, Flow, Handler, Home, KeySpec, Patterns, acl, glob, help, table};
 use crate::resp::{Error, Reply};
 
 const FLAGS: Flags = Flags::LOADING.or(Flags::STALE);
@@ -104,7 +104,8 @@ fn write_info(row: &Row, reply: &mut Reply) {
     reply.bulk(row.full_name.as_bytes());
     reply.int(command.arity as i64);
     let flags = FLAG_NAMES.iter().filter(|(flag, _)| !is_container(command) && command.flags.has(*flag));
-    let movable = (command.keys.count_at != 0).then_some("movablekeys");
+    let is_movable = command.keys.count_at != 0 || command.keys.patterns != Patterns::None;
+    let movable = is_movable.then_some("movablekeys");
     let flags: Vec<&str> = flags.map(|(_, name)| *name).chain(movable).collect();
     write_names(&flags, reply);
     reply.int(command.keys.first as i64);
@@ -173,7 +174,7 @@ fn write_key_specs(row: &Row, reply: &mut Reply) {
         () if row.command.access.len() > 1 && keys == KeySpec::TWO => {
             reply.set(2);
             write_key_spec(row, 0, KeySpec::ONE, reply);
-            write_key_spec(row, 1, KeySpec { first: 2, last: 2, step: 1, count_at: 0 }, reply);
+            write_key_spec(row, 1, KeySpec { first: 2, last: 2, ..KeySpec::ONE }, reply);
         }
         () if row.command.access.len() > 1 && keys == KeySpec::ALL => {
             reply.set(2);
@@ -181,14 +182,39 @@ fn write_key_specs(row: &Row, reply: &mut Reply) {
             write_key_spec(row, 1, KeySpec { first: 2, ..KeySpec::ALL }, reply);
         }
         () => {
-            reply.set((keys.first > 0) as usize + (keys.count_at > 0) as usize);
+            let unknown = keys.patterns as usize;
+            reply.set((keys.first > 0) as usize + (keys.count_at > 0) as usize + unknown);
             if keys.first > 0 {
                 write_key_spec(row, 0, keys, reply);
             }
             if keys.count_at > 0 {
                 write_counted_spec(row, keys, reply);
             }
+            let of_patterns = [(NOTE_PATTERNS, access::READ), (NOTE_STORE, access::OVERWRITE)];
+            of_patterns.iter().take(unknown).for_each(|(note, access)| write_unknown_spec(note, access, reply));
         }
+    }
+}
+
+const NOTE_PATTERNS: &str = "For the optional BY/GET keyword. It is marked 'unknown' because the key names derive from the \
+    content of the key we sort";
+const NOTE_STORE: &str = "For the optional STORE keyword. It is marked 'unknown' because the keyword can appear anywhere in \
+    the argument array";
+
+/// A specification that only says that there are such keys.
+fn write_unknown_spec(note: &str, access: access::Access, reply: &mut Reply) {
+    reply.map(4);
+    reply.bulk(b"notes");
+    reply.bulk(note.as_bytes());
+    reply.bulk(b"flags");
+    write_names(access, reply);
+    for part in ["begin_search", "find_keys"] {
+        reply.bulk(part.as_bytes());
+        reply.map(2);
+        reply.bulk(b"type");
+        reply.bulk(b"unknown");
+        reply.bulk(b"spec");
+        reply.map(0);
     }
 }
 

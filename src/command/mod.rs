@@ -43,7 +43,7 @@ pub mod transcript;
 pub use ask::{Answer, Ask, Finish, Flow};
 pub use ctx::{Ctx, Owned};
 pub use session::{Home, Session};
-pub use table::{Command, CommandId, Flags, Handler, KeySpec, Merge, Reach, lookup, table};
+pub use table::{Command, CommandId, Flags, Handler, KeySpec, Merge, Patterns, Reach, lookup, table};
 
 use crate::resp::{Error, Reply};
 

@@ -109,18 +109,22 @@ impl Transcript {
             thresholds: &Default::default(),
             string_bytes_max: self.string_bytes_max,
             changes: 0,
-            effect: None,
+            effects: Vec::new(),
         };
         let result = run(&mut ctx, args, reply);
-        let (changes, effect) = (ctx.changes, ctx.effect);
+        let (changes, mut effects) = (ctx.changes, ctx.effects);
         if result.is_err() {
             assert_eq!(changes, 0, "{} failed and changed something", row.full_name);
         }
         assert!(changes == 0 || !row.command.flags.has(super::Flags::READONLY), "{} wrote", row.full_name);
         if changes > 0 {
-            let effect = effect.unwrap_or_else(|| args.iter().map(|a| a.to_vec()).collect());
-            let effect: Vec<&[u8]> = effect.iter().map(|a| a.as_slice()).collect();
-            self.shard.effects.push(self.db, first.map_or(0, |key| key.partition), &effect);
+            if effects.is_empty() {
+                effects.push(args.iter().map(|a| a.to_vec()).collect());
+            }
+            for effect in effects {
+                let effect: Vec<&[u8]> = effect.iter().map(|a| a.as_slice()).collect();
+                self.shard.effects.push(self.db, first.map_or(0, |key| key.partition), &effect);
+            }
         }
         result
     }

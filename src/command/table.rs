@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::sync::LazyLock;
 
+use super::generic::sort;
 use super::number::parse_i64;
 use super::{KeyspaceFn, session::SessionFn};
 use crate::pubsub::Kind;
@@ -70,33 +71,48 @@ impl Flags {
 
 /// Where the keys stand among the arguments: `first`, then every `step`, up to `last` (negative: from the end).
 /// `first == 0`: none stand there. And behind argument `count_at`, if it is not 0, stand as many as that argument says.
+/// Commands that sort have more: see [`Patterns`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeySpec {
     pub first: i16,
     pub last: i16,
     pub step: i16,
     pub count_at: i16,
+    pub patterns: Patterns,
+}
+
+/// Keys of which a command does not name all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patterns {
+    None,
+    /// The options BY and GET make names of elements (SORT_RO).
+    Read,
+    /// And the last option STORE names a key that is written (SORT).
+    ReadAndStore,
 }
 
 impl KeySpec {
-    pub const NONE: KeySpec = KeySpec { first: 0, last: 0, step: 0, count_at: 0 };
+    pub const NONE: KeySpec = KeySpec { first: 0, last: 0, step: 0, count_at: 0, patterns: Patterns::None };
     /// One key, the first argument.
-    pub const ONE: KeySpec = KeySpec { first: 1, last: 1, step: 1, count_at: 0 };
+    pub const ONE: KeySpec = KeySpec { first: 1, last: 1, step: 1, count_at: 0, patterns: Patterns::None };
     /// Two keys, the first two arguments.
-    pub const TWO: KeySpec = KeySpec { first: 1, last: 2, step: 1, count_at: 0 };
+    pub const TWO: KeySpec = KeySpec { first: 1, last: 2, step: 1, count_at: 0, patterns: Patterns::None };
     /// All arguments are keys.
-    pub const ALL: KeySpec = KeySpec { first: 1, last: -1, step: 1, count_at: 0 };
+    pub const ALL: KeySpec = KeySpec { first: 1, last: -1, step: 1, count_at: 0, patterns: Patterns::None };
     /// Key, value, key, value, ...
-    pub const PAIRS: KeySpec = KeySpec { first: 1, last: -1, step: 2, count_at: 0 };
+    pub const PAIRS: KeySpec = KeySpec { first: 1, last: -1, step: 2, count_at: 0, patterns: Patterns::None };
     /// The number of keys, then the keys (SINTERCARD).
-    pub const COUNTED: KeySpec = KeySpec { first: 0, last: 0, step: 0, count_at: 1 };
+    pub const COUNTED: KeySpec = KeySpec { first: 0, last: 0, step: 0, count_at: 1, patterns: Patterns::None };
     /// A key, the number of further keys, then these (ZUNIONSTORE).
     pub const ONE_AND_COUNTED: KeySpec = KeySpec { count_at: 2, ..KeySpec::ONE };
+    /// A key, and what options make of its elements.
+    pub const SORTED: KeySpec = KeySpec { patterns: Patterns::Read, ..KeySpec::ONE };
+    pub const SORTED_AND_STORED: KeySpec = KeySpec { patterns: Patterns::ReadAndStore, ..KeySpec::ONE };
 
     /// Whether there is exactly one key, at a fixed place.
     #[inline]
     pub fn is_one(&self) -> bool {
-        self.first == self.last && self.first > 0 && self.count_at == 0
+        self.first == self.last && self.first > 0 && self.count_at == 0 && self.patterns == Patterns::None
     }
 
     /// Whether every key is followed by the arguments that belong to it. A command that cannot be dealt to cores key by key
@@ -113,7 +129,14 @@ impl KeySpec {
         let last = if self.last < 0 { argc as i64 + self.last as i64 } else { self.last as i64 };
         let end = if self.first == 0 { 0 } else { (last + 1).clamp(0, argc as i64) as usize };
         let fixed = (self.first.max(0) as usize..end).step_by(self.step.max(1) as usize);
-        fixed.chain(self.counted(args).unwrap_or_default())
+        let stored = if self.patterns == Patterns::ReadAndStore { sort::stored_at(args) } else { None };
+        fixed.chain(self.counted(args).unwrap_or_default()).chain(stored)
+    }
+
+    /// Whether a command reads keys that it does not name.
+    #[inline]
+    pub fn reads_more<A: AsRef<[u8]>>(&self, args: &[A]) -> bool {
+        self.patterns != Patterns::None && sort::reads_more(args)
     }
 
     /// Positions of the keys whose number is an argument; None if that is not the number of arguments that could be keys.
@@ -547,6 +570,7 @@ mod tests {
         assert!(at(KeySpec::ALL, 1).is_empty());
         assert_eq!(at(KeySpec::COUNTED, 5), [2, 3]);
         assert_eq!(at(KeySpec::ONE_AND_COUNTED, 5), [1, 3, 4]);
+        assert!(KeySpec::ONE.is_one() && !KeySpec::SORTED.is_one() && !KeySpec::SORTED_AND_STORED.is_one());
         // More keys than arguments are none at all.
         assert!(at(KeySpec::COUNTED, 3).is_empty());
         for count in ["0", "-1", "x", "", "9223372036854775807", "99999999999999999999"] {

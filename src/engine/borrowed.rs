@@ -4,6 +4,8 @@
 
 use super::{Call, Engine};
 use crate::borrow::{Loan, Place, Returned, Verdict};
+use crate::command::Args;
+use crate::command::generic::sort;
 use crate::resp::Reply;
 use crate::shard::{Detached, TransactionId};
 
@@ -84,6 +86,12 @@ impl Engine {
         let back = places.into_iter().filter_map(back).collect();
         self.exchange_shards();
         back
+    }
+
+    /// The keys that a command is going to read besides those it names, which were borrowed.
+    pub fn looked_up(&mut self, args: Args, db: usize) -> Vec<Place> {
+        let names = sort::looked_up(&mut self.scratch, db, &self.hasher, args);
+        names.into_iter().map(|name| (db as u8, name)).collect()
     }
 
     /// Runs a keyspace command on what was borrowed.

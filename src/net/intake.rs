@@ -402,6 +402,7 @@ impl Pump {
         let router = &self.engine.router;
         let way = match (command.reach, key) {
             (Reach::Keys, _) if command.flags.has(Flags::BLOCKING) => Way::Borrow,
+            (Reach::Keys, _) if router.cores() > 1 && command.keys.reads_more(args) => Way::Borrow,
             (Reach::Keys, Some((_, key))) => {
                 let owner = router.owner(key.partition);
                 let together = router.cores() == 1

@@ -6,7 +6,7 @@
 //!
 //! Owned by the core of the connection.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::forward::{Atomic, Batch, Forwarded, Message};
 use super::pump::Pump;
@@ -181,17 +181,33 @@ impl Pump {
                 (None, cores)
             }
         };
-        if merge.is_some() || cores.len() == 1 {
+        let reads_more = row.command.keys.reads_more(&args);
+        if merge.is_some() || (cores.len() == 1 && !reads_more) {
             return self.run_parts(at, merge, cores);
         }
-        let mut places: BTreeMap<CoreId, Vec<Place>> = BTreeMap::new();
-        for place in plan::places(row, &args, connection.session.db, self.engine.config.databases) {
-            let of_core = places.entry(owner(&place.1)).or_default();
-            if !of_core.contains(&place) {
-                of_core.push(place);
-            }
+        let places = plan::places(row, &args, connection.session.db, self.engine.config.databases);
+        let places = self.by_owner(places);
+        self.fetch_entries(at, places, Vec::new(), !reads_more);
+    }
+
+    /// Places with their owners, each once.
+    fn by_owner(&self, places: Vec<Place>) -> Vec<(CoreId, Vec<Place>)> {
+        let mut owners: BTreeMap<CoreId, BTreeSet<Place>> = BTreeMap::new();
+        for place in places {
+            let owner = self.engine.router.owner(self.engine.hasher.key(&place.1).partition);
+            owners.entry(owner).or_default().insert(place);
         }
-        self.fetch_entries(at, places.into_iter().collect());
+        owners.into_iter().map(|(core, places)| (core, places.into_iter().collect())).collect()
+    }
+
+    /// What the command needs besides what is here, which says so.
+    fn further_places(&mut self, at: u32, here: &[(CoreId, Vec<Place>)]) -> Vec<(CoreId, Vec<Place>)> {
+        let Some(transaction) = self.transactions[at as usize].as_deref() else { return Vec::new() };
+        let Some(connection) = self.connections[transaction.connection as usize].as_deref() else { return Vec::new() };
+        let args = transaction.commands[transaction.at].args();
+        let mut places = self.engine.looked_up(&args, connection.session.db);
+        places.retain(|place| here.iter().all(|(_, places)| !places.contains(place)));
+        self.by_owner(places)
     }
 
     /// Lets cores that are borrowed whole run the command.
@@ -305,14 +321,20 @@ impl Pump {
     }
 
     /// Brings entries of cores that are borrowed whole, for one command.
-    fn fetch_entries(&mut self, at: u32, places: Vec<(CoreId, Vec<Place>)>) {
+    fn fetch_entries(
+        &mut self,
+        at: u32,
+        places: Vec<(CoreId, Vec<Place>)>,
+        here: Vec<(CoreId, Vec<Place>)>,
+        all: bool,
+    ) {
         let me = self.me;
         let Some(transaction) = self.transaction(at) else { return };
         let loan = |(core, places): &(CoreId, Vec<Place>)| {
             (*core, Loan { entries: places.clone(), under: transaction.ticket(*core), ..Loan::default() })
         };
         let loans: Vec<(CoreId, Loan)> = places.iter().map(loan).collect();
-        transaction.waiting = Waiting::Entries { cores: places.len(), places };
+        transaction.waiting = Waiting::Entries { cores: places.len(), places, here, all };
         for (core, loan) in loans {
             let loan = Box::new(loan);
             if core == me {
@@ -323,10 +345,10 @@ impl Pump {
         }
     }
 
-    /// Entries for one command have come; when all are there, it runs, and they go back.
+    /// Entries for one command have come; when all are there, those that they refer to included, it runs, and they go back.
     pub(super) fn entries_arrived(&mut self, from: CoreId, at: u32, lent: Lent) {
         let Some(transaction) = self.transactions[at as usize].as_deref_mut() else { return };
-        let Waiting::Entries { cores, places } = &mut transaction.waiting else { return };
+        let Waiting::Entries { cores, places, .. } = &mut transaction.waiting else { return };
         if let Some((_, places)) = places.iter().find(|(core, _)| *core == from) {
             self.engine.bring(places, lent.entries);
         }
@@ -334,9 +356,17 @@ impl Pump {
         if *cores > 0 {
             return;
         }
-        let Waiting::Entries { places, .. } = std::mem::replace(&mut transaction.waiting, Waiting::Nothing) else {
-            return;
-        };
+        let waiting = std::mem::replace(&mut transaction.waiting, Waiting::Nothing);
+        let Waiting::Entries { places, mut here, all, .. } = waiting else { return };
+        here.extend(places);
+        if !all {
+            let further = self.further_places(at, &here);
+            if !further.is_empty() {
+                return self.fetch_entries(at, further, here, true);
+            }
+        }
+        let Some(transaction) = self.transactions[at as usize].as_deref() else { return };
+        let places = here;
         let tickets: Vec<Option<Ticket>> = places.iter().map(|(core, _)| transaction.ticket(*core)).collect();
         self.call_queued(at, true);
         for ((core, places), ticket) in places.into_iter().zip(tickets) {

@@ -50,10 +50,12 @@ pub(super) enum Waiting {
         /// Which part has the reply for each key; see [`Merge::InKeyOrder`].
         order: Vec<u16>,
     },
-    /// Entries: from so many cores, and which.
+    /// Entries: from so many cores, and which; those that have come before; and whether these are all.
     Entries {
         cores: usize,
         places: Vec<(CoreId, Vec<Place>)>,
+        here: Vec<(CoreId, Vec<Place>)>,
+        all: bool,
     },
 }
 

@@ -37,6 +37,8 @@ pub enum Error {
     NoInputKey(String),
     #[error("ERR no such key")]
     NoSuchKey,
+    #[error("ERR One or more scores can't be converted into double")]
+    NotSortable,
     #[error("ERR index out of range")]
     IndexRange,
     #[error("ERR offset is out of range")]

@@ -15,6 +15,7 @@ mod compare;
 mod fixed;
 mod many_keys;
 mod pubsub;
+mod sort;
 mod sorted_sets;
 mod transactions;
 

@@ -8,6 +8,7 @@ pub mod database;
 pub mod expire;
 pub mod object;
 pub mod scan;
+pub mod sort;
 
 use super::number::parse_i64;
 use super::table::Row;
@@ -22,9 +23,14 @@ const WRITE: Flags = Flags::WRITE.or(Flags::KEYSPACE);
 const WRITE_FAST: Flags = WRITE.or(Flags::FAST);
 const DANGEROUS: Flags = WRITE.or(Flags::DANGEROUS);
 
+// They are not among the commands on keys as a whole.
+const SORT: Flags = Flags::WRITE.or(Flags::DENYOOM).or(Flags::DANGEROUS);
+const SORT_RO: Flags = Flags::READONLY.or(Flags::DANGEROUS);
+
 const ONE: KeySpec = KeySpec::ONE;
 const O_1: &str = "O(1)";
 const O_KEYS: &str = "O(N), N being the number of keys.";
+const O_SORT: &str = "O(N+M*log(M)), N being the number of elements and M the number of those that are sorted.";
 const GENERIC: &str = "generic";
 const SERVER: &str = "server";
 
@@ -158,6 +164,20 @@ pub static COMMANDS: &[Command] = &[
         "1.0.0",
         O_1,
         "Moves a key to another database.",
+    ),
+    Command::keyspace("sort", -2, SORT, KeySpec::SORTED_AND_STORED, sort::sort)
+        .access(&[access::READ, access::OVERWRITE])
+        .doc(
+            GENERIC,
+            "1.0.0",
+            O_SORT,
+            "Sorts the elements of a list, a set or a sorted set, and returns or stores them.",
+        ),
+    Command::keyspace("sort_ro", -2, SORT_RO, KeySpec::SORTED, sort::sort_ro).access(&[access::READ]).doc(
+        GENERIC,
+        "7.0.0",
+        O_SORT,
+        "Sorts the elements of a list, a set or a sorted set, and returns them.",
     ),
     Command::container("object", -2, Flags::NONE, object::SUBCOMMANDS).doc(
         GENERIC,

@@ -8,7 +8,7 @@ use crate::resp::{Error, Reply};
 use crate::shard::{EntryRef, Kind, Rule};
 
 /// The key behind a subcommand.
-pub const SECOND: KeySpec = KeySpec { first: 2, last: 2, step: 1, count_at: 0 };
+pub const SECOND: KeySpec = KeySpec { first: 2, last: 2, ..KeySpec::ONE };
 
 /// Longest string that Redis stores together with its header.
 const EMBSTR_BYTES_MAX: usize = 44;

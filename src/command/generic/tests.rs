@@ -417,7 +417,7 @@ fn memory_of_a_key() {
             thresholds: &Default::default(),
             string_bytes_max: 0,
             changes: 0,
-            effect: None,
+            effects: Vec::new(),
         };
         memory_usage(&mut ctx, args, &mut Reply::new(&mut out, Version::V2))?;
         Ok(shown(&out.to_vec()))

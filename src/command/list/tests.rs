@@ -127,3 +127,20 @@ fn from_list_to_list() {
         "#,
     );
 }
+
+/// Those who watch the list that has got the element see a change, too, also if it was there before.
+#[test]
+fn a_move_changes_both_lists() {
+    let mut core = Transcript::default();
+    core.run("RPUSH a 1 2 3 4 => :4");
+    core.run("RPUSH b 1 => :1");
+    for line in ["LMOVE a b LEFT RIGHT => $1|1", "RPOPLPUSH a b => $1|4", "BLMOVE a b LEFT LEFT 0 => $1|2"] {
+        let hasher = core.hasher.clone();
+        let keys = [hasher.key(b"a"), hasher.key(b"b")];
+        let before = keys.each_ref().map(|key| core.shard.watch(0, key));
+        core.run(line);
+        for (key, before) in keys.iter().zip(before) {
+            assert_ne!(core.shard.version(0, key), before, "{line}");
+        }
+    }
+}

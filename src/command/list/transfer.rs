@@ -49,8 +49,10 @@ pub fn move_element(
     if !same {
         ctx.change(&destination, Kind::List, true, |value, thresholds| {
             list::push(value, to, &element, thresholds);
-            ((), 0)
+            ((), 1)
         })?;
+        // Both keys have changed, for those who watch them; counted is the one move, as by Redis.
+        ctx.changes -= 1;
     }
     ctx.event(Classes::LIST, if to == End::Head { "lpush" } else { "rpush" }, &destination);
     ctx.event(Classes::LIST, if from == End::Head { "lpop" } else { "rpop" }, &source);

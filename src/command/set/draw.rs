@@ -89,7 +89,7 @@ fn pop_many(ctx: &mut Ctx, key: &Key, count: usize, reply: &mut Reply) -> Result
         }
         ((), count as u64)
     })?;
-    ctx.effect = effect;
+    ctx.effects.extend(effect);
     ctx.event(Classes::SET, "spop", key);
     Ok(())
 }

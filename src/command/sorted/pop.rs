@@ -65,7 +65,7 @@ pub fn pop(ctx: &mut Ctx, key: &Key, end: End, count: usize, shape: Shape, reply
     })?;
     let Some(popped) = popped else { return Ok(false) };
     if popped.result > 0 {
-        ctx.effect = logged.then_some(effect);
+        ctx.effects.extend(logged.then_some(effect));
         ctx.event(Classes::SORTED_SET, if end == End::Min { "zpopmin" } else { "zpopmax" }, key);
     }
     tell_removed(ctx, key, popped.removed);
