@@ -19,7 +19,7 @@ use crate::collection::Large;
 const SMALL_BYTES: usize = 16 * 1024;
 
 /// See the module.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Boxes {
     /// By number. None: empty, or taken out for a moment.
     places: Vec<Option<Box<Large>>>,
@@ -133,6 +133,12 @@ impl Boxes {
         assert_eq!(self.buried_bytes, buried);
         assert_eq!(self.bytes, boxed + buried + self.list_bytes());
     }
+}
+
+/// The number of a box, as it lies in the place of a value.
+#[inline]
+pub(super) fn box_number(value: &[u8]) -> u32 {
+    u32::from_le_bytes(*value.first_chunk().expect("the value of a boxed entry is a number"))
 }
 
 fn charge(large: &Large) -> usize {

@@ -13,7 +13,7 @@
 use std::ptr;
 use std::sync::Arc;
 
-use super::boxes::Boxes;
+use super::boxes::{self, Boxes};
 use super::heap::{self, Handle, Heap, HeapError};
 use super::layout::{
     BIGKEY, BOXED, Bytes, Form, HEADER_BYTES, Header, KIND_MASK, LARGE, RAW, TTL, Ttl, USAGE_SHIFT, bytes_offset,
@@ -180,8 +180,13 @@ impl Entries {
         if self.header(handle).word & BOXED == 0 {
             return None;
         }
-        let number = self.value(handle).bytes().first_chunk().expect("the value of a boxed entry is a number");
-        Some(u32::from_le_bytes(*number))
+        Some(boxes::box_number(self.value(handle).bytes()))
+    }
+
+    /// The boxes, if the value is in one of them.
+    #[inline]
+    pub(super) fn boxes_of(&self, handle: Handle) -> Option<&Boxes> {
+        (self.header(handle).word & BOXED != 0).then_some(&self.boxes)
     }
 
     /// The large collection that is the value.

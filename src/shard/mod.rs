@@ -405,7 +405,7 @@ impl Shard {
     }
 
     /// The entry of `key`, alive or not.
-    #[inline]
+    #[inline(always)]
     fn find(&self, db: usize, key: &Key) -> Option<(Place, Handle)> {
         let table = self.dbs[db].table(self.local(key.partition))?;
         table.find(key.hash, |handle| self.entries.key_is(handle, key.bytes))
@@ -416,7 +416,7 @@ impl Shard {
         EntryRef {
             kind: self.entries.kind(handle),
             value: self.entries.value(handle),
-            large: self.entries.collection(handle),
+            boxes: self.entries.boxes_of(handle),
             expire_at: self.entries.expire_at(handle).map(|deadline| self.now.wall_of(deadline)),
             raw: self.entries.raw(handle),
             idle_s: self.evictor.idle_s(self.entries.usage(handle), self.now_s()),
@@ -457,7 +457,7 @@ impl Shard {
     }
 
     /// Counts an access.
-    #[inline]
+    #[inline(always)]
     fn touch(&mut self, handle: Handle) {
         let now_s = self.now_s();
         self.evictor.touch(&mut self.entries, handle, now_s);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::boxes::{Boxes, box_number};
 use super::evict::Used;
 use super::{Deadline, UnixMs};
 use crate::collection::{Large, ValueRef};
@@ -92,8 +93,8 @@ pub struct EntryRef<'a> {
     pub kind: Kind,
     /// The bytes of a string or of a compact collection; means nothing for a large one.
     pub value: Str<'a>,
-    /// The value, if it is a large collection.
-    pub large: Option<&'a Large>,
+    /// Where the value is, if it is a large collection: in the box whose number lies in `value`.
+    pub(super) boxes: Option<&'a Boxes>,
     /// Unix time at which it expires, as the wall clock stands now.
     pub expire_at: Option<UnixMs>,
     /// Changed in place (APPEND, SETRANGE): OBJECT ENCODING says `raw`.
@@ -108,8 +109,8 @@ impl<'a> EntryRef<'a> {
     /// The value, if it is a collection.
     #[inline]
     pub fn collection(&self) -> ValueRef<'a> {
-        match self.large {
-            Some(large) => ValueRef::Large(large),
+        match self.boxes {
+            Some(boxes) => ValueRef::Large(boxes.get(box_number(self.value.bytes()))),
             None => ValueRef::Compact(self.value.bytes()),
         }
     }

@@ -179,7 +179,7 @@ fn string_of(entry: Option<EntryRef<'_>>) -> Result<Option<Str<'_>>, Error> {
 }
 
 /// Writes a value or its absence.
-#[inline]
+#[inline(always)]
 fn reply_string(reply: &mut Reply, value: Option<Str>) {
     match value {
         Some(Str::Inline(bytes)) => reply.bulk(bytes),
