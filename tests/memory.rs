@@ -79,7 +79,7 @@ fn every_policy_that_evicts_makes_room_and_keeps_to_the_limit_on_two_cores() {
     let policies = ["allkeys-lru", "allkeys-lfu", "allkeys-random", "allkeys-s3fifo"];
     let volatile = ["volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl"];
     for policy in policies.into_iter().chain(volatile) {
-        let (_server, mut client) = server("0,1", 8 * MIB, policy);
+        let (_server, mut client) = server("0,1", 32 * MIB, policy);
         let limit = info(&mut client, "maxmemory");
         let expiry: &[&str] = if policy.starts_with("volatile") { &["EX", "1000"] } else { &[] };
         assert_eq!(fill(&mut client, "lasting", 0..500, 100, &[]), 0);
