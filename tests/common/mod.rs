@@ -92,9 +92,9 @@ impl Server {
         while self.is_running() {
             assert!(Instant::now() < end, "the server does not answer; it said:\n{}", self.log());
             if let Some(mut client) = Client::try_connect(self.addr()) {
-                client.send(&["PING"]);
-                // With a password the answer is an error, which is an answer, too.
-                if client.try_read_raw().is_some() {
+                // Whoever had the port before may only now be leaving it. With a password the answer is an error, which is
+                // an answer, too.
+                if client.stream.write_all(b"PING\r\n").is_ok() && client.try_read_raw().is_some() {
                     return self.is_running();
                 }
             }
