@@ -14,6 +14,8 @@
 //! owner, and no claim is left.
 //!
 //! The controls at the end make one mistake each, and the exploration must find it.
+//!
+//! Longer than other files: the world, its steps and the cases make sense together only.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 

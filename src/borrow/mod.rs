@@ -18,6 +18,8 @@
 //!   Return c ──────────────────────────────────► the next in line
 //! ```
 //!
+//! - MGET, MSET, DEL and their like are as good as one command for each key: then nothing moves, but each owner runs its
+//!   part while the others hold theirs ([`Mode::Dealt`]).
 //! - Nothing of this is paid while nothing is lent, but one check per request.
 //! - A request that meets a lent key waits for it, and with it what its connection sends to this core afterwards.
 //! - What concerns every key of a core (FLUSHALL, SWAPDB, and DBSIZE, KEYS, SCAN within a transaction) borrows whole

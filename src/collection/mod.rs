@@ -2,7 +2,8 @@
 //!
 //! A collection is *compact* while it is small: one piece of memory that lies in the entry as a string would. When it
 //! passes a threshold of the configuration ([`Thresholds`]) it becomes *large*: a structure of its own, boxed, which an
-//! entry points to. All of it is plain data without a trace of the shard, so that a value can be lent to another core.
+//! entry points to. All of it is plain data, so that a value can be lent to another core; of the
+//! shard it knows no more than the names of types, the clocks, and what the allocator takes for a piece of memory.
 //!
 //! Owned by the core whose shard holds it.
 

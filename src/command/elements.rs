@@ -133,6 +133,20 @@ pub enum Draws {
 }
 
 impl Draws {
+    /// What stands behind the key: a count, if there is one, and then `option`, which doubles the reply.
+    pub fn parse_args(args: Args, option: &[u8]) -> Result<(Option<Draws>, bool), Error> {
+        match args {
+            [_, _] => Ok((None, false)),
+            [_, _, count] => Ok((Some(Draws::parse(count)?), false)),
+            [_, _, count, word] if word.eq_ignore_ascii_case(option) => Ok((Some(Draws::parse_pairs(count)?), true)),
+            [_, _, count, ..] => {
+                Draws::parse(count)?;
+                Err(Error::Syntax)
+            }
+            _ => Err(Error::Syntax),
+        }
+    }
+
     /// Reads a count; a negative one lets elements come several times.
     pub fn parse(arg: &[u8]) -> Result<Draws, Error> {
         let count = parse_i64(arg)?;

@@ -14,6 +14,7 @@ pub mod config;
 pub mod connection;
 pub mod ctx;
 pub mod elements;
+pub mod flags;
 pub mod generic;
 pub mod glob;
 pub mod hash;

@@ -160,7 +160,7 @@ impl Pump {
             && self.must_wait(self.own_stream(index), request, request.args(args));
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         match &request.way {
-            Way::Local | Way::Publish if waits => {
+            Way::Local if waits => {
                 let silent = silenced(connection);
                 self.park_request(index, request, request.args(args), silent);
             }

@@ -123,6 +123,7 @@ pub(super) fn charge(bytes: &Bytes) -> usize {
 
 /// What jemalloc takes for `bytes`: its sizes are four for each doubling, and at least 16 apart
 /// (<https://jemalloc.net/jemalloc.3.html>, "size classes").
+#[inline]
 pub fn allocated(bytes: usize) -> usize {
     let step = (bytes.saturating_sub(1).max(1).ilog2()).saturating_sub(2).max(4);
     bytes.div_ceil(1 << step) << step

@@ -3,13 +3,7 @@
 //! The allocator has four sizes for each doubling, so that a vector which takes the next one at each growth wastes an
 //! eighth of itself on average, and what is charged for it is what it takes. Pure functions; no core owns anything here.
 
-/// What jemalloc takes for `bytes`: its sizes are four for each doubling, and at least 16 apart
-/// (<https://jemalloc.net/jemalloc.3.html>, "size classes").
-#[inline]
-pub fn allocated(bytes: usize) -> usize {
-    let step = (bytes.saturating_sub(1).max(1).ilog2()).saturating_sub(2).max(4);
-    bytes.div_ceil(1 << step) << step
-}
+pub use crate::shard::allocated;
 
 /// Bytes charged for the buffer of `vec`.
 #[inline]

@@ -6,16 +6,7 @@ use crate::collection::random::Random;
 use crate::command::elements::{Draws, draw_repeatedly};
 
 pub fn hrandfield(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
-    let (draws, with_values) = match args {
-        [_, _] => (None, false),
-        [_, _, count] => (Some(Draws::parse(count)?), false),
-        [_, _, count, option] if option.eq_ignore_ascii_case(b"withvalues") => (Some(Draws::parse_pairs(count)?), true),
-        [_, _, count, ..] => {
-            Draws::parse(count)?;
-            return Err(Error::Syntax);
-        }
-        _ => return Err(Error::Syntax),
-    };
+    let (draws, with_values) = Draws::parse_args(args, b"withvalues")?;
     let mut random = Random::new(ctx.random);
     let bytes_max = ctx.string_bytes_max;
     let key = ctx.key(args[1]);

@@ -12,16 +12,7 @@ use crate::resp::number::format_double;
 const SPARSE: usize = 8;
 
 pub fn zrandmember(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
-    let (draws, with_scores) = match args {
-        [_, _] => (None, false),
-        [_, _, count] => (Some(Draws::parse(count)?), false),
-        [_, _, count, option] if option.eq_ignore_ascii_case(b"withscores") => (Some(Draws::parse_pairs(count)?), true),
-        [_, _, count, ..] => {
-            Draws::parse(count)?;
-            return Err(Error::Syntax);
-        }
-        _ => return Err(Error::Syntax),
-    };
+    let (draws, with_scores) = Draws::parse_args(args, b"withscores")?;
     let mut random = Random::new(ctx.random);
     let bytes_max = ctx.string_bytes_max;
     let key = ctx.key(args[1]);
