@@ -12,6 +12,7 @@ pub mod command;
 pub mod config;
 pub mod engine;
 pub mod loadgen;
+pub mod log;
 pub mod mesh;
 pub mod net;
 pub mod node;

@@ -47,6 +47,7 @@ mod naive;
 pub mod notify;
 mod pressure;
 mod s3fifo;
+pub mod statement;
 mod table;
 mod usage;
 mod value;
