@@ -5,6 +5,7 @@
 //! checked, there slow commands are noted and effects are emitted.
 
 mod borrowed;
+mod logged;
 mod memory;
 
 use std::collections::VecDeque;
@@ -15,6 +16,7 @@ use crate::command::slowlog::SlowlogEntry;
 use crate::command::table::Unknown;
 use crate::command::{Answer, Args, Ask, Ctx, Finish, Flags, Flow, Handler, Home, Owned, Session, table, table::Row};
 use crate::config::Config;
+use crate::log::feed::Feed;
 use crate::pubsub::PubSub;
 use crate::resp::{Error, Reply};
 use crate::route::{Hasher, Key, Router};
@@ -72,6 +74,8 @@ pub struct Engine {
     pub shard: Shard,
     /// Where commands run whose keys live on several cores; empty in between. See [`crate::borrow`].
     pub scratch: Shard,
+    /// What this core has changed, on its way to the log.
+    pub feed: Feed,
     /// Subscriptions, and messages under way.
     pub pubsub: PubSub,
     pub config: Arc<Config>,
@@ -125,6 +129,7 @@ impl Engine {
             hasher,
             shard,
             scratch,
+            feed: Feed::new(),
             pubsub,
             slow_nanos_min: slow_nanos_min(&config),
             config,
@@ -285,10 +290,9 @@ impl Engine {
             return self.emit_one(call.db, call.row, call.args);
         }
         // Several are one write, whether or not the command is part of a transaction.
-        let alone = effects.len() > 1 && self.transaction.is_none();
+        let alone = effects.len() > 1 && !self.shard.effects.has_begun();
         if alone {
-            let id = self.new_transaction();
-            self.shard.effects.set_transaction(Some(id));
+            self.shard.effects.begin_unit();
         }
         for args in effects {
             let args: Vec<&[u8]> = args.iter().map(|a| a.as_slice()).collect();
@@ -296,18 +300,15 @@ impl Engine {
             self.emit_one(call.db, row, &args);
         }
         if alone {
-            self.shard.effects.set_transaction(None);
+            self.shard.effects.end_unit();
         }
     }
 
     fn emit_one(&mut self, db: usize, row: &Row, args: Args) {
-        let keys = row.command.keys.positions(args);
-        let mut partitions: Vec<u16> = keys.map(|at| self.hasher.key(args[at]).partition).collect();
-        let first = partitions.first().copied().unwrap_or(0);
-        partitions.sort_unstable();
-        partitions.dedup();
-        partitions.retain(|&partition| partition != first);
-        self.shard.effects.push_over(db, first, partitions, args);
+        match row.command.keys.positions(args).next() {
+            Some(_) => self.shard.effects.push(db, args),
+            None => self.shard.effects.push_everywhere(db, args),
+        }
     }
 
     /// Runs a session command on this core.

@@ -40,6 +40,7 @@ pub use coordinator::{Coordinator, Step};
 pub use lending::{Lending, Ticket, Wants};
 pub use plan::{Mode, Plan};
 
+use crate::log::feed::Seq;
 use crate::shard::{Detached, Version};
 
 /// A key in a database.
@@ -93,6 +94,8 @@ pub struct Lent {
     pub verdict: Verdict,
     /// In the order of [`Loan::entries`].
     pub entries: Vec<Option<Detached>>,
+    /// Where the feed of the owner stands: what it has said of these keys.
+    pub seq: Seq,
 }
 
 /// A key that comes back.

@@ -123,7 +123,7 @@ impl Transcript {
             }
             for effect in effects {
                 let effect: Vec<&[u8]> = effect.iter().map(|a| a.as_slice()).collect();
-                self.shard.effects.push(self.db, first.map_or(0, |key| key.partition), &effect);
+                self.shard.effects.push(self.db, &effect);
             }
         }
         result

@@ -118,11 +118,23 @@ impl Engine {
         self.transactions * self.router.cores() as u64 + self.router.me() as u64
     }
 
-    /// From now on commands run as part of this transaction, or of none: they are not refused for want of memory, and
-    /// must not block, which [`Engine::in_transaction`] tells them.
-    pub fn set_transaction(&mut self, transaction: Option<TransactionId>) {
-        self.transaction = transaction;
-        self.shard.effects.set_transaction(transaction);
+    /// From now on commands run as part of this transaction: they are not refused for want of memory, must not block, which
+    /// [`Engine::in_transaction`] tells them, and their effects are one unit.
+    pub fn begin_transaction(&mut self, transaction: TransactionId) {
+        self.transaction = Some(transaction);
+        self.shard.effects.begin_unit();
+    }
+
+    /// The transaction has run.
+    pub fn end_transaction(&mut self) {
+        self.transaction = None;
+        self.shard.effects.end_unit();
+    }
+
+    /// The transaction goes on later, or elsewhere: the statements of its unit so far.
+    pub fn leave_transaction(&mut self) -> Vec<u8> {
+        self.transaction = None;
+        self.shard.effects.take_statements()
     }
 
     /// Whether the command that runs is part of a transaction.
@@ -225,15 +237,19 @@ mod tests {
             }
             let mut replies = Vec::new();
             let id = self.0[0].new_transaction();
-            self.0[0].set_transaction(Some(id));
+            let mut statements = Vec::new();
             if refused.is_none() {
-                replies.extend(commands.iter().map(|args| Cores::run_at(&mut self.0[0], args, true)));
+                for args in commands {
+                    self.0[0].begin_transaction(id);
+                    replies.push(Cores::run_at(&mut self.0[0], args, true));
+                    statements.extend(self.0[0].leave_transaction());
+                }
+                self.0[0].shard.effects.push_unit(&statements);
             }
             for (core, places) in held {
                 let back = self.0[0].give_back(places);
                 self.0[core].take_back(back);
             }
-            self.0[0].set_transaction(None);
             refused.map_or(Ok(replies), Err)
         }
 
@@ -264,16 +280,10 @@ mod tests {
         assert_eq!(cores.told(0), [("rename_from", from.clone()), ("rename_to", to.clone())]);
         assert_eq!((cores.told(1), cores.effects(1)), (vec![], vec![]));
         let effects = cores.effects(0);
-        let partition = |key: &[u8]| Hasher::new(PARTITIONS, [1, 2, 3, 4]).key(key).partition;
         assert_eq!(effects.len(), 1, "a read has none");
         assert_eq!(effects[0].args, [b"rename".to_vec(), from.clone(), to.clone()]);
-        assert_eq!((effects[0].partition, &effects[0].others[..]), (partition(&from), &[partition(&to)][..]));
-        assert!(effects[0].transaction.is_some());
         assert_eq!(cores.run(&[b"get", &to]), "$5\r\nvalue\r\n");
         assert_eq!(cores.run(&[b"exists", &from]), ":0\r\n");
-        // What runs alone belongs to no transaction.
-        cores.run(&[b"set", &to, b"x"]);
-        assert_eq!(cores.effects(0)[0].transaction, None);
     }
 
     #[test]

@@ -5,4 +5,6 @@
 //! to disk and to replicas.
 
 pub mod cover;
+pub mod feed;
 pub mod frame;
+pub mod merge;

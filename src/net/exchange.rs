@@ -65,7 +65,7 @@ impl Pump {
             }
             Message::Borrow { transaction, loan } => self.borrow(from, transaction, loan),
             Message::Lent { transaction, lent } => self.lent(from, transaction, *lent),
-            Message::Return { ticket, entries, keep } => self.returned(ticket, entries, keep),
+            Message::Return { ticket, entries, keep, seq } => self.returned(from, ticket, entries, keep, seq),
             Message::Join { waiter, kind, db, keys } => {
                 // What its connection has sent here before comes first.
                 self.run_window();
@@ -88,6 +88,7 @@ impl Pump {
             Message::Monitor(lines) => self.show_monitors(&lines),
             Message::Published(messages) => self.receive_told(&messages),
             Message::Unlisten(buckets) => self.note_withdrawal(from, &buckets),
+            Message::Feed(_) => debug_assert!(false, "only the control core takes feeds"),
         }
     }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::blocking::{Offer, Waiter};
 use crate::borrow::{Lent, Loan, Place, Returned, Ticket, Verdict};
 use crate::command::{Answer, Ask, CommandId, Merge, Owned, merge};
+use crate::log::feed::{Chunk, Seq};
 use crate::pubsub::{Bucket, Told};
 use crate::resp::{Output, Version};
 use crate::route::{CoreId, Key};
@@ -52,11 +53,13 @@ pub enum Message {
         transaction: u32,
         lent: Box<Lent>,
     },
-    /// Entries that come back. Unless `keep`, the loan is over.
+    /// Entries that come back. Unless `keep`, the loan is over. `seq`: what the sender's feed has said by then comes before
+    /// what the receiver says of these keys later.
     Return {
         ticket: Ticket,
         entries: Vec<Returned>,
         keep: bool,
+        seq: Seq,
     },
     /// A client of the sender waits for elements of these keys.
     Join {
@@ -85,6 +88,8 @@ pub enum Message {
     Published(Box<Vec<Arc<Told>>>),
     /// The sender has no more subscriptions in these buckets.
     Unlisten(Box<Vec<Bucket>>),
+    /// What the sender has changed, for the control core.
+    Feed(Box<Chunk>),
 }
 
 /// One forwarded request.
@@ -106,6 +111,16 @@ pub struct Atomic {
     pub id: TransactionId,
     pub loan: Loan,
     pub verdict: Verdict,
+    /// If its keys are held for a transaction that is larger: what it has changed, as statements.
+    pub statements: Vec<u8>,
+    /// Where the feed of the core that ran it stands afterwards.
+    pub seq: Seq,
+}
+
+impl Atomic {
+    pub fn new(transaction: u32, id: TransactionId, loan: Loan) -> Atomic {
+        Atomic { transaction, id, loan, verdict: Verdict::Granted, statements: Vec::new(), seq: 0 }
+    }
 }
 
 /// The requests of one connection for one core, then their replies.

@@ -25,6 +25,7 @@ use crate::borrow::{Lending, Lent, Loan, Lock, Returned, Ticket, Wants, plan};
 use crate::command::blocking::write_nothing;
 use crate::command::{Ask, Flags, table};
 use crate::engine::{Call, Origin};
+use crate::log::feed::{After, Seq};
 use crate::resp::Reply;
 use crate::route::CoreId;
 
@@ -251,16 +252,25 @@ impl Pump {
     fn run_atomic(&mut self, batch: &mut Batch) {
         let Some(atomic) = &mut batch.transaction else { return };
         let Atomic { id, loan, verdict, .. } = &mut **atomic;
+        let held = loan.under.is_some();
         *verdict = self.engine.judge(loan);
         if *verdict != crate::borrow::Verdict::Granted {
             return;
         }
-        self.engine.set_transaction(Some(*id));
+        self.engine.begin_transaction(*id);
         let mut cursor = Cursor::default();
         for _ in 0..batch.requests.len() {
             self.run_next(batch, &mut cursor);
         }
-        self.engine.set_transaction(None);
+        if held && let Some(atomic) = &mut batch.transaction {
+            atomic.statements = self.engine.leave_transaction();
+        } else {
+            self.engine.end_transaction();
+        }
+        let seq = self.engine.hurry_feed();
+        if let Some(atomic) = &mut batch.transaction {
+            atomic.seq = seq;
+        }
     }
 
     /// Sends an executed batch back to where it came from, which may be here.
@@ -284,7 +294,7 @@ impl Pump {
 
     fn lend(&mut self, to: CoreId, transaction: u32, ticket: Ticket, mut loan: Loan) {
         let (verdict, entries) = self.engine.lend(&mut loan);
-        let lent = Lent { ticket, verdict, entries };
+        let lent = Lent { ticket, verdict, entries, seq: self.engine.hurry_feed() };
         if to == self.me {
             self.lent(to, transaction, lent);
         } else {
@@ -293,7 +303,10 @@ impl Pump {
     }
 
     /// What was lent comes back.
-    pub(super) fn returned(&mut self, ticket: Ticket, entries: Vec<Returned>, keep: bool) {
+    pub(super) fn returned(&mut self, from: CoreId, ticket: Ticket, entries: Vec<Returned>, keep: bool, seq: Seq) {
+        if seq > 0 && from != self.me {
+            self.engine.come_after(After { core: from, seq }, &entries);
+        }
         self.engine.take_back(entries);
         if !keep {
             self.release_claim(ticket);

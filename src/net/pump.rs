@@ -38,6 +38,7 @@ use super::window::Window;
 use crate::command::ask::Pause;
 use crate::config::Config;
 use crate::engine::Engine;
+use crate::log::feed::LINGER_MS;
 use crate::mesh::{Endpoint, Park, Wake};
 use crate::node::{Node, Order};
 use crate::pubsub::Told;
@@ -215,7 +216,9 @@ impl Pump {
     /// One turn, up to the point where the kernel is entered.
     fn turn(&mut self, completions: &mut Vec<Completion>) {
         self.ring.reap(completions, limits::TURN_COMPLETIONS);
-        let timed = self.engine.next_expiry_ms() != NEVER_MS || self.waits.next_deadline_ms().is_some();
+        let timed = self.engine.next_expiry_ms() != NEVER_MS
+            || self.waits.next_deadline_ms().is_some()
+            || self.engine.feed_lingers();
         if !completions.is_empty() || timed {
             self.engine.shard.set_now(self.clock.now());
         }
@@ -231,6 +234,7 @@ impl Pump {
         self.share_monitor_lines();
         self.ring.recycle(&mut self.used_buffers);
         self.tell();
+        self.send_feed();
         self.send_replies();
         self.send_messages();
         if self.expiry_wait_ms() == Some(0) {
@@ -295,7 +299,8 @@ impl Pump {
         let deadline_ms = self.waits.next_deadline_ms().map(|at| at.saturating_sub(self.engine.shard.steady_ms()));
         let wait_ms = deadline_ms.map(|wait_ms| wait_ms.clamp(0, limits::TICK_MS as i64) as u32);
         let wait_ms = wait_ms.filter(|&wait_ms| wait_ms < limits::TICK_MS);
-        self.expiry_wait_ms().into_iter().chain(wait_ms).min()
+        let linger_ms = self.engine.feed_lingers().then_some(LINGER_MS as u32);
+        self.expiry_wait_ms().into_iter().chain(wait_ms).chain(linger_ms).min()
     }
 
     /// Enters the kernel, blocking if there is nothing else to do.
@@ -361,6 +366,14 @@ impl Pump {
             self.check_output(index);
         }
         self.dirty = dirty;
+    }
+
+    /// Sends what this core has changed to the control core.
+    fn send_feed(&mut self) {
+        while let Some(chunk) = self.engine.next_chunk() {
+            let control = self.engine.router.cores();
+            self.send(control, Message::Feed(Box::new(chunk)));
+        }
     }
 
     fn send_messages(&mut self) {

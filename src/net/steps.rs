@@ -12,7 +12,7 @@ use super::forward::{Atomic, Batch, Forwarded, Message};
 use super::pump::Pump;
 use super::transact::Waiting;
 use super::window::RequestKey;
-use crate::borrow::{Lent, Loan, Mode, Place, Ticket, Verdict, plan};
+use crate::borrow::{Lent, Loan, Mode, Place, Ticket, plan};
 use crate::command::blocking::write_nothing;
 use crate::command::table::Row;
 use crate::command::{Answer, Flags, Flow, Handler, Home, Merge, Owned, Reach, Session, generic, merge, pubsub};
@@ -74,9 +74,12 @@ impl Pump {
         let command = &transaction.commands[transaction.at];
         let (index, id, row, args) = (transaction.connection, transaction.id, command.row, command.shared_args());
         let args = args.slices();
-        self.engine.set_transaction(Some(id));
+        self.engine.begin_transaction(id);
         self.run_session(index, row, &args);
-        self.engine.set_transaction(None);
+        let statements = self.engine.leave_transaction();
+        if let Some(transaction) = self.transaction(at) {
+            transaction.statements.extend_from_slice(&statements);
+        }
     }
 
     /// PUBLISH: delivers here, and asks the other cores concerned to do so, too.
@@ -132,7 +135,7 @@ impl Pump {
             counted: connection.blocked.is_none(),
         };
         let random = self.engine.random();
-        self.engine.set_transaction(Some(transaction.id));
+        self.engine.begin_transaction(transaction.id);
         self.engine.start_clock();
         let mark = transaction.out.mark();
         let mut reply = Reply::new(&mut transaction.out, session.version);
@@ -150,7 +153,8 @@ impl Pump {
         if transaction.exec && command.row.command.flags.has(Flags::BLOCKING) && transaction.out.mark() == mark {
             write_nothing(command.row, &mut Reply::new(&mut transaction.out, session.version));
         }
-        self.engine.set_transaction(None);
+        let statements = self.engine.leave_transaction();
+        transaction.statements.extend_from_slice(&statements);
     }
 
     /// Executes the command that runs while all cores are borrowed whole: on the cores that own what it needs, or, if
@@ -228,7 +232,7 @@ impl Pump {
             batch.client = session.id;
             batch.push(request, &args, &command.owned());
             let loan = Loan { under: transaction.ticket(core), ..Loan::default() };
-            let atomic = Atomic { transaction: at, id: transaction.id, loan, verdict: Verdict::Granted };
+            let atomic = Atomic::new(at, transaction.id, loan);
             batch.transaction = Some(Box::new(atomic));
             batch.sent_at = self.engine.clock_raw();
             batches.push((core, batch));
@@ -248,7 +252,8 @@ impl Pump {
     }
 
     /// Lets each owner run the command for its own keys. All but the last hold them for this transaction; the last runs
-    /// its part when it is its turn there, and nobody sees the parts of the others before they are released.
+    /// its part when it is its turn there, and nobody sees the parts of the others before they are released. If writes are
+    /// logged, the last one holds its keys, too, until the unit of all parts has its place in the log.
     fn deal(&mut self, at: u32) {
         let Some(transaction) = self.transactions[at as usize].as_deref_mut() else { return };
         let Some(connection) = self.connections[transaction.connection as usize].as_deref() else { return };
@@ -282,8 +287,7 @@ impl Pump {
             (batch.connection, batch.generation) = (transaction.connection, connection.generation);
             batch.client = connection.session.id;
             batch.push(request, &args, &owned);
-            let atomic = Atomic { transaction: at, id: transaction.id, loan, verdict: Verdict::Granted };
-            batch.transaction = Some(Box::new(atomic));
+            batch.transaction = Some(Box::new(Atomic::new(at, transaction.id, loan)));
             batch.sent_at = self.engine.clock_raw();
             batches.push((core, batch));
         }

@@ -28,6 +28,7 @@ use crate::command::table::Row;
 use crate::command::transaction::Queued;
 use crate::command::{Flags, Handler, Merge, Reach};
 use crate::engine::Refusal;
+use crate::log::feed::After;
 use crate::resp::{Error, Output, Reply};
 use crate::route::CoreId;
 use crate::shard::TransactionId;
@@ -74,6 +75,9 @@ pub(super) struct Transaction {
     pub(super) loans: BTreeMap<CoreId, Loan>,
     pub(super) held: Vec<Held>,
     pub(super) verdict: Verdict,
+    /// What its commands have changed, as statements, and what the log must have before these.
+    pub(super) statements: Vec<u8>,
+    pub(super) after: Vec<After>,
     /// The commands run: the next is `commands[at]`.
     pub(super) running: bool,
     pub(super) at: usize,
@@ -160,7 +164,7 @@ impl Pump {
         let cores = match plan.mode {
             Mode::There(_) => Vec::new(),
             // The last one runs its part as soon as it can, so its keys need not be held.
-            Mode::Dealt => plan.loans.keys().copied().rev().skip(1).collect(),
+            Mode::Dealt if !self.engine.feed.is_on() => plan.loans.keys().copied().rev().skip(1).collect(),
             _ => plan.loans.keys().copied().collect(),
         };
         let transaction = Transaction {
@@ -174,6 +178,8 @@ impl Pump {
             loans: plan.loans,
             held: Vec::new(),
             verdict: Verdict::Granted,
+            statements: Vec::new(),
+            after: Vec::new(),
             running: false,
             at: 0,
             answered: false,
@@ -203,12 +209,8 @@ impl Pump {
         let mut batch = self.spare_batches.pop().unwrap_or_default();
         (batch.connection, batch.generation) = (transaction.connection, connection.generation);
         batch.client = session.id;
-        batch.transaction = Some(Box::new(Atomic {
-            transaction: at,
-            id: transaction.id,
-            loan: transaction.loans.remove(&core).unwrap_or_default(),
-            verdict: Verdict::Granted,
-        }));
+        let loan = transaction.loans.remove(&core).unwrap_or_default();
+        batch.transaction = Some(Box::new(Atomic::new(at, transaction.id, loan)));
         let mut db = session.db;
         for command in &transaction.commands {
             let args = command.args();
@@ -256,6 +258,7 @@ impl Pump {
         let Some(held) = transaction.held.last_mut() else { return };
         debug_assert_eq!(held.core, from);
         held.ticket = lent.ticket;
+        transaction.after.push(After { core: from, seq: lent.seq });
         self.engine.bring(&held.places, lent.entries);
         transaction.verdict = lent.verdict;
         let connection = self.connections[transaction.connection as usize].as_deref();
@@ -274,6 +277,8 @@ impl Pump {
             if let Some((_, reply)) = part {
                 *reply = Some(std::mem::take(&mut batch.out));
             }
+            transaction.statements.extend_from_slice(&atomic.statements);
+            transaction.after.push(After { core: from, seq: atomic.seq });
             return self.merge_parts(at);
         }
         transaction.verdict = atomic.verdict;
@@ -287,10 +292,11 @@ impl Pump {
     /// Returns entries to their owner.
     pub(super) fn send_back(&mut self, core: CoreId, ticket: Ticket, places: Vec<Place>, keep: bool) {
         let entries = self.engine.give_back(places);
+        let seq = self.engine.hurry_feed();
         if core == self.me {
-            self.returned(ticket, entries, keep);
+            self.returned(core, ticket, entries, keep, seq);
         } else {
-            self.send(core, Message::Return { ticket, entries, keep });
+            self.send(core, Message::Return { ticket, entries, keep, seq });
         }
     }
 
@@ -299,6 +305,7 @@ impl Pump {
         let Some(transaction) = self.transactions[at as usize].take() else { return };
         let mut transaction = *transaction;
         let index = transaction.connection;
+        self.engine.log_transaction(&transaction.after, &transaction.statements);
         // Cores that were not asked do not know that nobody watches their keys any more.
         for (core, loan) in std::mem::take(&mut transaction.loans) {
             self.forget_watched(core, loan.watched.into_iter().map(|(place, _)| place).collect());

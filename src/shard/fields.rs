@@ -143,7 +143,7 @@ impl Shard {
         if self.effects.enabled() {
             let mut args: Vec<&[u8]> = vec![b"HDEL", key.bytes];
             args.extend(fields.iter().map(Vec::as_slice));
-            self.effects.push(db, key.partition, &args);
+            self.effects.push(db, &args);
         }
         self.changes.note(db, key.bytes);
         self.events.push(Classes::HASH, "hexpired", db, key.bytes);

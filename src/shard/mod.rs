@@ -474,7 +474,7 @@ impl Shard {
     /// Removes an entry that no command asked to remove, with its effect.
     fn discard(&mut self, at: Location, handle: Handle) {
         let Location { db, partition, hash, place } = at;
-        self.effects.push(db, partition, &[b"DEL", self.entries.key(handle)]);
+        self.effects.push(db, &[b"DEL", self.entries.key(handle)]);
         self.changes.note(db, self.entries.key(handle));
         let local = self.local(partition);
         self.evictor.forget(&mut self.entries, handle);

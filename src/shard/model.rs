@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::naive::{Naive, Seen};
 use super::{Classes, Clock, Deadline, Effect, EntryRef, Expiry, NewValue, Now, Policy, Rule, Shard};
-use crate::route::{Hasher, Key};
+use crate::route::{Hasher, Key, slot_of};
 
 const DATABASES: usize = 3;
 /// The shard's part of sixteen partitions.
@@ -312,7 +312,7 @@ impl Pair {
         let effects = self.effects();
         for effect in &effects {
             let key = self.hasher.key(&effect.args[1]);
-            assert_eq!((effect.db as usize, effect.partition, &effect.args[0][..]), (db, key.partition, &b"DEL"[..]));
+            assert_eq!((effect.db as usize, effect.slot, &effect.args[0][..]), (db, Some(slot_of(key.bytes)), &b"DEL"[..]));
             assert!(self.naive.discard(db, &key), "a key was removed that had not expired");
         }
         effects

@@ -178,7 +178,7 @@ impl Naive {
             Some(slot) if slot.is_dead(self.now) => {
                 self.dbs[db].remove(&id(key));
                 self.counters.expired += 1;
-                self.effects.push(db, key.partition, &[b"DEL", key.bytes]);
+                self.effects.push(db, &[b"DEL", key.bytes]);
                 false
             }
             Some(_) => true,

@@ -118,7 +118,7 @@ pub fn hincrbyfloat(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), 
     match deadline {
         None => ctx.effect_is(&[b"HSET", args[1], args[2], &sum]),
         Some(deadline) => {
-            ctx.shard.effects.push(ctx.db, key.partition, &[b"HSET", args[1], args[2], &sum]);
+            ctx.shard.effects.push(ctx.db, &[b"HSET", args[1], args[2], &sum]);
             let at = ctx.now().wall_of(deadline);
             log_deadline(ctx, args[1], at, &[args[2]]);
         }

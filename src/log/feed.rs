@@ -1,0 +1,367 @@
+//! The feed: how a data core tells the control core what it has changed.
+//!
+//! Units gather where they arise ([`crate::shard::Effects`]) and leave as [`Chunk`]s, one message for many. Each unit has
+//! a *sequence number*, 1, 2, 3, ... on its core. What a core says first, the log has first; and between cores a chunk
+//! names what must come before it ([`After`]): the units of the owners whose keys a transaction had borrowed, and for
+//! the owner the transaction's unit when its keys have come back. [`super::merge`] keeps to that.
+//!
+//! # When a chunk leaves
+//!
+//! To wake the control core costs more than to execute a command. So a chunk waits up to [`LINGER_MS`], or until it has
+//! [`CHUNK_BYTES`], unless somebody waits for the log to have it ([`Feed::hurry`]).
+//!
+//! # Sequence numbers without a unit
+//!
+//! A client that reads a key after a transaction of another core has changed it may have to wait until the transaction is
+//! safe. Its core knows its own sequence numbers only, so it takes one for "the unit of the other core is in the log":
+//! a chunk without units, with an [`After`].
+//!
+//! Invariant: while the feed is off nothing is recorded, and sequence numbers stand still.
+//!
+//! Owned by one data core.
+
+use std::collections::VecDeque;
+
+use crate::route::{CoreId, SLOTS};
+use crate::shard::statement::{next_unit, slots};
+use crate::shard::{Effects, SteadyMs};
+
+/// A place in the feed of a core: the number of units, and of marks, up to there.
+pub type Seq = u64;
+
+/// A chunk leaves when it has so many bytes.
+pub const CHUNK_BYTES: usize = 64 * 1024;
+
+/// The longest that a chunk waits for more, ms.
+pub const LINGER_MS: i64 = 1;
+
+/// Bytes that a core has sent and the control core has not taken, above which its clients' writes wait.
+pub const UNTAKEN_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What must be in the log before a chunk: the feed of `core` up to `seq`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct After {
+    pub core: CoreId,
+    pub seq: Seq,
+}
+
+/// Units of one core, in order.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    /// Encoded units, or a cover record.
+    pub bytes: Vec<u8>,
+    pub crc: u32,
+    /// Units in it. None: it is a piece of a stream of the run with this number ([`super::cover`]).
+    pub content: Content,
+    /// The sequence number that is reached with it.
+    pub last_seq: Seq,
+    pub after: Vec<After>,
+}
+
+/// What a chunk holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// So many units.
+    Units(u32),
+    /// A cover record of a run; `done`: the last one of this core.
+    Cover { run: u64, done: bool },
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Content::Units(0)
+    }
+}
+
+/// The sending side. See the module.
+#[derive(Debug)]
+pub struct Feed {
+    on: bool,
+    /// All units that have been taken out of the shard have numbers up to this.
+    seq: Seq,
+    ready: VecDeque<Chunk>,
+    after: Vec<After>,
+    /// When the oldest unit that has not left was seen, steady ms.
+    waiting_since_ms: Option<SteadyMs>,
+    hurry: bool,
+    sent_bytes: u64,
+    taken_bytes: u64,
+    partitions: Option<Partitions>,
+}
+
+/// The last unit that concerned each partition: kept once somebody asks for it.
+#[derive(Debug)]
+struct Partitions {
+    last: Vec<Seq>,
+    /// Slots per partition, as a power of two.
+    shift: u32,
+    /// How far the units that have not been taken out of the shard were looked at: bytes, units.
+    seen: (usize, u32),
+}
+
+impl Feed {
+    pub fn new() -> Feed {
+        Feed {
+            on: false,
+            seq: 0,
+            ready: VecDeque::new(),
+            after: Vec::new(),
+            waiting_since_ms: None,
+            hurry: false,
+            sent_bytes: 0,
+            taken_bytes: 0,
+            partitions: None,
+        }
+    }
+
+    /// Switches recording. What was recorded before goes out, or, when it is switched on, is none.
+    pub fn switch(&mut self, on: bool, effects: &mut Effects) {
+        if self.on && !on {
+            self.close_chunk(effects);
+        }
+        effects.enable(on);
+        self.on = on;
+    }
+
+    #[inline]
+    pub fn is_on(&self) -> bool {
+        self.on
+    }
+
+    /// The sequence number of the last unit so far.
+    #[inline]
+    pub fn seq(&self, effects: &Effects) -> Seq {
+        self.seq + effects.count() as Seq
+    }
+
+    /// The last unit so far, or mark, that concerns a partition. All that it was told of the keys there is safe when this
+    /// is.
+    pub fn seq_of(&mut self, partition: u16, partitions: u16, effects: &Effects) -> Seq {
+        let now = self.seq(effects);
+        let known = self.partitions.get_or_insert_with(|| Partitions {
+            last: vec![now; partitions as usize],
+            shift: (SLOTS / partitions).trailing_zeros(),
+            seen: (effects.bytes(), effects.count()),
+        });
+        known.look(self.seq, effects);
+        known.last.get(partition as usize).copied().unwrap_or(now)
+    }
+
+    /// What comes from now on is to be in the log after this.
+    pub fn come_after(&mut self, after: After, effects: &mut Effects) {
+        if !self.on || after.seq == 0 {
+            return;
+        }
+        self.close_chunk(effects);
+        match self.after.iter_mut().find(|known| known.core == after.core) {
+            Some(known) => known.seq = known.seq.max(after.seq),
+            None => self.after.push(after),
+        }
+    }
+
+    /// Takes a sequence number for what the next chunk has to come after, and notes it for these partitions.
+    pub fn mark(&mut self, partitions: impl Iterator<Item = u16>, effects: &mut Effects) -> Seq {
+        self.close_chunk(effects);
+        self.seq += 1;
+        if let Some(known) = &mut self.partitions {
+            for partition in partitions {
+                if let Some(last) = known.last.get_mut(partition as usize) {
+                    *last = self.seq;
+                }
+            }
+        }
+        self.ready.push_back(Chunk { last_seq: self.seq, after: std::mem::take(&mut self.after), ..Chunk::default() });
+        self.seq
+    }
+
+    /// Adds a piece of a stream, at this place of the feed.
+    pub fn cover(&mut self, run: u64, bytes: Vec<u8>, done: bool, effects: &mut Effects) {
+        self.close_chunk(effects);
+        let crc = crc32fast::hash(&bytes);
+        let after = std::mem::take(&mut self.after);
+        self.ready.push_back(Chunk { bytes, crc, content: Content::Cover { run, done }, last_seq: self.seq, after });
+        self.hurry = true;
+    }
+
+    /// Somebody waits for what has been recorded so far.
+    #[inline]
+    pub fn hurry(&mut self) {
+        self.hurry = true;
+    }
+
+    fn close_chunk(&mut self, effects: &mut Effects) {
+        if effects.count() == 0 {
+            return;
+        }
+        if let Some(known) = &mut self.partitions {
+            known.look(self.seq, effects);
+            known.seen = (0, 0);
+        }
+        let (bytes, count) = effects.take_units();
+        self.seq += count as Seq;
+        let (crc, after) = (crc32fast::hash(&bytes), std::mem::take(&mut self.after));
+        self.ready.push_back(Chunk { bytes, crc, content: Content::Units(count), last_seq: self.seq, after });
+    }
+
+    /// The next chunk to send, if one is to leave now.
+    #[inline]
+    pub fn next(&mut self, now_ms: SteadyMs, effects: &mut Effects) -> Option<Chunk> {
+        if !self.on && self.ready.is_empty() {
+            return None;
+        }
+        self.next_if_due(now_ms, effects)
+    }
+
+    fn next_if_due(&mut self, now_ms: SteadyMs, effects: &mut Effects) -> Option<Chunk> {
+        if effects.count() == 0 && self.ready.is_empty() {
+            self.hurry = false;
+            self.waiting_since_ms = None;
+            return None;
+        }
+        let since_ms = *self.waiting_since_ms.get_or_insert(now_ms);
+        let full = effects.bytes() >= CHUNK_BYTES;
+        if !self.hurry && !full && now_ms - since_ms < LINGER_MS && self.ready.is_empty() {
+            return None;
+        }
+        self.close_chunk(effects);
+        let chunk = self.ready.pop_front();
+        self.sent_bytes += chunk.as_ref().map_or(0, |chunk| chunk.bytes.len() as u64);
+        chunk
+    }
+
+    /// Whether something has been recorded that has not left.
+    #[inline]
+    pub fn lingers(&self, effects: &Effects) -> bool {
+        self.on && (effects.count() > 0 || !self.ready.is_empty())
+    }
+
+    /// The control core has taken so many bytes in all.
+    pub fn taken(&mut self, bytes: u64) {
+        self.taken_bytes = bytes;
+    }
+
+    /// More is under way than may be.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.sent_bytes - self.taken_bytes > UNTAKEN_BYTES_MAX as u64
+    }
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Feed::new()
+    }
+}
+
+impl Partitions {
+    /// Looks at units of the shard that have not been looked at; those before them have numbers up to `seq`.
+    fn look(&mut self, seq: Seq, effects: &Effects) {
+        let (bytes, mut count) = self.seen;
+        let mut units = effects.units().get(bytes..).unwrap_or_default();
+        while let Ok(Some(statements)) = next_unit(&mut units) {
+            count += 1;
+            for slot in slots(statements).unwrap_or_default() {
+                let concerned = match slot {
+                    Some(slot) => {
+                        let at = (slot >> self.shift) as usize;
+                        self.last.get_mut(at..at + 1)
+                    }
+                    None => self.last.get_mut(..),
+                };
+                concerned.unwrap_or_default().fill(seq + count as Seq);
+            }
+        }
+        self.seen = (effects.bytes(), count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::slot_of;
+
+    fn recording() -> (Feed, Effects) {
+        let (mut feed, mut effects) = (Feed::new(), Effects::default());
+        feed.switch(true, &mut effects);
+        (feed, effects)
+    }
+
+    fn all(feed: &mut Feed, effects: &mut Effects) -> Vec<(Content, Seq, Vec<After>)> {
+        feed.hurry();
+        let next = || feed.next(0, effects).map(|chunk| (chunk.content, chunk.last_seq, chunk.after));
+        std::iter::from_fn(next).collect()
+    }
+
+    #[test]
+    fn a_chunk_leaves_when_it_is_full_old_or_wanted() {
+        let (mut feed, mut effects) = recording();
+        assert!(feed.next(5, &mut effects).is_none());
+        effects.push(0, &[b"DEL", b"a"]);
+        effects.push(0, &[b"DEL", b"b"]);
+        assert!(feed.next(5, &mut effects).is_none() && feed.lingers(&effects));
+        let chunk = feed.next(5 + LINGER_MS, &mut effects).unwrap();
+        assert_eq!((chunk.content, chunk.last_seq), (Content::Units(2), 2));
+        assert!(feed.next(9, &mut effects).is_none() && !feed.lingers(&effects));
+        effects.push(0, &[b"SET", b"a", &vec![0; CHUNK_BYTES]]);
+        assert!(feed.next(9, &mut effects).is_some());
+        effects.push(0, &[b"DEL", b"a"]);
+        feed.hurry();
+        assert_eq!(feed.next(9, &mut effects).unwrap().last_seq, 4);
+        assert!(feed.next(9, &mut effects).is_none());
+        effects.push(0, &[b"DEL", b"a"]);
+        assert!(feed.next(9, &mut effects).is_none(), "the hurry is over");
+    }
+
+    #[test]
+    fn what_comes_later_names_what_came_before() {
+        let (mut feed, mut effects) = recording();
+        effects.push(0, &[b"DEL", b"a"]);
+        feed.come_after(After { core: 2, seq: 7 }, &mut effects);
+        feed.come_after(After { core: 2, seq: 9 }, &mut effects);
+        feed.come_after(After { core: 3, seq: 0 }, &mut effects);
+        let marked = feed.mark([4].into_iter(), &mut effects);
+        effects.push(0, &[b"DEL", b"a"]);
+        feed.cover(1, vec![0; 9], true, &mut effects);
+        let after = vec![After { core: 2, seq: 9 }];
+        assert_eq!(marked, 2);
+        assert_eq!(
+            all(&mut feed, &mut effects),
+            [
+                (Content::Units(1), 1, vec![]),
+                (Content::Units(0), 2, after),
+                (Content::Units(1), 3, vec![]),
+                (Content::Cover { run: 1, done: true }, 3, vec![]),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_partition_waits_for_its_own_units() {
+        let (mut feed, mut effects) = recording();
+        let partition = |key: &[u8]| slot_of(key) / (SLOTS / 256);
+        let (a, b) = (partition(b"a"), partition(b"b"));
+        effects.push(0, &[b"DEL", b"a"]);
+        assert_eq!(feed.seq_of(b, 256, &effects), 1, "nothing is known of what came before the question");
+        effects.push(0, &[b"DEL", b"a"]);
+        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (2, 1));
+        all(&mut feed, &mut effects);
+        effects.push(0, &[b"DEL", b"b"]);
+        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (2, 3));
+        effects.push_everywhere(0, &[b"FLUSHALL"]);
+        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (4, 4));
+        effects.push(0, &[b"DEL", b"b"]);
+        feed.mark([a].into_iter(), &mut effects);
+        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (6, 5));
+    }
+
+    #[test]
+    fn what_is_under_way_is_bounded() {
+        let (mut feed, mut effects) = recording();
+        effects.push(0, &[b"SET", b"a", &vec![0; UNTAKEN_BYTES_MAX]]);
+        assert!(!feed.is_full());
+        all(&mut feed, &mut effects);
+        assert!(feed.is_full());
+        feed.taken(UNTAKEN_BYTES_MAX as u64 + 100);
+        assert!(!feed.is_full());
+    }
+}
