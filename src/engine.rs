@@ -16,6 +16,7 @@ use crate::command::slowlog::SlowlogEntry;
 use crate::command::table::Unknown;
 use crate::command::{Answer, Args, Ask, Ctx, Finish, Flags, Flow, Handler, Home, Owned, Session, table, table::Row};
 use crate::config::Config;
+use crate::log::durability::{Durability, Progress, Standing};
 use crate::log::feed::Feed;
 use crate::pubsub::PubSub;
 use crate::resp::{Error, Reply};
@@ -76,6 +77,15 @@ pub struct Engine {
     pub scratch: Shard,
     /// What this core has changed, on its way to the log.
     pub feed: Feed,
+    /// How far the log is with it.
+    pub progress: Progress,
+    /// What the node may do, and whether that is less than everything.
+    pub standing: Arc<Standing>,
+    restricted: bool,
+    /// What a reply means to connections that have not chosen.
+    pub default_durability: Durability,
+    /// Some connection may have to wait for its replies.
+    pub holds: bool,
     /// Subscriptions, and messages under way.
     pub pubsub: PubSub,
     pub config: Arc<Config>,
@@ -130,6 +140,11 @@ impl Engine {
             shard,
             scratch,
             feed: Feed::new(),
+            progress: Progress::default(),
+            standing: Arc::default(),
+            restricted: false,
+            default_durability: Durability::Memory,
+            holds: false,
             pubsub,
             slow_nanos_min: slow_nanos_min(&config),
             config,
@@ -151,6 +166,7 @@ impl Engine {
             transaction: None,
         };
         engine.apply_memory_config(0);
+        engine.durability_changed(Durability::Memory);
         engine
     }
 
@@ -185,6 +201,12 @@ impl Engine {
         }
         if !session.authenticated && !row.command.flags.has(Flags::NO_AUTH) && !self.config.requirepass.is_empty() {
             return Err(self.refuse(row, Error::NoAuth));
+        }
+        if self.restricted
+            && row.command.flags.has(Flags::WRITE)
+            && let Some(error) = self.refuses_write(session.durability.unwrap_or(self.default_durability))
+        {
+            return Err(self.refuse(row, error));
         }
         if session.only_listens() && !row.command.flags.has(Flags::WHILE_SUBSCRIBED) {
             return Err(self.refuse(row, Error::Subscribed(row.full_name.clone())));
@@ -477,6 +499,7 @@ impl Engine {
                     self.shard.events.set_mask(configured.config.notify_keyspace_events);
                     let before = std::mem::replace(&mut self.config, configured.config);
                     self.apply_memory_config(before.maxmemory_bytes);
+                    self.durability_changed(Durability::Memory);
                     self.slowlog.truncate(self.config.slowlog_max_len);
                 }
                 Ok(Answer::Done)

@@ -9,6 +9,7 @@ use super::table::table;
 use super::transaction::{Multi, Watched};
 use super::{Args, CommandId, Flow};
 use crate::engine::Engine;
+use crate::log::durability::Durability;
 use crate::pubsub::{Counts, Place};
 use crate::resp::{Error, Reply, Version};
 use crate::shard::SteadyMs;
@@ -60,6 +61,8 @@ pub struct Session {
     pub no_evict: bool,
     pub no_touch: bool,
     pub reply_mode: ReplyMode,
+    /// CLIENT DURABILITY; None: as the configuration says.
+    pub durability: Option<Durability>,
     pub monitor: bool,
     /// Its command waits for an element.
     pub blocked: bool,

@@ -54,6 +54,17 @@ choice! {
 }
 
 choice! {
+    /// When the log is synced to disk.
+    AppendFsync {
+        /// Before a write is acknowledged.
+        Always = "always",
+        EverySec = "everysec",
+        /// When the system thinks fit.
+        No = "no",
+    }
+}
+
+choice! {
     /// Who may use DEBUG.
     DebugCommand {
         No = "no",

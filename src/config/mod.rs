@@ -14,12 +14,13 @@ pub mod words;
 
 use std::path::PathBuf;
 
-pub use choice::{ControlCore, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy};
+pub use choice::{AppendFsync, ControlCore, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy};
 pub use error::{LoadError, RewriteError, SetError};
 pub use table::{Change, Directive};
 
 use crate::collection::Thresholds;
 use crate::command::glob;
+use crate::log::durability::Durability;
 use crate::shard::Classes;
 
 /// All settings of one node. The names are those of the directives, with the unit added where there is one.
@@ -90,6 +91,34 @@ pub struct Config {
     pub admin_port: u16,
     pub admin_bind: String,
     pub control_core: ControlCore,
+    /// Writes are kept in a log on disk.
+    pub appendonly: bool,
+    pub appendfsync: AppendFsync,
+    /// The log's directory, below `dir`.
+    pub appenddirname: String,
+    /// A snapshot is made after so many seconds if there were so many changes.
+    pub save: Vec<(u64, u64)>,
+    /// A dump of Redis, below `dir`, that is read at start if there is nothing else.
+    pub dbfilename: String,
+    /// What a reply to a write means to connections that have not chosen.
+    pub write_durability: Durability,
+    /// Copies, this one included, that `quorum` needs.
+    pub min_insync: u16,
+    /// A replica that has not acknowledged for so long is not in sync, ms.
+    pub insync_timeout_ms: u64,
+    pub min_replicas_to_write: u16,
+    pub min_replicas_max_lag_s: u64,
+    /// Bytes of the log that are kept in memory for replicas that come back.
+    pub repl_backlog_size: u64,
+    pub repl_timeout_s: u64,
+    /// Host and port of the primary.
+    pub replicaof: Option<(String, u16)>,
+    pub masterauth: String,
+    pub masteruser: String,
+    /// Bytes of the log on disk above which a snapshot is made that lets the older part go.
+    pub wal_max_size: u64,
+    /// Bytes of one file of the log.
+    pub wal_segment_size: u64,
     /// The file that was read at start, absolute; CONFIG REWRITE writes it.
     pub config_file: Option<PathBuf>,
     /// Working directory when the process started: relative `dir` in a file starts here.
@@ -152,6 +181,23 @@ impl Default for Config {
             admin_port: 0,
             admin_bind: "127.0.0.1".into(),
             control_core: ControlCore::Shared,
+            appendonly: false,
+            appendfsync: AppendFsync::EverySec,
+            appenddirname: "appendonlydir".into(),
+            save: Vec::new(),
+            dbfilename: "dump.rdb".into(),
+            write_durability: Durability::Memory,
+            min_insync: 1,
+            insync_timeout_ms: 1000,
+            min_replicas_to_write: 0,
+            min_replicas_max_lag_s: 10,
+            repl_backlog_size: 10 * MIB,
+            repl_timeout_s: 60,
+            replicaof: None,
+            masterauth: String::new(),
+            masteruser: String::new(),
+            wal_max_size: 1024 * MIB,
+            wal_segment_size: 64 * MIB,
             config_file: None,
             started_in: PathBuf::new(),
         }
@@ -159,6 +205,14 @@ impl Default for Config {
 }
 
 impl Config {
+    /// What a reply to a write means to connections that have not chosen.
+    pub fn default_durability(&self) -> Durability {
+        match self.write_durability {
+            Durability::Memory if self.appendonly && self.appendfsync == AppendFsync::Always => Durability::Disk,
+            chosen => chosen,
+        }
+    }
+
     /// Value of the directive `name` (in any case), as CONFIG GET shows it.
     pub fn get(&self, name: &[u8]) -> Option<String> {
         table::find(name).map(|directive| directive.get(self))

@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 
-use super::choice::{ControlCore, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy};
+use super::choice::{AppendFsync, ControlCore, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy};
 use super::value::{self, OutputClass, Unit};
 use super::{Config, load};
 use crate::collection::pack;
+use crate::log::durability::Durability;
 use crate::shard::Classes;
 
 /// Whether CONFIG SET may change a directive.
@@ -209,7 +210,9 @@ const U32_MAX: i64 = u32::MAX as i64;
 pub static DIRECTIVES: &[Directive] = &[
     Directive::new("admin-bind", Immutable, ADMIN_BIND),
     Directive::new("admin-port", Immutable, int!(admin_port, Plain, 0, 65535)),
-    Directive::new("appendonly", Immutable, only!("no", "persistence is not supported yet, only 'no' is")),
+    Directive::new("appenddirname", Immutable, FILE_NAME_OF_LOG),
+    Directive::new("appendfsync", Live, choice!(appendfsync, AppendFsync)),
+    Directive::new("appendonly", Live, yes_no!(appendonly)),
     Directive::new("bind", Immutable, BIND),
     Directive::new("client-output-buffer-limit", Live, OUTPUT_LIMITS),
     Directive::new("client-query-buffer-limit", Live, int!(client_query_buffer_limit, Memory, MIB, i64::MAX)),
@@ -217,6 +220,7 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive::new("cpus", Immutable, CPUS),
     Directive::new("daemonize", Immutable, only!("no", "not supported: let a service manager run it, only 'no' is")),
     Directive::new("databases", Immutable, int!(databases, Plain, 1, DATABASES_MAX)),
+    Directive::new("dbfilename", Immutable, FILE_NAME_OF_DUMP),
     Directive::new("dir", Immutable, DIR),
     Directive::new("enable-debug-command", Immutable, choice!(enable_debug_command, DebugCommand)),
     Directive::new(
@@ -225,6 +229,7 @@ pub static DIRECTIVES: &[Directive] = &[
         int!(thresholds.hash_max_listpack_entries, Plain, 0, PACKED_ENTRIES_MAX),
     ),
     Directive::new("hash-max-listpack-value", Live, int!(thresholds.hash_max_listpack_value, Memory, 0, I32_MAX)),
+    Directive::new("insync-timeout", Live, int!(insync_timeout_ms, Plain, 10, I32_MAX)),
     Directive::new("latency-monitor-threshold", Live, int!(latency_monitor_threshold_ms, Plain, 0, i64::MAX)),
     Directive::new("latency-tracking", Live, yes_no!(latency_tracking)),
     Directive::new("latency-tracking-info-percentiles", Live, PERCENTILES),
@@ -241,18 +246,27 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive::new("log-format", Immutable, choice!(log_format, LogFormat)),
     Directive::new("logfile", Immutable, text!(logfile)),
     Directive::new("loglevel", Live, choice!(loglevel, LogLevel)),
+    Directive::new("masterauth", Live, text!(masterauth)),
+    Directive::new("masteruser", Live, text!(masteruser)),
     Directive::new("maxclients", Live, int!(maxclients, Plain, 1, U32_MAX)),
     Directive::new("maxmemory", Live, int!(maxmemory_bytes, Memory, 0, i64::MAX)),
     Directive::new("maxmemory-policy", Live, choice!(maxmemory_policy, MaxmemoryPolicy)),
     Directive::new("maxmemory-samples", Live, int!(maxmemory_samples, Plain, 1, I32_MAX)),
+    Directive::new("min-insync", Live, int!(min_insync, Plain, 1, 64)),
+    Directive::new("min-replicas-max-lag", Live, int!(min_replicas_max_lag_s, Plain, 0, I32_MAX)),
+    Directive::new("min-replicas-to-write", Live, int!(min_replicas_to_write, Plain, 0, 64)),
     Directive::new("notify-keyspace-events", Live, NOTIFY),
     Directive::new("partitions", Immutable, PARTITIONS),
     Directive::new("pidfile", Immutable, text!(pidfile)),
     Directive::new("port", Immutable, int!(port, Plain, 0, 65535)),
     Directive::new("protected-mode", Live, yes_no!(protected_mode)),
     Directive::new("proto-max-bulk-len", Live, int!(proto_max_bulk_len, Memory, MIB, BULK_LEN_MAX)),
+    Directive::new("repl-backlog-size", Live, int!(repl_backlog_size, Memory, 16 << 10, i64::MAX)),
+    Directive::new("repl-timeout", Live, int!(repl_timeout_s, Plain, 1, I32_MAX)),
+    Directive::new("replica-read-only", Live, only!("yes", "replicas are read-only, only 'yes' is")),
+    Directive::new("replicaof", Immutable, REPLICAOF),
     Directive::new("requirepass", Live, text!(requirepass)),
-    Directive::new("save", Live, only!("", "snapshots are not supported yet, only \"\" is")),
+    Directive::new("save", Live, SAVE),
     Directive::new(
         "set-max-intset-entries",
         Live,
@@ -272,6 +286,9 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive::new("timeout", Live, int!(timeout_s, Plain, 0, I32_MAX)),
     Directive::new("unixsocket", Immutable, UNIXSOCKET),
     Directive::new("unixsocketperm", Immutable, int!(unixsocketperm, Octal, 0, 0o777)),
+    Directive::new("wal-max-size", Live, int!(wal_max_size, Memory, MIB, i64::MAX)),
+    Directive::new("wal-segment-size", Immutable, int!(wal_segment_size, Memory, MIB, 1 << 30)),
+    Directive::new("write-durability", Live, choice!(write_durability, Durability)),
     Directive::new(
         "zset-max-listpack-entries",
         Live,
@@ -363,6 +380,38 @@ const PARTITIONS: Kind = Kind::Word {
     get: |c| c.partitions.to_string(),
     set: |c, v| {
         c.partitions = value::parse_partitions(v)?;
+        Ok(())
+    },
+};
+
+/// A name without a path.
+fn file_name(name: &str) -> Result<String, String> {
+    match name.is_empty() || name.contains('/') || name == "." || name == ".." {
+        true => Err("can't be a path, just a filename".into()),
+        false => Ok(name.into()),
+    }
+}
+
+const FILE_NAME_OF_LOG: Kind =
+    Kind::Word { get: |c| c.appenddirname.clone(), set: |c, v| file_name(v).map(|name| c.appenddirname = name) };
+
+const FILE_NAME_OF_DUMP: Kind =
+    Kind::Word { get: |c| c.dbfilename.clone(), set: |c, v| file_name(v).map(|name| c.dbfilename = name) };
+
+const SAVE: Kind = Kind::Words {
+    lines: |c| {
+        vec![c.save.iter().map(|(seconds, changes)| format!("{seconds} {changes}")).collect::<Vec<_>>().join(" ")]
+    },
+    set: |c, words| {
+        c.save = value::parse_save(words)?;
+        Ok(())
+    },
+};
+
+const REPLICAOF: Kind = Kind::Words {
+    lines: |c| vec![c.replicaof.as_ref().map_or(String::new(), |(host, port)| format!("{host} {port}"))],
+    set: |c, words| {
+        c.replicaof = value::parse_replicaof(words)?;
         Ok(())
     },
 };

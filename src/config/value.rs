@@ -73,6 +73,32 @@ pub fn parse_memory(text: &str) -> Option<i64> {
     Some(number.parse::<i64>().unwrap_or(i64::MAX).saturating_mul(factor))
 }
 
+/// Save points: pairs of seconds and changes; an empty word is none.
+pub fn parse_save(words: &[&str]) -> Result<Vec<(u64, u64)>, String> {
+    if words.is_empty() || words == [""] {
+        return Ok(Vec::new());
+    }
+    let number = |word: &str, min| u64::try_from(parse_i64(word.as_bytes())?).ok().filter(|&number| number >= min);
+    let point = |pair: &[&str]| match pair {
+        [seconds, changes] => Some((number(seconds, 1)?, number(changes, 0)?)),
+        _ => None,
+    };
+    words.chunks(2).map(point).collect::<Option<_>>().ok_or_else(|| "Invalid save parameters".into())
+}
+
+/// A primary: its host and its port; `no one`, or an empty word, is none.
+pub fn parse_replicaof(words: &[&str]) -> Result<Option<(String, u16)>, String> {
+    match words {
+        [] | [""] => Ok(None),
+        [no, one] if no.eq_ignore_ascii_case("no") && one.eq_ignore_ascii_case("one") => Ok(None),
+        [host, port] => match port.parse() {
+            Ok(port) if port > 0 => Ok(Some((host.to_string(), port))),
+            _ => Err("Invalid master port".into()),
+        },
+        _ => Err("wrong number of arguments".into()),
+    }
+}
+
 /// The position of `text` in `names`, in any case.
 pub fn parse_choice(text: &str, names: &[&str]) -> Result<usize, String> {
     names

@@ -2,9 +2,13 @@
 //!
 //! Owned by one core.
 
+use std::sync::Arc;
+
 use super::Engine;
 use crate::borrow::Returned;
+use crate::log::durability::{Durability, Progress, Standing};
 use crate::log::feed::{After, Chunk, Seq};
+use crate::resp::Error;
 
 impl Engine {
     /// Switches the recording of effects.
@@ -37,16 +41,82 @@ impl Engine {
         };
     }
 
-    /// Records what a transaction has changed that this core coordinated.
-    pub fn log_transaction(&mut self, after: &[After], statements: &[u8]) {
-        if !self.feed.is_on() {
-            return;
+    /// Records what a transaction has changed that this core coordinated. Returns what has to be reached before its replies
+    /// may leave; 0: nothing.
+    pub fn log_transaction(&mut self, after: &[After], statements: &[u8], durability: Durability) -> Seq {
+        if !self.feed.is_on() || (statements.is_empty() && !durability.is_quorum()) {
+            return 0;
         }
         let me = self.router.me();
         for after in after.iter().filter(|after| after.core != me) {
             self.feed.come_after(*after, &mut self.shard.effects);
         }
         self.shard.effects.push_unit(statements);
+        if durability == Durability::Memory {
+            return 0;
+        }
+        self.feed.hurry();
+        match statements.is_empty() {
+            true => self.feed.mark(std::iter::empty(), &mut self.shard.effects),
+            false => self.seq(),
+        }
+    }
+
+    /// The sequence number of the last unit of this core.
+    #[inline]
+    pub fn seq(&self) -> Seq {
+        self.feed.seq(&self.shard.effects)
+    }
+
+    /// What has to be reached before the reply to a command may leave that has just run; 0: nothing. It was about keys of
+    /// `partition`, or nobody knows; `before`: the last sequence number before it ran.
+    pub fn needs(&mut self, durability: Durability, partition: Option<u16>, before: Seq) -> Seq {
+        if durability == Durability::Memory || !self.feed.is_on() {
+            return 0;
+        }
+        let now = self.seq();
+        let needs = match (durability.is_quorum(), partition) {
+            _ if now > before => now,
+            (false, _) => 0,
+            (true, None) => now,
+            (true, Some(partition)) => self.feed.seq_of(partition, self.router.partitions(), &self.shard.effects),
+        };
+        if needs > self.progress.reached(durability) {
+            self.feed.hurry();
+        }
+        needs
+    }
+
+    /// The log has come further.
+    pub fn progressed(&mut self, progress: Progress) {
+        self.feed.taken(progress.taken_bytes);
+        self.progress = progress;
+    }
+
+    /// What the node may do has changed.
+    pub fn stand(&mut self, standing: Arc<Standing>) {
+        self.restricted = standing.is_restricted();
+        self.standing = standing;
+    }
+
+    /// Why a write must not be executed for a client of this durability.
+    #[cold]
+    pub fn refuses_write(&self, durability: Durability) -> Option<Error> {
+        let standing = &*self.standing;
+        if standing.replica {
+            return Some(Error::ReadOnly);
+        }
+        if let Some(error) = &standing.disk_error {
+            return Some(Error::MisconfLog(error.to_string()));
+        }
+        let few = standing.few_replicas || (standing.few_in_sync && durability.is_quorum());
+        few.then_some(Error::NoReplicas)
+    }
+
+    /// A connection has chosen a durability, or the default has changed.
+    pub fn durability_changed(&mut self, chosen: Durability) {
+        self.default_durability = self.config.default_durability();
+        self.holds |= chosen > Durability::Memory || self.default_durability > Durability::Memory;
     }
 
     /// What is to be sent to the control core now.

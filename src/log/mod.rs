@@ -5,6 +5,7 @@
 //! to disk and to replicas.
 
 pub mod cover;
+pub mod durability;
 pub mod feed;
 pub mod frame;
 pub mod merge;

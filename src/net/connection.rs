@@ -1,13 +1,17 @@
 //! One client connection: what it has sent, what it is owed, and why it may have to wait.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::forward::Forwarding;
+use super::held::Held;
 use super::limits;
 use super::ring::Ring;
 use super::wait::Blocked;
 use crate::command::Session;
 use crate::command::transaction::Queued;
+use crate::log::durability::Durability;
+use crate::log::feed::Seq;
 use crate::resp::{Output, Parser};
 
 /// Reasons why a connection's requests are not executed now, as a bit set. Its bytes are buffered meanwhile.
@@ -74,6 +78,9 @@ pub struct Connection {
     pub hold: Hold,
     /// Replies in order, not yet handed to the kernel.
     pub out: Output,
+    /// What has to be reached before `out` may leave, and what is set aside before it: see [`super::held`].
+    pub needs: Seq,
+    pub held: VecDeque<Held>,
     /// Replies the kernel is sending, and how many of their bytes are sent.
     sending: Output,
     sent: usize,
@@ -124,6 +131,8 @@ impl Connection {
             pinned: false,
             hold: Hold::default(),
             out: Output::new(),
+            needs: 0,
+            held: VecDeque::new(),
             sending: Output::new(),
             sent: 0,
             send_in_flight: false,
@@ -163,7 +172,8 @@ impl Connection {
     /// Reply bytes that wait here or in the kernel's hands.
     pub fn output_bytes(&self) -> usize {
         let held = self.forwarding.as_ref().map_or(0, |f| f.held.len());
-        self.out.len() + self.sending.len() - self.sent + held
+        let aside: usize = self.held.iter().map(|held| held.out.len()).sum();
+        self.out.len() + aside + self.sending.len() - self.sent + held
     }
 
     /// Number of values that are sent from where they lie.
@@ -194,12 +204,19 @@ impl Connection {
             return;
         }
         if self.sent == self.sending.len() {
-            if self.out.is_empty() {
+            let next = match self.held.front() {
+                None => std::mem::take(&mut self.out),
+                Some(held) if held.durability == Durability::Memory => {
+                    self.held.pop_front().map(|held| held.out).unwrap_or_default()
+                }
+                Some(_) => return,
+            };
+            if next.is_empty() {
+                self.out = next;
                 return;
             }
-            std::mem::swap(&mut self.out, &mut self.sending);
             self.sent = 0;
-            give_back(pool, std::mem::take(&mut self.out));
+            give_back(pool, std::mem::replace(&mut self.sending, next));
         }
         self.send_in_flight = true;
         if self.sending.splices().is_empty() {

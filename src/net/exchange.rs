@@ -88,6 +88,8 @@ impl Pump {
             Message::Monitor(lines) => self.show_monitors(&lines),
             Message::Published(messages) => self.receive_told(&messages),
             Message::Unlisten(buckets) => self.note_withdrawal(from, &buckets),
+            Message::Progress(progress) => self.progressed(progress),
+            Message::Standing(standing) => self.engine.stand(standing),
             Message::Feed(_) => debug_assert!(false, "only the control core takes feeds"),
         }
     }

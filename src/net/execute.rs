@@ -15,6 +15,7 @@ use crate::command::table::Row;
 use crate::command::transaction::Queued;
 use crate::command::{Flags, Flow, Reach, monitor};
 use crate::engine::{Call, Origin};
+use crate::log::durability::Durability;
 use crate::resp::{Output, Reply};
 use crate::route::{CoreId, Key};
 
@@ -128,6 +129,7 @@ impl Pump {
             && !self.engine.shard.events.recording()
             && self.owner.is_idle()
             && self.waits.is_empty()
+            && !self.engine.holds
             && !connection.owes()
             && connection.session.reply_mode == ReplyMode::On
         {
@@ -167,7 +169,11 @@ impl Pump {
             Way::Local | Way::Publish => {
                 self.void.clear(limits::POOL_BUFFER_BYTES);
                 let call = call_of(request, args, Origin::Client(&connection.session));
+                let before = self.engine.seq();
                 self.engine.call(call, &mut Reply::new(&mut self.void, request.version));
+                if self.engine.holds {
+                    self.note_needs(index, (request.key_at != 0).then_some(request.partition), before);
+                }
                 self.deliver_void(index);
             }
             Way::Reject(error) => {
@@ -306,6 +312,7 @@ impl Pump {
             batch.connection = index;
             batch.generation = connection.generation;
             batch.client = connection.session.id;
+            batch.durability = connection.session.durability.unwrap_or(self.engine.default_durability);
             batch
         })
     }
@@ -361,8 +368,12 @@ impl Pump {
                 origin: Origin::Client(&connection.session),
                 counted: forwarded.counted,
             };
+            let before = self.engine.seq();
             self.engine.call(call, &mut Reply::new(&mut out, request.version));
             local = Some((at, out));
+            if self.engine.holds {
+                self.note_needs(index, None, before);
+            }
         }
         self.tell();
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
@@ -384,7 +395,14 @@ impl Pump {
         let Some(batch) = batch else { return };
         self.engine.net.hops_in += 1;
         let call = call_of(request, args, Origin::Forwarded(batch.client));
-        self.engine.call(call, &mut Reply::new(&mut batch.out, request.version));
+        if batch.durability == Durability::Memory {
+            self.engine.call(call, &mut Reply::new(&mut batch.out, request.version));
+        } else {
+            let before = self.engine.seq();
+            self.engine.call(call, &mut Reply::new(&mut batch.out, request.version));
+            let partition = (request.key_at != 0).then_some(request.partition);
+            batch.needs = batch.needs.max(self.engine.needs(batch.durability, partition, before));
+        }
         batch.ends.push(batch.out.mark());
         self.tell();
         self.make_offers();
@@ -403,7 +421,7 @@ impl Pump {
         let mut batches = std::mem::take(&mut self.window.batches);
         for (core, batch) in batches.drain(..) {
             if let Some(batch) = batch {
-                self.send(core, Message::Replies(batch));
+                self.return_batch(core, batch);
             }
         }
         self.window.batches = batches;

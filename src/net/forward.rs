@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::blocking::{Offer, Waiter};
 use crate::borrow::{Lent, Loan, Place, Returned, Ticket, Verdict};
 use crate::command::{Answer, Ask, CommandId, Merge, Owned, merge};
+use crate::log::durability::{Durability, Progress, Standing};
 use crate::log::feed::{Chunk, Seq};
 use crate::pubsub::{Bucket, Told};
 use crate::resp::{Output, Version};
@@ -90,6 +91,10 @@ pub enum Message {
     Unlisten(Box<Vec<Bucket>>),
     /// What the sender has changed, for the control core.
     Feed(Box<Chunk>),
+    /// How far the log is with what the receiver has fed it; from the control core.
+    Progress(Progress),
+    /// What the node may do from now on; from the control core.
+    Standing(Arc<Standing>),
 }
 
 /// One forwarded request.
@@ -142,6 +147,9 @@ pub struct Batch {
     /// Clock reading when the batch was sent; for the hop latency.
     pub sent_at: u64,
     pub transaction: Option<Box<Atomic>>,
+    /// What a reply means to the connection, and what has to be reached for that.
+    pub durability: Durability,
+    pub needs: Seq,
 }
 
 /// How far the requests of a batch have been read.
@@ -225,6 +233,7 @@ impl Batch {
         self.out.clear(Self::KEEP_BYTES_MAX);
         self.ends.clear();
         self.transaction = None;
+        (self.durability, self.needs) = (Durability::Memory, 0);
         keep
     }
 }

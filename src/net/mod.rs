@@ -14,6 +14,7 @@ mod exchange;
 mod execute;
 mod floor;
 pub mod forward;
+mod held;
 mod intake;
 pub mod listener;
 mod owner;

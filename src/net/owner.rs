@@ -25,6 +25,7 @@ use crate::borrow::{Lending, Lent, Loan, Lock, Returned, Ticket, Wants, plan};
 use crate::command::blocking::write_nothing;
 use crate::command::{Ask, Flags, table};
 use crate::engine::{Call, Origin};
+use crate::log::durability::Durability;
 use crate::log::feed::{After, Seq};
 use crate::resp::Reply;
 use crate::route::CoreId;
@@ -112,6 +113,7 @@ impl Pump {
         }
         let mut batch = self.spare_batches.pop().unwrap_or_default();
         (batch.connection, batch.generation, batch.client) = (index, id.generation, client);
+        batch.durability = connection.session.durability.unwrap_or(self.engine.default_durability);
         batch.push(forwarded, args, &request.owned);
         self.park_batch(self.me, batch);
     }
@@ -237,11 +239,14 @@ impl Pump {
             };
             let before = out.mark();
             let mut reply = Reply::new(&mut out, request.version);
-            let row = call.row;
+            let (row, partition, seq) = (call.row, call.first.map(|key| key.partition), self.engine.seq());
             self.engine.call(call, &mut reply);
             // Only within a transaction is a blocking command part of a batch.
             if row.command.flags.has(Flags::BLOCKING) && reply.output().mark() == before {
                 write_nothing(row, &mut reply);
+            }
+            if batch.durability != Durability::Memory {
+                self.note_batch_needs(batch, partition, seq);
             }
         }
         batch.out = out;
@@ -257,6 +262,7 @@ impl Pump {
         if *verdict != crate::borrow::Verdict::Granted {
             return;
         }
+        let before = self.engine.seq();
         self.engine.begin_transaction(*id);
         let mut cursor = Cursor::default();
         for _ in 0..batch.requests.len() {
@@ -271,14 +277,9 @@ impl Pump {
         if let Some(atomic) = &mut batch.transaction {
             atomic.seq = seq;
         }
-    }
-
-    /// Sends an executed batch back to where it came from, which may be here.
-    fn return_batch(&mut self, core: CoreId, batch: Box<Batch>) {
-        if core == self.me {
-            self.replied(core, batch);
-        } else {
-            self.send(core, Message::Replies(batch));
+        // The unit is one, and all of its replies wait for it.
+        if batch.durability != Durability::Memory && seq > before {
+            self.note_batch_needs(batch, None, before);
         }
     }
 

@@ -28,6 +28,7 @@ use super::clock::Clock;
 use super::connection::{Connection, Hold};
 use super::exchange::Asking;
 use super::forward::{Batch, Message};
+use super::held::Holding;
 use super::limits;
 use super::listener::Listener;
 use super::owner::Owner;
@@ -85,6 +86,8 @@ pub struct Pump {
     /// Events for the subscribers of other cores, by core; sent at the latest when the turn ends.
     pub(super) told: Vec<Vec<Arc<Told>>>,
     pub(super) asks: Vec<Option<Asking>>,
+    /// Replies that wait until what they tell of is safe.
+    pub(super) holding: Holding,
     /// Keys of this core that are lent, and what waits for them.
     pub(super) owner: Owner,
     /// Who waits for an element of this core, and for how long clients of this core wait.
@@ -170,6 +173,7 @@ impl Pump {
             monitor_lines: Vec::new(),
             told: Vec::new(),
             asks: Vec::new(),
+            holding: Holding::default(),
             owner: Owner::default(),
             waits: Waits::default(),
             transactions: Vec::new(),
@@ -362,6 +366,10 @@ impl Pump {
             if connection.hold.has(Hold::TRANSACTION) && connection.out.len() < limits::CORKED_BYTES {
                 continue;
             }
+            if (connection.needs > 0 || !connection.held.is_empty()) && self.hold_replies(index) {
+                self.check_output(index);
+            }
+            let Some(connection) = &mut self.connections[index as usize] else { continue };
             connection.flush(index, &mut self.ring, &mut self.pool);
             self.check_output(index);
         }

@@ -209,6 +209,7 @@ impl Pump {
         let mut batch = self.spare_batches.pop().unwrap_or_default();
         (batch.connection, batch.generation) = (transaction.connection, connection.generation);
         batch.client = session.id;
+        batch.durability = session.durability.unwrap_or(self.engine.default_durability);
         let loan = transaction.loans.remove(&core).unwrap_or_default();
         batch.transaction = Some(Box::new(Atomic::new(at, transaction.id, loan)));
         let mut db = session.db;
@@ -305,7 +306,9 @@ impl Pump {
         let Some(transaction) = self.transactions[at as usize].take() else { return };
         let mut transaction = *transaction;
         let index = transaction.connection;
-        self.engine.log_transaction(&transaction.after, &transaction.statements);
+        let durability = self.connections[index as usize].as_deref().and_then(|client| client.session.durability);
+        let durability = durability.unwrap_or(self.engine.default_durability);
+        let needs = self.engine.log_transaction(&transaction.after, &transaction.statements, durability);
         // Cores that were not asked do not know that nobody watches their keys any more.
         for (core, loan) in std::mem::take(&mut transaction.loans) {
             self.forget_watched(core, loan.watched.into_iter().map(|(place, _)| place).collect());
@@ -315,6 +318,7 @@ impl Pump {
         }
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         connection.transaction = None;
+        connection.needs = connection.needs.max(needs);
         let blocks = !transaction.exec && transaction.row.command.flags.has(Flags::BLOCKING);
         let nothing = transaction.verdict == Verdict::Granted && transaction.out.is_empty();
         if blocks

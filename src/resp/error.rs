@@ -136,6 +136,12 @@ pub enum Error {
     Lfu,
     #[error("NOAUTH Authentication required.")]
     NoAuth,
+    #[error("READONLY You can't write against a read only replica.")]
+    ReadOnly,
+    #[error("NOREPLICAS Not enough good replicas to write.")]
+    NoReplicas,
+    #[error("MISCONF Errors writing to the AOF file: {0}")]
+    MisconfLog(String),
     #[error("WRONGPASS invalid username-password pair or user is disabled.")]
     WrongPass,
     #[error(

@@ -312,7 +312,10 @@ impl Pair {
         let effects = self.effects();
         for effect in &effects {
             let key = self.hasher.key(&effect.args[1]);
-            assert_eq!((effect.db as usize, effect.slot, &effect.args[0][..]), (db, Some(slot_of(key.bytes)), &b"DEL"[..]));
+            assert_eq!(
+                (effect.db as usize, effect.slot, &effect.args[0][..]),
+                (db, Some(slot_of(key.bytes)), &b"DEL"[..])
+            );
             assert!(self.naive.discard(db, &key), "a key was removed that had not expired");
         }
         effects

@@ -1,0 +1,137 @@
+//! Replies that wait until what they tell of is safe.
+//!
+//! With a [`Durability`] beyond `memory` a reply may leave only when the log has come so far. It costs nothing to others:
+//! at the end of a turn the output of such a connection is set aside as a whole, behind what was set aside before, and goes
+//! out when the control core says that its number is reached. Requests go on to be executed meanwhile, and what waits
+//! counts as the connection's output, so that a client which sends more and more is not read any more.
+//!
+//! What another core has executed for a connection waits there: it knows its own sequence numbers only. So a batch comes
+//! back when all that it tells of is safe.
+//!
+//! Owned by one core.
+
+#![allow(clippy::vec_box, reason = "boxed batches travel between cores; the box itself is what is used again")]
+
+use std::collections::VecDeque;
+
+use super::forward::{Batch, Message};
+use super::pump::Pump;
+use crate::log::durability::{Durability, Progress};
+use crate::log::feed::Seq;
+use crate::resp::Output;
+use crate::route::CoreId;
+
+/// Output of one turn of a connection.
+pub struct Held {
+    /// It may leave when this is reached.
+    pub needs: Seq,
+    pub durability: Durability,
+    pub out: Output,
+}
+
+/// What waits on this core.
+#[derive(Default)]
+pub(super) struct Holding {
+    /// Connections with output that waits.
+    connections: Vec<u32>,
+    /// Batches, in the order of their execution.
+    batches: VecDeque<(CoreId, Box<Batch>)>,
+}
+
+impl Pump {
+    /// Notes that the next reply of a connection tells of what was just executed: if a key is given, of that one's
+    /// partition. `before`: where the feed stood before the command ran.
+    pub(super) fn note_needs(&mut self, index: u32, partition: Option<u16>, before: Seq) {
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        let durability = connection.session.durability.unwrap_or(self.engine.default_durability);
+        let needs = self.engine.needs(durability, partition, before);
+        connection.needs = connection.needs.max(needs);
+    }
+
+    /// As [`Pump::note_needs`], for a request of a batch.
+    pub(super) fn note_batch_needs(&mut self, batch: &mut Batch, partition: Option<u16>, before: Seq) {
+        batch.needs = batch.needs.max(self.engine.needs(batch.durability, partition, before));
+    }
+
+    /// Sets the output of a connection aside if it has to wait; false if it may leave.
+    pub(super) fn hold_replies(&mut self, index: u32) -> bool {
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return false };
+        let needs = std::mem::take(&mut connection.needs);
+        let durability = connection.session.durability.unwrap_or(self.engine.default_durability);
+        if needs <= self.engine.progress.reached(durability) && connection.held.is_empty() {
+            return false;
+        }
+        if !connection.out.is_empty() {
+            let out = std::mem::replace(&mut connection.out, self.pool.pop().unwrap_or_default());
+            connection.held.push_back(Held { needs, durability, out });
+            if !self.holding.connections.contains(&index) {
+                self.holding.connections.push(index);
+            }
+        }
+        true
+    }
+
+    /// Sends an executed batch back, when it may.
+    pub(super) fn return_batch(&mut self, core: CoreId, batch: Box<Batch>) {
+        let waits = batch.needs > self.engine.progress.reached(batch.durability);
+        // Batches of one connection come back in order.
+        let behind = |(to, held): &(CoreId, Box<Batch>)| *to == core && held.connection == batch.connection;
+        if waits || self.holding.batches.iter().any(behind) {
+            self.holding.batches.push_back((core, batch));
+        } else {
+            self.give_back_batch(core, batch);
+        }
+    }
+
+    /// To where it came from, which may be here.
+    fn give_back_batch(&mut self, core: CoreId, mut batch: Box<Batch>) {
+        batch.needs = 0;
+        if core == self.me {
+            self.replied(core, batch);
+        } else {
+            self.send(core, Message::Replies(batch));
+        }
+    }
+
+    /// The log has come further.
+    pub(super) fn progressed(&mut self, progress: Progress) {
+        self.engine.progressed(progress);
+        let mut waiting = std::mem::take(&mut self.holding.batches);
+        let mut still: VecDeque<(CoreId, Box<Batch>)> = VecDeque::new();
+        for (core, batch) in waiting.drain(..) {
+            let behind = still.iter().any(|(to, held)| *to == core && held.connection == batch.connection);
+            match behind || batch.needs > self.engine.progress.reached(batch.durability) {
+                true => still.push_back((core, batch)),
+                false => self.give_back_batch(core, batch),
+            }
+        }
+        still.append(&mut self.holding.batches);
+        self.holding.batches = still;
+        let connections = std::mem::take(&mut self.holding.connections);
+        for index in connections {
+            if self.release_held(index) {
+                self.holding.connections.push(index);
+            }
+        }
+    }
+
+    /// Lets output leave that may; true if some has to wait on.
+    fn release_held(&mut self, index: u32) -> bool {
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return false };
+        let progress = &self.engine.progress;
+        let mut released = false;
+        // What has been released stays in its place until the kernel takes it.
+        for held in &mut connection.held {
+            if held.needs > progress.reached(held.durability) {
+                break;
+            }
+            released |= held.needs > 0 || held.durability != Durability::Memory;
+            (held.needs, held.durability) = (0, Durability::Memory);
+        }
+        let waits = connection.held.iter().any(|held| held.durability != Durability::Memory);
+        if released {
+            self.mark_dirty(index);
+        }
+        waits
+    }
+}
