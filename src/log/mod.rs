@@ -4,8 +4,10 @@
 //! puts those of all cores in one order, gives each its index, and keeps them as [`frame`]s: the same bytes go to memory,
 //! to disk and to replicas.
 
+pub mod backlog;
 pub mod cover;
 pub mod durability;
 pub mod feed;
 pub mod frame;
 pub mod merge;
+pub mod sequencer;
