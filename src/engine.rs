@@ -86,6 +86,8 @@ pub struct Engine {
     pub default_durability: Durability,
     /// Some connection may have to wait for its replies.
     pub holds: bool,
+    /// What runs now comes from a log.
+    applying: bool,
     /// Subscriptions, and messages under way.
     pub pubsub: PubSub,
     pub config: Arc<Config>,
@@ -145,6 +147,7 @@ impl Engine {
             restricted: false,
             default_durability: Durability::Memory,
             holds: false,
+            applying: false,
             pubsub,
             slow_nanos_min: slow_nanos_min(&config),
             config,
@@ -257,7 +260,7 @@ impl Engine {
     /// From when on [`Engine::expire_due`] may have something to do.
     #[inline]
     pub fn next_expiry_ms(&self) -> UnixMs {
-        if self.active_expiry { self.shard.next_expiry_ms() } else { NEVER_MS }
+        if self.active_expiry && !self.standing.replica { self.shard.next_expiry_ms() } else { NEVER_MS }
     }
 
     /// Removes keys whose time has come, as many as one turn may.

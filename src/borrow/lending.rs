@@ -151,6 +151,29 @@ impl<K: Ord + Clone> Lending<K> {
         }
     }
 
+    /// Makes of a granted claim on the whole core one on some of its keys, at least one, which is granted as well; claims
+    /// that are granted now join `granted`, the oldest first.
+    pub fn narrow(&mut self, ticket: Ticket, mut keys: Vec<K>, granted: &mut impl Extend<Ticket>) {
+        debug_assert!(self.wholes.front() == Some(&ticket) && self.is_granted(ticket) && !keys.is_empty());
+        keys.sort();
+        keys.dedup();
+        for key in &keys {
+            // All other claims are younger.
+            let behind = self.queues.get_mut(key).map(|queue| {
+                let second = std::mem::replace(&mut queue.first, ticket);
+                queue.rest.push_front(second);
+            });
+            if behind.is_none() {
+                self.queues.insert(key.clone(), Queue { first: ticket, rest: VecDeque::new() });
+            }
+        }
+        self.claims.insert(ticket, Wants::Keys(keys));
+        self.wholes.pop_front();
+        let end = self.wholes.front().map_or(Ticket::MAX, |&next| next);
+        let candidates: Vec<Ticket> = self.claims.range(ticket + 1..=end).map(|(&other, _)| other).collect();
+        granted.extend(candidates.into_iter().filter(|&candidate| self.is_granted(candidate)));
+    }
+
     /// Whether a claim stands first wherever it has to.
     pub fn is_granted(&self, ticket: Ticket) -> bool {
         let first = |key: &K| self.queues.get(key).is_some_and(|queue| queue.first == ticket);

@@ -75,7 +75,7 @@ impl<'a> Ctx<'a> {
     }
 
     pub fn now(&self) -> Now {
-        self.shard.now()
+        self.shard.now_for_commands()
     }
 
     /// The live entry of `key`, for a command that reads it.

@@ -4,11 +4,14 @@
 
 use std::sync::Arc;
 
-use super::Engine;
+use super::{Call, Engine, Origin};
 use crate::borrow::Returned;
+use crate::command::table::Row;
+use crate::command::{Args, Handler, Owned, table};
 use crate::log::durability::{Durability, Progress, Standing};
 use crate::log::feed::{After, Chunk, Seq};
-use crate::resp::Error;
+use crate::resp::{Error, Output, Reply, Version};
+use crate::shard::Expiring;
 
 impl Engine {
     /// Switches the recording of effects.
@@ -87,6 +90,54 @@ impl Engine {
         needs
     }
 
+    /// Runs a statement of a log. It is not refused, nothing is over before the log says so, and it is no effect of this
+    /// core's own.
+    pub fn apply(&mut self, call: Call, reply: &mut Reply) {
+        let expiring = self.shard.set_expiring(Expiring::Never);
+        let records = self.shard.effects.enabled();
+        self.shard.effects.enable(false);
+        self.applying = true;
+        let (row, mark) = (call.row, reply.output().mark());
+        self.call(call, reply);
+        if reply.output().buf().get(mark as usize) == Some(&b'-') {
+            self.report_unfit(row, &reply.output().buf()[mark as usize..]);
+        }
+        self.applying = false;
+        self.shard.effects.enable(records);
+        self.shard.set_expiring(expiring);
+    }
+
+    /// Runs a statement of a log that is read at start; None: there is no such command.
+    pub fn replay(&mut self, db: u8, args: Args, void: &mut Output) -> Option<()> {
+        let row = table().resolve(args).ok().filter(|row| matches!(row.command.handler, Handler::Keyspace(_)))?;
+        if db as usize >= self.shard.databases() || !row.command.arity_ok(args.len()) {
+            return None;
+        }
+        let owned = Owned::default();
+        let call = Call {
+            row,
+            args,
+            first: row.command.keys.positions(args).next().map(|at| self.hasher.key(args[at])),
+            db: db as usize,
+            no_touch: true,
+            owned: &owned,
+            origin: Origin::Forwarded(0),
+            counted: false,
+        };
+        void.clear(0);
+        self.apply(call, &mut Reply::new(void, Version::V2));
+        Some(())
+    }
+
+    #[cold]
+    fn report_unfit(&self, row: &Row, error: &[u8]) {
+        tracing::error!(
+            command = row.full_name,
+            error = String::from_utf8_lossy(error).trim_end(),
+            "a statement of the log does not fit what is here"
+        );
+    }
+
     /// The log has come further.
     pub fn progressed(&mut self, progress: Progress) {
         self.feed.taken(progress.taken_bytes);
@@ -96,6 +147,9 @@ impl Engine {
     /// What the node may do has changed.
     pub fn stand(&mut self, standing: Arc<Standing>) {
         self.restricted = standing.is_restricted();
+        let expiring = if standing.replica { Expiring::Elsewhere } else { Expiring::Here };
+        self.shard.set_expiring(expiring);
+        self.scratch.set_expiring(expiring);
         self.standing = standing;
     }
 

@@ -56,7 +56,7 @@ impl Engine {
             // What a command looks up must not make way for what it writes next.
             self.shard.ensure_free_slab();
         }
-        if !row.command.flags.has(Flags::DENYOOM) || self.config.maxmemory_bytes == 0 {
+        if !row.command.flags.has(Flags::DENYOOM) || self.config.maxmemory_bytes == 0 || self.applying {
             return true;
         }
         self.shard.make_way(args.iter().map(|arg| arg.len()).sum())

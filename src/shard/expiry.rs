@@ -17,7 +17,7 @@
 //! Owned by one core.
 
 use super::db::Db;
-use super::{Classes, Clock, Deadline, Handle, Key, Place, Shard, UnixMs};
+use super::{Classes, Clock, Deadline, Handle, Key, Now, Place, Shard, UnixMs};
 use crate::collection::hash::Hash;
 
 /// Entries of the wheels that one call of [`Shard::expire_due`] looks at: some 30 µs of work, which requests that arrive
@@ -27,7 +27,32 @@ pub(super) const TURN_ENTRIES_MAX: usize = 128;
 /// What [`Shard::next_expiry_ms`] says if no key has an expiry.
 pub const NEVER_MS: UnixMs = UnixMs::MAX;
 
+/// Who decides that a key's time has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Expiring {
+    /// This shard.
+    #[default]
+    Here,
+    /// Another node, whose log says so: until then a key that is over is not shown, but stays.
+    Elsewhere,
+    /// The log that is being replayed: no time has come before it says so.
+    Never,
+}
+
 impl Shard {
+    /// Says who decides what is over; returns who has done so.
+    pub fn set_expiring(&mut self, expiring: Expiring) -> Expiring {
+        let before = std::mem::replace(&mut self.expiring, expiring);
+        self.update_fields_due();
+        before
+    }
+
+    /// The time for commands, which compare it with what they are told to set.
+    #[inline]
+    pub fn now_for_commands(&self) -> Now {
+        if self.expiring == Expiring::Never { Now::default() } else { self.now }
+    }
+
     /// Removes keys and fields whose time has come, with their effects, and tells how late each one is, ms. What is too much for one
     /// call is left for the next.
     pub fn expire_due(&mut self, mut late_ms: impl FnMut(u64)) {
@@ -74,7 +99,9 @@ impl Shard {
 
     #[inline]
     pub(super) fn has_expired(&self, handle: Handle) -> bool {
-        self.entries.expire_at(handle).is_some_and(|deadline| self.now.has_reached(deadline))
+        self.entries
+            .expire_at(handle)
+            .is_some_and(|deadline| self.now.has_reached(deadline) && self.expiring != Expiring::Never)
     }
 
     /// Whether an entry is as good as removed: it has expired, or all that it consists of.
@@ -83,9 +110,12 @@ impl Shard {
         self.has_expired(handle) || self.fields_are_over(handle)
     }
 
-    /// Removes an entry that is over, with its effect.
+    /// Removes an entry that is over, with its effect, if that is for this shard to do.
     #[cold]
     pub(super) fn expire(&mut self, db: usize, handle: Handle) {
+        if self.expiring != Expiring::Here {
+            return;
+        }
         let key = self.entries.key(handle);
         if self.has_expired(handle) {
             self.counters.expired += 1;

@@ -23,7 +23,7 @@
 //! Owned by one core.
 
 use super::entry::Meta;
-use super::expiry::NEVER_MS;
+use super::expiry::{Expiring, NEVER_MS};
 use super::{Classes, Clock, Deadline, Handle, Key, Kind, Place, ROOM, Shard, Value};
 use crate::collection::deadlines::Earliest;
 use crate::collection::hash::{self, Hash};
@@ -36,7 +36,7 @@ impl Shard {
     #[inline]
     pub(super) fn update_fields_due(&mut self) {
         let due = |clock: Clock| self.next_fields[clock as usize] <= self.now.of(clock);
-        self.fields_due = Clock::ALL.into_iter().any(due);
+        self.fields_due = self.expiring != Expiring::Never && Clock::ALL.into_iter().any(due);
     }
 
     /// The earliest deadline of a field on each clock.
@@ -80,6 +80,10 @@ impl Shard {
     pub(super) fn live_fields(&mut self, db: usize, key: &Key, found: (Place, Handle)) -> Option<(Place, Handle)> {
         if self.entries.kind(found.1) != Kind::Hash || !self.has_due_fields(found.1) {
             return Some(found);
+        }
+        if self.expiring == Expiring::Elsewhere {
+            // Reads do not show the fields that are over.
+            return (!self.fields_are_over(found.1)).then_some(found);
         }
         // The entry may have to move, and whoever asks for it has been promised room for one entry.
         self.make_room();
@@ -159,6 +163,9 @@ impl Shard {
 
     #[cold]
     fn expire_named_now(&mut self, db: usize, key: &Key, fields: &mut dyn Iterator<Item = &[u8]>) {
+        if self.expiring != Expiring::Here {
+            return;
+        }
         let now = self.now;
         self.make_room();
         let Some((place, handle)) = self.live(db, key) else { return };

@@ -62,7 +62,7 @@ pub use effect::{Effect, Effects, TransactionId};
 use entry::{Entries, Meta};
 use evict::Evictor;
 pub use evict::{Policy, Rule};
-pub use expiry::NEVER_MS;
+pub use expiry::{Expiring, NEVER_MS};
 use heap::{Handle, HeapError};
 pub use layout::allocated;
 pub use lfu::LfuPace;
@@ -115,6 +115,7 @@ pub struct Shard {
     next_fields: [i64; 2],
     /// Whether one of them has come.
     fields_due: bool,
+    expiring: Expiring,
     pub counters: Counters,
     pub effects: Effects,
     pub events: Events,
@@ -154,6 +155,7 @@ impl Shard {
             expire_first: 0,
             next_fields: [NEVER_MS; 2],
             fields_due: false,
+            expiring: Expiring::Here,
             counters: Counters::default(),
             effects: Effects::default(),
             events: Events::default(),
