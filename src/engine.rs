@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::pubsub::PubSub;
 use crate::resp::{Error, Reply};
 use crate::route::{Hasher, Key, Router};
-use crate::shard::{Counters, NEVER_MS, Shard, TransactionId, UnixMs};
+use crate::shard::{Counters, EVERYWHERE, NEVER_MS, Shard, TransactionId, UnixMs};
 use crate::state::NodeState;
 use crate::stats::{CommandStats, ErrorCounts, Latency, NetStats, RateSampler, Snapshot};
 
@@ -256,6 +256,7 @@ impl Engine {
         }
         self.random = xorshift(self.random);
         let mark = reply.output().mark();
+        let effects_mark = self.shard.effects.mark();
         let mut ctx = Ctx {
             shard: &mut self.shard,
             hasher: &self.hasher,
@@ -268,46 +269,36 @@ impl Engine {
             thresholds: &self.config.thresholds,
             string_bytes_max: self.config.proto_max_bulk_len as usize,
             changes: 0,
-            effects: Vec::new(),
+            logged: false,
         };
         let result = run(&mut ctx, call.args, reply);
-        let (changes, effects) = (ctx.changes, ctx.effects);
+        let (changes, logged) = (ctx.changes, ctx.logged);
         if changes > 0 && self.shard.effects.enabled() {
-            self.emit(&call, effects);
+            self.emit(&call, logged, effects_mark);
         }
         let ran = Ran { row: call.row, args: call.args, origin: call.origin, counted: call.counted };
         self.account(ran, mark, result, reply);
     }
 
-    /// Records the effect of a command that has changed something.
-    fn emit(&mut self, call: &Call, effects: Vec<Vec<Vec<u8>>>) {
-        if effects.is_empty() {
-            return self.emit_one(call.db, call.row, call.args);
+    /// Records the effect of a command that has changed something: the command itself, unless it has logged other
+    /// statements. All statements since `mark` are one effect.
+    #[cold]
+    fn emit(&mut self, call: &Call, logged: bool, mark: usize) {
+        if !logged {
+            let mut keys = call.row.command.keys.positions(call.args).map(|at| call.args[at]);
+            match keys.next() {
+                Some(key) => {
+                    debug_assert!(keys.all(|other| other == key), "{} has to log statements", call.row.full_name);
+                    let partition = call.first.map_or_else(|| self.hasher.key(key).partition, |first| first.partition);
+                    self.shard.effects.push(call.db, partition, call.args);
+                }
+                // Every core runs it, and one of them records it for all.
+                None if call.counted => self.shard.effects.push(call.db, EVERYWHERE, call.args),
+                None => {}
+            }
         }
-        // Several are one write, whether or not the command is part of a transaction.
-        let alone = effects.len() > 1 && self.transaction.is_none();
-        if alone {
-            let id = self.new_transaction();
-            self.shard.effects.set_transaction(Some(id));
-        }
-        for args in effects {
-            let args: Vec<&[u8]> = args.iter().map(|a| a.as_slice()).collect();
-            let row = table().resolve(&args).expect("an effect is a command");
-            self.emit_one(call.db, row, &args);
-        }
-        if alone {
-            self.shard.effects.set_transaction(None);
-        }
-    }
-
-    fn emit_one(&mut self, db: usize, row: &Row, args: Args) {
-        let keys = row.command.keys.positions(args);
-        let mut partitions: Vec<u16> = keys.map(|at| self.hasher.key(args[at]).partition).collect();
-        let first = partitions.first().copied().unwrap_or(0);
-        partitions.sort_unstable();
-        partitions.dedup();
-        partitions.retain(|&partition| partition != first);
-        self.shard.effects.push_over(db, first, partitions, args);
+        let Engine { shard, transactions, router, .. } = self;
+        shard.effects.bind(mark, || next_transaction(transactions, router));
     }
 
     /// Runs a session command on this core.
@@ -502,6 +493,12 @@ impl Engine {
         self.net.reset();
         self.sampler.reset();
     }
+}
+
+/// A name for a transaction that this core coordinates.
+fn next_transaction(transactions: &mut u64, router: &Router) -> TransactionId {
+    *transactions += 1;
+    *transactions * router.cores() as u64 + router.me() as u64
 }
 
 fn slow_nanos_min(config: &Config) -> u64 {

@@ -2,17 +2,23 @@
 //!
 //! Random commands run on one engine while its clock moves; what it recorded is replayed on a fresh engine whose clock
 //! stands at another time. As on a replica, no key expires there by itself: expiries arrive as effects.
+//!
+//! Each statement names one key, or none and concerns everything. So it can be replayed by any number of cores, each of
+//! which takes what it owns, whatever the number of partitions.
 
 mod common;
 
-use common::engine::run;
+use common::engine::{engine_of, run};
+use keyloom::collection::Thresholds;
 use keyloom::collection::hash::{self, Hash};
+use keyloom::collection::list::List;
 use keyloom::collection::set::Set;
 use keyloom::collection::sorted::SortedSet;
 use keyloom::command::table;
 use keyloom::config::Config;
 use keyloom::engine::Engine;
-use keyloom::shard::{Effect, EntryRef, Kind, Now, UnixMs};
+use keyloom::route::{Router, slot_of};
+use keyloom::shard::{EVERYWHERE, Effect, EntryRef, Kind, Now, UnixMs};
 use proptest::prelude::*;
 
 const DATABASES: usize = 3;
@@ -25,7 +31,7 @@ const VALUES: [&str; 8] = ["", "v", "10", "-7", "3.25", "1e2", "9223372036854775
 const TIMES: [&str; 6] = ["5", "3", "-1", "1700000003", "1700000000700", "1"];
 
 /// `$k` and `$K` are keys, `$v` and `$V` values, `$t` a time, `$d` a database.
-const TEMPLATES: [&str; 116] = [
+const TEMPLATES: [&str; 137] = [
     "GET $k",
     "SET $k $v",
     "SET $k $v EX $t",
@@ -142,7 +148,40 @@ const TEMPLATES: [&str; 116] = [
     "ZRANDMEMBER $k 2",
     "ZRANGE $k 0 -1 WITHSCORES",
     "ZSCAN $k 0",
+    "FLUSHALL",
+    "UNLINK $k $K e",
+    "MSET $k $v {a}d $V $k $V",
+    "RENAME $k {a}d",
+    "COPY $k $k DB $d REPLACE",
+    "COPY $k $K DB $d REPLACE",
+    "RPUSH $k $v $V x",
+    "LPUSH $k $v",
+    "RPUSHX $k $V",
+    "LPOP $k",
+    "RPOP $k 2",
+    "LSET $k 0 $v",
+    "LINSERT $k BEFORE x $v",
+    "LREM $k -1 $v",
+    "LTRIM $k 1 -2",
+    "LMOVE $k $K LEFT RIGHT",
+    "RPOPLPUSH $k $K",
+    "BLMOVE $k $K RIGHT LEFT 1",
+    "BRPOPLPUSH $k $K 1",
+    "LMPOP 2 $k $K LEFT COUNT 2",
+    "BLPOP $k $K 1",
 ];
+
+/// Every collection is large from its first element on, but for lists, whose chunks have one each.
+const NONE_COMPACT: Thresholds = Thresholds {
+    hash_max_listpack_entries: 0,
+    hash_max_listpack_value: 0,
+    set_max_intset_entries: 0,
+    set_max_listpack_entries: 0,
+    set_max_listpack_value: 0,
+    zset_max_listpack_entries: 0,
+    zset_max_listpack_value: 0,
+    list_max_listpack_size: 1,
+};
 
 /// One step of a client: which command, in which database, after how much time.
 #[derive(Clone, Debug)]
@@ -196,11 +235,26 @@ fn record(engine: &mut Engine, steps: &[Step]) -> Vec<Effect> {
 }
 
 fn replay(engine: &mut Engine, effects: &[Effect]) {
-    for effect in effects {
-        let args: Vec<&[u8]> = effect.args.iter().map(|a| a.as_slice()).collect();
-        let reply = run(engine, effect.db as usize, &args);
-        assert_ne!(reply.first(), Some(&b'-'), "{effect:?}: {}", reply.escape_ascii());
-    }
+    effects.iter().for_each(|effect| replay_one(engine, effect));
+}
+
+fn replay_one(engine: &mut Engine, effect: &Effect) {
+    let args: Vec<&[u8]> = effect.args.iter().map(|a| a.as_slice()).collect();
+    let reply = run(engine, effect.db as usize, &args);
+    assert_ne!(reply.first(), Some(&b'-'), "{effect:?}: {}", reply.escape_ascii());
+}
+
+/// The key of a statement, which says of itself where that belongs; None: it concerns everything.
+fn key_of<'e>(engine: &Engine, effect: &'e Effect) -> Option<&'e [u8]> {
+    let row = table().resolve(&effect.args.iter().map(|a| a.as_slice()).collect::<Vec<_>>()).expect("a command");
+    let mut keys = row.command.keys.positions(&effect.args).map(|at| &effect.args[at][..]);
+    let Some(key) = keys.next() else {
+        assert_eq!(effect.partition, EVERYWHERE, "{effect:?}");
+        return None;
+    };
+    assert!(keys.all(|other| slot_of(other) == slot_of(key) && other == key), "{effect:?}");
+    assert_eq!(effect.partition, engine.hasher.key(key).partition, "{effect:?}");
+    Some(key)
 }
 
 /// A part of a value, and when it expires if it is a field.
@@ -221,6 +275,9 @@ fn parts(entry: EntryRef, now: Now) -> Vec<Part> {
             let [field, text] = [field, text].map(|part| part.escape_ascii().to_string());
             expiring.push((format!("{field:?} = {text:?}").into_bytes(), at));
         }),
+        Kind::List => List::new(entry.collection()).iter_from(0).enumerate().for_each(|(at, item)| {
+            parts.push(format!("{at:06} {}", item.escape_ascii()).into_bytes());
+        }),
         Kind::SortedSet => SortedSet::new(entry.collection()).iter().for_each(|(member, score)| {
             parts.push(format!("{score:?} {}", member.escape_ascii()).into_bytes());
         }),
@@ -237,6 +294,9 @@ fn contents(engine: &mut Engine) -> Vec<Content> {
     for db in 0..DATABASES {
         for name in KEYS {
             let key = engine.hasher.key(name.as_bytes());
+            if engine.router.owner(key.partition) != engine.router.me() {
+                continue;
+            }
             let now = engine.shard.now();
             if let Some(entry) = engine.shard.peek(db, &key) {
                 all.push((db, name, parts(entry, now), entry.expire_at));
@@ -258,6 +318,32 @@ proptest! {
         let mut copy = engine(REPLAY_MS);
         replay(&mut copy, &effects);
         prop_assert_eq!(contents(&mut copy), contents(&mut original), "{:?}", effects);
+    }
+
+    /// Cores that know of each other's statements only those without keys arrive at the same together.
+    #[test]
+    fn statements_can_be_replayed_by_any_owners(mut steps in prop::collection::vec(step(), 1..80), [wide, large]: [bool; 2]) {
+        steps.iter_mut().for_each(|step| step.set_ms = 0);
+        let config = || Config {
+            databases: DATABASES,
+            thresholds: if large { NONE_COMPACT } else { Thresholds::default() },
+            ..Config::default()
+        };
+        let mut original = common::engine::engine(START_MS, config());
+        let effects = record(&mut original, &steps);
+        let partitions = if wide { 64 } else { 2 };
+        let mut owners = [0, 1].map(|core| engine_of(Router::new(core, 2, partitions), REPLAY_MS, config()));
+        for effect in &effects {
+            let key = key_of(&original, effect);
+            for owner in &mut owners {
+                if key.is_none_or(|key| owner.router.owner(owner.hasher.key(key).partition) == owner.router.me()) {
+                    replay_one(owner, effect);
+                }
+            }
+        }
+        let mut union: Vec<Content> = owners.iter_mut().flat_map(contents).collect();
+        union.sort_by_key(|content| (content.0, KEYS.iter().position(|key| *key == content.1)));
+        prop_assert_eq!(union, contents(&mut original), "{:?}", effects);
     }
 
     /// The effects name the moments at which keys were to expire; a wall clock that is set changes those of durations.

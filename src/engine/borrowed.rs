@@ -2,7 +2,7 @@
 //!
 //! Owned by one core.
 
-use super::{Call, Engine};
+use super::{Call, Engine, next_transaction};
 use crate::borrow::{Loan, Place, Returned, Verdict};
 use crate::command::Args;
 use crate::command::generic::sort;
@@ -114,8 +114,7 @@ impl Engine {
 
     /// A name for a transaction that this core coordinates.
     pub fn new_transaction(&mut self) -> TransactionId {
-        self.transactions += 1;
-        self.transactions * self.router.cores() as u64 + self.router.me() as u64
+        next_transaction(&mut self.transactions, &self.router)
     }
 
     /// From now on commands run as part of this transaction, or of none: they are not refused for want of memory, and
@@ -265,10 +264,11 @@ mod tests {
         assert_eq!((cores.told(1), cores.effects(1)), (vec![], vec![]));
         let effects = cores.effects(0);
         let partition = |key: &[u8]| Hasher::new(PARTITIONS, [1, 2, 3, 4]).key(key).partition;
-        assert_eq!(effects.len(), 1, "a read has none");
-        assert_eq!(effects[0].args, [b"rename".to_vec(), from.clone(), to.clone()]);
-        assert_eq!((effects[0].partition, &effects[0].others[..]), (partition(&from), &[partition(&to)][..]));
-        assert!(effects[0].transaction.is_some());
+        assert_eq!(effects.len(), 2, "a read has none");
+        assert_eq!(effects[0].args, [b"SET".to_vec(), to.clone(), b"value".to_vec()]);
+        assert_eq!(effects[1].args, [b"DEL".to_vec(), from.clone()]);
+        assert_eq!([effects[0].partition, effects[1].partition], [partition(&to), partition(&from)]);
+        assert!(effects[0].transaction.is_some() && effects[1].transaction == effects[0].transaction);
         assert_eq!(cores.run(&[b"get", &to]), "$5\r\nvalue\r\n");
         assert_eq!(cores.run(&[b"exists", &from]), ":0\r\n");
         // What runs alone belongs to no transaction.
