@@ -282,7 +282,6 @@ impl Engine {
 
     /// Records the effect of a command that has changed something: the command itself, unless it has logged other
     /// statements. All statements since `mark` are one effect.
-    #[cold]
     fn emit(&mut self, call: &Call, logged: bool, mark: usize) {
         if !logged {
             let mut keys = call.row.command.keys.positions(call.args).map(|at| call.args[at]);

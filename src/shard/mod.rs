@@ -27,6 +27,7 @@ mod boxes;
 mod changes;
 pub mod clock;
 mod collections;
+pub mod cover;
 mod db;
 pub mod effect;
 mod entry;
