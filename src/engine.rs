@@ -286,6 +286,8 @@ impl Engine {
         }
         self.random = xorshift(self.random);
         let mark = reply.output().mark();
+        // What a command changes is one unit, unless it is part of a larger one.
+        let alone = self.shard.effects.begin_unit();
         let mut ctx = Ctx {
             shard: &mut self.shard,
             hasher: &self.hasher,
@@ -298,41 +300,29 @@ impl Engine {
             thresholds: &self.config.thresholds,
             string_bytes_max: self.config.proto_max_bulk_len as usize,
             changes: 0,
-            effects: Vec::new(),
+            logged: false,
         };
         let result = run(&mut ctx, call.args, reply);
-        let (changes, effects) = (ctx.changes, ctx.effects);
-        if changes > 0 && self.shard.effects.enabled() {
-            self.emit(&call, effects);
+        let (changes, logged) = (ctx.changes, ctx.logged);
+        if changes > 0 && !logged && self.shard.effects.enabled() {
+            self.emit(&call);
+        }
+        if alone {
+            self.shard.effects.end_unit();
         }
         let ran = Ran { row: call.row, args: call.args, origin: call.origin, counted: call.counted };
         self.account(ran, mark, result, reply);
     }
 
-    /// Records the effect of a command that has changed something.
-    fn emit(&mut self, call: &Call, effects: Vec<Vec<Vec<u8>>>) {
-        if effects.is_empty() {
-            return self.emit_one(call.db, call.row, call.args);
-        }
-        // Several are one write, whether or not the command is part of a transaction.
-        let alone = effects.len() > 1 && !self.shard.effects.has_begun();
-        if alone {
-            self.shard.effects.begin_unit();
-        }
-        for args in effects {
-            let args: Vec<&[u8]> = args.iter().map(|a| a.as_slice()).collect();
-            let row = table().resolve(&args).expect("an effect is a command");
-            self.emit_one(call.db, row, &args);
-        }
-        if alone {
-            self.shard.effects.end_unit();
-        }
-    }
-
-    fn emit_one(&mut self, db: usize, row: &Row, args: Args) {
-        match row.command.keys.positions(args).next() {
-            Some(_) => self.shard.effects.push(db, args),
-            None => self.shard.effects.push_everywhere(db, args),
+    /// Records the effect of a command that has changed something and has not said what is logged: the command itself.
+    fn emit(&mut self, call: &Call) {
+        let mut keys = call.row.command.keys.positions(call.args).map(|at| call.args[at]);
+        match keys.next() {
+            Some(key) => {
+                debug_assert!(keys.all(|other| other == key), "{} has to log statements", call.row.full_name);
+                self.shard.effects.push(call.db, call.args);
+            }
+            None => self.shard.effects.push_everywhere(call.db, call.args),
         }
     }
 
@@ -529,6 +519,12 @@ impl Engine {
         self.net.reset();
         self.sampler.reset();
     }
+}
+
+/// A name for a transaction that this core coordinates.
+fn next_transaction(transactions: &mut u64, router: &Router) -> TransactionId {
+    *transactions += 1;
+    *transactions * router.cores() as u64 + router.me() as u64
 }
 
 fn slow_nanos_min(config: &Config) -> u64 {

@@ -113,6 +113,13 @@ impl Deadlines {
         names.before(&Cut::Score { score: now.of(clock) as f64, equal: true })
     }
 
+    /// Names with their moments on one clock, in order, from the one of this rank on.
+    pub fn items(&self, clock: Clock, from: usize) -> impl Iterator<Item = (&[u8], i64)> {
+        let names = self.by_clock[clock as usize].as_deref();
+        let items = names.map(|names| names.items(from.min(names.len()), names.len(), false));
+        items.into_iter().flatten().map(|(name, score)| (name, score as i64))
+    }
+
     /// Takes the sets out, to be freed by somebody else.
     pub fn take(&mut self) -> impl Iterator<Item = Box<Large>> + use<> {
         std::mem::take(&mut self.by_clock).into_iter().flatten()

@@ -17,7 +17,7 @@ use super::dict::{Fields, Pair};
 use super::pack::{self, Pack};
 use super::random::{Random, select};
 use super::{Large, Thresholds, Value, ValueRef};
-use crate::shard::{Deadline, Now};
+use crate::shard::{Clock, Deadline, Now, UnixMs};
 pub use timed::{At, Timed};
 
 /// Longest compact hash, bytes: it is copied at every change.
@@ -154,6 +154,27 @@ pub fn next_deadlines(value: ValueRef) -> Earliest {
         ValueRef::Compact(bytes) => compact::next(bytes),
         ValueRef::Large(Large::TimedHash(hash)) => hash.deadlines.next(),
         ValueRef::Large(_) => Earliest::default(),
+    }
+}
+
+/// Latest moment at which a field may expire, Unix ms: that of Redis, the year 4199.
+pub const MOMENT_MS_MAX: UnixMs = 0xFFFF_FFFF_FFFF >> 2;
+
+/// Up to `count` of the fields that have a deadline on `clock`, with its ms, earliest first, from the one of this rank on.
+pub fn deadlines(value: ValueRef<'_>, clock: Clock, from: usize, count: usize) -> Vec<(&[u8], i64)> {
+    match value {
+        ValueRef::Compact(bytes) => {
+            let (pairs, table) = compact::parts(bytes);
+            let mut rows: Vec<(i64, usize)> = (table.into_iter().flat_map(compact::rows))
+                .filter(|row| row.1.clock() == clock)
+                .map(|(index, deadline)| (deadline.ms(), index))
+                .collect();
+            rows.sort_unstable();
+            let field = |index| pairs.item(pairs.offset_of(2 * index)).0;
+            rows.into_iter().skip(from).take(count).map(|(ms, index)| (field(index), ms)).collect()
+        }
+        ValueRef::Large(Large::TimedHash(hash)) => hash.deadlines.items(clock, from).take(count).collect(),
+        ValueRef::Large(_) => Vec::new(),
     }
 }
 

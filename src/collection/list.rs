@@ -251,6 +251,14 @@ impl<'a> List<'a> {
         first.iter().chain(rest.into_iter().flatten().flat_map(|chunk| chunk.items().iter()))
     }
 
+    /// The items of chunk `at`, of which a compact list has one; None behind the last.
+    pub fn chunk(&self, at: usize) -> Option<Pack<'a>> {
+        match self {
+            List::Pack(pack) => (at == 0).then_some(*pack),
+            List::Chunks(chunks) => chunks.chunks.get(at).map(Chunk::items),
+        }
+    }
+
     /// The items from `index` on to the head.
     pub fn iter_back_from(&self, index: usize) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let (first, rest) = match *self {

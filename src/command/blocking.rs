@@ -161,17 +161,13 @@ fn pop(ctx: &mut Ctx, args: Args, end: End, reply: &mut Reply) -> Result<(), Err
 fn blmove(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     let (from, to) = (parse_end(args[3])?, parse_end(args[4])?);
     parse_timeout(args[5])?;
-    if transfer::move_element(ctx, [args[1], args[2]], from, to, reply)? {
-        ctx.effect_is(&[b"LMOVE", args[1], args[2], args[3], args[4]]);
-    }
+    transfer::move_element(ctx, [args[1], args[2]], from, to, reply)?;
     Ok(())
 }
 
 fn brpoplpush(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     parse_timeout(args[3])?;
-    if transfer::move_element(ctx, [args[1], args[2]], End::Tail, End::Head, reply)? {
-        ctx.effect_is(&[b"RPOPLPUSH", args[1], args[2]]);
-    }
+    transfer::move_element(ctx, [args[1], args[2]], End::Tail, End::Head, reply)?;
     Ok(())
 }
 

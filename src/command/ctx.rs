@@ -58,8 +58,8 @@ pub struct Ctx<'a> {
     pub string_bytes_max: usize,
     /// Number of changes; a command that leaves it at 0 has no effect to log.
     pub changes: u64,
-    /// What is logged, as one write, instead of the command itself; empty: that.
-    pub effects: Vec<Vec<Vec<u8>>>,
+    /// The command has said what is logged instead of itself.
+    pub logged: bool,
 }
 
 impl<'a> Ctx<'a> {
@@ -159,11 +159,12 @@ impl<'a> Ctx<'a> {
     }
 
     /// Puts a collection in the place of whatever is at `key`, whose expiry goes; an empty one removes the key. Counts a
-    /// change unless there was nothing and is nothing. Returns whether there was something before.
+    /// change unless there was nothing and is nothing, and logs the result. Returns whether there was something before.
     pub fn store(&mut self, key: &Key, kind: Kind, value: Value) -> bool {
         let stored = !value.is_empty();
         let before = self.shard.store(self.db, key, kind, value);
         self.changes += (stored || before) as u64;
+        self.effect_is_entry(self.db, key, before);
         before
     }
 
@@ -180,10 +181,38 @@ impl<'a> Ctx<'a> {
         self.shard.events.push(class, name, self.db, key.bytes);
     }
 
-    /// Logs `args` instead of the command as it was sent, behind what this has been called with before.
+    /// Logs the statement `args`, whose first argument is its only key, instead of the command as it was sent, behind what
+    /// was logged before. To be called when the change has been made.
+    #[inline]
     pub fn effect_is(&mut self, args: &[&[u8]]) {
+        self.effect_in(self.db, args);
+    }
+
+    /// As [`Ctx::effect_is`], for a key of database `db`.
+    #[inline]
+    pub fn effect_in(&mut self, db: usize, args: &[&[u8]]) {
         if self.shard.effects.enabled() {
-            self.effects.push(args.iter().map(|a| a.to_vec()).collect());
+            self.shard.effects.push(db, args);
+            self.logged = true;
+        }
+    }
+
+    /// Logs a removal and the statements that make what is at `key` of database `db` now, instead of the command.
+    /// `before`: something else was there.
+    pub fn effect_is_entry(&mut self, db: usize, key: &Key, before: bool) {
+        if !self.shard.effects.enabled() {
+            return;
+        }
+        let kind = self.shard.kind_of(db, key);
+        if before && kind != Some(Kind::String) {
+            self.effect_in(db, &[b"DEL", key.bytes]);
+        }
+        if kind.is_some() {
+            // So that the entry is not copied before it is written.
+            let mut effects = std::mem::take(&mut self.shard.effects);
+            self.shard.rebuild(db, key, |statement| effects.push(db, statement));
+            self.shard.effects = effects;
+            self.logged = true;
         }
     }
 }

@@ -109,22 +109,16 @@ impl Transcript {
             thresholds: &Default::default(),
             string_bytes_max: self.string_bytes_max,
             changes: 0,
-            effects: Vec::new(),
+            logged: false,
         };
         let result = run(&mut ctx, args, reply);
-        let (changes, mut effects) = (ctx.changes, ctx.effects);
+        let (changes, logged) = (ctx.changes, ctx.logged);
         if result.is_err() {
             assert_eq!(changes, 0, "{} failed and changed something", row.full_name);
         }
         assert!(changes == 0 || !row.command.flags.has(super::Flags::READONLY), "{} wrote", row.full_name);
-        if changes > 0 {
-            if effects.is_empty() {
-                effects.push(args.iter().map(|a| a.to_vec()).collect());
-            }
-            for effect in effects {
-                let effect: Vec<&[u8]> = effect.iter().map(|a| a.as_slice()).collect();
-                self.shard.effects.push(self.db, &effect);
-            }
+        if changes > 0 && !logged {
+            self.shard.effects.push(self.db, args);
         }
         result
     }

@@ -2,7 +2,7 @@
 //!
 //! Owned by one core.
 
-use super::{Call, Engine};
+use super::{Call, Engine, next_transaction};
 use crate::borrow::{Loan, Place, Returned, Verdict};
 use crate::command::Args;
 use crate::command::generic::sort;
@@ -114,8 +114,7 @@ impl Engine {
 
     /// A name for a transaction that this core coordinates.
     pub fn new_transaction(&mut self) -> TransactionId {
-        self.transactions += 1;
-        self.transactions * self.router.cores() as u64 + self.router.me() as u64
+        next_transaction(&mut self.transactions, &self.router)
     }
 
     /// From now on commands run as part of this transaction: they are not refused for want of memory, must not block, which
@@ -280,8 +279,10 @@ mod tests {
         assert_eq!(cores.told(0), [("rename_from", from.clone()), ("rename_to", to.clone())]);
         assert_eq!((cores.told(1), cores.effects(1)), (vec![], vec![]));
         let effects = cores.effects(0);
-        assert_eq!(effects.len(), 1, "a read has none");
-        assert_eq!(effects[0].args, [b"rename".to_vec(), from.clone(), to.clone()]);
+        assert_eq!(effects.len(), 2, "a read has none");
+        assert_eq!(effects[0].args, [b"SET".to_vec(), to.clone(), b"value".to_vec()]);
+        assert_eq!(effects[1].args, [b"DEL".to_vec(), from.clone()]);
+        assert_eq!(effects[0].unit, effects[1].unit);
         assert_eq!(cores.run(&[b"get", &to]), "$5\r\nvalue\r\n");
         assert_eq!(cores.run(&[b"exists", &from]), ":0\r\n");
     }

@@ -4,10 +4,17 @@
 //! its random numbers say: `EXPIRE` is written as `PEXPIREAT`, an expiry as `DEL`. Commands are written as their own
 //! effect unless they say otherwise.
 //!
-//! An effect is one or several [`statements`](super::statement), and is encoded where it arises: without a consumer
-//! nothing is recorded, and with one nothing is allocated for it but the buffer that all of them share.
+//! An effect is a list of [`statements`](super::statement), each of which names one key in one database, or no key at all:
+//! `MSET a 1 b 2` is `SET a 1`, `SET b 2`, and a value that moves or is computed from others is written anew where it is
+//! now ([`super::rebuild`]). So a statement can be replayed by whoever owns its key, whatever the number of partitions and
+//! cores, and be left out where its key is not wanted. (Keys of one slot would do for the former, not for the latter.)
+//!
+//! A replay must run while no key expires by itself, as on a replica: expiries arrive as effects.
+//!
+//! Effects are encoded where they arise: without a consumer nothing is recorded, and with one nothing is allocated for
+//! them but the buffer that all of them share.
 
-use super::statement::{self, encode_unit};
+use super::statement;
 use crate::route::slot_of;
 
 /// The name of a transaction, unique among those of one node.
@@ -25,15 +32,15 @@ pub struct Effect {
 }
 
 /// The effects of one shard since they were last taken.
+///
+/// Invariant: `units` is `count` complete units, and, if one has been begun, from there on the statements of that.
 #[derive(Debug, Default)]
 pub struct Effects {
     enabled: bool,
-    /// Units that are complete, and how many.
     units: Vec<u8>,
     count: u32,
-    /// Statements of the unit that has been begun.
-    statements: Vec<u8>,
-    begun: bool,
+    /// Where the unit lies that has been begun.
+    begun: Option<usize>,
 }
 
 impl Effects {
@@ -47,40 +54,39 @@ impl Effects {
         self.enabled
     }
 
-    /// What is recorded from now on belongs together, until [`Effects::end_unit`] or [`Effects::take_statements`].
-    pub fn begin_unit(&mut self) {
-        self.begun = true;
+    /// What is recorded from now on belongs together, until [`Effects::end_unit`] or [`Effects::take_statements`]. False:
+    /// it does already, or nothing is recorded.
+    #[inline]
+    pub fn begin_unit(&mut self) -> bool {
+        if !self.enabled || self.begun.is_some() {
+            return false;
+        }
+        self.begun = Some(statement::begin_unit(&mut self.units));
+        true
     }
 
     /// Makes a unit of what was recorded since it was begun.
+    #[inline]
     pub fn end_unit(&mut self) {
-        self.begun = false;
-        if !self.statements.is_empty() {
-            let statements = std::mem::take(&mut self.statements);
-            self.push_unit(&statements);
-            self.statements = statements;
-            self.statements.clear();
-            self.statements.shrink_to(KEPT_BYTES_MAX);
+        if let Some(begun) = self.begun.take() {
+            self.count += statement::end_unit(&mut self.units, begun) as u32;
         }
     }
 
     /// Ends a unit that is to become part of a larger one, elsewhere: its statements.
     pub fn take_statements(&mut self) -> Vec<u8> {
-        self.begun = false;
-        std::mem::take(&mut self.statements)
-    }
-
-    /// Whether a unit has been begun.
-    pub fn has_begun(&self) -> bool {
-        self.begun
+        self.begun.take().map_or(Vec::new(), |begun| statement::take_unit(&mut self.units, begun))
     }
 
     /// Records statements as one unit.
     pub fn push_unit(&mut self, statements: &[u8]) {
-        self.count += encode_unit(&mut self.units, |out| out.extend_from_slice(statements)) as u32;
+        debug_assert!(self.begun.is_none());
+        let begun = statement::begin_unit(&mut self.units);
+        self.units.extend_from_slice(statements);
+        self.count += statement::end_unit(&mut self.units, begun) as u32;
     }
 
-    /// Records a write of keys of one slot, of which the first argument is one.
+    /// Records a statement whose first argument is its one key.
     #[inline]
     pub fn push(&mut self, db: usize, args: &[&[u8]]) {
         if self.enabled {
@@ -88,7 +94,7 @@ impl Effects {
         }
     }
 
-    /// Records a write without keys, which concerns every core.
+    /// Records a statement without a key, which concerns every core.
     pub fn push_everywhere(&mut self, db: usize, args: &[&[u8]]) {
         if self.enabled {
             self.record(db, None, args);
@@ -96,10 +102,11 @@ impl Effects {
     }
 
     fn record(&mut self, db: usize, slot: Option<u16>, args: &[&[u8]]) {
-        if self.begun {
-            return statement::encode(&mut self.statements, db as u8, slot, args);
+        let alone = self.begin_unit();
+        statement::encode(&mut self.units, db as u8, slot, args);
+        if alone {
+            self.end_unit();
         }
-        self.count += encode_unit(&mut self.units, |out| statement::encode(out, db as u8, slot, args)) as u32;
     }
 
     /// Units that have not been taken.
@@ -130,9 +137,6 @@ impl Effects {
         decode(&units).into_iter()
     }
 }
-
-/// A buffer of more bytes is not kept for the next unit.
-const KEPT_BYTES_MAX: usize = 64 * 1024;
 
 /// Decodes units that were encoded here.
 pub fn decode(mut units: &[u8]) -> Vec<Effect> {

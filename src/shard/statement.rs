@@ -64,18 +64,31 @@ pub fn encode(out: &mut Vec<u8>, db: u8, slot: Option<u16>, args: &[&[u8]]) {
     }
 }
 
-/// Appends a unit of the statements that `write` appends; nothing if it appends none.
-pub fn encode_unit(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> bool {
-    let start = out.len();
+/// Begins a unit at the end of `out`; returns where it lies. The next thing there is [`end_unit`] or [`take_unit`].
+#[inline]
+pub fn begin_unit(out: &mut Vec<u8>) -> usize {
+    let begun = out.len();
     out.extend_from_slice(&[0; UNIT_HEADER_BYTES]);
-    write(out);
-    let bytes = out.len() - start - UNIT_HEADER_BYTES;
+    begun
+}
+
+/// Ends the unit that was begun at `begun`. Without statements there is none, and the result is false.
+#[inline]
+pub fn end_unit(out: &mut Vec<u8>, begun: usize) -> bool {
+    let bytes = out.len() - begun - UNIT_HEADER_BYTES;
     if bytes == 0 {
-        out.truncate(start);
+        out.truncate(begun);
         return false;
     }
-    out[start..start + UNIT_HEADER_BYTES].copy_from_slice(&(bytes as u32).to_le_bytes());
+    out[begun..begun + UNIT_HEADER_BYTES].copy_from_slice(&(bytes as u32).to_le_bytes());
     true
+}
+
+/// Takes the statements of the unit that was begun at `begun`, which there is not any more.
+pub fn take_unit(out: &mut Vec<u8>, begun: usize) -> Vec<u8> {
+    let statements = out.split_off(begun + UNIT_HEADER_BYTES);
+    out.truncate(begun);
+    statements
 }
 
 #[inline]
@@ -174,11 +187,15 @@ mod tests {
     fn unit() -> Vec<u8> {
         let mut bytes = Vec::new();
         let long = vec![7; 300];
-        assert!(encode_unit(&mut bytes, |out| {
-            encode(out, 3, Some(16383), &[b"SET", b"key", &long]);
-            encode(out, 0, None, &[b"FLUSHALL"]);
-        }));
-        assert!(!encode_unit(&mut bytes, |_| ()));
+        let begun = begin_unit(&mut bytes);
+        encode(&mut bytes, 3, Some(16383), &[b"SET", b"key", &long]);
+        encode(&mut bytes, 0, None, &[b"FLUSHALL"]);
+        assert!(end_unit(&mut bytes, begun));
+        let begun = begin_unit(&mut bytes);
+        assert!(!end_unit(&mut bytes, begun));
+        let begun = begin_unit(&mut bytes);
+        encode(&mut bytes, 0, None, &[b"GONE"]);
+        assert_eq!(take_unit(&mut bytes, begun).len(), 9);
         bytes
     }
 
@@ -198,7 +215,9 @@ mod tests {
     #[test]
     fn what_is_encoded_is_decoded() {
         let mut bytes = unit();
-        assert!(encode_unit(&mut bytes, |out| encode(out, 255, Some(0), &[b"DEL", b""])));
+        let begun = begin_unit(&mut bytes);
+        encode(&mut bytes, 255, Some(0), &[b"DEL", b""]);
+        assert!(end_unit(&mut bytes, begun));
         assert_eq!(decode(&bytes).unwrap(), [(3, Some(16383), 306), (0, None, 8), (255, Some(0), 3)]);
     }
 

@@ -45,8 +45,9 @@ mod tests;
 
 use super::heap::Handle;
 use bucket::{Bucket, LANES};
+use buckets::Buckets;
 pub(super) use buckets::Place;
-use buckets::{Buckets, position_of};
+pub use buckets::position_of;
 
 /// Entries per bucket, on average, above which a table grows.
 const FILL_MAX: usize = 10;

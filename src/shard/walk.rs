@@ -55,7 +55,7 @@ impl Shard {
     }
 
     /// Visits the entries of one bucket from `position` on; returns the first position of the next one.
-    fn scan_bucket(
+    pub(super) fn scan_bucket(
         &self,
         db: usize,
         partition: u16,

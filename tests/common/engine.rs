@@ -13,9 +13,19 @@ const PARTITIONS: u16 = 8;
 
 /// A node of one core, whose clock stands at `now_ms`.
 pub fn engine(now_ms: UnixMs, config: Config) -> Engine {
-    let config = Config { partitions: PARTITIONS, ..config };
-    let mut engine =
-        Engine::new(Router::new(0, 1, PARTITIONS), Hasher::new(PARTITIONS, [5, 6, 7, 8]), Arc::new(config), 9);
+    engine_of(Router::new(0, 1, PARTITIONS), now_ms, config)
+}
+
+/// The core that `router` calls its own, of a node whose clock stands at `now_ms`.
+pub fn engine_of(router: Router, now_ms: UnixMs, config: Config) -> Engine {
+    engine_seeded(router, [5, 6, 7, 8], now_ms, config)
+}
+
+/// As [`engine_of`]; `seed` is that of the hashes of keys.
+pub fn engine_seeded(router: Router, seed: [u64; 4], now_ms: UnixMs, config: Config) -> Engine {
+    let partitions = router.partitions();
+    let config = Config { partitions, ..config };
+    let mut engine = Engine::new(router, Hasher::new(partitions, seed), Arc::new(config), 9);
     engine.shard.set_now(now_ms);
     engine
 }

@@ -1,5 +1,6 @@
 //! What tests over real sockets share: servers that run as long as a test, clients that read whole replies, and a
-//! seeded source of random numbers. One without sockets is in [`engine`].
+//! seeded source of random numbers. One without sockets is in [`engine`],
+//! what runs on it in [`keyspace`].
 //!
 //! Every wait is for a condition and has a bound. A server is killed, by its process id, when its value is dropped.
 
@@ -7,6 +8,7 @@
 #![allow(dead_code)]
 
 pub mod engine;
+pub mod keyspace;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};

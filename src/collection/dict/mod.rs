@@ -322,6 +322,12 @@ impl<const PAIRS: bool> Dict<PAIRS> {
         self.segments.iter().flat_map(|segment| (0..segment.len()).map(|slot| segment.item(slot)))
     }
 
+    /// The items of segment `at`, in no order; None behind the last. For walks over a dict that does not change meanwhile.
+    pub fn segment(&self, at: usize) -> Option<impl Iterator<Item = Pair<'_>>> {
+        let segment = self.segments.get(at)?;
+        Some((0..segment.len()).map(|slot| segment.item(slot)))
+    }
+
     /// Visits items from `cursor` on, in whole segments, until at least `count` have been visited; returns the cursor to
     /// go on from, 0 at the end. A walk begins with 0. What it promises: see the module.
     pub fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(Pair)) -> u64 {

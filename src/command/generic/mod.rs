@@ -209,6 +209,7 @@ fn del(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
         if ctx.remove(&key) {
             removed += 1;
             ctx.event(Classes::GENERIC, "del", &key);
+            ctx.effect_is(&[b"DEL", arg]);
         }
     }
     reply.int(removed);
@@ -260,7 +261,11 @@ fn rename_over(ctx: &mut Ctx, args: Args, overwrite: bool) -> Result<bool, Error
     if ctx.peek(&from).is_none() {
         return Err(Error::NoSuchKey);
     }
-    if from.bytes == to.bytes || (!overwrite && ctx.peek(&to).is_some()) {
+    if from.bytes == to.bytes {
+        return Ok(false);
+    }
+    let before = ctx.peek(&to).is_some();
+    if before && !overwrite {
         return Ok(false);
     }
     if let Some(entry) = ctx.shard.detach(ctx.db, &from) {
@@ -269,6 +274,8 @@ fn rename_over(ctx: &mut Ctx, args: Args, overwrite: bool) -> Result<bool, Error
         ctx.event(Classes::NEW, "new", &to);
         ctx.event(Classes::GENERIC, "rename_from", &from);
         ctx.event(Classes::GENERIC, "rename_to", &to);
+        ctx.effect_is_entry(ctx.db, &to, before);
+        ctx.effect_is(&[b"DEL", from.bytes]);
     }
     Ok(true)
 }
@@ -299,7 +306,9 @@ fn copy(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
     if to_db == ctx.db && from.bytes == to.bytes {
         return Err(Error::SameObject);
     }
-    let free = ctx.read(&from).is_some() && (replace || ctx.shard.peek(to_db, &to).is_none());
+    let there = ctx.read(&from).is_some();
+    let before = there && ctx.shard.peek(to_db, &to).is_some();
+    let free = there && (replace || !before);
     let entry = if free { ctx.shard.duplicate(ctx.db, &from) } else { None };
     reply.int(entry.is_some() as i64);
     if let Some(entry) = entry {
@@ -308,6 +317,7 @@ fn copy(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
         // Redis removes a destination that is replaced, so the copy is always a new key.
         ctx.shard.events.push(Classes::NEW, "new", to_db, to.bytes);
         ctx.shard.events.push(Classes::GENERIC, "copy_to", to_db, to.bytes);
+        ctx.effect_is_entry(to_db, &to, before);
     }
     Ok(())
 }
@@ -350,6 +360,8 @@ fn move_(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
         ctx.shard.events.push(Classes::NEW, "new", to_db, key.bytes);
         ctx.event(Classes::GENERIC, "move_from", &key);
         ctx.shard.events.push(Classes::GENERIC, "move_to", to_db, key.bytes);
+        ctx.effect_is_entry(to_db, &key, false);
+        ctx.effect_is(&[b"DEL", key.bytes]);
     }
     Ok(())
 }

@@ -315,15 +315,8 @@ fn show(ctx: &mut Ctx, elements: &[Vec<u8>], get: &[&[u8]], reply: &mut Reply) {
 
 fn store(ctx: &mut Ctx, elements: &[Vec<u8>], get: &[&[u8]], destination: &[u8], reply: &mut Reply) {
     let thresholds = ctx.thresholds;
-    let logs = ctx.shard.effects.enabled();
     let mut value = Value::default();
-    let mut logged: Vec<Vec<u8>> = Vec::new();
-    let mut push = |item: &[u8]| {
-        list::push(&mut value, End::Tail, item, thresholds);
-        if logs {
-            logged.push(item.to_vec());
-        }
-    };
+    let mut push = |item: &[u8]| list::push(&mut value, End::Tail, item, thresholds);
     for element in elements {
         if get.is_empty() {
             push(element);
@@ -333,14 +326,8 @@ fn store(ctx: &mut Ctx, elements: &[Vec<u8>], get: &[&[u8]], destination: &[u8],
     let len = elements.len() * get.len().max(1);
     let key = ctx.key(destination);
     let before = ctx.store(&key, Kind::List, value);
-    if before {
-        ctx.effect_is(&[b"DEL", destination]);
-    }
     if len > 0 {
         ctx.changes += len as u64 - 1;
-        let push: Vec<&[u8]> =
-            [&b"RPUSH"[..], destination].into_iter().chain(logged.iter().map(Vec::as_slice)).collect();
-        ctx.effect_is(&push);
         ctx.event(Classes::LIST, "sortstore", &key);
     } else if before {
         ctx.event(Classes::GENERIC, "del", &key);

@@ -115,13 +115,10 @@ pub fn hincrbyfloat(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), 
     ctx.event(Classes::HASH, "hincrbyfloat", &key);
     // The result and not the sum is logged: a replay needs no floating-point arithmetic. HSET takes the deadline of the
     // field away, so that is logged, too.
-    match deadline {
-        None => ctx.effect_is(&[b"HSET", args[1], args[2], &sum]),
-        Some(deadline) => {
-            ctx.shard.effects.push(ctx.db, &[b"HSET", args[1], args[2], &sum]);
-            let at = ctx.now().wall_of(deadline);
-            log_deadline(ctx, args[1], at, &[args[2]]);
-        }
+    ctx.effect_is(&[b"HSET", args[1], args[2], &sum]);
+    if let Some(deadline) = deadline {
+        let at = ctx.now().wall_of(deadline);
+        log_deadline(ctx, args[1], at, &[args[2]]);
     }
     reply.bulk(&sum);
     Ok(())

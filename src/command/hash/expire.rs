@@ -5,12 +5,9 @@
 //! arguments are found to be wrong are those of Redis 7.4.
 
 use super::{Args, Ctx, Error, Reply};
-use crate::collection::hash;
+use crate::collection::hash::{self, MOMENT_MS_MAX};
 use crate::command::number::parse_i64;
 use crate::shard::{Classes, Clock, Deadline, Kind, Now, UnixMs};
-
-/// Latest moment at which a field may expire, Unix ms: that of Redis, the year 4199.
-const MOMENT_MS_MAX: UnixMs = 0xFFFF_FFFF_FFFF >> 2;
 
 /// What becomes of a field, as the replies say it.
 const NO_FIELD: i64 = -2;
@@ -149,9 +146,9 @@ fn set_deadlines(
         if changed.removed {
             ctx.event(Classes::GENERIC, "del", &key);
         }
-        if over {
+        if over && logs {
             ctx.effect_is(&[&[b"HDEL", key.bytes], &done[..]].concat());
-        } else {
+        } else if logs {
             log_deadline(ctx, key.bytes, at, &done);
         }
     }
@@ -160,6 +157,9 @@ fn set_deadlines(
 
 /// Logs that fields have this deadline.
 pub fn log_deadline(ctx: &mut Ctx, key: &[u8], at: UnixMs, fields: &[&[u8]]) {
+    if !ctx.shard.effects.enabled() {
+        return;
+    }
     // A wall clock that was set since may show another moment than any command accepts.
     let at = at.clamp(0, MOMENT_MS_MAX);
     let (mut at_text, mut number) = (itoa::Buffer::new(), itoa::Buffer::new());

@@ -57,8 +57,19 @@ pub fn move_element(
     ctx.event(Classes::LIST, if to == End::Head { "lpush" } else { "rpush" }, &destination);
     ctx.event(Classes::LIST, if from == End::Head { "lpop" } else { "rpop" }, &source);
     tell_removed(ctx, &source, taken.is_some_and(|taken| taken.removed));
+    if same {
+        // A list with one element does not vanish in between, and keeps its expiry.
+        ctx.effect_is(&[b"LMOVE", source.bytes, source.bytes, word(from), word(to)]);
+    } else {
+        ctx.effect_is(&[if from == End::Head { b"LPOP" } else { b"RPOP" }, source.bytes]);
+        ctx.effect_is(&[if to == End::Head { b"LPUSH" } else { b"RPUSH" }, destination.bytes, &element]);
+    }
     reply.bulk(&element);
     Ok(true)
+}
+
+fn word(end: End) -> &'static [u8] {
+    if end == End::Head { b"LEFT" } else { b"RIGHT" }
 }
 
 /// The arguments of LMPOP from the number of keys on.
@@ -111,7 +122,7 @@ pub fn pop_many(ctx: &mut Ctx, key: &Key, end: End, count: usize, reply: &mut Re
     })?;
     let Some(popped) = popped else { return Ok(false) };
     let (name, effect): (_, &[u8]) = if end == End::Head { ("lpop", b"LPOP") } else { ("rpop", b"RPOP") };
-    ctx.effect_is(&[effect, key.bytes, popped.result.to_string().as_bytes()]);
+    ctx.effect_is(&[effect, key.bytes, itoa::Buffer::new().format(popped.result).as_bytes()]);
     ctx.event(Classes::LIST, name, key);
     tell_removed(ctx, key, popped.removed);
     Ok(true)

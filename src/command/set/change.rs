@@ -58,8 +58,10 @@ pub fn smove(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> 
         let added = set::add(value, member, thresholds);
         (added, added as u64)
     })?;
+    ctx.effect_is(&[b"SREM", from.bytes, member]);
     if added.is_some_and(|added| added.result) {
         ctx.event(Classes::SET, "sadd", &to);
+        ctx.effect_is(&[b"SADD", to.bytes, member]);
     }
     Ok(())
 }

@@ -89,7 +89,9 @@ fn pop_many(ctx: &mut Ctx, key: &Key, count: usize, reply: &mut Reply) -> Result
         }
         ((), count as u64)
     })?;
-    ctx.effects.extend(effect);
+    if let Some(effect) = effect {
+        ctx.effect_is(&effect.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    }
     ctx.event(Classes::SET, "spop", key);
     Ok(())
 }

@@ -65,7 +65,9 @@ pub fn pop(ctx: &mut Ctx, key: &Key, end: End, count: usize, shape: Shape, reply
     })?;
     let Some(popped) = popped else { return Ok(false) };
     if popped.result > 0 {
-        ctx.effects.extend(logged.then_some(effect));
+        if logged {
+            ctx.effect_is(&effect.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        }
         ctx.event(Classes::SORTED_SET, if end == End::Min { "zpopmin" } else { "zpopmax" }, key);
     }
     tell_removed(ctx, key, popped.removed);

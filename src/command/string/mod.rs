@@ -224,6 +224,7 @@ fn set_pairs(ctx: &mut Ctx, args: Args) {
         let key = ctx.key(args[at]);
         ctx.set_arg(&key, args, at + 1, Expiry::Never);
         ctx.event(Classes::STRING, "set", &key);
+        ctx.effect_is(&[b"SET", key.bytes, args[at + 1]]);
     }
 }
 
@@ -244,9 +245,6 @@ fn msetnx(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
         }
     }
     set_pairs(ctx, args);
-    if ctx.shard.effects.enabled() {
-        ctx.effect_is(&[&[b"MSET".as_slice()], &args[1..]].concat());
-    }
     reply.int(1);
     Ok(())
 }

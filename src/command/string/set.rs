@@ -157,7 +157,13 @@ fn store(ctx: &mut Ctx, key: &Key, args: Args, index: usize, expiry: Expiry) {
         Expiry::At(deadline) => {
             ctx.event(Classes::GENERIC, "expire", key);
             let mut digits = itoa::Buffer::new();
-            ctx.effect_is(&[b"SET", key.bytes, value, b"PXAT", digits.format(ctx.now().wall_of(deadline)).as_bytes()]);
+            ctx.effect_is(&[
+                b"SET",
+                key.bytes,
+                value,
+                b"PXAT",
+                digits.format(ctx.now().wall_of(deadline).max(1)).as_bytes(),
+            ]);
         }
     }
 }

@@ -9,9 +9,9 @@ use std::ops::Range;
 use super::Handle;
 use super::bucket::{Bucket, LANES};
 
-/// The part of the hash that decides the bucket.
+/// The position of a key with this hash: what decides its bucket, in tables of any size.
 #[inline]
-pub(super) fn position_of(hash: u64) -> u32 {
+pub fn position_of(hash: u64) -> u32 {
     (hash >> 32) as u32
 }
 
