@@ -9,7 +9,7 @@ use crate::borrow::Returned;
 use crate::command::table::Row;
 use crate::command::{Args, Handler, Owned, table};
 use crate::log::durability::{Durability, Progress, Standing};
-use crate::log::feed::{After, Chunk, Seq};
+use crate::log::feed::{After, Chunk, Content, Seq};
 use crate::resp::{Error, Output, Reply, Version};
 use crate::shard::Expiring;
 
@@ -170,13 +170,26 @@ impl Engine {
     /// A connection has chosen a durability, or the default has changed.
     pub fn durability_changed(&mut self, chosen: Durability) {
         self.default_durability = self.config.default_durability();
+        let held = self.holds;
         self.holds |= chosen > Durability::Memory || self.default_durability > Durability::Memory;
+        if self.holds && !held && self.feed.is_on() {
+            // The control core is to know.
+            self.feed.mark(std::iter::empty(), &mut self.shard.effects);
+            self.feed.hurry();
+        }
+    }
+
+    /// Puts a piece of a whole copy into the feed, at this place.
+    pub fn cover(&mut self, content: Content, bytes: Vec<u8>) {
+        self.feed.cover(content, bytes, &mut self.shard.effects);
     }
 
     /// What is to be sent to the control core now.
     #[inline]
     pub fn next_chunk(&mut self) -> Option<Chunk> {
-        self.feed.next(self.shard.steady_ms(), &mut self.shard.effects)
+        let mut chunk = self.feed.next(self.shard.steady_ms(), &mut self.shard.effects)?;
+        chunk.holds = self.holds;
+        Some(chunk)
     }
 
     /// Whether something waits to be sent to the control core.

@@ -56,6 +56,8 @@ pub struct Chunk {
     /// The sequence number that is reached with it.
     pub last_seq: Seq,
     pub after: Vec<After>,
+    /// Connections of this core may have to wait for their replies.
+    pub holds: bool,
 }
 
 /// What a chunk holds.
@@ -63,8 +65,10 @@ pub struct Chunk {
 pub enum Content {
     /// So many units.
     Units(u32),
-    /// A cover record of a run; `done`: the last one of this core.
+    /// Cover records of a run; `done`: the last ones of this core.
     Cover { run: u64, done: bool },
+    /// A run has become worthless: databases have been exchanged meanwhile.
+    Spoiled { run: u64 },
 }
 
 impl Default for Content {
@@ -120,6 +124,12 @@ impl Feed {
             self.close_chunk(effects);
         }
         effects.enable(on);
+        if on && !self.on {
+            self.on = true;
+            // Tells that it records.
+            self.mark(std::iter::empty(), effects);
+            self.hurry = true;
+        }
         self.on = on;
     }
 
@@ -175,11 +185,11 @@ impl Feed {
     }
 
     /// Adds a piece of a stream, at this place of the feed.
-    pub fn cover(&mut self, run: u64, bytes: Vec<u8>, done: bool, effects: &mut Effects) {
+    pub fn cover(&mut self, content: Content, bytes: Vec<u8>, effects: &mut Effects) {
         self.close_chunk(effects);
         let crc = crc32fast::hash(&bytes);
         let after = std::mem::take(&mut self.after);
-        self.ready.push_back(Chunk { bytes, crc, content: Content::Cover { run, done }, last_seq: self.seq, after });
+        self.ready.push_back(Chunk { bytes, crc, content, last_seq: self.seq, after, holds: false });
         self.hurry = true;
     }
 
@@ -200,7 +210,8 @@ impl Feed {
         let (bytes, count) = effects.take_units();
         self.seq += count as Seq;
         let (crc, after) = (crc32fast::hash(&bytes), std::mem::take(&mut self.after));
-        self.ready.push_back(Chunk { bytes, crc, content: Content::Units(count), last_seq: self.seq, after });
+        let content = Content::Units(count);
+        self.ready.push_back(Chunk { bytes, crc, content, last_seq: self.seq, after, holds: false });
     }
 
     /// The next chunk to send, if one is to leave now.
@@ -321,7 +332,7 @@ mod tests {
         feed.come_after(After { core: 3, seq: 0 }, &mut effects);
         let marked = feed.mark([4].into_iter(), &mut effects);
         effects.push(0, &[b"DEL", b"a"]);
-        feed.cover(1, vec![0; 9], true, &mut effects);
+        feed.cover(Content::Cover { run: 1, done: true }, vec![0; 9], &mut effects);
         let after = vec![After { core: 2, seq: 9 }];
         assert_eq!(marked, 2);
         assert_eq!(

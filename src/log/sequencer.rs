@@ -21,6 +21,8 @@ pub enum Entry {
     Log(Frame),
     /// A piece of a stream, at this place of the log. `done`: the last one of this core.
     Cover { run: u64, core: CoreId, frame: Frame, done: bool },
+    /// This run is worthless.
+    Spoiled { run: u64 },
 }
 
 /// See the module.
@@ -97,6 +99,7 @@ impl Sequencer {
             let (kind, count) = match content {
                 Content::Units(count) => (Kind::Log, count),
                 Content::Cover { .. } => (Kind::Cover, 1),
+                Content::Spoiled { run } => return Some(Entry::Spoiled { run }),
             };
             let frame = |first| Frame::with_crc(kind, history, first, wall_ms, count, bytes, crc);
             match content {
@@ -108,6 +111,7 @@ impl Sequencer {
                     return Some(Entry::Log(frame));
                 }
                 Content::Cover { run, done } => return Some(Entry::Cover { run, core, frame: frame(self.next), done }),
+                Content::Spoiled { .. } => unreachable!("returned above"),
             }
         }
     }
@@ -156,7 +160,7 @@ mod tests {
     fn chunk(count: u32, last_seq: Seq, after: &[(CoreId, Seq)]) -> Chunk {
         let after = after.iter().map(|&(core, seq)| After { core, seq }).collect();
         let bytes = vec![7; count as usize];
-        Chunk { crc: crc32fast::hash(&bytes), bytes, content: Content::Units(count), last_seq, after }
+        Chunk { crc: crc32fast::hash(&bytes), bytes, content: Content::Units(count), last_seq, after, holds: false }
     }
 
     #[test]

@@ -90,6 +90,8 @@ impl Pump {
             Message::Unlisten(buckets) => self.note_withdrawal(from, &buckets),
             Message::Progress(progress) => self.progressed(progress),
             Message::Standing(standing) => self.engine.stand(standing),
+            Message::Record(on) => self.engine.switch_feed(on),
+            Message::Cover { run, pieces } => self.grant_pieces(run, pieces),
             Message::Feed(_) => debug_assert!(false, "only the control core takes feeds"),
         }
     }

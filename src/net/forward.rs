@@ -93,6 +93,13 @@ pub enum Message {
     Feed(Box<Chunk>),
     /// How far the log is with what the receiver has fed it; from the control core.
     Progress(Progress),
+    /// Record what is changed from now on, or no longer, and say so in the feed; from the control core.
+    Record(bool),
+    /// Put so many further pieces of this run into the feed; no pieces: the run is over. From the control core.
+    Cover {
+        run: u64,
+        pieces: u32,
+    },
     /// What the node may do from now on; from the control core.
     Standing(Arc<Standing>),
 }

@@ -10,6 +10,7 @@
 mod clients;
 pub mod clock;
 pub mod connection;
+mod cover;
 mod exchange;
 mod execute;
 mod floor;

@@ -44,6 +44,8 @@ enum Claim {
     Stream(StreamId),
     /// Lend; the claim ends with the return.
     Loan { to: CoreId, transaction: u32, loan: Box<Loan> },
+    /// Cover some keys.
+    Cover,
     /// Answer.
     Question { from: CoreId, ask: u32, part: u16, question: Ask },
 }
@@ -165,6 +167,18 @@ impl Pump {
         self.claim(wants, Claim::Stream(id));
     }
 
+    /// Covers some keys as soon as nothing is lent.
+    pub(super) fn claim_cover(&mut self) {
+        self.claim(Wants::Whole, Claim::Cover);
+        self.settle_claims();
+    }
+
+    /// Keeps only these keys of a claim on the whole core.
+    pub(super) fn narrow_claim(&mut self, ticket: Ticket, locks: Vec<Lock>) {
+        let Owner { lending, granted, .. } = &mut self.owner;
+        lending.narrow(ticket, locks, granted);
+    }
+
     fn claim(&mut self, wants: Wants<Lock>, claim: Claim) {
         let (ticket, granted) = self.owner.lending.claim(wants);
         self.owner.claims.insert(ticket, claim);
@@ -174,7 +188,7 @@ impl Pump {
     }
 
     /// Acts upon every claim that is granted, and upon those that are granted by that.
-    fn settle_claims(&mut self) {
+    pub(super) fn settle_claims(&mut self) {
         if std::mem::replace(&mut self.owner.settling, true) {
             return;
         }
@@ -186,13 +200,14 @@ impl Pump {
                     self.answer_question(from, ask, part, question);
                     self.release_claim(ticket);
                 }
+                Some(Claim::Cover) => self.cover(ticket),
                 None => debug_assert!(false, "a claim without a purpose was granted"),
             }
         }
         self.owner.settling = false;
     }
 
-    fn release_claim(&mut self, ticket: Ticket) {
+    pub(super) fn release_claim(&mut self, ticket: Ticket) {
         let Owner { lending, granted, .. } = &mut self.owner;
         lending.release(ticket, granted);
     }

@@ -26,6 +26,7 @@ use glommio::io::BufferedFile;
 
 use super::clock::Clock;
 use super::connection::{Connection, Hold};
+use super::cover::Covering;
 use super::exchange::Asking;
 use super::forward::{Batch, Message};
 use super::held::Holding;
@@ -86,6 +87,8 @@ pub struct Pump {
     /// Events for the subscribers of other cores, by core; sent at the latest when the turn ends.
     pub(super) told: Vec<Vec<Arc<Told>>>,
     pub(super) asks: Vec<Option<Asking>>,
+    /// The part in a whole copy of the keyspace, while one is made.
+    pub(super) covering: Option<Covering>,
     /// Replies that wait until what they tell of is safe.
     pub(super) holding: Holding,
     /// Keys of this core that are lent, and what waits for them.
@@ -173,6 +176,7 @@ impl Pump {
             monitor_lines: Vec::new(),
             told: Vec::new(),
             asks: Vec::new(),
+            covering: None,
             holding: Holding::default(),
             owner: Owner::default(),
             waits: Waits::default(),
@@ -238,6 +242,7 @@ impl Pump {
         self.share_monitor_lines();
         self.ring.recycle(&mut self.used_buffers);
         self.tell();
+        self.cover_some();
         self.send_feed();
         self.send_replies();
         self.send_messages();
@@ -303,7 +308,7 @@ impl Pump {
         let deadline_ms = self.waits.next_deadline_ms().map(|at| at.saturating_sub(self.engine.shard.steady_ms()));
         let wait_ms = deadline_ms.map(|wait_ms| wait_ms.clamp(0, limits::TICK_MS as i64) as u32);
         let wait_ms = wait_ms.filter(|&wait_ms| wait_ms < limits::TICK_MS);
-        let linger_ms = self.engine.feed_lingers().then_some(LINGER_MS as u32);
+        let linger_ms = (self.engine.feed_lingers() || self.covers()).then_some(LINGER_MS as u32);
         self.expiry_wait_ms().into_iter().chain(wait_ms).chain(linger_ms).min()
     }
 

@@ -308,6 +308,12 @@ impl Pump {
         else {
             return;
         };
+        let statements = std::mem::take(&mut transaction.part_statements);
+        match transaction.commands[transaction.at].row.command.reach {
+            // What concerns every core is the same statement on all that it has changed, and is logged once.
+            Reach::Every(_) => transaction.statements.extend(statements.into_iter().max_by_key(Vec::len).unwrap_or_default()),
+            _ => transaction.statements.extend(statements.into_iter().flatten()),
+        }
         let version = self.connections[transaction.connection as usize].as_deref().map(|c| c.session.version);
         let mut parts = parts.into_iter().flat_map(|(_, part)| part);
         match merge {

@@ -78,6 +78,8 @@ pub(super) struct Transaction {
     /// What its commands have changed, as statements, and what the log must have before these.
     pub(super) statements: Vec<u8>,
     pub(super) after: Vec<After>,
+    /// Those of the cores that run the command which runs now.
+    pub(super) part_statements: Vec<Vec<u8>>,
     /// The commands run: the next is `commands[at]`.
     pub(super) running: bool,
     pub(super) at: usize,
@@ -180,6 +182,7 @@ impl Pump {
             verdict: Verdict::Granted,
             statements: Vec::new(),
             after: Vec::new(),
+            part_statements: Vec::new(),
             running: false,
             at: 0,
             answered: false,
@@ -278,8 +281,8 @@ impl Pump {
             if let Some((_, reply)) = part {
                 *reply = Some(std::mem::take(&mut batch.out));
             }
-            transaction.statements.extend_from_slice(&atomic.statements);
             transaction.after.push(After { core: from, seq: atomic.seq });
+            transaction.part_statements.push(atomic.statements);
             return self.merge_parts(at);
         }
         transaction.verdict = atomic.verdict;

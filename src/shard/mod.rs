@@ -118,6 +118,7 @@ pub struct Shard {
     /// Whether one of them has come.
     fields_due: bool,
     expiring: Expiring,
+    swaps: u64,
     pub counters: Counters,
     pub effects: Effects,
     pub events: Events,
@@ -158,6 +159,7 @@ impl Shard {
             next_fields: [NEVER_MS; 2],
             fields_due: false,
             expiring: Expiring::Here,
+            swaps: 0,
             counters: Counters::default(),
             effects: Effects::default(),
             events: Events::default(),
@@ -362,8 +364,14 @@ impl Shard {
 
     /// Exchanges the contents of two databases.
     pub fn swap(&mut self, a: usize, b: usize) {
+        self.swaps += 1;
         self.note_swap(a, b);
         self.dbs.swap(a, b);
+    }
+
+    /// How often databases have been exchanged.
+    pub fn swaps(&self) -> u64 {
+        self.swaps
     }
 
     /// Bytes charged to this shard: entries, tables, wheels, large keys and values, what the eviction policy remembers.

@@ -1,0 +1,280 @@
+//! The log on the control core: from the feeds of the data cores to memory, disk and whoever else takes frames.
+//!
+//! Nothing in here waits. What goes to data cores gathers in [`Log::out`], and [`super::Control`] sends it.
+//!
+//! Owned by the control core.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::runs::{Consumer, Runs};
+use crate::command::Answer;
+use crate::command::log::{LogAnswer, LogAsk, LogNumbers};
+use crate::log::backlog::Backlog;
+use crate::log::durability::{Progress, Standing};
+use crate::log::feed::Chunk;
+use crate::log::frame::{HistoryEntry, HistoryId, Index};
+use crate::log::sequencer::{Entry, Sequencer};
+use crate::log::wal::{self, Wal};
+use crate::net::forward::Message;
+use crate::route::CoreId;
+
+/// A data core hears of the bytes that were taken from it when these are so many more.
+const TAKEN_STEP_BYTES: u64 = 1 << 20;
+
+/// Bytes that the disk may be behind; beyond, feeds are not taken, and in the end clients' writes wait.
+const UNWRITTEN_BYTES_MAX: usize = 64 << 20;
+
+/// What is known of one data core.
+#[derive(Default)]
+struct Core {
+    /// It holds replies until the log has come far enough.
+    holds: bool,
+    sent: Progress,
+    /// It records, and has said so.
+    records: bool,
+}
+
+/// Who waits for what.
+pub(super) struct Waiter {
+    pub core: CoreId,
+    pub ask: u32,
+    pub part: u16,
+    pub what: Awaited,
+}
+
+/// See [`Waiter`].
+pub(super) enum Awaited {
+    /// The snapshot that is to come, or is under way.
+    Snapshot,
+    /// So many copies of everything up to `index`.
+    Copies { index: Option<Index>, positions: Vec<(CoreId, u64)>, local: bool, replicas: u32, deadline_ms: Option<i64> },
+}
+
+/// See the module.
+pub(super) struct Log {
+    pub sequencer: Sequencer,
+    pub backlog: Backlog,
+    wal: Option<Rc<Wal>>,
+    seen: wal::Progress,
+    cores: Vec<Core>,
+    /// Data cores record, or have been told to.
+    recording: bool,
+    pub runs: Runs,
+    pub standing: Standing,
+    pub waiters: Vec<Waiter>,
+    /// Units since the last snapshot.
+    pub changes: u64,
+    /// What is to be sent to data cores.
+    pub out: Vec<(CoreId, Message)>,
+}
+
+impl Log {
+    /// A log that goes on after `end`, the last index of `histories`, as a new history.
+    pub fn new(cores: usize, histories: Vec<HistoryEntry>, end: Index, id: HistoryId, backlog_bytes: usize) -> Log {
+        let progress = wal::Progress { written: end, durable: end, healthy: true, closed: false };
+        Log {
+            sequencer: Sequencer::new(cores, histories, end, id),
+            backlog: Backlog::new(backlog_bytes),
+            wal: None,
+            seen: progress,
+            cores: (0..cores).map(|_| Core::default()).collect(),
+            recording: false,
+            runs: Runs::new(cores),
+            standing: Standing::default(),
+            waiters: Vec::new(),
+            changes: 0,
+            out: Vec::new(),
+        }
+    }
+
+    pub fn wal(&self) -> Option<&Rc<Wal>> {
+        self.wal.as_ref()
+    }
+
+    /// From now on the log is written to disk.
+    pub fn set_wal(&mut self, wal: Option<Rc<Wal>>) {
+        if let Some(wal) = &wal {
+            self.seen = wal.progress();
+        }
+        self.wal = wal;
+    }
+
+    /// Tells data cores to record what they change.
+    pub fn record(&mut self) {
+        if std::mem::replace(&mut self.recording, true) {
+            return;
+        }
+        self.cores.iter_mut().for_each(|core| core.records = false);
+        self.tell_all(|| Message::Record(true));
+    }
+
+    /// Whether all data cores record.
+    pub fn records(&self) -> bool {
+        self.recording && self.cores.iter().all(|core| core.records)
+    }
+
+    /// Nobody takes frames any more: recording ends, and with it the history, as writes are missing from now on.
+    pub fn stop_recording(&mut self, id: HistoryId) {
+        if std::mem::replace(&mut self.recording, false) {
+            self.cores.iter_mut().for_each(|core| core.records = false);
+            self.tell_all(|| Message::Record(false));
+            self.sequencer.forget_histories(id);
+            self.backlog.clear();
+        }
+    }
+
+    pub fn tell_all(&mut self, message: impl Fn() -> Message) {
+        let cores = self.cores.len() as CoreId;
+        self.out.extend((0..cores).map(|core| (core, message())));
+    }
+
+    /// A chunk has arrived.
+    pub fn feed(&mut self, core: CoreId, chunk: Chunk) {
+        let known = &mut self.cores[core as usize];
+        known.holds |= chunk.holds;
+        // The first one says that it records.
+        known.records = self.recording;
+        self.sequencer.push(core, chunk);
+    }
+
+    /// Moves on what has arrived, as far as there is room; `wall_ms` is the time.
+    pub fn advance(&mut self, wall_ms: i64) {
+        if self.runs.wait_to_begin() && self.records() {
+            let begin = self.runs.begin(&self.sequencer, wall_ms);
+            self.out.extend(begin);
+        }
+        while self.has_room()
+            && let Some(entry) = self.sequencer.pop(wall_ms)
+        {
+            match entry {
+                Entry::Log(frame) => {
+                    self.changes += frame.head.count as u64;
+                    self.backlog.push(frame.clone());
+                    if let Some(wal) = &self.wal
+                        && let Err(error) = wal.append(frame.clone())
+                    {
+                        tracing::error!(%error, index = frame.head.first, "the log cannot take a frame");
+                    }
+                    self.runs.push_log(&frame);
+                }
+                Entry::Cover { run, core, frame, done } => {
+                    let next = self.runs.push_cover(run, core, frame, done, &self.sequencer, wall_ms);
+                    self.out.extend(next);
+                }
+            }
+        }
+        self.out.extend(self.runs.grant());
+    }
+
+    fn has_room(&self) -> bool {
+        self.wal.as_ref().is_none_or(|wal| wal.held_bytes() < UNWRITTEN_BYTES_MAX)
+    }
+
+    /// Looks how far the disk is.
+    pub fn look_at_disk(&mut self) {
+        let Some(wal) = &self.wal else { return };
+        self.seen = wal.progress();
+        let error = wal.health().map(|health| Arc::from(&*health));
+        if error != self.standing.disk_error {
+            match &error {
+                Some(why) => tracing::error!(%why, "the log cannot be written; writes are refused"),
+                None => tracing::info!("the log is written again"),
+            }
+            self.standing.disk_error = error;
+            self.tell_standing();
+        }
+    }
+
+    pub fn tell_standing(&mut self) {
+        let standing = Arc::new(self.standing.clone());
+        self.tell_all(|| Message::Standing(Arc::clone(&standing)));
+    }
+
+    /// The last index that survives a power cut here.
+    pub fn durable(&self) -> Index {
+        if self.wal.is_some() { self.seen.durable } else { 0 }
+    }
+
+    /// Tells data cores how far the log is with what they fed it, those that want to know. `replicated` and
+    /// `replicated_durable` are the last indices that enough replicas have.
+    pub fn tell_progress(&mut self, replicated: Index, replicated_durable: Index) {
+        let durable = self.durable();
+        let replicated_durable = replicated_durable.min(durable);
+        for (at, core) in self.cores.iter_mut().enumerate() {
+            let id = at as CoreId;
+            let taken_bytes = self.sequencer.taken_bytes(id);
+            let hungry = taken_bytes >= core.sent.taken_bytes + TAKEN_STEP_BYTES;
+            if !core.holds && !hungry {
+                continue;
+            }
+            let of = |index| self.sequencer.seq_at(id, index);
+            let progress = Progress {
+                taken_bytes,
+                durable: of(durable),
+                replicated: of(replicated),
+                replicated_durable: of(replicated_durable),
+            };
+            let moved = Progress { taken_bytes: core.sent.taken_bytes, ..progress } != core.sent;
+            if hungry || moved {
+                core.sent = progress;
+                self.out.push((id, Message::Progress(progress)));
+            }
+        }
+        let needed = if self.wal.is_some() { durable.min(replicated) } else { replicated };
+        self.sequencer.forget_marks(needed);
+    }
+
+    /// Answers a question of a data core.
+    pub fn answer(&mut self, core: CoreId, ask: u32, part: u16, answer: LogAnswer) {
+        let answer = Box::new(Answer::Log(answer));
+        self.out.push((core, Message::Answer { ask, part, answer }));
+    }
+
+    /// Numbers for INFO and the metrics.
+    pub fn numbers(&self) -> LogNumbers {
+        LogNumbers {
+            wal: self.wal.is_some(),
+            wal_bytes: self.wal.as_ref().map_or(0, |wal| wal.total_bytes()),
+            unwritten_bytes: self.wal.as_ref().map_or(0, |wal| wal.held_bytes() as u64),
+            disk_error: self.standing.disk_error.as_deref().map(str::to_string),
+            history: self.sequencer.history(),
+            end: self.sequencer.end(),
+            durable: self.durable(),
+            changes: self.changes,
+            backlog_bytes: self.backlog.bytes() as u64,
+            backlog_first: self.backlog.first().unwrap_or(0),
+            snapshot: self.runs.numbers(),
+        }
+    }
+
+    /// Whether everything that these data cores had said when they were asked is in the log.
+    pub fn has(&self, positions: &[(CoreId, u64)]) -> bool {
+        positions.iter().all(|&(core, seq)| self.sequencer.merged(core) >= seq)
+    }
+
+    /// Takes the answers that can be given to those who wait for a snapshot.
+    pub fn answer_snapshot_waiters(&mut self, result: &Result<(), String>) {
+        let waiters = std::mem::take(&mut self.waiters);
+        for waiter in waiters {
+            match waiter.what {
+                Awaited::Snapshot => {
+                    let answer = result.clone().map_or_else(LogAnswer::Failed, |()| LogAnswer::Done);
+                    self.answer(waiter.core, waiter.ask, waiter.part, answer);
+                }
+                what => self.waiters.push(Waiter { what, ..waiter }),
+            }
+        }
+    }
+
+    /// Adds somebody who takes a whole copy of the keyspace.
+    pub fn add_consumer(&mut self, consumer: Consumer) {
+        self.record();
+        self.runs.add(consumer);
+    }
+}
+
+/// What data cores may ask here; see [`LogAsk`].
+pub(super) fn is_waiting(ask: &LogAsk) -> bool {
+    matches!(ask, LogAsk::Save { wait: true } | LogAsk::Wait { .. })
+}

@@ -1,0 +1,154 @@
+//! Runs: whole copies of the keyspace, for snapshots and for replicas.
+//!
+//! In a run every data core goes through all of its keys, and says for one range of them after the other what is in it
+//! ([`crate::log::cover`]); these pieces stand in its feed among the writes, so that together they are a copy. One run
+//! goes on at a time; all who want a copy when it begins share it, and those who come later wait for the next.
+//!
+//! The pace is that of the slowest taker: a data core makes a piece only when it is granted one ([`PIECES_AHEAD`]), and
+//! that happens while all takers have room.
+//!
+//! Owned by the control core.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::log::frame::{Begin, End, Frame, Index, Kind};
+use crate::log::sequencer::Sequencer;
+use crate::net::forward::Message;
+use crate::route::CoreId;
+
+/// Pieces that a core may have under way.
+const PIECES_AHEAD: u32 = 4;
+
+/// Takes the frames of a stream.
+pub(super) trait Take {
+    fn take(&mut self, frame: &Frame);
+    /// Whether pieces may go on coming.
+    fn has_room(&self) -> bool;
+    /// Gone, for whatever reason.
+    fn is_gone(&self) -> bool;
+}
+
+pub(super) type Consumer = Rc<RefCell<dyn Take>>;
+
+/// What the keys are: the same in every run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keyspace {
+    pub partitions: u16,
+    pub databases: u16,
+    pub seeds: [u64; 4],
+}
+
+/// A run that goes on.
+struct Run {
+    number: u64,
+    consumers: Vec<Consumer>,
+    covers: u64,
+    /// Per core: pieces that were granted and have not come; None: it has covered everything.
+    granted: Vec<Option<u32>>,
+}
+
+/// See the module.
+pub(super) struct Runs {
+    cores: usize,
+    keyspace: Keyspace,
+    number: u64,
+    run: Option<Run>,
+    /// Who takes part in the next one.
+    next: Vec<Consumer>,
+}
+
+impl Runs {
+    pub fn new(cores: usize, keyspace: Keyspace) -> Runs {
+        Runs { cores, keyspace, number: 0, run: None, next: Vec::new() }
+    }
+
+    pub fn add(&mut self, consumer: Consumer) {
+        self.next.push(consumer);
+    }
+
+    /// Nobody takes part, or is going to.
+    pub fn is_idle(&self) -> bool {
+        self.run.is_none() && self.next.is_empty()
+    }
+
+    /// Somebody wants a copy, and no run goes on.
+    pub fn wait_to_begin(&self) -> bool {
+        self.run.is_none() && !self.next.is_empty()
+    }
+
+    /// Begins a run: all data cores record by now.
+    pub fn begin(&mut self, log: &Sequencer, wall_ms: i64) {
+        self.number += 1;
+        let Keyspace { partitions, databases, seeds } = self.keyspace;
+        let begin = Begin { partitions, databases, seeds, histories: log.histories().to_vec() };
+        let frame = Frame::of(Kind::Begin, log.history(), log.end() + 1, wall_ms, &begin);
+        let consumers = std::mem::take(&mut self.next);
+        consumers.iter().for_each(|consumer| consumer.borrow_mut().take(&frame));
+        let granted = vec![Some(0); self.cores];
+        self.run = Some(Run { number: self.number, consumers, covers: 0, granted });
+    }
+
+    /// A frame of the log: part of every copy that is under way.
+    pub fn push_log(&mut self, frame: &Frame) {
+        if let Some(run) = &mut self.run {
+            run.push(frame);
+        }
+    }
+
+    /// A piece of a run; the last one of all ends it.
+    pub fn push_cover(&mut self, number: u64, core: CoreId, frame: Frame, done: bool, log: &Sequencer, wall_ms: i64) {
+        let Some(run) = self.run.as_mut().filter(|run| run.number == number) else { return };
+        run.covers += 1;
+        run.push(&frame);
+        let granted = &mut run.granted[core as usize];
+        *granted = if done { None } else { granted.map(|count| count.saturating_sub(1)) };
+        if run.granted.iter().all(Option::is_none) {
+            let end = Frame::of(Kind::End, log.history(), log.end() + 1, wall_ms, &End { covers: run.covers });
+            run.push(&end);
+            self.run = None;
+        }
+    }
+
+    /// Lets data cores make pieces, if all takers have room. A run that nobody takes any more ends.
+    pub fn grant(&mut self) -> Vec<(CoreId, Message)> {
+        let mut out = Vec::new();
+        let Some(run) = &mut self.run else { return out };
+        run.consumers.retain(|consumer| !consumer.borrow().is_gone());
+        if run.consumers.is_empty() {
+            out.extend((0..self.cores as CoreId).map(|core| (core, Message::Cover { run: 0, pieces: 0 })));
+            self.run = None;
+            return out;
+        }
+        if !run.consumers.iter().all(|consumer| consumer.borrow().has_room()) {
+            return out;
+        }
+        for (core, granted) in run.granted.iter_mut().enumerate() {
+            if let Some(count) = granted
+                && *count <= PIECES_AHEAD / 2
+            {
+                out.push((core as CoreId, Message::Cover { run: run.number, pieces: PIECES_AHEAD - *count }));
+                *count = PIECES_AHEAD;
+            }
+        }
+        out
+    }
+
+    /// The run has to begin anew: something has happened that a stream cannot say.
+    pub fn restart(&mut self) -> Vec<Consumer> {
+        self.run.take().map_or(Vec::new(), |run| run.consumers)
+    }
+}
+
+impl Run {
+    fn push(&mut self, frame: &Frame) {
+        for consumer in &self.consumers {
+            consumer.borrow_mut().take(frame);
+        }
+    }
+}
+
+/// The last index of a copy, when its last frame has come.
+pub(super) fn end_of(frame: &Frame) -> Option<Index> {
+    (frame.head.kind == Kind::End).then(|| frame.head.first - 1)
+}

@@ -1,0 +1,225 @@
+//! A data core's part in a whole copy of the keyspace: piece by piece, between the turns of its clients.
+//!
+//! Each piece says what is in one range of keys ([`crate::shard::cover`]) and goes into the feed, at its place among the
+//! writes. For that moment no key of the core may be lent: so a piece is a claim on the whole core, which nearly always is
+//! granted at once. A large collection is locked, as a transaction would do, and written in slices, while only those who
+//! want that very key wait.
+//!
+//! # Pace
+//!
+//! The control core grants pieces as fast as whoever takes them can. Beyond that, after each piece the core serves its
+//! clients for at least [`REST`] times as long as the piece has taken.
+//!
+//! Owned by one core.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::pump::Pump;
+use crate::borrow::Ticket;
+use crate::log::cover::{self, UPTO_END};
+use crate::log::feed::Content;
+use crate::route::slot_of;
+use crate::shard::cover::{Budget, Covered};
+use crate::shard::rebuild::Cursor;
+use crate::shard::statement;
+
+/// How much longer than a piece takes the next one waits.
+const REST: u32 = 3;
+
+/// Elements of a large collection in one slice.
+const SLICE_ELEMENTS: usize = 1024;
+
+/// How far a run has come on this core. See the module.
+pub(super) struct Covering {
+    run: u64,
+    /// Pieces that may be made.
+    pieces: u32,
+    /// What comes next; None: everything is covered.
+    next: Option<Place>,
+    /// A claim has been made and has not been granted.
+    claimed: bool,
+    slices: Option<Slices>,
+    rest_until: Instant,
+    /// How often databases had been exchanged when the run began.
+    swaps: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    partition: u16,
+    db: usize,
+    from: u32,
+}
+
+/// Large collections that are written in slices. Invariant: not empty.
+struct Slices {
+    ticket: Ticket,
+    place: Place,
+    keys: VecDeque<Vec<u8>>,
+    /// In the first of them.
+    cursor: Cursor,
+}
+
+impl Pump {
+    /// The control core lets this core make pieces.
+    pub(super) fn grant_pieces(&mut self, run: u64, pieces: u32) {
+        if pieces == 0 {
+            return self.end_covering();
+        }
+        let partitions = self.engine.shard.partitions();
+        let first = Place { partition: partitions.start, db: 0, from: 0 };
+        let swaps = self.engine.shard.swaps();
+        let covering = match &mut self.covering {
+            Some(covering) if covering.run == run => covering,
+            _ => {
+                self.end_covering();
+                self.covering.insert(Covering {
+                    run,
+                    pieces: 0,
+                    next: (!partitions.is_empty()).then_some(first),
+                    claimed: false,
+                    slices: None,
+                    rest_until: Instant::now(),
+                    swaps,
+                })
+            }
+        };
+        covering.pieces += pieces;
+    }
+
+    /// Nobody wants the rest.
+    fn end_covering(&mut self) {
+        if let Some(Covering { slices: Some(slices), .. }) = self.covering.take() {
+            self.release_claim(slices.ticket);
+            self.settle_claims();
+        }
+    }
+
+    /// Whether a piece can be made, now or after a rest.
+    #[inline]
+    pub(super) fn covers(&self) -> bool {
+        self.covering.as_ref().is_some_and(|covering| covering.pieces > 0 && !covering.claimed)
+    }
+
+    /// Makes a piece, if one may be made now.
+    #[inline]
+    pub(super) fn cover_some(&mut self) {
+        if self.covers() {
+            self.cover_now();
+        }
+    }
+
+    fn cover_now(&mut self) {
+        let Some(covering) = &mut self.covering else { return };
+        if Instant::now() < covering.rest_until {
+            return;
+        }
+        if covering.slices.is_some() {
+            return self.cover_slice();
+        }
+        covering.claimed = true;
+        self.claim_cover();
+    }
+
+    /// The claim on the whole core is granted: covers what comes next.
+    pub(super) fn cover(&mut self, ticket: Ticket) {
+        let started = Instant::now();
+        let Some(covering) = &mut self.covering else { return self.release_claim(ticket) };
+        covering.claimed = false;
+        let run = covering.run;
+        if covering.swaps != self.engine.shard.swaps() {
+            self.covering = None;
+            self.engine.cover(Content::Spoiled { run }, Vec::new());
+            return self.release_claim(ticket);
+        }
+        let budget = Budget::default();
+        let (mut bytes, mut deferred) = (Vec::with_capacity(budget.bytes + budget.bytes / 4), VecDeque::new());
+        let mut last = None;
+        while let Some(place) = covering.next
+            && bytes.len() < budget.bytes
+            && deferred.is_empty()
+        {
+            let shard = &self.engine.shard;
+            let Place { partition, db, from } = place;
+            let mut upto = None;
+            cover::encode(&mut bytes, db as u8, partition, from, |out| {
+                upto = shard.cover(db, partition, from, budget, |covered| match covered {
+                    Covered::Statement(args) => statement::encode(out, db as u8, Some(slot_of(args[1])), args),
+                    Covered::Deferred(key) => deferred.push_back(key.to_vec()),
+                });
+                upto.map_or(UPTO_END, u64::from)
+            });
+            last = Some(place);
+            covering.next = match upto {
+                Some(from) => Some(Place { from, ..place }),
+                None if db + 1 < shard.databases() => Some(Place { db: db + 1, from: 0, partition }),
+                None if partition + 1 < shard.partitions().end => Some(Place { partition: partition + 1, db: 0, from: 0 }),
+                None => None,
+            };
+        }
+        covering.pieces -= 1;
+        covering.rest_until = rest(started);
+        let done = covering.next.is_none() && deferred.is_empty();
+        let slices = last.filter(|_| !deferred.is_empty());
+        if let Some(place) = slices {
+            let hasher = &self.engine.hasher;
+            let locks = deferred.iter().map(|key| (place.db as u8, hasher.hash(key))).collect();
+            covering.slices = Some(Slices { ticket, place, keys: deferred, cursor: Cursor::default() });
+            self.narrow_claim(ticket, locks);
+        } else {
+            self.release_claim(ticket);
+        }
+        if done {
+            self.covering = None;
+        }
+        self.engine.cover(Content::Cover { run, done }, bytes);
+    }
+
+    /// Writes the next slice of a large collection.
+    fn cover_slice(&mut self) {
+        let started = Instant::now();
+        let Some(covering) = &mut self.covering else { return };
+        let Some(slices) = &mut covering.slices else { return };
+        let (shard, hasher) = (&self.engine.shard, &self.engine.hasher);
+        let Place { partition, db, .. } = slices.place;
+        let (mut bytes, mut next) = (Vec::new(), None);
+        if let Some(key) = slices.keys.front() {
+            // The record is about no further keys.
+            cover::encode(&mut bytes, db as u8, partition, 0, |out| {
+                // If it has gone meanwhile, that has been said, and there is no more of it.
+                next = shard.rebuild_some(db, &hasher.key(key), slices.cursor, SLICE_ELEMENTS, |args| {
+                    statement::encode(out, db as u8, Some(slot_of(args[1])), args);
+                });
+                0
+            });
+        }
+        match next {
+            Some(cursor) => slices.cursor = cursor,
+            None => {
+                slices.keys.pop_front();
+                slices.cursor = Cursor::default();
+            }
+        }
+        let freed = slices.keys.is_empty().then_some(slices.ticket);
+        covering.pieces -= 1;
+        covering.rest_until = rest(started);
+        let (run, done) = (covering.run, freed.is_some() && covering.next.is_none());
+        if freed.is_some() {
+            covering.slices = None;
+        }
+        if done {
+            self.covering = None;
+        }
+        self.engine.cover(Content::Cover { run, done }, bytes);
+        if let Some(ticket) = freed {
+            self.release_claim(ticket);
+            self.settle_claims();
+        }
+    }
+}
+
+fn rest(started: Instant) -> Instant {
+    let now = Instant::now();
+    now + (now - started).min(Duration::from_millis(10)) * REST
+}
