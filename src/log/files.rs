@@ -226,6 +226,18 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Removes all data, so that what is left at any time is a log and its snapshot: for data of another origin that is to
+/// take its place.
+pub fn clear(dir: &Path) -> io::Result<()> {
+    let listing = list(dir)?;
+    let segments = listing.segments.iter().rev().map(|first| segment_name(*first));
+    let snapshots = listing.snapshots.iter().rev().map(|end| snapshot_name(*end));
+    for name in segments.chain(snapshots) {
+        fs::remove_file(dir.join(name))?;
+    }
+    sync_dir(dir)
+}
+
 /// A directory for a test, removed when this is dropped.
 #[cfg(test)]
 pub(super) mod scratch {

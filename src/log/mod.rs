@@ -5,11 +5,16 @@
 //! to disk ([`wal`], [`snapshot`]) and to replicas. At the next start `recover` finds out what the files hold, and every
 //! data core replays  what is its own.
 
+pub mod check;
 pub mod cover;
 pub mod disk;
 #[cfg(test)]
 mod disk_sim;
+pub mod dump;
 pub mod files;
 pub mod frame;
+pub mod reader;
+pub mod recover;
+pub mod replay;
 pub mod snapshot;
 pub mod wal;

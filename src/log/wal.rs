@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use super::disk::Disk;
 use super::frame::{Frame, HistoryEntry, Index, Kind, check_histories};
 
-pub(in crate::log) use writer::{gather, wall_ms};
+pub(in crate::log) use writer::gather;
 
 pub use back::{BackReader, ReadBackError};
 

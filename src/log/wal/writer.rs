@@ -427,7 +427,7 @@ pub(in crate::log) fn gather(frames: &[Frame], mut skip: usize) -> Vec<u8> {
 }
 
 /// The wall clock.
-pub(in crate::log) fn wall_ms() -> i64 {
+fn wall_ms() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |now| now.as_millis() as i64)
 }
