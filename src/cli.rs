@@ -4,7 +4,8 @@
 //! name, so they are read by [`Config::load`]; clap reads the rest.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{BufWriter, ErrorKind, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -12,6 +13,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use keyloom::admin::{doctor, limits, logging};
 use keyloom::config::{Config, LoadError};
 use keyloom::loadgen;
+use keyloom::log::{check, dump, recover};
 use keyloom::net::pump::Service;
 use keyloom::node;
 
@@ -42,7 +44,9 @@ Examples:
   keyloom                                  serve on 127.0.0.1:6379 with defaults
   keyloom redis.conf --port 7000           a file, and directives that come after it
   keyloom --port 7000 --cpus 0-1 --save \"\"
-  keyloom doctor                           is this machine fit, and what is to be done";
+  keyloom doctor                           is this machine fit, and what is to be done
+  keyloom check /var/lib/keyloom           is the data whole
+  keyloom dump /var/lib/keyloom --from 7   the log as commands";
 
 /// A Redis-compatible in-memory store: one pinned thread per core, nothing shared.
 #[derive(Parser)]
@@ -81,7 +85,26 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Verify every byte of a data directory, and say what is in it
+    Check {
+        /// The data directory; nothing in it is changed
+        dir: PathBuf,
+    },
+    /// Print what a data directory holds, as commands
+    #[command(after_help = DUMP_HELP)]
+    Dump {
+        /// The data directory; nothing in it is changed
+        dir: PathBuf,
+        /// Only the log, from this index on
+        #[arg(long, value_name = "INDEX")]
+        from: Option<u64>,
+    },
 }
+
+const DUMP_HELP: &str = "\
+A line is: index, time of the frame (Unix, seconds), first digits of the history, [database], command. Statements of one
+unit have the same index. Without --from, the newest snapshot comes first; in it, \"cover\" lines name a range of keys, and
+the commands that rebuild it follow.";
 
 /// Why the program ended with exit code 1.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +125,10 @@ enum CliError {
     Limit(#[from] limits::LimitError),
     #[error("{0}")]
     Node(#[from] node::NodeError),
+    #[error("{0}")]
+    Data(#[from] recover::RecoverError),
+    #[error("{0}")]
+    Dump(#[from] dump::DumpError),
 }
 
 /// Runs the program with `args`, its name not among them.
@@ -174,6 +201,19 @@ fn parsed(mut args: Vec<OsString>) -> Result<ExitCode, CliError> {
         Command::Floor { args } => serve(&args, Service::FixedBytes),
         Command::Bench(args) => Ok(loadgen::main(&args)),
         Command::Doctor { json, args } => examine(json, args),
+        Command::Check { dir } => {
+            let report = check::check(&dir)?;
+            // Whoever reads may have seen enough.
+            let _ = write!(std::io::stdout(), "{report}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Dump { dir, from } => {
+            match dump::dump(&dir, from, &mut BufWriter::new(std::io::stdout().lock())) {
+                Err(dump::DumpError::Print(error)) if error.kind() == ErrorKind::BrokenPipe => {}
+                dumped => dumped?,
+            }
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

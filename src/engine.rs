@@ -112,6 +112,8 @@ pub struct Engine {
     clock: quanta::Clock,
     /// When the last command ended; the next one starts there.
     tick: u64,
+    /// Changes of keys since the start.
+    changes: u64,
     random: u64,
     /// Transactions that this core has coordinated.
     transactions: u64,
@@ -164,6 +166,7 @@ impl Engine {
             slowlog: VecDeque::new(),
             clock,
             tick,
+            changes: 0,
             random: seed | 1,
             transactions: 0,
             transaction: None,
@@ -304,6 +307,7 @@ impl Engine {
         };
         let result = run(&mut ctx, call.args, reply);
         let (changes, logged) = (ctx.changes, ctx.logged);
+        self.changes += changes;
         if changes > 0 && !logged && self.shard.effects.enabled() {
             self.emit(&call);
         }
@@ -459,6 +463,7 @@ impl Engine {
             net: self.net.clone(),
             expiry_lag: self.expiry_lag.clone(),
             pubsub: self.pubsub.numbers(),
+            changes: self.changes,
         }
     }
 
@@ -497,6 +502,7 @@ impl Engine {
                 }
                 Ok(Answer::Done)
             }
+            Ask::FeedSeq => Ok(Answer::Count(self.hurry_feed())),
             Ask::DbSizes => Ok(Answer::DbSizes((0..self.shard.databases()).map(|db| self.shard.size(db)).collect())),
             Ask::Watch(places) => {
                 let watch = |(db, key): (u8, Vec<u8>)| self.shard.watch(db as usize, &self.hasher.key(&key));
@@ -505,7 +511,7 @@ impl Engine {
             Ask::Listen { .. } | Ask::Publish { .. } | Ask::Subscriptions { .. } | Ask::Subscribers { .. } => {
                 crate::command::pubsub::answer(self, ask)
             }
-            Ask::Clients(_) | Ask::Kill { .. } | Ask::Unblock { .. } | Ask::Pause(_) | Ask::Monitor { .. } => Err(ask),
+            Ask::Log(_) | Ask::Clients(_) | Ask::Kill { .. } | Ask::Unblock { .. } | Ask::Pause(_) | Ask::Monitor { .. } => Err(ask),
         }
     }
 

@@ -10,6 +10,7 @@ pub mod budget;
 pub mod collection;
 pub mod command;
 pub mod config;
+pub mod control;
 pub mod engine;
 pub mod loadgen;
 pub mod log;

@@ -22,9 +22,13 @@ use std::sync::{Arc, OnceLock};
 use crossbeam_channel::{Receiver, Sender};
 use glommio::{LocalExecutorBuilder, Placement};
 
-use crate::admin::{control, http};
+use crate::admin::http;
 use crate::config::{Config, ControlCore};
+use crate::control::{self, Keyspace, Recovered};
 use crate::engine::Engine;
+use crate::log::files::{DataDir, DirError};
+use crate::log::recover::{self, Plan, RecoverError};
+use crate::log::replay;
 use crate::mesh;
 use crate::net::clock::Clock;
 use crate::net::forward::Message;
@@ -32,6 +36,7 @@ use crate::net::limits;
 use crate::net::listener::{self, ListenError, Listener};
 use crate::net::pump::{Parts, Pump, Service};
 use crate::net::ring::Ring;
+use crate::resp::Output;
 use crate::route::{CoreId, Hasher, Router};
 use crate::shard::SteadyMs;
 use crate::state::NodeState;
@@ -58,6 +63,10 @@ pub enum NodeError {
     PidFile { path: String, error: io::Error },
     #[error("cannot draw random numbers: {0}")]
     Random(getrandom::Error),
+    #[error("{0}")]
+    Directory(#[from] DirError),
+    #[error("cannot read the data: {0}")]
+    Recover(#[from] RecoverError),
 }
 
 /// How long a shutdown may wait for clients to take what they are owed, ms.
@@ -155,6 +164,7 @@ pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
     // The port comes first: a second server with the same files must not touch those of the first.
     let listeners = listener::open(&config)?;
     write_pid_file(&config).inspect_err(|_| remove_files(&config))?;
+    let recovered = find_data(&config).inspect_err(|_| remove_files(&config))?;
     let signals = Signals::watch().map_err(NodeError::Signals)?;
     let cores = config.cpus.len();
     let executors = cores + 1;
@@ -168,7 +178,7 @@ pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
         state: Arc::new(NodeState::new(Arc::clone(&config))),
         clock: Clock::start(),
     });
-    let started = start(&config, service, &node, &listeners, admin, order_receivers)?;
+    let started = start(&config, service, &node, &listeners, admin, recovered, order_receivers)?;
     for listener in &listeners {
         tracing::info!(address = listener.address, cores, "ready to accept connections");
     }
@@ -188,6 +198,54 @@ pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
     tracing::info!("stopped");
     result
 }
+
+/// Takes the directory of the log, if it is in use or there is something in it, and looks what that is.
+fn find_data(config: &Config) -> Result<Recovered, NodeError> {
+    let path = std::path::Path::new(&config.dir).join(&config.appenddirname);
+    if !path.exists() {
+        if !config.appendonly && config.save.is_empty() {
+            return Ok(Recovered::default());
+        }
+        std::fs::create_dir_all(&path)
+            .map_err(|source| DirError::NotWritable { dir: path.clone(), user: uid(), source })?;
+    }
+    let dir = DataDir::open(&path)?;
+    let mut plan = recover::inspect(&path)?;
+    plan.settle()?;
+    let plan = (!plan.is_empty()).then(|| Arc::new(plan));
+    Ok(Recovered { dir: Some(dir), plan })
+}
+
+fn uid() -> u32 {
+    // SAFETY: a plain system call that cannot fail.
+    unsafe { libc::getuid() }
+}
+
+/// Lets a core replay what is its own.
+fn replay_data(engine: &mut Engine, plan: &Plan) -> Result<(), RecoverError> {
+    let started = std::time::Instant::now();
+    let (me, router) = (engine.router.me(), engine.router.clone());
+    let per_partition = crate::route::SLOTS / router.partitions();
+    let mut void = Output::new();
+    let mut told = started;
+    let counts = replay::replay(
+        plan,
+        |slot| router.owner(slot / per_partition) == me,
+        |db, args| engine.replay(db, args, &mut void).ok_or("no such command, or not in this form"),
+        |done, all| {
+            if told.elapsed().as_secs() >= PROGRESS_S {
+                told = std::time::Instant::now();
+                tracing::info!(core = me, percent = done * 100 / all.max(1), "loading");
+            }
+        },
+    )?;
+    let ms = started.elapsed().as_millis() as u64;
+    tracing::info!(core = me, statements = counts.statements, bytes = counts.bytes, ms, "loaded");
+    Ok(())
+}
+
+/// How often a core that loads tells how far it is, s.
+const PROGRESS_S: u64 = 2;
 
 fn write_pid_file(config: &Config) -> Result<(), NodeError> {
     if config.pidfile.is_empty() {
@@ -216,6 +274,7 @@ fn start(
     node: &Arc<Node>,
     listeners: &[Listener],
     mut admin: Option<TcpListener>,
+    recovered: Recovered,
     orders: Vec<Receiver<Order>>,
 ) -> Result<Vec<Thread>, NodeError> {
     let cores = config.cpus.len();
@@ -228,6 +287,13 @@ fn start(
     let hasher = Hasher::new(config.partitions, [seed[0], seed[1], seed[2], seed[3]]);
     let (ready, all_ready) = crossbeam_channel::bounded::<Result<(), NodeError>>(cores + 1);
     let (go, may_go) = crossbeam_channel::bounded::<()>(cores + 1);
+    let plan = recovered.plan.clone();
+    let mut recovered = Some(recovered);
+    let keyspace = Keyspace {
+        partitions: config.partitions,
+        databases: config.databases as u16,
+        seeds: [seed[0], seed[1], seed[2], seed[3]],
+    };
     let endpoints = mesh::build::<Message>(cores + 1, limits::MESH_SLOTS);
     let mut threads = Vec::new();
     for (executor, (endpoint, orders)) in endpoints.into_iter().zip(orders).enumerate() {
@@ -240,6 +306,8 @@ fn start(
             ControlCore::Dedicated => dedicated(&config),
         };
         let admin = if control { admin.take() } else { None };
+        let recovered = if control { recovered.take().unwrap_or_default() } else { Recovered::default() };
+        let plan = plan.clone();
         let name = if control { "keyloom-control".to_string() } else { format!("keyloom-{executor}") };
         let builder = LocalExecutorBuilder::new(cpu)
             .name(&name)
@@ -254,10 +322,19 @@ fn start(
                 if may_go.recv().is_err() {
                     return Ok(());
                 }
-                return control::run(executor as CoreId, node, endpoint, orders, admin).await;
+                let me = executor as CoreId;
+                return control::run(control::Parts { me, node, mesh: endpoint, orders, admin, keyspace, recovered }).await;
             }
             let router = Router::new(executor as CoreId, cores as u16, config.partitions);
-            let engine = Engine::of_node(router, hasher, Arc::clone(&node.state), random);
+            let mut engine = Engine::of_node(router, hasher, Arc::clone(&node.state), random);
+            if let Some(plan) = plan {
+                engine.shard.set_now(node.clock.clone().now());
+                if let Err(error) = replay_data(&mut engine, &plan) {
+                    let text = error.to_string();
+                    let _ = ready.send(Err(error.into()));
+                    return Err(io::Error::other(text));
+                }
+            }
             let ring = match Ring::new() {
                 Ok(ring) => ring,
                 Err(error) => {

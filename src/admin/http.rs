@@ -15,7 +15,7 @@ use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::{sleep, timeout};
 
-use super::control::Control;
+use crate::control::Control;
 use super::logging;
 use super::metrics::{self, NodeFacts};
 use super::process::Process;

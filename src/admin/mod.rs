@@ -1,6 +1,5 @@
 //! What operators see: the log, the checks of the machine, numbers of the process and the metrics text.
 
-pub mod control;
 pub mod doctor;
 pub mod http;
 pub mod limits;

@@ -12,6 +12,7 @@ use crate::shard::{DbSize, SteadyMs, Version};
 use crate::state::Configured;
 use crate::stats::Snapshot;
 
+use super::log::{LogAnswer, LogAsk};
 use super::session::{ClientFilter, ClientInfo, Home};
 use super::slowlog::SlowlogEntry;
 
@@ -100,6 +101,10 @@ pub enum Ask {
     },
     /// Sizes of all databases.
     DbSizes,
+    /// Where the feed of this core stands; what it has is sent.
+    FeedSeq,
+    /// To the control core.
+    Log(LogAsk),
     /// A client starts to watch these keys; answered when none of them is lent.
     Watch(Vec<Place>),
 }
@@ -123,4 +128,6 @@ pub enum Answer {
     DbSizes(Vec<DbSize>),
     /// Of each watched key.
     Versions(Vec<Version>),
+    /// Of the control core.
+    Log(LogAnswer),
 }

@@ -21,6 +21,12 @@ pub static COMMANDS: &[Command] = &[Command::container("client", -2, Flags::NONE
 
 static SUBCOMMANDS: &[Command] = &[
     sub("caching", 3, CLIENT, caching).doc("connection", "6.0.0", "O(1)", "Chooses keys to track; needs tracking."),
+    sub("durability", -2, CLIENT.or(Flags::DRAINS), super::log::client_durability).doc(
+        "connection",
+        "7.4.0",
+        "O(1)",
+        "Chooses what a reply means to this connection: executed, on disk, on replicas.",
+    ),
     sub("getname", 2, CLIENT, getname).doc("connection", "2.6.9", "O(1)", "Returns the name of the connection."),
     sub("getredir", 2, CLIENT, getredir).doc("connection", "6.0.0", "O(1)", "Returns where tracking is redirected to."),
     help::row("connection", Flags::CONNECTION),

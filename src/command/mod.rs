@@ -23,6 +23,7 @@ pub mod info;
 pub mod introspect;
 pub mod latency;
 pub mod list;
+pub mod log;
 pub mod memory;
 pub mod merge;
 pub mod monitor;

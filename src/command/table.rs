@@ -309,6 +309,7 @@ static FAMILIES: &[&[Command]] = &[
     super::memory::COMMANDS,
     super::acl::COMMANDS,
     super::transaction::COMMANDS,
+    super::log::COMMANDS,
 ];
 
 static TABLE: LazyLock<Table> = LazyLock::new(Table::build);

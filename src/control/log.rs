@@ -7,9 +7,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::runs::{Consumer, Runs};
-use crate::command::Answer;
-use crate::command::log::{LogAnswer, LogAsk, LogNumbers};
+use super::runs::{Consumer, Keyspace, Runs};
 use crate::log::backlog::Backlog;
 use crate::log::durability::{Progress, Standing};
 use crate::log::feed::Chunk;
@@ -35,55 +33,40 @@ struct Core {
     records: bool,
 }
 
-/// Who waits for what.
-pub(super) struct Waiter {
-    pub core: CoreId,
-    pub ask: u32,
-    pub part: u16,
-    pub what: Awaited,
-}
-
-/// See [`Waiter`].
-pub(super) enum Awaited {
-    /// The snapshot that is to come, or is under way.
-    Snapshot,
-    /// So many copies of everything up to `index`.
-    Copies { index: Option<Index>, positions: Vec<(CoreId, u64)>, local: bool, replicas: u32, deadline_ms: Option<i64> },
-}
-
 /// See the module.
 pub(super) struct Log {
     pub sequencer: Sequencer,
     pub backlog: Backlog,
     wal: Option<Rc<Wal>>,
-    seen: wal::Progress,
+    disk: wal::Progress,
     cores: Vec<Core>,
     /// Data cores record, or have been told to.
     recording: bool,
     pub runs: Runs,
     pub standing: Standing,
-    pub waiters: Vec<Waiter>,
-    /// Units since the last snapshot.
-    pub changes: u64,
     /// What is to be sent to data cores.
     pub out: Vec<(CoreId, Message)>,
 }
 
 impl Log {
-    /// A log that goes on after `end`, the last index of `histories`, as a new history.
-    pub fn new(cores: usize, histories: Vec<HistoryEntry>, end: Index, id: HistoryId, backlog_bytes: usize) -> Log {
-        let progress = wal::Progress { written: end, durable: end, healthy: true, closed: false };
+    /// A log that goes on after `end`, the last index of `histories`, as the history `id`.
+    pub fn new(
+        cores: usize,
+        keyspace: Keyspace,
+        histories: Vec<HistoryEntry>,
+        end: Index,
+        id: HistoryId,
+        backlog_bytes: u64,
+    ) -> Log {
         Log {
             sequencer: Sequencer::new(cores, histories, end, id),
-            backlog: Backlog::new(backlog_bytes),
+            backlog: Backlog::new(backlog_bytes as usize),
             wal: None,
-            seen: progress,
+            disk: wal::Progress { written: end, durable: end, healthy: true, closed: false },
             cores: (0..cores).map(|_| Core::default()).collect(),
             recording: false,
-            runs: Runs::new(cores),
+            runs: Runs::new(cores, keyspace),
             standing: Standing::default(),
-            waiters: Vec::new(),
-            changes: 0,
             out: Vec::new(),
         }
     }
@@ -92,21 +75,20 @@ impl Log {
         self.wal.as_ref()
     }
 
-    /// From now on the log is written to disk.
+    /// From now on the log is written to disk, or no longer.
     pub fn set_wal(&mut self, wal: Option<Rc<Wal>>) {
         if let Some(wal) = &wal {
-            self.seen = wal.progress();
+            self.disk = wal.progress();
         }
         self.wal = wal;
     }
 
     /// Tells data cores to record what they change.
     pub fn record(&mut self) {
-        if std::mem::replace(&mut self.recording, true) {
-            return;
+        if !std::mem::replace(&mut self.recording, true) {
+            self.cores.iter_mut().for_each(|core| core.records = false);
+            self.tell_all(|| Message::Record(true));
         }
-        self.cores.iter_mut().for_each(|core| core.records = false);
-        self.tell_all(|| Message::Record(true));
     }
 
     /// Whether all data cores record.
@@ -117,7 +99,6 @@ impl Log {
     /// Nobody takes frames any more: recording ends, and with it the history, as writes are missing from now on.
     pub fn stop_recording(&mut self, id: HistoryId) {
         if std::mem::replace(&mut self.recording, false) {
-            self.cores.iter_mut().for_each(|core| core.records = false);
             self.tell_all(|| Message::Record(false));
             self.sequencer.forget_histories(id);
             self.backlog.clear();
@@ -129,6 +110,11 @@ impl Log {
         self.out.extend((0..cores).map(|core| (core, message())));
     }
 
+    pub fn tell_standing(&mut self) {
+        let standing = Arc::new(self.standing.clone());
+        self.tell_all(|| Message::Standing(Arc::clone(&standing)));
+    }
+
     /// A chunk has arrived.
     pub fn feed(&mut self, core: CoreId, chunk: Chunk) {
         let known = &mut self.cores[core as usize];
@@ -138,18 +124,22 @@ impl Log {
         self.sequencer.push(core, chunk);
     }
 
+    /// Adds somebody who takes a whole copy of the keyspace.
+    pub fn add_consumer(&mut self, consumer: Consumer) {
+        self.record();
+        self.runs.add(consumer);
+    }
+
     /// Moves on what has arrived, as far as there is room; `wall_ms` is the time.
     pub fn advance(&mut self, wall_ms: i64) {
-        if self.runs.wait_to_begin() && self.records() {
-            let begin = self.runs.begin(&self.sequencer, wall_ms);
-            self.out.extend(begin);
+        if self.runs.waits_to_begin() && self.records() {
+            self.runs.begin(&self.sequencer, wall_ms);
         }
         while self.has_room()
             && let Some(entry) = self.sequencer.pop(wall_ms)
         {
             match entry {
                 Entry::Log(frame) => {
-                    self.changes += frame.head.count as u64;
                     self.backlog.push(frame.clone());
                     if let Some(wal) = &self.wal
                         && let Err(error) = wal.append(frame.clone())
@@ -159,9 +149,9 @@ impl Log {
                     self.runs.push_log(&frame);
                 }
                 Entry::Cover { run, core, frame, done } => {
-                    let next = self.runs.push_cover(run, core, frame, done, &self.sequencer, wall_ms);
-                    self.out.extend(next);
+                    self.runs.push_cover(run, core, frame, done, &self.sequencer, wall_ms);
                 }
+                Entry::Spoiled { run } => self.runs.spoil(run),
             }
         }
         self.out.extend(self.runs.grant());
@@ -174,7 +164,7 @@ impl Log {
     /// Looks how far the disk is.
     pub fn look_at_disk(&mut self) {
         let Some(wal) = &self.wal else { return };
-        self.seen = wal.progress();
+        self.disk = wal.progress();
         let error = wal.health().map(|health| Arc::from(&*health));
         if error != self.standing.disk_error {
             match &error {
@@ -186,14 +176,9 @@ impl Log {
         }
     }
 
-    pub fn tell_standing(&mut self) {
-        let standing = Arc::new(self.standing.clone());
-        self.tell_all(|| Message::Standing(Arc::clone(&standing)));
-    }
-
     /// The last index that survives a power cut here.
     pub fn durable(&self) -> Index {
-        if self.wal.is_some() { self.seen.durable } else { 0 }
+        if self.wal.is_some() { self.disk.durable } else { 0 }
     }
 
     /// Tells data cores how far the log is with what they fed it, those that want to know. `replicated` and
@@ -225,56 +210,8 @@ impl Log {
         self.sequencer.forget_marks(needed);
     }
 
-    /// Answers a question of a data core.
-    pub fn answer(&mut self, core: CoreId, ask: u32, part: u16, answer: LogAnswer) {
-        let answer = Box::new(Answer::Log(answer));
-        self.out.push((core, Message::Answer { ask, part, answer }));
-    }
-
-    /// Numbers for INFO and the metrics.
-    pub fn numbers(&self) -> LogNumbers {
-        LogNumbers {
-            wal: self.wal.is_some(),
-            wal_bytes: self.wal.as_ref().map_or(0, |wal| wal.total_bytes()),
-            unwritten_bytes: self.wal.as_ref().map_or(0, |wal| wal.held_bytes() as u64),
-            disk_error: self.standing.disk_error.as_deref().map(str::to_string),
-            history: self.sequencer.history(),
-            end: self.sequencer.end(),
-            durable: self.durable(),
-            changes: self.changes,
-            backlog_bytes: self.backlog.bytes() as u64,
-            backlog_first: self.backlog.first().unwrap_or(0),
-            snapshot: self.runs.numbers(),
-        }
-    }
-
     /// Whether everything that these data cores had said when they were asked is in the log.
     pub fn has(&self, positions: &[(CoreId, u64)]) -> bool {
         positions.iter().all(|&(core, seq)| self.sequencer.merged(core) >= seq)
     }
-
-    /// Takes the answers that can be given to those who wait for a snapshot.
-    pub fn answer_snapshot_waiters(&mut self, result: &Result<(), String>) {
-        let waiters = std::mem::take(&mut self.waiters);
-        for waiter in waiters {
-            match waiter.what {
-                Awaited::Snapshot => {
-                    let answer = result.clone().map_or_else(LogAnswer::Failed, |()| LogAnswer::Done);
-                    self.answer(waiter.core, waiter.ask, waiter.part, answer);
-                }
-                what => self.waiters.push(Waiter { what, ..waiter }),
-            }
-        }
-    }
-
-    /// Adds somebody who takes a whole copy of the keyspace.
-    pub fn add_consumer(&mut self, consumer: Consumer) {
-        self.record();
-        self.runs.add(consumer);
-    }
-}
-
-/// What data cores may ask here; see [`LogAsk`].
-pub(super) fn is_waiting(ask: &LogAsk) -> bool {
-    matches!(ask, LogAsk::Save { wait: true } | LogAsk::Wait { .. })
 }

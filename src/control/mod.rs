@@ -7,6 +7,10 @@
 //! Invariant: no borrow of [`Control::state`] lives across an await.
 //! Invariant: a core has at most one question open, so the rings from here never fill.
 
+mod log;
+mod runs;
+mod saves;
+
 use std::cell::{Ref, RefCell};
 use std::future::poll_fn;
 use std::io;
@@ -20,7 +24,14 @@ use crossbeam_channel::Receiver;
 use glommio::io::BufferedFile;
 use glommio::timer::timeout;
 
+use crate::admin::http;
+use crate::command::log::{LogAnswer, LogAsk, LogNumbers};
 use crate::command::{Answer, Ask};
+use crate::config::{AppendFsync, Config};
+use crate::log::files::DataDir;
+use crate::log::frame::{HistoryId, Index};
+use crate::log::recover::Plan;
+use crate::log::wal::{self, SyncPolicy, Wal};
 use crate::mesh::{Endpoint, Park, Wake};
 use crate::net::forward::Message;
 use crate::net::limits;
@@ -28,16 +39,44 @@ use crate::node::{Bells, Node, Order};
 use crate::route::CoreId;
 use crate::stats::Snapshot;
 
-use super::http;
+use log::Log;
+pub use runs::Keyspace;
+use saves::Saves;
 
-/// Runs the control core until the node stops; `admin` is where the admin endpoint listens, if it is wanted.
-pub async fn run(
-    me: CoreId,
-    node: Arc<Node>,
-    mesh: Endpoint<Message>,
-    orders: Receiver<Order>,
-    admin: Option<std::net::TcpListener>,
-) -> io::Result<()> {
+/// What the control core starts with, besides the node.
+pub struct Parts {
+    pub me: CoreId,
+    pub node: Arc<Node>,
+    pub mesh: Endpoint<Message>,
+    pub orders: Receiver<Order>,
+    /// Where the admin endpoint listens, if it is wanted.
+    pub admin: Option<std::net::TcpListener>,
+    pub keyspace: Keyspace,
+    pub recovered: Recovered,
+}
+
+/// What the files of the log held when the node started.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// The directory, if it is in use.
+    pub dir: Option<DataDir>,
+    pub plan: Option<Arc<Plan>>,
+}
+
+/// A random name for a history.
+pub(crate) fn random_id() -> HistoryId {
+    let mut bytes = [0; 16];
+    if getrandom::fill(&mut bytes).is_err() {
+        // The clock tells histories of one node apart, too.
+        let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        bytes = nanos.map_or(0, |nanos| nanos.as_nanos()).to_le_bytes();
+    }
+    HistoryId::from_le_bytes(bytes)
+}
+
+/// Runs the control core until the node stops.
+pub async fn run(parts: Parts) -> io::Result<()> {
+    let Parts { me, node, mesh, orders, admin, keyspace, recovered } = parts;
     // SAFETY: a plain system call; the descriptor it returns is owned by nobody else.
     let bell = unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_CLOEXEC)) };
     // SAFETY: duplicates of the bell: one for the file that closes it, two that stay open for late ringers.
@@ -46,32 +85,58 @@ pub async fn run(
         (BufferedFile::from_raw_fd(libc::dup(fd)), Bells { shallow: libc::dup(fd), deep: libc::dup(fd) })
     };
     node.set_bells(me, bells);
-    let control = Rc::new(Control::new(node, mesh));
+    let control = Rc::new(Control::new(node, mesh, keyspace, recovered));
     if let Some(listener) = admin {
         glommio::spawn_local(http::serve(listener, Rc::clone(&control))).detach();
     }
+    control.configure();
+    glommio::spawn_local(Rc::clone(&control).tick()).detach();
+    let mut stop_by = None;
     loop {
         if let Ok(Order::Stop { .. }) = orders.try_recv() {
-            break;
+            stop_by = Some(Instant::now() + STOP_PATIENCE);
         }
         control.receive();
+        // Data cores go first: what they have changed to the end belongs into the log.
+        if stop_by.is_some_and(|by| control.data_cores_ended() || Instant::now() >= by) {
+            break;
+        }
         if control.prepare_park() {
-            // The bell keeps what was rung before the read.
-            file.read_at(0, 8).await.map_err(io::Error::from)?;
+            // The bell keeps what was rung before the read. While the node stops, a look now and then does no harm.
+            let patience = if stop_by.is_some() { Duration::from_millis(20) } else { Duration::MAX };
+            match stop_by {
+                None => drop(file.read_at(0, 8).await.map_err(io::Error::from)?),
+                Some(_) => glommio::timer::sleep(patience).await,
+            }
             control.woke();
         } else {
             glommio::executor().yield_now().await;
         }
     }
     control.close();
+    control.close_log().await;
     // Connections of the endpoint that are still open end with the executor.
     file.close().await.map_err(io::Error::from)
 }
+
+/// How long data cores may take to end, beyond what they are given for their clients.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the log may take to be written when the node stops.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often save points and the like are looked at.
+const TICK: Duration = Duration::from_millis(100);
 
 /// What the tasks of the control core share.
 pub struct Control {
     node: Arc<Node>,
     state: RefCell<State>,
+    log: RefCell<Log>,
+    saves: RefCell<Saves>,
+    waits: RefCell<Vec<CopyWait>>,
+    /// Segments of the log that were there at the start, until they are handed to its writer.
+    segments: RefCell<Vec<(Index, u64)>>,
 }
 
 struct State {
@@ -81,6 +146,20 @@ struct State {
     questions: Vec<Question>,
     /// Tasks that wait for an answer, whosever it is.
     waiting: Vec<Waker>,
+}
+
+/// A client that waits for copies of what it has written: WAIT, WAITAOF.
+struct CopyWait {
+    core: CoreId,
+    ask: u32,
+    part: u16,
+    positions: Vec<(CoreId, u64)>,
+    /// The last index of what it waits for, once that is in the log.
+    index: Option<Index>,
+    local: bool,
+    replicas: u32,
+    synced: bool,
+    deadline: Option<Instant>,
 }
 
 /// What was asked of one data core.
@@ -95,7 +174,7 @@ struct Question {
 }
 
 impl Control {
-    fn new(node: Arc<Node>, mesh: Endpoint<Message>) -> Control {
+    fn new(node: Arc<Node>, mesh: Endpoint<Message>, keyspace: Keyspace, recovered: Recovered) -> Control {
         let cores = mesh.executors() - 1;
         let now = Instant::now();
         let snapshot = |core| Snapshot { core: core as CoreId, ..Snapshot::default() };
@@ -106,7 +185,255 @@ impl Control {
             questions: vec![question; cores],
             waiting: Vec::new(),
         };
-        Control { node, state: RefCell::new(state) }
+        let config = node.state.config.latest().config;
+        let Recovered { dir, plan } = recovered;
+        let (histories, end) = plan.as_ref().map_or((Vec::new(), 0), |plan| (plan.histories.clone(), plan.end));
+        let log = Log::new(cores, keyspace, histories, end, random_id(), config.repl_backlog_size);
+        let path = std::path::Path::new(&config.dir).join(&config.appenddirname);
+        let now_s = node.clock.clone().now().wall_ms / 1000;
+        let saves = Saves::new(path, dir, now_s);
+        Control {
+            node,
+            state: RefCell::new(state),
+            log: RefCell::new(log),
+            saves: RefCell::new(saves),
+            waits: RefCell::default(),
+            segments: RefCell::new(plan.map_or(Vec::new(), |plan| plan.start(Vec::new).segments)),
+        }
+    }
+
+    /// The wall clock, Unix ms.
+    fn wall_ms(&self) -> i64 {
+        self.node.clock.clone().now().wall_ms
+    }
+
+    fn config(&self) -> Arc<Config> {
+        self.node.state.config.latest().config
+    }
+
+    /// Changes of keys since the start, as data cores said last.
+    fn changes(&self) -> u64 {
+        self.state.borrow().snapshots.iter().map(|snapshot| snapshot.changes).sum()
+    }
+
+    /// Whether there are replicas, or is a primary.
+    fn replicates(&self) -> bool {
+        false
+    }
+
+    /// Does what the configuration says about the log, as far as it has changed.
+    fn configure(self: &Rc<Self>) {
+        let config = self.config();
+        let sync = match config.appendfsync {
+            AppendFsync::Always => SyncPolicy::Always,
+            AppendFsync::EverySec => SyncPolicy::EverySecond,
+            AppendFsync::No => SyncPolicy::No,
+        };
+        let wal = self.log.borrow().wal().cloned();
+        self.log.borrow_mut().backlog.set_bytes_max(config.repl_backlog_size as usize);
+        match (config.appendonly, wal) {
+            (true, None) => {
+                if let Err(error) = self.open_wal(&config, sync) {
+                    tracing::error!(error, "the log cannot be written");
+                }
+            }
+            (true, Some(wal)) => wal.set_sync(sync),
+            (false, Some(wal)) => {
+                self.log.borrow_mut().set_wal(None);
+                glommio::spawn_local(async move { drop(wal.close(CLOSE_PATIENCE).await) }).detach();
+            }
+            (false, None) => {}
+        }
+        self.advance();
+    }
+
+    fn open_wal(self: &Rc<Self>, config: &Config, sync: SyncPolicy) -> Result<(), String> {
+        let dir = self.saves.borrow_mut().directory()?;
+        let wal = {
+            let mut log = self.log.borrow_mut();
+            let options = wal::Options { sync, segment_bytes: config.wal_segment_size, ..wal::Options::new(dir) };
+            let start = wal::Start {
+                next: log.sequencer.end() + 1,
+                histories: log.sequencer.histories().to_vec(),
+                segments: self.segments.take(),
+            };
+            let wal = Wal::new(options, start);
+            log.set_wal(Some(Rc::clone(&wal)));
+            log.record();
+            wal
+        };
+        glommio::spawn_local(Rc::clone(&wal).run()).detach();
+        let control = Rc::clone(self);
+        glommio::spawn_local(async move {
+            let mut seen = wal.progress();
+            while !seen.closed {
+                control.log.borrow_mut().look_at_disk();
+                control.advance();
+                seen = wal.changed(seen).await;
+            }
+        })
+        .detach();
+        Ok(())
+    }
+
+    /// Housekeeping.
+    async fn tick(self: Rc<Self>) {
+        let mut ticks = 0u64;
+        loop {
+            glommio::timer::sleep(TICK).await;
+            ticks += 1;
+            self.check_waits();
+            if ticks.is_multiple_of(10) {
+                self.ask(Duration::from_millis(50)).await;
+                let config = self.config();
+                let due = self.saves.borrow().is_due(&config.save, self.changes(), self.wall_ms() / 1000);
+                let full = self.log.borrow().wal().is_some_and(|wal| wal.total_bytes() > config.wal_max_size);
+                if (due || (full && !self.saves.borrow().is_under_way()))
+                    && let Err(error) = self.begin_save()
+                {
+                    tracing::error!(error, "the snapshot failed");
+                }
+                self.configure();
+            }
+        }
+    }
+
+    /// Moves the log on with what has arrived, and tells whom it concerns.
+    fn advance(&self) {
+        let wall_ms = self.wall_ms();
+        {
+            let mut log = self.log.borrow_mut();
+            log.advance(wall_ms);
+            let end = log.sequencer.end();
+            log.tell_progress(end, end);
+        }
+        self.check_waits();
+        self.flush();
+    }
+
+    /// Sends what is to be sent to data cores.
+    fn flush(&self) {
+        let out = std::mem::take(&mut self.log.borrow_mut().out);
+        if out.is_empty() {
+            return;
+        }
+        let mut state = self.state.borrow_mut();
+        for (core, message) in out {
+            // A core that has closed takes nothing any more; the node is stopping.
+            let _ = state.mesh.send(core as usize, message);
+        }
+        ring(&mut state.mesh, &self.node);
+    }
+
+    fn answer(&self, core: CoreId, ask: u32, part: u16, answer: LogAnswer) {
+        let answer = Box::new(Answer::Log(answer));
+        self.log.borrow_mut().out.push((core, Message::Answer { ask, part, answer }));
+        self.flush();
+    }
+
+    /// Answers a question of a data core, now or later.
+    fn take_question(self: &Rc<Self>, core: CoreId, ask: u32, part: u16, question: LogAsk) {
+        match question {
+            LogAsk::Save { wait, schedule } => self.ask_save(core, ask, part, wait, schedule),
+            LogAsk::LastSave => {
+                let time = LogAnswer::Time(self.saves.borrow().last_save_s);
+                self.answer(core, ask, part, time);
+            }
+            LogAsk::Wait { positions, local, replicas, synced, timeout_ms } => {
+                let deadline = timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
+                let index = None;
+                let wait = CopyWait { core, ask, part, positions, index, local, replicas, synced, deadline };
+                self.waits.borrow_mut().push(wait);
+                if local && let Some(wal) = self.log.borrow().wal() {
+                    wal.request_sync(Index::MAX);
+                }
+                self.check_waits();
+                if let Some(ms) = timeout_ms.filter(|&ms| ms > 0) {
+                    let control = Rc::clone(self);
+                    glommio::spawn_local(async move {
+                        glommio::timer::sleep(Duration::from_millis(ms)).await;
+                        control.check_waits();
+                    })
+                    .detach();
+                }
+            }
+            LogAsk::Numbers => {
+                let numbers = self.log_numbers();
+                self.answer(core, ask, part, LogAnswer::Numbers(Box::new(numbers)));
+            }
+        }
+    }
+
+    /// Answers those who wait for copies that are there, or have waited long enough.
+    fn check_waits(&self) {
+        if self.waits.borrow().is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let mut done = Vec::new();
+        {
+            let log = self.log.borrow();
+            self.waits.borrow_mut().retain_mut(|wait| {
+                if wait.index.is_none() && log.has(&wait.positions) {
+                    wait.index = Some(log.sequencer.end());
+                    if wait.local && let Some(wal) = log.wal() {
+                        wal.request_sync(log.sequencer.end());
+                    }
+                }
+                let durable = wait.index.is_some_and(|index| log.durable() >= index);
+                let replicas = wait.index.map_or(0, |index| self.copies(index, wait.synced));
+                let enough = wait.index.is_some() && (durable || !wait.local) && replicas >= wait.replicas;
+                let over = wait.deadline.is_some_and(|deadline| now >= deadline);
+                if enough || over {
+                    done.push((wait.core, wait.ask, wait.part, LogAnswer::Copies { local: durable, replicas }));
+                }
+                !(enough || over)
+            });
+        }
+        for (core, ask, part, answer) in done {
+            self.answer(core, ask, part, answer);
+        }
+    }
+
+    /// How many replicas have everything up to `index`, or have synced it.
+    fn copies(&self, _index: Index, _synced: bool) -> u32 {
+        0
+    }
+
+    /// Numbers for INFO and the metrics.
+    pub fn log_numbers(&self) -> LogNumbers {
+        let changes = self.changes();
+        let log = self.log.borrow();
+        let mut numbers = LogNumbers {
+            wal: log.wal().is_some(),
+            wal_bytes: log.wal().map_or(0, |wal| wal.total_bytes()),
+            unwritten_bytes: log.wal().map_or(0, |wal| wal.held_bytes() as u64),
+            disk_error: log.standing.disk_error.as_deref().map(str::to_string),
+            history: log.sequencer.history(),
+            end: log.sequencer.end(),
+            durable: log.durable(),
+            backlog_bytes: log.backlog.bytes() as u64,
+            backlog_first: log.backlog.first().unwrap_or(0),
+            ..LogNumbers::default()
+        };
+        self.saves.borrow().describe(&mut numbers, changes);
+        numbers
+    }
+
+    /// Whether all data cores have ended, and everything they have sent was received.
+    fn data_cores_ended(&self) -> bool {
+        self.state.borrow().mesh.all_finished()
+    }
+
+    /// Writes what is left.
+    async fn close_log(self: &Rc<Self>) {
+        self.advance();
+        let wal = self.log.borrow().wal().cloned();
+        if let Some(wal) = wal
+            && let Err(error) = wal.close(CLOSE_PATIENCE).await
+        {
+            tracing::error!(%error, "the log is not complete");
+        }
     }
 
     pub fn node(&self) -> &Node {
@@ -173,17 +500,37 @@ impl Control {
         .await
     }
 
-    /// Takes what the data cores have sent. Their answers are all that ever comes.
-    fn receive(&self) {
-        let mut state = self.state.borrow_mut();
-        let State { mesh, snapshots, questions, waiting } = &mut *state;
-        mesh.receive(limits::TURN_MESSAGES, |from, message| {
-            let Message::Answer { ask, answer, .. } = message else { return };
-            let Answer::Snapshot(snapshot) = *answer else { return };
-            snapshots[from] = *snapshot;
-            (questions[from].answered, questions[from].answered_at) = (ask, Instant::now());
-            waiting.drain(..).for_each(Waker::wake);
-        });
+    /// Takes what the data cores have sent.
+    fn receive(self: &Rc<Self>) {
+        let (mut asked, mut fed) = (Vec::new(), false);
+        {
+            let mut state = self.state.borrow_mut();
+            let State { mesh, snapshots, questions, waiting } = &mut *state;
+            let mut log = self.log.borrow_mut();
+            mesh.receive(limits::TURN_MESSAGES, |from, message| match message {
+                Message::Feed(chunk) => {
+                    log.feed(from as CoreId, *chunk);
+                    fed = true;
+                }
+                Message::Question { ask, part, question } => asked.push((from as CoreId, ask, part, *question)),
+                Message::Answer { ask, answer, .. } => {
+                    let Answer::Snapshot(snapshot) = *answer else { return };
+                    snapshots[from] = *snapshot;
+                    (questions[from].answered, questions[from].answered_at) = (ask, Instant::now());
+                    waiting.drain(..).for_each(Waker::wake);
+                }
+                _ => {}
+            });
+            mesh.flush(|_, _| {});
+        }
+        if fed {
+            self.advance();
+        }
+        for (core, ask, part, question) in asked {
+            if let Ask::Log(question) = question {
+                self.take_question(core, ask, part, question);
+            }
+        }
     }
 
     fn prepare_park(&self) -> bool {

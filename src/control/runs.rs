@@ -12,7 +12,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::log::frame::{Begin, End, Frame, Index, Kind};
+use crate::log::frame::{Begin, End, Frame, Kind};
 use crate::log::sequencer::Sequencer;
 use crate::net::forward::Message;
 use crate::route::CoreId;
@@ -20,20 +20,22 @@ use crate::route::CoreId;
 /// Pieces that a core may have under way.
 const PIECES_AHEAD: u32 = 4;
 
-/// Takes the frames of a stream.
+/// Takes the frames of a stream, without waiting.
 pub(super) trait Take {
     fn take(&mut self, frame: &Frame);
     /// Whether pieces may go on coming.
     fn has_room(&self) -> bool;
     /// Gone, for whatever reason.
     fn is_gone(&self) -> bool;
+    /// What has been taken is worthless.
+    fn spoil(&mut self);
 }
 
 pub(super) type Consumer = Rc<RefCell<dyn Take>>;
 
 /// What the keys are: the same in every run.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Keyspace {
+pub struct Keyspace {
     pub partitions: u16,
     pub databases: u16,
     pub seeds: [u64; 4],
@@ -73,7 +75,7 @@ impl Runs {
     }
 
     /// Somebody wants a copy, and no run goes on.
-    pub fn wait_to_begin(&self) -> bool {
+    pub fn waits_to_begin(&self) -> bool {
         self.run.is_none() && !self.next.is_empty()
     }
 
@@ -134,9 +136,11 @@ impl Runs {
         out
     }
 
-    /// The run has to begin anew: something has happened that a stream cannot say.
-    pub fn restart(&mut self) -> Vec<Consumer> {
-        self.run.take().map_or(Vec::new(), |run| run.consumers)
+    /// Something has happened in this run that a stream cannot say.
+    pub fn spoil(&mut self, number: u64) {
+        if let Some(run) = self.run.take_if(|run| run.number == number) {
+            run.consumers.iter().for_each(|consumer| consumer.borrow_mut().spoil());
+        }
     }
 }
 
@@ -146,9 +150,4 @@ impl Run {
             consumer.borrow_mut().take(frame);
         }
     }
-}
-
-/// The last index of a copy, when its last frame has come.
-pub(super) fn end_of(frame: &Frame) -> Option<Index> {
-    (frame.head.kind == Kind::End).then(|| frame.head.first - 1)
 }

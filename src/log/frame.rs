@@ -28,7 +28,7 @@ const _: () = assert!(HEADER_BYTES == 64);
 pub const VERSION: u16 = 1;
 
 /// "KLFR", read as a number.
-const MAGIC: u32 = 0x5246_4c4b;
+pub(super) const MAGIC: u32 = 0x5246_4c4b;
 
 /// Most bytes of a payload.
 pub const PAYLOAD_BYTES_MAX: usize = i32::MAX as usize;

@@ -138,6 +138,16 @@ pub enum Error {
     NoAuth,
     #[error("READONLY You can't write against a read only replica.")]
     ReadOnly,
+    #[error("ERR Background save already in progress")]
+    SaveInProgress,
+    #[error("ERR the snapshot failed: {0}")]
+    SaveFailed(String),
+    #[error("ERR timeout is not an integer or out of range")]
+    TimeoutNotInteger,
+    #[error("ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled.")]
+    WaitAofWithoutLog,
+    #[error("ERR this durability needs 'appendonly yes'")]
+    DurabilityWithoutLog,
     #[error("NOREPLICAS Not enough good replicas to write.")]
     NoReplicas,
     #[error("MISCONF Errors writing to the AOF file: {0}")]

@@ -165,16 +165,28 @@ fn take_head(bytes: &mut &[u8]) -> Result<(u8, Option<u16>), Malformed> {
     }
 }
 
+/// Takes the next statement as bytes, with its slot (None: no keys), without reading the arguments' bytes; None at the end.
+pub fn next_encoded<'a>(bytes: &mut &'a [u8]) -> Result<Option<(Option<u16>, &'a [u8])>, Malformed> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let start = *bytes;
+    let (_, slot) = take_head(bytes)?;
+    let count = take_varint(bytes)?;
+    if count == 0 {
+        return Err(Malformed::NoCommand);
+    }
+    for _ in 0..count {
+        let length = take_varint(bytes)?;
+        take(bytes, length)?;
+    }
+    Ok(Some((slot, &start[..start.len() - bytes.len()])))
+}
+
 /// The slots of a unit's statements, in order, without reading the arguments' bytes. None: no keys.
 pub fn slots(mut statements: &[u8]) -> Result<Vec<Option<u16>>, Malformed> {
     let mut slots = Vec::new();
-    while !statements.is_empty() {
-        let (_, slot) = take_head(&mut statements)?;
-        let count = take_varint(&mut statements)?;
-        for _ in 0..count {
-            let length = take_varint(&mut statements)?;
-            take(&mut statements, length)?;
-        }
+    while let Some((slot, _)) = next_encoded(&mut statements)? {
         slots.push(slot);
     }
     Ok(slots)
@@ -204,7 +216,12 @@ mod tests {
         while let Some(mut statements) = next_unit(&mut bytes)? {
             let slots = slots(statements)?;
             let before = all.len();
+            let mut encoded = statements;
             while let Some(statement) = next_statement(&mut statements)? {
+                let (slot, mut bytes) = next_encoded(&mut encoded)?.unwrap();
+                assert_eq!(slot, statement.slot);
+                assert_eq!(next_statement(&mut bytes)?.unwrap(), statement);
+                assert!(bytes.is_empty());
                 all.push((statement.db, statement.slot, statement.args.iter().map(|arg| arg.len()).sum()));
             }
             assert!(slots.into_iter().eq(all[before..].iter().map(|(_, slot, _)| *slot)));

@@ -220,6 +220,8 @@ pub struct Snapshot {
     /// How late keys were that expired without being looked at.
     pub expiry_lag: Latency,
     pub pubsub: Numbers,
+    /// Changes of keys since the start.
+    pub changes: u64,
 }
 
 impl Snapshot {
