@@ -206,6 +206,10 @@ impl Source {
     /// A deferred key is locked, or its next slice is written.
     fn slice(&mut self) {
         if self.locked.is_none() && !self.deferred.is_empty() {
+            // It takes a while until everybody else is done with the key.
+            if self.random.below(8) > 0 {
+                return;
+            }
             let at = self.random.below(self.deferred.len());
             let (db, key, cursor) = self.deferred.swap_remove(at);
             // Whoever gets the lock finds out whether it is still there.
@@ -296,8 +300,8 @@ fn walk(seed: u64) -> [usize; 4] {
     let mut bursts = 0;
     while !source.done() {
         match source.random.below(100) {
-            0..45 => source.command(),
-            45..48 => source.enlarge(),
+            0..40 => source.command(),
+            40..48 => source.enlarge(),
             48 if bursts < 12 => {
                 bursts += 1;
                 source.burst();

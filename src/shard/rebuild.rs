@@ -188,15 +188,24 @@ fn visit_negative_zeros(key: &[u8], value: ValueRef, cursor: &mut Cursor, visit:
         return 0;
     }
     let from = start + cursor.at;
-    let negative = set.items(from, from + count, false).filter(|(_, score)| score.is_sign_negative());
-    let members: Vec<&[u8]> = negative.map(|(member, _)| member).collect();
+    let (mut members, mut bytes, mut seen) = (Vec::new(), 0, 0);
+    for (member, score) in set.items(from, from + count, false) {
+        if score.is_sign_negative() {
+            bytes += member.len();
+            if bytes > STATEMENT_BYTES_MAX && !members.is_empty() {
+                break;
+            }
+            members.push(member);
+        }
+        seen += 1;
+    }
     if !members.is_empty() {
         visit(&[&[b"ZREM", key], &members[..]].concat());
         let pairs = members.iter().flat_map(|&member| [&b"-0"[..], member]);
         visit(&[&b"ZADD"[..], key].into_iter().chain(pairs).collect::<Vec<&[u8]>>());
     }
-    cursor.at += count;
-    count
+    cursor.at += seen;
+    seen
 }
 
 /// Visits up to a piece of the fields with deadlines on one clock.
