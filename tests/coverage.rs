@@ -22,6 +22,9 @@ use keyloom::shard::cover::{Budget, Covered, position_of};
 use keyloom::shard::rebuild::Cursor;
 use keyloom::shard::{EVERYWHERE, Effect};
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Strings that come and go in bursts.
 const BULK: usize = 6_000;
 /// Collections of many elements.
@@ -346,4 +349,47 @@ fn a_stream_of_writes_and_covered_pieces_is_the_keyspace_at_its_end() {
     }
     println!("calls, statements, deferred, slices: {seen:?}");
     assert!(seen[0] > 1_000 && seen[1] > 50_000 && seen[2] > 50 && seen[3] > 500, "{seen:?}");
+}
+
+#[test]
+fn small_strings_cost_no_allocation() {
+    let mut engine = engine_of(Router::new(0, 1, 1), START_MS, Config { databases: DATABASES, ..Config::default() });
+    for n in 0..5_000 {
+        let (key, value) = (format!("key:{n}"), "v".repeat(n % 100));
+        let expiry: &[&[u8]] = if n % 2 == 0 { &[b"PX", b"1000"] } else { &[] };
+        run(&mut engine, 0, &[&[b"SET", key.as_bytes(), value.as_bytes()], expiry].concat());
+    }
+    let allocated = tikv_jemalloc_ctl::thread::allocatedp::read().unwrap();
+    let before = allocated.get();
+    let (mut from, mut calls, mut seen, mut words) = (Some(0), 0, 0, 0);
+    while let Some(position) = from {
+        from = engine.shard.cover(0, 0, position, Budget::default(), |covered| {
+            let Covered::Statement(statement) = covered else { panic!("a string is not deferred") };
+            (seen, words) = (seen + 1, words + statement.len());
+        });
+        calls += 1;
+    }
+    assert_eq!(allocated.get() - before, 0);
+    assert_eq!((seen, words), (5_000, 5_000 * 4));
+    assert!((4..40).contains(&calls), "{calls}");
+}
+
+/// What is not accessed by a walk: hits, idle times, what has expired.
+#[test]
+fn a_walk_leaves_no_trace() {
+    let mut engine = engine_of(Router::new(0, 1, 1), START_MS, Config { databases: DATABASES, ..Config::default() });
+    run(&mut engine, 0, &[b"SET", b"key", b"v"]);
+    run(&mut engine, 0, &[b"SET", b"over", b"v", b"PX", b"1"]);
+    engine.shard.set_now(START_MS + 60_000);
+    let (mut seen, counters) = (Vec::new(), engine.shard.counters);
+    let next = engine.shard.cover(0, 0, 0, Budget::default(), |covered| {
+        let Covered::Statement(statement) = covered else { panic!("a string is not deferred") };
+        seen.push(words(statement));
+    });
+    assert_eq!((seen, next), (vec![words(&[b"SET", b"key", b"v"])], None));
+    let numbers = |c: keyloom::shard::Counters| (c.hits, c.misses, c.expired);
+    assert_eq!(numbers(engine.shard.counters), numbers(counters));
+    assert_eq!(engine.shard.size(0).keys, 2);
+    let idle_s = engine.shard.peek(0, &engine.hasher.key(b"key")).unwrap().idle_s;
+    assert_eq!(idle_s, 60);
 }

@@ -41,11 +41,12 @@ fn fill(engine: &mut Engine, random: &mut Random, count: usize, bytes: usize) {
         format!("{n}{}", "x".repeat(len)).into_bytes()
     };
     let kind = random.below(6);
-    let mut done = 0;
-    while done < count.max(1) {
+    let (count, mut done) = (if kind == 0 { 1 } else { count.max(1) }, 0);
+    while done < count {
         let name: &[u8] = [&b"SET"[..], b"RPUSH", b"SADD", b"HSET", b"ZADD", b"SADD"][kind];
         let mut args: Vec<Vec<u8>> = vec![name.to_vec(), b"key".to_vec()];
-        for n in done..(done + 1 + random.below(300)).min(count.max(1)) {
+        let end = (done + 1 + random.below(300)).min(count);
+        for n in done..end {
             match kind {
                 0 => args.push(text(random, n)),
                 3 => args.extend([text(random, n), text(random, n)]),
@@ -57,12 +58,8 @@ fn fill(engine: &mut Engine, random: &mut Random, count: usize, bytes: usize) {
                 5 => args.push((random.word() as i64 >> random.below(60)).to_string().into_bytes()),
                 _ => args.push(text(random, n)),
             }
-            done += 1;
-            if kind == 0 {
-                done = usize::MAX;
-                break;
-            }
         }
+        done = end;
         let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
         assert_ne!(run(engine, 0, &args)[0], b'-');
         if kind == 3 {
