@@ -15,12 +15,15 @@ use common::keyspace::{
 };
 use keyloom::collection::Thresholds;
 use keyloom::collection::random::Random;
-use keyloom::config::Config;
+use keyloom::config::{Config, MaxmemoryPolicy};
 use keyloom::engine::Engine;
 use keyloom::route::{Hasher, Router};
 use keyloom::shard::Effect;
 use keyloom::shard::cover::{Budget, Covered, position_of};
 use keyloom::shard::rebuild::Cursor;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Strings that come and go in bursts.
 const BULK: usize = 6_000;
@@ -58,17 +61,25 @@ struct Source {
     /// Databases, keys, and how far they have been written. They are locked from the first slice on.
     deferred: Vec<(usize, Vec<u8>, Cursor)>,
     locked: Option<(usize, Vec<u8>, Cursor)>,
+    /// What the shard may use, except while a key is locked: then nothing is evicted, as nothing expires.
+    limit_bytes: Option<usize>,
     budget: Budget,
     stream: Vec<Record>,
     /// What the stream has had of each kind, to see that the test tests something.
-    seen: [usize; 4],
+    seen: [usize; 6],
 }
 
 impl Source {
     fn new(seed: u64) -> Source {
         let mut random = Random::new(seed);
         let thresholds = if random.below(2) == 0 { NONE_COMPACT } else { Thresholds::default() };
-        let config = Config { databases: DATABASES, thresholds, ..Config::default() };
+        let config = Config {
+            databases: DATABASES,
+            thresholds,
+            maxmemory_bytes: 1 << 40,
+            maxmemory_policy: [MaxmemoryPolicy::AllkeysLru, MaxmemoryPolicy::AllkeysRandom][random.below(2)],
+            ..Config::default()
+        };
         let mut engine = engine_of(Router::new(0, 1, [1, 2, 8][random.below(3)]), START_MS, config);
         engine.shard.effects.enable(true);
         let budget = Budget {
@@ -76,7 +87,17 @@ impl Source {
             collection_bytes: [200, 3_000, 40_000][random.below(3)],
         };
         let at = Place { partition: 0, db: 0, position: 0 };
-        Source { engine, random, at, deferred: Vec::new(), locked: None, budget, stream: Vec::new(), seen: [0; 4] }
+        Source {
+            engine,
+            random,
+            at,
+            deferred: Vec::new(),
+            locked: None,
+            limit_bytes: None,
+            budget,
+            stream: Vec::new(),
+            seen: [0; 6],
+        }
     }
 
     fn done(&self) -> bool {
@@ -166,9 +187,8 @@ impl Source {
     fn wait(&mut self) {
         let ms = self.random.below(400) as i64;
         let now_ms = self.engine.shard.now_ms() + ms;
-        if let Some((db, key, _)) = &self.locked {
-            // A lent or locked key neither expires nor is looked at; here time stands still for all of them.
-            let _ = (db, key);
+        // A locked key does not expire; here time stands still for all of them.
+        if self.locked.is_some() {
             return;
         }
         self.engine.shard.set_now(now_ms);
@@ -206,12 +226,17 @@ impl Source {
     /// A deferred key is locked, or its next slice is written.
     fn slice(&mut self) {
         if self.locked.is_none() && !self.deferred.is_empty() {
+            // It takes a while until everybody else is done with the key.
+            if self.random.below(8) > 0 {
+                return;
+            }
             let at = self.random.below(self.deferred.len());
             let (db, key, cursor) = self.deferred.swap_remove(at);
             // Whoever gets the lock finds out whether it is still there.
             let _ = self.engine.shard.peek(db, &self.engine.hasher.key(&key));
             self.record();
             self.locked = Some((db, key, cursor));
+            self.engine.shard.set_limit(None);
         }
         let Some((db, key, cursor)) = self.locked.take() else { return };
         let mut statements = Vec::new();
@@ -223,6 +248,9 @@ impl Source {
         self.seen[3] += 1;
         self.stream.push(Record::Slice { db, key: key.clone(), statements, last: next.is_none() });
         self.locked = next.map(|cursor| (db, key, cursor));
+        if self.locked.is_none() {
+            self.engine.shard.set_limit(self.limit_bytes);
+        }
     }
 }
 
@@ -284,7 +312,7 @@ fn all_names() -> Vec<Vec<u8>> {
 }
 
 /// Returns what the stream had.
-fn walk(seed: u64) -> [usize; 4] {
+fn walk(seed: u64) -> [usize; 6] {
     let mut source = Source::new(seed);
     // What was there before; nobody reads it.
     for _ in 0..2 {
@@ -293,11 +321,15 @@ fn walk(seed: u64) -> [usize; 4] {
         source.burst();
     }
     source.stream.clear();
+    if source.random.below(3) == 0 {
+        source.limit_bytes = Some(source.engine.shard.memory() / 10 * 9);
+        source.engine.shard.set_limit(source.limit_bytes);
+    }
     let mut bursts = 0;
     while !source.done() {
         match source.random.below(100) {
-            0..45 => source.command(),
-            45..48 => source.enlarge(),
+            0..40 => source.command(),
+            40..48 => source.enlarge(),
             48 if bursts < 12 => {
                 bursts += 1;
                 source.burst();
@@ -326,18 +358,64 @@ fn walk(seed: u64) -> [usize; 4] {
     {
         effect.iter().for_each(|effect| assert_eq!(key_of(effect).is_none(), effect.slot.is_none()));
     }
+    let counters = source.engine.shard.counters;
+    [source.seen[4], source.seen[5]] = [counters.expired, counters.evicted].map(|count| count as usize);
     source.seen
 }
 
 #[test]
 fn a_stream_of_writes_and_covered_pieces_is_the_keyspace_at_its_end() {
-    let mut seen = [0; 4];
+    let mut seen = [0; 6];
     for seed in 0..60 {
         println!("seed {seed}");
         for (sum, new) in seen.iter_mut().zip(walk(seed)) {
             *sum += new;
         }
     }
-    println!("calls, statements, deferred, slices: {seen:?}");
-    assert!(seen[0] > 1_000 && seen[1] > 50_000 && seen[2] > 50 && seen[3] > 500, "{seen:?}");
+    println!("calls, statements, deferred, slices, expired, evicted: {seen:?}");
+    let least = [1_000, 50_000, 50, 500, 500, 500];
+    assert!(seen.iter().zip(least).all(|(&seen, least)| seen > least), "{seen:?}");
+}
+
+#[test]
+fn small_strings_cost_no_allocation() {
+    let mut engine = engine_of(Router::new(0, 1, 1), START_MS, Config { databases: DATABASES, ..Config::default() });
+    for n in 0..5_000 {
+        let (key, value) = (format!("key:{n}"), "v".repeat(n % 100));
+        let expiry: &[&[u8]] = if n % 2 == 0 { &[b"PX", b"1000"] } else { &[] };
+        run(&mut engine, 0, &[&[b"SET", key.as_bytes(), value.as_bytes()], expiry].concat());
+    }
+    let allocated = tikv_jemalloc_ctl::thread::allocatedp::read().unwrap();
+    let before = allocated.get();
+    let (mut from, mut calls, mut seen, mut words) = (Some(0), 0, 0, 0);
+    while let Some(position) = from {
+        from = engine.shard.cover(0, 0, position, Budget::default(), |covered| {
+            let Covered::Statement(statement) = covered else { panic!("a string is not deferred") };
+            (seen, words) = (seen + 1, words + statement.len());
+        });
+        calls += 1;
+    }
+    assert_eq!(allocated.get() - before, 0);
+    assert_eq!((seen, words), (5_000, 5_000 * 4));
+    assert!((4..40).contains(&calls), "{calls}");
+}
+
+/// What is not accessed by a walk: hits, idle times, what has expired.
+#[test]
+fn a_walk_leaves_no_trace() {
+    let mut engine = engine_of(Router::new(0, 1, 1), START_MS, Config { databases: DATABASES, ..Config::default() });
+    run(&mut engine, 0, &[b"SET", b"key", b"v"]);
+    run(&mut engine, 0, &[b"SET", b"over", b"v", b"PX", b"1"]);
+    engine.shard.set_now(START_MS + 60_000);
+    let (mut seen, counters) = (Vec::new(), engine.shard.counters);
+    let next = engine.shard.cover(0, 0, 0, Budget::default(), |covered| {
+        let Covered::Statement(statement) = covered else { panic!("a string is not deferred") };
+        seen.push(words(statement));
+    });
+    assert_eq!((seen, next), (vec![words(&[b"SET", b"key", b"v"])], None));
+    let numbers = |c: keyloom::shard::Counters| (c.hits, c.misses, c.expired);
+    assert_eq!(numbers(engine.shard.counters), numbers(counters));
+    assert_eq!(engine.shard.size(0).keys, 2);
+    let idle_s = engine.shard.peek(0, &engine.hasher.key(b"key")).unwrap().idle_s;
+    assert_eq!(idle_s, 60);
 }

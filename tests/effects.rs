@@ -56,6 +56,7 @@ fn engine(now_ms: UnixMs) -> Engine {
 /// Runs the steps and returns everything they did.
 fn record(engine: &mut Engine, steps: &[Step]) -> Vec<Effect> {
     engine.shard.effects.enable(true);
+    let mut effects = Vec::new();
     for step in steps {
         let Now { wall_ms, steady_ms } = engine.shard.now();
         engine
@@ -63,10 +64,17 @@ fn record(engine: &mut Engine, steps: &[Step]) -> Vec<Effect> {
             .set_now(Now { wall_ms: wall_ms + step.wait_ms + step.set_ms, steady_ms: steady_ms + step.wait_ms });
         let args: Vec<&[u8]> = step.args.iter().map(|a| a.as_bytes()).collect();
         run(engine, step.db, &args);
+        let of_step: Vec<Effect> = engine.shard.effects.drain().collect();
+        assert!(of_step.windows(2).all(|two| two[0].transaction == two[1].transaction), "{of_step:?}");
+        // What goes because its time has come is no part of a command that changes nothing.
+        let expired = |effect: &Effect| matches!(&effect.args[0][..], b"DEL" | b"HDEL");
+        assert!(of_step.len() < 2 || of_step[0].transaction.is_some() || of_step.iter().all(expired), "{of_step:?}");
+        effects.extend(of_step);
     }
     // Looking at every key lets the expired ones go, which is an effect too.
     contents(engine);
-    engine.shard.effects.drain().collect()
+    effects.extend(engine.shard.effects.drain());
+    effects
 }
 
 fn replay(engine: &mut Engine, effects: &[Effect]) {

@@ -10,12 +10,20 @@
 //! positions from `from` on and before the one that it returns, however much the table grows or shrinks between two calls
 //! ([`super::table`] says why). The position of a key depends on nothing but its hash ([`position_of`]).
 //!
+//! Statements without a key concern everything, and what of it is covered: a flush is applied as it is, and what was
+//! flushed before it was covered does not come any more. An exchange of databases (SWAPDB) would mix what is covered with
+//! what is not: a walk has to begin anew.
+//!
 //! A call holds up the core for as long as its budget takes. A collection that alone would take longer is not expanded:
 //! it is *deferred*, and not covered by the call. Whoever takes the snapshot locks such a key, writes it in slices
-//! ([`Shard::rebuild_some`]), and says in the stream that it is covered now; until then statements about it are left out.
+//! ([`Shard::rebuild_some`]), and says in the stream that it is covered now; until then statements about it are left out,
+//! also behind a flush. The lock has to keep the key from expiry and eviction, too: an entry that is lent, and rebuilt
+//! where it is then, is locked in that way. If the key is gone by then, it is covered by nothing at all.
 //!
-//! What is lent to another core ([`super::lend`]) is not in the table, and is not covered when its position is: whoever
+//! What is lent to another core ([`super::lend`]) is not in the table, and would be missing from what is covered: whoever
 //! calls makes sure that nothing in the partition is lent at that moment.
+//!
+//! `tests/coverage.rs` is the model of both sides.
 //!
 //! Owned by one core.
 

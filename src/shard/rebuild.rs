@@ -38,6 +38,9 @@ pub const STATEMENT_ELEMENTS_MAX: usize = 512;
 /// Bytes of the elements of one statement at the most, unless a single one is larger.
 pub const STATEMENT_BYTES_MAX: usize = 64 * 1024;
 
+/// Elements of more bytes than this count for several.
+const ELEMENT_BYTES: usize = STATEMENT_BYTES_MAX / STATEMENT_ELEMENTS_MAX;
+
 /// Items of a sorted set that are visited in one step.
 const STEP_RANKS: usize = 64;
 
@@ -112,7 +115,9 @@ fn rebuild_string(key: &[u8], value: Str, expire_at: Option<UnixMs>, mut visit: 
 }
 
 /// Visits statements that rebuild `entry` at `key` from `from` on, until they have about `elements` elements or are all;
-/// returns where to go on. The collection must not change before that.
+/// returns where to go on. The collection must not change before that. An element of more than 128 bytes counts for several.
+///
+/// A call visits whole chunks of a list and segments of a dict: the last one may be too much.
 pub fn rebuild_some(
     key: &[u8],
     entry: EntryRef,
@@ -153,16 +158,15 @@ fn visit_elements(
     visit: &mut impl FnMut(&[&[u8]]),
 ) -> usize {
     let mut piece = Piece::new(kind, key);
-    let mut visited = 0;
-    while visited < count {
-        let step = match kind {
+    while piece.weight < count {
+        let next = match kind {
             Kind::List => piece.chunk(List::new(value), cursor.at, visit),
             Kind::Set => piece.members(Set::new(value), cursor.at, visit),
             Kind::Hash => piece.fields(Hash::new(value), cursor.at, visit),
             Kind::SortedSet => piece.ranks(SortedSet::new(value), cursor.at, visit),
             Kind::String => None,
         };
-        let Some((step, next)) = step else {
+        let Some(next) = next else {
             *cursor = Cursor::of(match (kind, value) {
                 (Kind::Hash, _) => Part::Deadlines(Clock::Wall),
                 (Kind::SortedSet, ValueRef::Large(_)) => Part::NegativeZeros,
@@ -170,11 +174,10 @@ fn visit_elements(
             });
             break;
         };
-        visited += step;
         cursor.at = next;
     }
     piece.flush(visit);
-    visited
+    piece.weight
 }
 
 /// Visits up to a piece of the items whose score is zero, and writes those again for which it is -0.
@@ -188,15 +191,24 @@ fn visit_negative_zeros(key: &[u8], value: ValueRef, cursor: &mut Cursor, visit:
         return 0;
     }
     let from = start + cursor.at;
-    let negative = set.items(from, from + count, false).filter(|(_, score)| score.is_sign_negative());
-    let members: Vec<&[u8]> = negative.map(|(member, _)| member).collect();
+    let (mut members, mut bytes, mut seen) = (Vec::new(), 0, 0);
+    for (member, score) in set.items(from, from + count, false) {
+        if score.is_sign_negative() {
+            bytes += member.len();
+            if bytes > STATEMENT_BYTES_MAX && !members.is_empty() {
+                break;
+            }
+            members.push(member);
+        }
+        seen += 1;
+    }
     if !members.is_empty() {
         visit(&[&[b"ZREM", key], &members[..]].concat());
         let pairs = members.iter().flat_map(|&member| [&b"-0"[..], member]);
         visit(&[&b"ZADD"[..], key].into_iter().chain(pairs).collect::<Vec<&[u8]>>());
     }
-    cursor.at += count;
-    count
+    cursor.at += seen;
+    seen
 }
 
 /// Visits up to a piece of the fields with deadlines on one clock.
@@ -250,6 +262,8 @@ struct Piece<'k, 'v> {
     texts: Vec<u8>,
     elements: usize,
     bytes: usize,
+    /// Elements of this statement and those before it, as they are counted.
+    weight: usize,
 }
 
 impl<'k, 'v> Piece<'k, 'v> {
@@ -261,7 +275,7 @@ impl<'k, 'v> Piece<'k, 'v> {
             Kind::Hash => b"HSET",
             Kind::SortedSet => b"ZADD",
         };
-        Piece { name, key, words: Vec::new(), texts: Vec::new(), elements: 0, bytes: 0 }
+        Piece { name, key, words: Vec::new(), texts: Vec::new(), elements: 0, bytes: 0, weight: 0 }
     }
 
     /// Begins an element of so many bytes.
@@ -271,6 +285,7 @@ impl<'k, 'v> Piece<'k, 'v> {
         }
         self.elements += 1;
         self.bytes += bytes;
+        self.weight += 1 + bytes / ELEMENT_BYTES;
     }
 
     fn text(&mut self, text: &[u8]) {
@@ -296,23 +311,20 @@ impl<'k, 'v> Piece<'k, 'v> {
         (self.elements, self.bytes) = (0, 0);
     }
 
-    /// Adds a chunk of a list. As the functions that follow, it returns the number of elements and where to go on; None if
-    /// nothing is there.
-    fn chunk(&mut self, list: List<'v>, at: usize, visit: &mut impl FnMut(&[&[u8]])) -> Option<(usize, usize)> {
+    /// Adds a chunk of a list. As the functions that follow, it returns where to go on; None if nothing is there.
+    fn chunk(&mut self, list: List<'v>, at: usize, visit: &mut impl FnMut(&[&[u8]])) -> Option<usize> {
         let items = list.chunk(at)?;
         for item in items.iter() {
             self.begin(item.len(), visit);
             self.words.push(Word::Slice(item));
         }
-        Some((items.len(), at + 1))
+        Some(at + 1)
     }
 
-    fn members(&mut self, set: Set<'v>, at: usize, visit: &mut impl FnMut(&[&[u8]])) -> Option<(usize, usize)> {
-        let mut count = 0;
+    fn members(&mut self, set: Set<'v>, at: usize, visit: &mut impl FnMut(&[&[u8]])) -> Option<usize> {
         let mut add = |member: &'v [u8]| {
             self.begin(member.len(), visit);
             self.words.push(Word::Slice(member));
-            count += 1;
         };
         match set {
             Set::Dict(members) => members.segment(at)?.for_each(|(member, _)| add(member)),
@@ -324,29 +336,26 @@ impl<'k, 'v> Piece<'k, 'v> {
                     let text = digits.format(number).as_bytes();
                     self.begin(text.len(), visit);
                     self.text(text);
-                    count += 1;
                 }
             }
         }
-        Some((count, at + 1))
+        Some(at + 1)
     }
 
-    fn fields(&mut self, hash: Hash<'v>, at: usize, visit: &mut impl FnMut(&[&[u8]])) -> Option<(usize, usize)> {
-        let mut count = 0;
+    fn fields(&mut self, hash: Hash<'v>, at: usize, visit: &mut impl FnMut(&[&[u8]])) -> Option<usize> {
         let mut add = |(field, text): (&'v [u8], &'v [u8])| {
             self.begin(field.len() + text.len(), visit);
             self.words.extend([Word::Slice(field), Word::Slice(text)]);
-            count += 1;
         };
         match hash {
             Hash::Dict(fields) => fields.segment(at)?.for_each(add),
             _ if at > 0 => return None,
             compact => compact.visit(&mut add),
         }
-        Some((count, at + 1))
+        Some(at + 1)
     }
 
-    fn ranks(&mut self, set: SortedSet<'v>, at: usize, visit: &mut impl FnMut(&[&[u8]])) -> Option<(usize, usize)> {
+    fn ranks(&mut self, set: SortedSet<'v>, at: usize, visit: &mut impl FnMut(&[&[u8]])) -> Option<usize> {
         let items = set.items(at, at + STEP_RANKS, false);
         let count = items.len();
         for (member, score) in items {
@@ -354,7 +363,7 @@ impl<'k, 'v> Piece<'k, 'v> {
             self.score(score);
             self.words.push(Word::Slice(member));
         }
-        (count > 0).then_some((count, at + count))
+        (count > 0).then_some(at + count)
     }
 
     /// A score as replies print it, which reads back as the same number.
