@@ -17,7 +17,7 @@ use crate::command::table::Unknown;
 use crate::command::{Answer, Args, Ask, Ctx, Finish, Flags, Flow, Handler, Home, Owned, Session, table, table::Row};
 use crate::config::Config;
 use crate::log::durability::{Durability, Progress, Standing};
-use crate::log::feed::Feed;
+use crate::log::feed::{Feed, Holds};
 use crate::pubsub::PubSub;
 use crate::resp::{Error, Reply};
 use crate::route::{Hasher, Key, Router};
@@ -84,8 +84,9 @@ pub struct Engine {
     restricted: bool,
     /// What a reply means to connections that have not chosen.
     pub default_durability: Durability,
-    /// Some connection may have to wait for its replies.
+    /// Some connection may have to wait for its replies; and for what.
     pub holds: bool,
+    waits: Holds,
     /// What runs now comes from a log.
     applying: bool,
     /// Subscriptions, and messages under way.
@@ -149,6 +150,7 @@ impl Engine {
             restricted: false,
             default_durability: Durability::Memory,
             holds: false,
+            waits: Holds::default(),
             applying: false,
             pubsub,
             slow_nanos_min: slow_nanos_min(&config),
@@ -511,7 +513,12 @@ impl Engine {
             Ask::Listen { .. } | Ask::Publish { .. } | Ask::Subscriptions { .. } | Ask::Subscribers { .. } => {
                 crate::command::pubsub::answer(self, ask)
             }
-            Ask::Log(_) | Ask::Clients(_) | Ask::Kill { .. } | Ask::Unblock { .. } | Ask::Pause(_) | Ask::Monitor { .. } => Err(ask),
+            Ask::Log(_)
+            | Ask::Clients(_)
+            | Ask::Kill { .. }
+            | Ask::Unblock { .. }
+            | Ask::Pause(_)
+            | Ask::Monitor { .. } => Err(ask),
         }
     }
 

@@ -206,8 +206,11 @@ fn find_data(config: &Config) -> Result<Recovered, NodeError> {
         if !config.appendonly && config.save.is_empty() {
             return Ok(Recovered::default());
         }
-        std::fs::create_dir_all(&path)
-            .map_err(|source| DirError::NotWritable { dir: path.clone(), user: uid(), source })?;
+        std::fs::create_dir_all(&path).map_err(|source| DirError::NotWritable {
+            dir: path.clone(),
+            user: uid(),
+            source,
+        })?;
     }
     let dir = DataDir::open(&path)?;
     let mut plan = recover::inspect(&path)?;
@@ -323,7 +326,8 @@ fn start(
                     return Ok(());
                 }
                 let me = executor as CoreId;
-                return control::run(control::Parts { me, node, mesh: endpoint, orders, admin, keyspace, recovered }).await;
+                return control::run(control::Parts { me, node, mesh: endpoint, orders, admin, keyspace, recovered })
+                    .await;
             }
             let router = Router::new(executor as CoreId, cores as u16, config.partitions);
             let mut engine = Engine::of_node(router, hasher, Arc::clone(&node.state), random);

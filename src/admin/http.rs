@@ -15,11 +15,11 @@ use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::{sleep, timeout};
 
-use crate::control::Control;
 use super::logging;
 use super::metrics::{self, NodeFacts};
 use super::process::Process;
 use crate::config::Config;
+use crate::control::Control;
 use crate::net::listener::ListenError;
 
 /// Connections served at once; further ones are refused.

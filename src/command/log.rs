@@ -12,49 +12,60 @@ use crate::route::CoreId;
 const SAVING: Flags = Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::DANGEROUS);
 const WAITING: Flags = Flags::NOSCRIPT.or(Flags::DRAINS).or(Flags::CONNECTION);
 
-pub static COMMANDS: &[Command] = &[
-    Command::session("bgrewriteaof", 1, SAVING, bgrewriteaof).doc(
-        "server",
-        "1.0.0",
-        "O(1)",
-        "Makes a snapshot in the background, so that the log before it can go.",
-    ),
-    Command::session("bgsave", -1, SAVING, bgsave).doc("server", "1.0.0", "O(1)", "Makes a snapshot in the background."),
-    Command::session("lastsave", 1, Flags::LOADING.or(Flags::STALE).or(Flags::FAST).or(Flags::ADMIN), lastsave).doc(
-        "server",
-        "1.0.0",
-        "O(1)",
-        "Returns the Unix time of the last snapshot.",
-    ),
-    Command::session("save", 1, SAVING.or(Flags::NO_MULTI), save).doc(
-        "server",
-        "1.0.0",
-        "O(N) in keys",
-        "Makes a snapshot and waits for its end.",
-    ),
-    Command::session("wait", 3, WAITING, wait).doc(
-        "generic",
-        "3.0.0",
-        "O(1)",
-        "Waits until replicas have received the writes of this connection.",
-    ),
-    Command::session("waitaof", 4, WAITING, waitaof).doc(
-        "generic",
-        "7.2.0",
-        "O(1)",
-        "Waits until the writes of this connection are on disk, here and on replicas.",
-    ),
-];
+pub static COMMANDS: &[Command] =
+    &[
+        Command::session("bgrewriteaof", 1, SAVING, bgrewriteaof).doc(
+            "server",
+            "1.0.0",
+            "O(1)",
+            "Makes a snapshot in the background, so that the log before it can go.",
+        ),
+        Command::session("bgsave", -1, SAVING, bgsave).doc(
+            "server",
+            "1.0.0",
+            "O(1)",
+            "Makes a snapshot in the background.",
+        ),
+        Command::session("lastsave", 1, Flags::LOADING.or(Flags::STALE).or(Flags::FAST).or(Flags::ADMIN), lastsave)
+            .doc("server", "1.0.0", "O(1)", "Returns the Unix time of the last snapshot."),
+        Command::session("save", 1, SAVING.or(Flags::NO_MULTI), save).doc(
+            "server",
+            "1.0.0",
+            "O(N) in keys",
+            "Makes a snapshot and waits for its end.",
+        ),
+        Command::session("wait", 3, WAITING, wait).doc(
+            "generic",
+            "3.0.0",
+            "O(1)",
+            "Waits until replicas have received the writes of this connection.",
+        ),
+        Command::session("waitaof", 4, WAITING, waitaof).doc(
+            "generic",
+            "7.2.0",
+            "O(1)",
+            "Waits until the writes of this connection are on disk, here and on replicas.",
+        ),
+    ];
 
 /// A question to the control core.
 #[derive(Clone, Debug)]
 pub enum LogAsk {
     /// Make a snapshot; answered when it begins, or, with `wait`, when it is there.
-    Save { wait: bool, schedule: bool },
+    Save {
+        wait: bool,
+        schedule: bool,
+    },
     LastSave,
     /// Wait until everything up to these places of feeds is synced here, if `local`, and on so many replicas: received,
     /// or, if `synced`, synced.
-    Wait { positions: Vec<(CoreId, u64)>, local: bool, replicas: u32, synced: bool, timeout_ms: Option<u64> },
+    Wait {
+        positions: Vec<(CoreId, u64)>,
+        local: bool,
+        replicas: u32,
+        synced: bool,
+        timeout_ms: Option<u64>,
+    },
     Numbers,
 }
 
@@ -68,7 +79,10 @@ pub enum LogAnswer {
     /// Unix time, s.
     Time(i64),
     /// Whether it is synced here, and how many replicas have it.
-    Copies { local: bool, replicas: u32 },
+    Copies {
+        local: bool,
+        replicas: u32,
+    },
     Numbers(Box<LogNumbers>),
 }
 
@@ -98,7 +112,11 @@ pub struct LogNumbers {
 
 impl Home<'_> {
     /// Asks the control core.
-    fn ask_control(&self, ask: LogAsk, finish: impl FnOnce(LogAnswer, &mut Reply) -> Result<(), Error> + 'static) -> Flow {
+    fn ask_control(
+        &self,
+        ask: LogAsk,
+        finish: impl FnOnce(LogAnswer, &mut Reply) -> Result<(), Error> + 'static,
+    ) -> Flow {
         let control = self.engine.router.cores();
         Flow::Ask(
             vec![(control, Ask::Log(ask))],

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::runs::{Consumer, Keyspace, Runs};
 use crate::log::backlog::Backlog;
 use crate::log::durability::{Progress, Standing};
-use crate::log::feed::Chunk;
+use crate::log::feed::{Chunk, Holds};
 use crate::log::frame::{HistoryEntry, HistoryId, Index};
 use crate::log::sequencer::{Entry, Sequencer};
 use crate::log::wal::{self, Wal};
@@ -26,8 +26,8 @@ const UNWRITTEN_BYTES_MAX: usize = 64 << 20;
 /// What is known of one data core.
 #[derive(Default)]
 struct Core {
-    /// It holds replies until the log has come far enough.
-    holds: bool,
+    /// What its connections may wait for.
+    holds: Holds,
     sent: Progress,
     /// It records, and has said so.
     records: bool,
@@ -118,7 +118,8 @@ impl Log {
     /// A chunk has arrived.
     pub fn feed(&mut self, core: CoreId, chunk: Chunk) {
         let known = &mut self.cores[core as usize];
-        known.holds |= chunk.holds;
+        known.holds.log |= chunk.holds.log;
+        known.holds.disk |= chunk.holds.disk;
         // The first one says that it records.
         known.records = self.recording;
         self.sequencer.push(core, chunk);
@@ -153,6 +154,11 @@ impl Log {
                 }
                 Entry::Spoiled { run } => self.runs.spoil(run),
             }
+        }
+        if let Some(wal) = &self.wal
+            && self.cores.iter().any(|core| core.holds.disk)
+        {
+            wal.request_sync(self.sequencer.end());
         }
         self.out.extend(self.runs.grant());
     }
@@ -190,7 +196,7 @@ impl Log {
             let id = at as CoreId;
             let taken_bytes = self.sequencer.taken_bytes(id);
             let hungry = taken_bytes >= core.sent.taken_bytes + TAKEN_STEP_BYTES;
-            if !core.holds && !hungry {
+            if !core.holds.log && !hungry {
                 continue;
             }
             let of = |index| self.sequencer.seq_at(id, index);

@@ -376,7 +376,9 @@ impl Control {
             self.waits.borrow_mut().retain_mut(|wait| {
                 if wait.index.is_none() && log.has(&wait.positions) {
                     wait.index = Some(log.sequencer.end());
-                    if wait.local && let Some(wal) = log.wal() {
+                    if wait.local
+                        && let Some(wal) = log.wal()
+                    {
                         wal.request_sync(log.sequencer.end());
                     }
                 }

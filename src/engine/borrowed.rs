@@ -153,7 +153,7 @@ mod tests {
     use crate::engine::Origin;
     use crate::resp::{Output, Version};
     use crate::route::{CoreId, Hasher, Router};
-    use crate::shard::{Classes, EVERYWHERE, Effect};
+    use crate::shard::{Classes, Effect};
 
     const PARTITIONS: u16 = 4;
     const NOW_MS: i64 = 1_700_000_000_000;
@@ -289,24 +289,6 @@ mod tests {
         assert_eq!(effects[0].unit, effects[1].unit);
         assert_eq!(cores.run(&[b"get", &to]), "$5\r\nvalue\r\n");
         assert_eq!(cores.run(&[b"exists", &from]), ":0\r\n");
-    }
-
-    #[test]
-    fn what_every_core_runs_for_itself_is_recorded_once() {
-        let mut cores = Cores::new(Config::default());
-        let b = cores.key(1);
-        for statement in [&[&b"FLUSHALL"[..]][..], &[b"FLUSHDB"], &[b"SWAPDB", b"0", b"3"]] {
-            cores.run(&[b"set", &b, b"v"]);
-            cores.effects(1);
-            // The core that records it has no keys.
-            Cores::run_part(&mut cores.0[0], statement, false, true);
-            Cores::run_part(&mut cores.0[1], statement, false, false);
-            let recorded = cores.effects(0);
-            assert_eq!(recorded.len(), 1);
-            assert_eq!((&recorded[0].args[0][..], recorded[0].partition), (statement[0], EVERYWHERE));
-            assert_eq!(cores.effects(1), []);
-            assert_eq!(cores.run(&[b"exists", &b]), ":0\r\n");
-        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::borrow::Returned;
 use crate::command::table::Row;
 use crate::command::{Args, Handler, Owned, table};
 use crate::log::durability::{Durability, Progress, Standing};
-use crate::log::feed::{After, Chunk, Content, Seq};
+use crate::log::feed::{After, Chunk, Content, Holds, Seq};
 use crate::resp::{Error, Output, Reply, Version};
 use crate::shard::Expiring;
 
@@ -58,6 +58,7 @@ impl Engine {
         if durability == Durability::Memory {
             return 0;
         }
+        self.expect_waits(durability);
         self.feed.hurry();
         match statements.is_empty() {
             true => self.feed.mark(std::iter::empty(), &mut self.shard.effects),
@@ -77,6 +78,7 @@ impl Engine {
         if durability == Durability::Memory || !self.feed.is_on() {
             return 0;
         }
+        self.expect_waits(durability);
         let now = self.seq();
         let needs = match (durability.is_quorum(), partition) {
             _ if now > before => now,
@@ -170,12 +172,23 @@ impl Engine {
     /// A connection has chosen a durability, or the default has changed.
     pub fn durability_changed(&mut self, chosen: Durability) {
         self.default_durability = self.config.default_durability();
-        let held = self.holds;
-        self.holds |= chosen > Durability::Memory || self.default_durability > Durability::Memory;
-        if self.holds && !held && self.feed.is_on() {
-            // The control core is to know.
-            self.feed.mark(std::iter::empty(), &mut self.shard.effects);
-            self.feed.hurry();
+        self.expect_waits(chosen);
+        self.expect_waits(self.default_durability);
+    }
+
+    /// Replies of this durability have to wait on this core; once is for ever.
+    #[inline]
+    fn expect_waits(&mut self, durability: Durability) {
+        let log = durability > Durability::Memory;
+        let disk = matches!(durability, Durability::Disk | Durability::QuorumDisk);
+        if (log && !self.waits.log) || (disk && !self.waits.disk) {
+            self.waits = Holds { log: self.waits.log | log, disk: self.waits.disk | disk };
+            self.holds = true;
+            if self.feed.is_on() {
+                // The control core is to know.
+                self.feed.mark(std::iter::empty(), &mut self.shard.effects);
+                self.feed.hurry();
+            }
         }
     }
 
@@ -188,7 +201,7 @@ impl Engine {
     #[inline]
     pub fn next_chunk(&mut self) -> Option<Chunk> {
         let mut chunk = self.feed.next(self.shard.steady_ms(), &mut self.shard.effects)?;
-        chunk.holds = self.holds;
+        chunk.holds = self.waits;
         Some(chunk)
     }
 

@@ -56,8 +56,17 @@ pub struct Chunk {
     /// The sequence number that is reached with it.
     pub last_seq: Seq,
     pub after: Vec<After>,
-    /// Connections of this core may have to wait for their replies.
-    pub holds: bool,
+    /// Connections of this core may have to wait for their replies, and for the disk.
+    pub holds: Holds,
+}
+
+/// What connections of a core may have to wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holds {
+    /// For the log, wherever.
+    pub log: bool,
+    /// For this node's disk.
+    pub disk: bool,
 }
 
 /// What a chunk holds.
@@ -189,7 +198,7 @@ impl Feed {
         self.close_chunk(effects);
         let crc = crc32fast::hash(&bytes);
         let after = std::mem::take(&mut self.after);
-        self.ready.push_back(Chunk { bytes, crc, content, last_seq: self.seq, after, holds: false });
+        self.ready.push_back(Chunk { bytes, crc, content, last_seq: self.seq, after, holds: Holds::default() });
         self.hurry = true;
     }
 
@@ -211,7 +220,7 @@ impl Feed {
         self.seq += count as Seq;
         let (crc, after) = (crc32fast::hash(&bytes), std::mem::take(&mut self.after));
         let content = Content::Units(count);
-        self.ready.push_back(Chunk { bytes, crc, content, last_seq: self.seq, after, holds: false });
+        self.ready.push_back(Chunk { bytes, crc, content, last_seq: self.seq, after, holds: Holds::default() });
     }
 
     /// The next chunk to send, if one is to leave now.

@@ -160,7 +160,14 @@ mod tests {
     fn chunk(count: u32, last_seq: Seq, after: &[(CoreId, Seq)]) -> Chunk {
         let after = after.iter().map(|&(core, seq)| After { core, seq }).collect();
         let bytes = vec![7; count as usize];
-        Chunk { crc: crc32fast::hash(&bytes), bytes, content: Content::Units(count), last_seq, after, holds: false }
+        Chunk {
+            crc: crc32fast::hash(&bytes),
+            bytes,
+            content: Content::Units(count),
+            last_seq,
+            after,
+            ..Chunk::default()
+        }
     }
 
     #[test]

@@ -154,7 +154,9 @@ impl Pump {
             covering.next = match upto {
                 Some(from) => Some(Place { from, ..place }),
                 None if db + 1 < shard.databases() => Some(Place { db: db + 1, from: 0, partition }),
-                None if partition + 1 < shard.partitions().end => Some(Place { partition: partition + 1, db: 0, from: 0 }),
+                None if partition + 1 < shard.partitions().end => {
+                    Some(Place { partition: partition + 1, db: 0, from: 0 })
+                }
                 None => None,
             };
         }

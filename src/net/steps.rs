@@ -311,7 +311,9 @@ impl Pump {
         let statements = std::mem::take(&mut transaction.part_statements);
         match transaction.commands[transaction.at].row.command.reach {
             // What concerns every core is the same statement on all that it has changed, and is logged once.
-            Reach::Every(_) => transaction.statements.extend(statements.into_iter().max_by_key(Vec::len).unwrap_or_default()),
+            Reach::Every(_) => {
+                transaction.statements.extend(statements.into_iter().max_by_key(Vec::len).unwrap_or_default())
+            }
             _ => transaction.statements.extend(statements.into_iter().flatten()),
         }
         let version = self.connections[transaction.connection as usize].as_deref().map(|c| c.session.version);
