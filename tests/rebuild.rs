@@ -116,7 +116,7 @@ fn slices(engine: &Engine, elements: usize) -> Vec<Vec<Vec<Vec<u8>>>> {
 fn rebuilt(statements: &[Vec<Vec<u8>>], thresholds: Thresholds) -> Vec<Content> {
     let mut copy = new_engine(REPLAY_MS, thresholds);
     for args in statements {
-        replay_one(&mut copy, &Effect { db: 0, partition: 0, transaction: None, args: args.clone() });
+        replay_one(&mut copy, &Effect { db: 0, slot: None, unit: 0, args: args.clone() });
     }
     content(&mut copy)
 }

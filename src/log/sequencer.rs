@@ -98,7 +98,7 @@ impl Sequencer {
             let history = self.history();
             let (kind, count) = match content {
                 Content::Units(count) => (Kind::Log, count),
-                Content::Cover { .. } => (Kind::Cover, 1),
+                Content::Cover { ranges, .. } => (Kind::Cover, ranges),
                 Content::Spoiled { run } => return Some(Entry::Spoiled { run }),
             };
             let frame = |first| Frame::with_crc(kind, history, first, wall_ms, count, bytes, crc);
@@ -110,7 +110,9 @@ impl Sequencer {
                     self.mark(core, last_seq);
                     return Some(Entry::Log(frame));
                 }
-                Content::Cover { run, done } => return Some(Entry::Cover { run, core, frame: frame(self.next), done }),
+                Content::Cover { run, done, .. } => {
+                    return Some(Entry::Cover { run, core, frame: frame(self.next), done });
+                }
                 Content::Spoiled { .. } => unreachable!("returned above"),
             }
         }

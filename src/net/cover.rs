@@ -135,7 +135,7 @@ impl Pump {
         }
         let budget = Budget::default();
         let (mut bytes, mut deferred) = (Vec::with_capacity(budget.bytes + budget.bytes / 4), VecDeque::new());
-        let mut last = None;
+        let (mut last, mut ranges) = (None, 0);
         while let Some(place) = covering.next
             && bytes.len() < budget.bytes
             && deferred.is_empty()
@@ -151,6 +151,7 @@ impl Pump {
                 upto.map_or(UPTO_END, u64::from)
             });
             last = Some(place);
+            ranges += 1;
             covering.next = match upto {
                 Some(from) => Some(Place { from, ..place }),
                 None if db + 1 < shard.databases() => Some(Place { db: db + 1, from: 0, partition }),
@@ -175,7 +176,7 @@ impl Pump {
         if done {
             self.covering = None;
         }
-        self.engine.cover(Content::Cover { run, done }, bytes);
+        self.engine.cover(Content::Cover { run, ranges, done }, bytes);
     }
 
     /// Writes the next slice of a large collection.
@@ -213,7 +214,7 @@ impl Pump {
         if done {
             self.covering = None;
         }
-        self.engine.cover(Content::Cover { run, done }, bytes);
+        self.engine.cover(Content::Cover { run, ranges: !bytes.is_empty() as u32, done }, bytes);
         if let Some(ticket) = freed {
             self.release_claim(ticket);
             self.settle_claims();
