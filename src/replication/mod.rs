@@ -1,0 +1,5 @@
+//! Replication.
+
+pub mod detector;
+pub mod history;
+pub mod message;
