@@ -3,3 +3,5 @@
 pub mod detector;
 pub mod history;
 pub mod message;
+pub mod primary;
+pub mod replica;
