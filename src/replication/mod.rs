@@ -5,3 +5,6 @@ pub mod history;
 pub mod message;
 pub mod primary;
 pub mod replica;
+
+#[cfg(test)]
+mod sim;

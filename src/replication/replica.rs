@@ -182,7 +182,7 @@ impl Replica {
         Replica {
             settings,
             applying: has.applied,
-            commit: has.applied,
+            commit: 0,
             has,
             must_copy: false,
             link: Link::Idle,
@@ -225,7 +225,7 @@ impl Replica {
         }
         let pause = (BACKOFF_MS_MIN << self.failures.min(16)).min(BACKOFF_MS_MAX);
         self.failures = self.failures.saturating_add(1);
-        self.in_sync = false;
+        (self.in_sync, self.handed_over) = (false, false);
         self.link = Link::Pausing { until_ms: now_ms.saturating_add(pause / 2 + random % (pause / 2 + 1)) };
     }
 
@@ -243,10 +243,8 @@ impl Replica {
             out.push(Action::Disconnect);
             return self.disconnected(now_ms, random);
         }
-        if self.link != Link::Connecting
-            && now_ms.saturating_sub(self.heartbeat_sent_ms) >= self.settings.heartbeat_ms
-            && self.link != Link::Greeting
-        {
+        let due = now_ms.saturating_sub(self.heartbeat_sent_ms) >= self.settings.heartbeat_ms;
+        if due && self.link != Link::Connecting {
             self.heartbeat_sent_ms = now_ms;
             out.push(Action::Send(ToPrimary::Heartbeat { wall_ms }));
         }
@@ -379,13 +377,16 @@ impl Replica {
         self.heard_ms = now_ms;
         self.detector = Detector::new(Expectation::of_interval(self.settings.heartbeat_ms), now_ms);
         let wants = if self.has.complete && !self.must_copy { Wants::Log } else { Wants::Copy };
+        let chain = self.has.chain.upto(self.has.received);
+        // Without data the log is empty, and starts where its histories do.
+        let received = self.has.received.max(chain.last().cut);
         out.push(Action::Send(ToPrimary::Hello(Hello {
             version: PROTOCOL_VERSION,
             node: self.settings.node,
             port: self.settings.port,
             wants,
-            chain: self.has.chain.upto(self.has.received).histories().to_vec(),
-            received: self.has.received,
+            chain: chain.histories().to_vec(),
+            received,
         })));
     }
 
@@ -442,7 +443,7 @@ impl Replica {
             out.push(Action::SaveChain(chain));
         }
         // What another primary said about indices that are not here may not be so with this one.
-        self.commit = self.applying;
+        self.commit = self.commit.min(received);
         self.link = Link::Streaming;
         (self.failures, self.refused) = (0, None);
         self.acknowledge(out);
@@ -465,6 +466,7 @@ impl Replica {
             self.has.durable = self.has.durable.min(cut);
             self.has.applied = self.has.applied.min(cut);
             self.applying = self.applying.min(cut);
+            self.commit = self.commit.min(cut);
             out.push(Action::Truncate { to: cut });
             out.push(Action::SaveChain(self.has.chain.clone()));
         } else {

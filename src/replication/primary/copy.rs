@@ -13,8 +13,6 @@ pub const COPY_WINDOW_BYTES: u64 = 4 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct Run {
     pub id: u64,
-    /// The shell has begun.
-    started: bool,
 }
 
 impl Primary {
@@ -26,7 +24,7 @@ impl Primary {
         }
         self.runs += 1;
         let run = self.runs;
-        self.run = Some(Run { id: run, started: false });
+        self.run = Some(Run { id: run });
         for follower in &mut self.followers {
             if matches!(follower.phase, Phase::Waiting { .. }) {
                 follower.phase = Phase::Copying { run };
@@ -39,10 +37,6 @@ impl Primary {
     pub fn copy_started(&mut self, now_ms: u64, run: u64, start: u64, out: &mut Vec<Action>) {
         let Some(serving) = &self.serving else { return };
         let chain = serving.chain.histories().to_vec();
-        match &mut self.run {
-            Some(current) if current.id == run => current.started = true,
-            _ => return,
-        }
         for peer in self.members(run) {
             self.send(now_ms, peer, Control::FullSync { run, start, chain: chain.clone() }, out);
         }

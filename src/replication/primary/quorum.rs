@@ -75,12 +75,17 @@ impl Primary {
         self.refresh(now_ms);
     }
 
+    /// On a relay: what its own primary says is committed.
+    pub fn upstream_commit(&mut self, now_ms: u64, commit: u64) {
+        if !self.leading() {
+            self.commit = self.commit.max(commit.min(self.end));
+            self.refresh(now_ms);
+        }
+    }
+
     /// Judges all replicas anew, then moves the commit index.
     pub(super) fn refresh(&mut self, now_ms: u64) {
         let Some(serving) = &self.serving else { return };
-        if !serving.leading {
-            (self.commit, self.commit_durable) = (self.end, 0);
-        }
         let floor = serving.floor.max(self.commit);
         let settings = &self.settings;
         for follower in &mut self.followers {
