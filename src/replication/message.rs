@@ -123,7 +123,7 @@ pub enum Refusal {
     Loop,
     /// There are as many replicas as may be.
     TooMany,
-    /// This node has no complete data to copy from.
+    /// This node has no complete data, or has not caught up to where the replica is.
     NotReady,
 }
 

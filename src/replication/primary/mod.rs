@@ -336,7 +336,9 @@ impl Primary {
     ) {
         let Some(serving) = &self.serving else { return };
         let common = match wants {
-            Wants::Log => serving.chain.common(self.end, theirs, received),
+            // A relay knows from its own primary more histories than it has applied, and who is ahead of it on these has not
+            // diverged.
+            Wants::Log => serving.chain.common(if serving.leading { self.end } else { u64::MAX }, theirs, received),
             _ => None,
         };
         #[cfg(test)]
@@ -345,11 +347,8 @@ impl Primary {
             _ => common,
         };
         let (phase, answer) = match common {
-            // It is ahead of a relay, on the same log. The relay will catch up.
-            Some(common) if !serving.leading && common == self.end && common < received => {
-                return self.refuse(now_ms, peer, Refusal::NotReady, out);
-            }
             Some(cut) if cut < received => (Phase::Diverged, Some(Control::Diverged { cut })),
+            Some(common) if common > self.end => return self.refuse(now_ms, peer, Refusal::NotReady, out),
             Some(common) if common + 1 >= self.oldest => {
                 let chain = serving.chain.histories().to_vec();
                 (Phase::Streaming, Some(Control::Continue { from: common + 1, chain }))

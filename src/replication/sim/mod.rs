@@ -117,6 +117,8 @@ struct World {
     forced: bool,
     quiet: bool,
     seen: Seen,
+    /// One seed was asked for: what happens is printed.
+    talks: bool,
 }
 
 impl World {
@@ -144,6 +146,7 @@ impl World {
             forced: false,
             quiet: false,
             seen: Seen::default(),
+            talks: std::env::var_os("KEYLOOM_SEED").is_some(),
             random,
         };
         world.ledger.history(root);
@@ -199,6 +202,13 @@ impl World {
 
     fn delay_ms(&mut self) -> u64 {
         if self.random.chance(2) { self.random.below(20 * self.latency_ms) } else { self.random.below(self.latency_ms) }
+    }
+
+    /// Prints what happens, if one seed was asked for.
+    fn say(&self, what: impl FnOnce() -> String) {
+        if self.talks {
+            println!("{:>6} {}", self.now_ms, what());
+        }
     }
 
     /// One step, and the judgement.
@@ -350,6 +360,7 @@ impl World {
         }
         for message in messages {
             if self.connections.iter().any(|c| c.id == id && c.primary_open) {
+                self.say(|| format!("{n} <= {message:?}"));
                 self.on_primary(n, |p, now, out| p.message(now, id, message, out))?;
             }
         }
@@ -369,10 +380,23 @@ impl World {
         for message in messages {
             let random = self.random.next();
             if self.nodes[n].up == Some(id) {
+                self.say(|| format!("{n} <- {}", brief(&message)));
                 self.on_replica(n, |r, now, out| r.message(now, message, random, out))?;
             }
         }
         Ok(())
+    }
+}
+
+/// A message without what it carries.
+fn brief(message: &ToReplica) -> String {
+    match message {
+        ToReplica::Control(control) => format!("{control:?}"),
+        ToReplica::Frames { commit, frames } => {
+            let indices = frames.first().zip(frames.last()).map(|(a, b)| (a.first, b.last()));
+            format!("Frames {{ commit: {commit}, {indices:?} }}")
+        }
+        ToReplica::Stream { run, bytes } => format!("Stream {{ run: {run}, {} bytes }}", bytes.len()),
     }
 }
 

@@ -102,6 +102,7 @@ impl World {
     }
 
     fn crash(&mut self, n: usize) {
+        self.say(|| format!("{n} crashes"));
         self.cut_all(n);
         self.nodes[n].alive = false;
         self.nodes[n].stalled_until_ms = 0;
@@ -109,6 +110,7 @@ impl World {
 
     /// A node that does not lead starts again.
     fn reboot(&mut self, n: usize) -> Result<(), String> {
+        self.say(|| format!("{n} starts again"));
         let follows = self.nodes[n].follows.or(self.leader).filter(|&target| target != n);
         self.restart(n)?;
         match follows.or(Some((n + 1) % NODES)) {
@@ -190,6 +192,7 @@ impl World {
 
     /// All lose what was not on disk; the leader is lost for good, and somebody who was in sync takes its place.
     fn power_cut(&mut self) -> Result<(), String> {
+        self.say(|| "power cut".into());
         let Some(leader) = self.leader.filter(|&l| self.nodes[l].alive) else { return Ok(()) };
         let candidates = self.promotable(leader);
         if candidates.is_empty() {
@@ -205,16 +208,14 @@ impl World {
                 return Err(format!("node {n} has lost {lost:?}, which was acknowledged as on all disks"));
             }
         }
-        self.leader = None;
-        self.acked.clear();
+        self.forget_promises();
         self.promote(chosen)?;
-        self.leader = Some(chosen);
-        self.acked_durable.clear();
         self.all_follow(chosen)
     }
 
     /// The leader starts again and goes on. What was not on its disk is lost, whoever else has it.
     fn restart_leader(&mut self) -> Result<(), String> {
+        self.say(|| "the leader starts again".into());
         let Some(leader) = self.leader else { return Ok(()) };
         if self.nodes.iter().enumerate().any(|(n, node)| n != leader && node.leading) {
             return Ok(());
@@ -236,6 +237,7 @@ impl World {
 
     /// Somebody promotes a node although another one leads.
     fn split(&mut self, n: usize) -> Result<(), String> {
+        self.say(|| format!("{n} is promoted beside another"));
         if !self.nodes[n].alive || self.nodes[n].leading || !self.nodes[n].replica.has().complete {
             return Ok(());
         }
@@ -288,6 +290,7 @@ impl World {
 
     /// A node leads by a new history. If there is to be only one, it has to have everything that was promised.
     pub fn crowned(&mut self, n: usize) -> Result<(), String> {
+        self.say(|| format!("{n} leads"));
         if self.leader.is_none() {
             return Ok(());
         }
