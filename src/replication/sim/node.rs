@@ -146,7 +146,7 @@ impl World {
             return Err(format!("node {n}: a gap in its log"));
         }
         node.log.push(frame.clone());
-        if self.mistake == Mistake::RelayReceived && node.complete {
+        if self.mistake == Mistake::RelayUncommitted && node.complete {
             self.on_primary(n, |p, now, out| p.appended(now, &frame, out))?;
         }
         Ok(())
@@ -223,7 +223,7 @@ impl World {
 
     pub fn relay(&mut self, n: usize) -> Result<(), String> {
         let (chain, mut extent) = (self.nodes[n].chain.clone(), self.nodes[n].extent());
-        if self.mistake == Mistake::RelayReceived {
+        if self.mistake == Mistake::RelayUncommitted {
             extent.end = self.nodes[n].end();
         }
         self.nodes[n].copy_out = None;
@@ -295,7 +295,7 @@ impl World {
             node.state.apply_all(&frame);
             node.applied = frame.last();
             node.replica.applied(frame.last());
-            if self.mistake != Mistake::RelayReceived {
+            if self.mistake != Mistake::RelayUncommitted {
                 self.on_primary(n, |p, now, out| p.appended(now, &frame, out))?;
             }
         }

@@ -358,17 +358,14 @@ impl World {
         }
         let primary = &self.nodes[leader].primary;
         let (commit, durable) = (primary.commit(), primary.commit_durable());
-        for (pending, acked, upto) in [
-            (&mut self.pending, &mut self.acked, commit),
-            (&mut self.pending_durable, &mut self.acked_durable, durable),
+        for (pending, acked, count, upto) in [
+            (&mut self.pending, &mut self.acked, &mut self.seen.acked, commit),
+            (&mut self.pending_durable, &mut self.acked_durable, &mut self.seen.acked_durable, durable),
         ] {
-            let count = pending.iter().take_while(|w| w.1 <= upto).count();
-            acked.extend(pending.drain(..count));
+            let done = pending.iter().take_while(|w| w.1 <= upto).count();
+            acked.extend(pending.drain(..done));
+            *count += done as u64;
         }
-        (self.seen.acked, self.seen.acked_durable) = (
-            self.seen.acked.max(self.acked.len() as u64),
-            self.seen.acked_durable.max(self.acked_durable.len() as u64),
-        );
     }
 
     /// Nothing is disturbed any more: one leads, all others follow it, and then all are alike.
