@@ -211,8 +211,7 @@ impl Engine {
             return Err(self.refuse(row, Error::NoAuth));
         }
         if self.restricted
-            && row.command.flags.has(Flags::WRITE)
-            && let Some(error) = self.refuses_write(session.durability.unwrap_or(self.default_durability))
+            && let Some(error) = self.refuses(row, session.durability.unwrap_or(self.default_durability))
         {
             return Err(self.refuse(row, error));
         }

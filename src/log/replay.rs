@@ -94,7 +94,7 @@ impl Stop {
 }
 
 /// How far a snapshot's partitions are covered.
-pub(super) struct Coverage {
+pub struct Coverage {
     hasher: Hasher,
     databases: u16,
     covered: Vec<Covered>,
@@ -132,7 +132,8 @@ impl Coverage {
         self.covered[partition as usize].has((self.databases - 1) as u8, u32::MAX)
     }
 
-    fn has(&self, db: u8, key: &[u8]) -> bool {
+    /// Whether a key has been covered.
+    pub fn has(&self, db: u8, key: &[u8]) -> bool {
         let key = self.hasher.key(key);
         self.covered[key.partition as usize].has(db, (key.hash >> 32) as u32)
     }

@@ -148,6 +148,8 @@ pub enum Error {
     WaitAofWithoutLog,
     #[error("ERR this durability needs 'appendonly yes'")]
     DurabilityWithoutLog,
+    #[error("LOADING Redis is loading the dataset in memory")]
+    Loading,
     #[error("NOREPLICAS Not enough good replicas to write.")]
     NoReplicas,
     #[error("MISCONF Errors writing to the AOF file: {0}")]

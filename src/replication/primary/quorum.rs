@@ -189,6 +189,11 @@ impl Primary {
         }
     }
 
+    /// The port at which a replica serves.
+    pub fn port_of(&self, node: u128) -> Option<u16> {
+        self.followers.iter().find(|f| f.node == node).map(|f| f.port)
+    }
+
     /// For INFO and the metrics.
     pub fn lags(&self, now_ms: u64) -> impl Iterator<Item = Lag> + '_ {
         self.followers.iter().map(move |f| {
