@@ -85,6 +85,9 @@ pub struct Hello {
     pub node: u128,
     /// The port at which it serves clients and replicas.
     pub port: u16,
+    /// Rises with every connection that this node makes, across restarts too. A hello can lie unread in a connection that was
+    /// given up long ago, and must not be taken for news.
+    pub attempt: u64,
     pub wants: Wants,
     /// The chain of its log.
     pub chain: Vec<History>,

@@ -7,7 +7,7 @@ fn chain() -> Vec<History> {
 }
 
 fn hello() -> Hello {
-    Hello { version: 1, node: 77, port: 6379, wants: Wants::Log, chain: chain(), received: 40 }
+    Hello { version: 1, node: 77, port: 6379, attempt: 3, wants: Wants::Log, chain: chain(), received: 40 }
 }
 
 fn to_primary() -> Vec<ToPrimary> {

@@ -170,13 +170,16 @@ pub struct Replica {
     in_sync: bool,
     primary_end: u64,
     handed_over: bool,
+    /// Of the last connection: see [`Hello::attempt`].
+    attempt: u64,
     #[cfg(test)]
     pub fault: Option<Fault>,
 }
 
 impl Replica {
-    /// A node that follows nobody yet. A primary that becomes a replica has received and applied all that it wrote.
-    pub fn new(settings: Settings, has: Holdings) -> Replica {
+    /// A node that follows nobody yet. Its attempts to connect are numbered from `attempt` on, which has to be above those of
+    /// earlier lives: the wall clock in microseconds will do. A primary that becomes a replica has received and applied all that it wrote.
+    pub fn new(settings: Settings, has: Holdings, attempt: u64) -> Replica {
         assert!(has.applied <= has.received && has.durable <= has.received && settings.node != 0);
         let detector = Detector::new(Expectation::of_interval(settings.heartbeat_ms), 0);
         Replica {
@@ -194,6 +197,7 @@ impl Replica {
             in_sync: false,
             primary_end: 0,
             handed_over: false,
+            attempt,
             #[cfg(test)]
             fault: None,
         }
@@ -360,6 +364,7 @@ impl Replica {
 
     fn connect(&mut self, now_ms: u64, out: &mut Vec<Action>) {
         self.link = Link::Connecting;
+        self.attempt += 1;
         self.heard_ms = now_ms;
         out.push(Action::Connect);
     }
@@ -384,6 +389,7 @@ impl Replica {
             version: PROTOCOL_VERSION,
             node: self.settings.node,
             port: self.settings.port,
+            attempt: self.attempt,
             wants,
             chain: chain.histories().to_vec(),
             received,

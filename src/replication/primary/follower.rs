@@ -2,7 +2,7 @@
 
 use super::{Peer, Settings};
 use crate::replication::detector::{Detector, Expectation};
-use crate::replication::message::{Frame, MESSAGE_COST};
+use crate::replication::message::{Frame, Hello, MESSAGE_COST};
 
 /// How far a replica is on its way into the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct Follower {
     pub peer: Peer,
     pub node: u128,
     pub port: u16,
+    /// Which of its node's connections this is.
+    pub attempt: u64,
     pub phase: Phase,
     pub standing: Standing,
     /// The next index of the log that is to be handed over.
@@ -61,11 +63,12 @@ pub struct Follower {
 }
 
 impl Follower {
-    pub fn new(now_ms: u64, peer: Peer, node: u128, port: u16, phase: Phase, settings: &Settings) -> Follower {
+    pub fn new(now_ms: u64, peer: Peer, hello: &Hello, phase: Phase, settings: &Settings) -> Follower {
         Follower {
             peer,
-            node,
-            port,
+            node: hello.node,
+            port: hello.port,
+            attempt: hello.attempt,
             phase,
             standing: Standing::Out,
             next: 0,

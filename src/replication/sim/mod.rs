@@ -156,7 +156,7 @@ impl World {
         for n in 0..NODES {
             let chain = if n == 0 { Chain::root(root, 0) } else { Chain::root(world.random.id(), 0) };
             let has = Holdings { chain: chain.clone(), received: 0, applied: 0, durable: 0, complete: true };
-            let mut replica = Replica::new(world.replica_settings(n), has);
+            let mut replica = Replica::new(world.replica_settings(n), has, 0);
             replica.fault = world.replica_fault();
             let mut primary = Primary::new(world.primary_settings(n));
             primary.fault = mistake.of_primary();
