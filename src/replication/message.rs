@@ -449,7 +449,7 @@ impl Decoder {
     }
 
     /// The next message, if it is there whole.
-    pub fn next<M: Wire>(&mut self) -> Result<Option<M>, DecodeError> {
+    pub fn decode<M: Wire>(&mut self) -> Result<Option<M>, DecodeError> {
         if self.broken {
             return Err(DecodeError::Broken);
         }

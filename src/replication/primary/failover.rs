@@ -158,11 +158,11 @@ impl Primary {
             }
             #[cfg(test)]
             Failover::InDoubt { .. } if self.fault == Some(Fault::ResumeInDoubt) => self.resume(out),
-            Failover::InDoubt { node, port, inquired_ms, .. } => {
-                if inquired_ms.is_none_or(|at| now_ms.saturating_sub(at) >= INQUIRY_INTERVAL_MS) {
-                    *inquired_ms = Some(now_ms);
-                    out.push(Action::Inquire { node: *node, port: *port });
-                }
+            Failover::InDoubt { node, port, inquired_ms, .. }
+                if inquired_ms.is_none_or(|at| now_ms.saturating_sub(at) >= INQUIRY_INTERVAL_MS) =>
+            {
+                *inquired_ms = Some(now_ms);
+                out.push(Action::Inquire { node: *node, port: *port });
             }
             _ => {}
         }

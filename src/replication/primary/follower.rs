@@ -4,6 +4,9 @@ use super::{Peer, Settings};
 use crate::replication::detector::{Detector, Expectation};
 use crate::replication::message::{Frame, Hello, MESSAGE_COST};
 
+/// A queue with no more than a few messages without content.
+const EMPTY_QUEUE_BYTES_MAX: u64 = 16 * MESSAGE_COST;
+
 /// How far a replica is on its way into the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -96,10 +99,10 @@ impl Follower {
         self.standing == Standing::InSync
     }
 
-    /// Whether this much more fits into its queue. One frame always does: else none that is larger than the limit could
-    /// ever be sent.
+    /// Whether this much more fits into its queue. Into one that is as good as empty anything does: else no frame that is larger
+    /// than the limit could ever be sent.
     pub fn has_room(&self, bytes: u64, limit: u64) -> bool {
-        self.queued_bytes == 0 || self.queued_bytes.saturating_add(bytes) <= limit
+        self.queued_bytes <= EMPTY_QUEUE_BYTES_MAX || self.queued_bytes.saturating_add(bytes) <= limit
     }
 
     /// Counts a message that is handed over. Frames were counted when they were queued.

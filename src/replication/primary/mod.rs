@@ -362,6 +362,7 @@ impl Primary {
         if let Some(answer) = answer {
             self.send(now_ms, peer, answer, out);
         }
+        self.refresh(now_ms);
         self.start_copy(now_ms, out);
     }
 

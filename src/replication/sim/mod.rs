@@ -362,7 +362,7 @@ impl World {
         let decoder = &mut self.connections[at].to_primary.decoder;
         for piece in [&bytes[..cut], &bytes[cut..]] {
             decoder.push(piece);
-            while let Some(message) = decoder.next::<ToPrimary>().map_err(|e| e.to_string())? {
+            while let Some(message) = decoder.decode::<ToPrimary>().map_err(|e| e.to_string())? {
                 messages.push(message);
             }
         }
@@ -381,7 +381,7 @@ impl World {
         let decoder = &mut self.connections[at].to_replica.decoder;
         for piece in [&bytes[..cut], &bytes[cut..]] {
             decoder.push(piece);
-            while let Some(message) = decoder.next::<ToReplica>().map_err(|e| e.to_string())? {
+            while let Some(message) = decoder.decode::<ToReplica>().map_err(|e| e.to_string())? {
                 messages.push(message);
             }
         }
