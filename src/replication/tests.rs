@@ -243,6 +243,10 @@ fn a_failover_hands_over_what_was_received() {
     replica.message(20, Control::Handover { end: 5 }.into(), 0, &mut out);
     assert_eq!(out, [replica::Action::TakeOver]);
     out.clear();
+    let heartbeat = Control::Heartbeat { wall_ms: 1_000, end: 5, commit: 0, in_sync: true };
+    replica.message(20, heartbeat.into(), 0, &mut out);
+    assert_eq!((replica.was_in_sync(), replica.wall_ms(25)), (true, Some(1_005)));
+    out.clear();
     let chain = replica.promote(9, &mut out).unwrap();
     assert_eq!(chain, Chain::root(7, 0).promote(9, 5));
     let answer = ToPrimary::TakeOver { history: 9, cut: 5 };

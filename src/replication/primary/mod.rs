@@ -82,9 +82,9 @@ pub enum Action {
     /// The failover has come to nothing.
     ResumeWrites,
     /// Whether this replica has taken over is not known: connect to it, say hello with [`Wants::Standing`], and hand over what
-    /// it says to [`Primary::standing`].
+    /// it says to [`Primary::standing`]. Its address is where its last connection came from: it outlives that connection.
     Inquire { node: u128, port: u16 },
-    /// This replica leads now: follow it. Writes stay paused.
+    /// This replica leads now: follow it, at the address from which its last connection came. Writes stay paused.
     StepDown { node: u128, port: u16 },
 }
 
@@ -276,7 +276,7 @@ impl Primary {
         }
     }
 
-    /// Time passes: heartbeats, timeouts, copies that are due. To be called about ten times in the shortest of all intervals.
+    /// Time passes: heartbeats, timeouts, copies that are due. `wall_ms` is the wall clock of the node that leads. To be called about ten times in the shortest of all intervals.
     pub fn tick(&mut self, now_ms: u64, wall_ms: u64, out: &mut Vec<Action>) {
         let timeout = self.settings.repl_timeout_ms;
         let dead = |f: &Follower| match f {

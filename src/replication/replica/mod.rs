@@ -171,6 +171,8 @@ pub struct Replica {
     refused: Option<Refusal>,
     in_sync: bool,
     primary_end: u64,
+    /// What the clock of the node that leads showed, and when that was heard.
+    wall: Option<(u64, u64)>,
     handed_over: bool,
     /// Of the last connection: see [`Hello::attempt`].
     attempt: u64,
@@ -198,6 +200,7 @@ impl Replica {
             refused: None,
             in_sync: false,
             primary_end: 0,
+            wall: None,
             handed_over: false,
             attempt,
             #[cfg(test)]
@@ -357,6 +360,12 @@ impl Replica {
     /// Records that the primary has and this node has not, as far as it knows.
     pub fn lag(&self) -> u64 {
         self.primary_end.saturating_sub(self.has.received)
+    }
+
+    /// What the wall clock of the node that leads shows now, but for the time that a message takes. Expiry is judged by it, and
+    /// who relays passes it on.
+    pub fn wall_ms(&self, now_ms: u64) -> Option<u64> {
+        self.wall.map(|(wall_ms, heard_ms)| wall_ms.saturating_add(now_ms.saturating_sub(heard_ms)))
     }
 
     /// How sure it is that the primary is dead.

@@ -19,9 +19,10 @@ impl Replica {
             Control::FullSyncEnd { run, end } => {
                 self.link == (Link::Copying { run }) && self.finish_copy(run, end, out)
             }
-            Control::Heartbeat { wall_ms: _, end, commit, in_sync } => {
+            Control::Heartbeat { wall_ms, end, commit, in_sync } => {
                 self.detector.heartbeat(now_ms);
                 (self.primary_end, self.in_sync) = (end, in_sync);
+                self.wall = Some((wall_ms, now_ms));
                 if self.link == Link::Streaming {
                     self.committed(commit, out);
                     self.acknowledge(out);
