@@ -294,6 +294,7 @@ impl Wire for ToPrimary {
             ToPrimary::Hello(hello) => {
                 let chain = Chain::checked(hello.chain.clone())?;
                 sense(hello.node != 0, "node 0")?;
+                sense(hello.received < u64::MAX, "an index overflows")?;
                 sense(chain.last().cut <= hello.received, "a chain goes beyond the end of its log")
             }
             ToPrimary::Ack { received, applied, durable } => {
@@ -382,7 +383,10 @@ fn check_control(control: &Control) -> Result<(), DecodeError> {
             Chain::checked(chain.clone())?;
             sense(*run != 0, "run 0")
         }
-        Control::FullSyncEnd { run, .. } => sense(*run != 0, "run 0"),
+        Control::FullSyncEnd { run, end } => {
+            sense(*run != 0, "run 0")?;
+            sense(*end < u64::MAX, "an index overflows")
+        }
         Control::Heartbeat { end, commit, .. } => sense(commit <= end, "more is committed than there is"),
         Control::Diverged { .. } | Control::Refused { .. } | Control::Handover { .. } => Ok(()),
     }

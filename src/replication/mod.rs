@@ -40,9 +40,12 @@
 //! [`primary::Primary::commit`], [`primary::Primary::commit_durable`], [`primary::Primary::received_by`] (WAIT) and
 //! [`primary::Primary::durable_on`] (WAITAOF) after each turn; writes ask [`primary::Primary::writable`] first.
 //!
-//! Three things the shell owes the machines:
+//! What the shell owes the machines:
 //! - A node that starts again and leads begins a new history (it promotes itself). It may have lost what replicas have received.
 //! - A log that was not written for a while, because nobody listened, leaves out an index when it is taken up again.
+//! - What is reported as durable or applied is so for the log as it is now: a sync or an application that was begun before a
+//!   `Truncate` or `BeginCopy` is awaited or forgotten when that is done.
+//! - Frames are kept as they were cut by the one who wrote them, everywhere.
 //! - The role is kept on disk with the chain, before a takeover is answered: a node that has taken over never comes back as
 //!   a replica of the one that handed over without an operator.
 //!

@@ -401,3 +401,102 @@ fn what_cannot_come_now_ends_the_connection() {
         assert!(!replica.is_streaming() && replica.has().received == 5);
     }
 }
+
+/// Numbers from a seed, most of them small, some at the edges.
+struct Any(u64);
+
+impl Any {
+    fn number(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        match self.0 >> 60 {
+            0 => u64::MAX - (self.0 >> 33) % 3,
+            _ => (self.0 >> 33) % 12,
+        }
+    }
+
+    fn chain(&mut self) -> Vec<History> {
+        let (mut id, mut cut) = (7 + u128::from(self.number() % 2), 0);
+        let mut histories = vec![History { id, parent: 0, cut: self.number() % 3 }];
+        for _ in 0..self.number() % 3 {
+            cut = histories[0].cut.max(cut) + self.number() % 4;
+            histories.push(History { id: id + 2, parent: id, cut });
+            id += 2;
+        }
+        histories
+    }
+
+    fn frames(&mut self, first: u64) -> Vec<Frame> {
+        let frame = |at| Frame { history: 7 + u128::from(at % 5), ..frame(first + at, 3) };
+        (0..self.number() % 4).map(frame).collect()
+    }
+}
+
+/// Whatever a peer says that can be decoded: no panic, and the invariants hold.
+#[test]
+fn any_message_at_any_time_is_survived() {
+    for seed in 0..2_000 {
+        let mut any = Any(seed);
+        let (mut primary, mut out) = (leading(settings(), 1 + any.number() % 9, 12), Vec::new());
+        for now in 0..60 {
+            let peer = any.number() % 5;
+            let wants = [Wants::Log, Wants::Copy, Wants::Standing][any.number() as usize % 3];
+            let (received, node) = (any.number(), u128::from(any.number()));
+            let message = match any.number() % 6 {
+                0..=2 => ToPrimary::Hello(Hello {
+                    chain: any.chain(),
+                    attempt: any.number(),
+                    wants,
+                    ..hello(node, received)
+                }),
+                3 => ToPrimary::Ack { received, applied: any.number(), durable: any.number() },
+                4 => ToPrimary::TakeOver { history: 9, cut: any.number() },
+                _ => ToPrimary::Declined,
+            };
+            if message.check().is_ok() {
+                primary.message(now, peer, message, &mut out);
+            }
+            match any.number() % 8 {
+                0 => {
+                    let _ = primary.failover(now, None, Some(any.number()), false, &mut out);
+                }
+                1 => primary.writes_paused(now, &mut out),
+                2 => primary.turn_end(now, &mut out),
+                3 => primary.copy_started(now, any.number(), 12, &mut out),
+                4 => primary.copy_ended(now, any.number(), 12, &mut out),
+                5 => primary.read(now, peer, &any.frames(5), &mut out),
+                _ => primary.tick(now * 100, 0, &mut out),
+            }
+            primary.validate();
+        }
+
+        let mut replica = streaming(any.number() % 9);
+        for now in 0..60 {
+            let (run, index) = (1 + any.number() % 2, any.number());
+            let message: ToReplica = match any.number() % 8 {
+                0 => Control::Continue { from: index, chain: any.chain() }.into(),
+                1 => Control::Diverged { cut: index }.into(),
+                2 => Control::FullSync { run, start: index, chain: any.chain() }.into(),
+                3 => Control::FullSyncEnd { run, end: index }.into(),
+                4 => Control::Heartbeat { wall_ms: index, end: index, commit: index, in_sync: true }.into(),
+                5 => Control::Handover { end: index }.into(),
+                6 => ToReplica::Stream { run, bytes: Rc::from(&b"x"[..]) },
+                _ => ToReplica::Frames { commit: index, frames: any.frames(replica.has().received.min(99) + 1) },
+            };
+            if message.check().is_ok() {
+                replica.message(now, message, 0, &mut Vec::new());
+            }
+            match any.number() % 6 {
+                0 => replica.tick(now * 200, 0, 0, &mut Vec::new()),
+                1 => replica.copy_durable(run, &mut Vec::new()),
+                2 => replica.applied(any.number()),
+                3 => replica.follow(now, &mut Vec::new()),
+                4 if any.number() == 0 => {
+                    let _ = replica.promote(1_000 + u128::from(now), &mut Vec::new());
+                }
+                _ => {}
+            }
+            replica.connected(now, &mut Vec::new());
+            replica.validate();
+        }
+    }
+}

@@ -72,7 +72,8 @@ impl Replica {
             return false;
         }
         out.push(Action::SetAside { from: cut + 1, to: received });
-        let undoable = self.applying <= cut;
+        // What lies before the start of the chain cannot be named any more, so nothing can go on from there.
+        let undoable = self.applying <= cut && cut >= self.has.chain.start();
         #[cfg(test)]
         let undoable = undoable || self.fault == Some(Fault::TruncateApplied);
         if undoable {
@@ -104,6 +105,9 @@ impl Replica {
     }
 
     fn finish_copy(&mut self, run: u64, end: u64, out: &mut Vec<Action>) -> bool {
+        if end < self.has.chain.start() {
+            return false;
+        }
         (self.has.received, self.has.applied, self.has.durable) = (end, end, end);
         self.applying = end;
         self.link = Link::Finishing { run };
