@@ -482,15 +482,19 @@ fn any_message_at_any_time_is_survived() {
                 6 => ToReplica::Stream { run, bytes: Rc::from(&b"x"[..]) },
                 _ => ToReplica::Frames { commit: index, frames: any.frames(replica.has().received.min(99) + 1) },
             };
+            let mut out = Vec::new();
             if message.check().is_ok() {
-                replica.message(now, message, 0, &mut Vec::new());
+                replica.message(now, message, 0, &mut out);
+            }
+            if out.contains(&replica::Action::Disconnect) {
+                replica.follow(now, &mut out);
             }
             match any.number() % 6 {
                 0 => replica.tick(now * 200, 0, 0, &mut Vec::new()),
                 1 => replica.copy_durable(run, &mut Vec::new()),
                 2 => replica.applied(any.number()),
                 3 => replica.follow(now, &mut Vec::new()),
-                4 if any.number() == 0 => {
+                4 if any.number() < 3 => {
                     let _ = replica.promote(1_000 + u128::from(now), &mut Vec::new());
                 }
                 _ => {}
