@@ -106,6 +106,11 @@ impl Chain {
         *self.histories.last().expect("a chain is not empty")
     }
 
+    /// The last index that lies before everything that the chain tells about.
+    pub fn start(&self) -> u64 {
+        self.histories[0].cut
+    }
+
     /// The history to which the record `index` of this log belongs, if the chain goes back so far.
     pub fn at(&self, index: u64) -> Option<HistoryId> {
         self.histories.iter().rev().find(|h| h.cut < index).map(|h| h.id)

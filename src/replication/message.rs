@@ -85,6 +85,9 @@ pub struct Hello {
     pub node: u128,
     /// The port at which it serves clients and replicas.
     pub port: u16,
+    /// Rises with every connection that this node makes, across restarts too. A hello can lie unread in a connection that was
+    /// given up long ago, and must not be taken for news.
+    pub attempt: u64,
     pub wants: Wants,
     /// The chain of its log.
     pub chain: Vec<History>,
@@ -291,6 +294,7 @@ impl Wire for ToPrimary {
             ToPrimary::Hello(hello) => {
                 let chain = Chain::checked(hello.chain.clone())?;
                 sense(hello.node != 0, "node 0")?;
+                sense(hello.received < u64::MAX, "an index overflows")?;
                 sense(chain.last().cut <= hello.received, "a chain goes beyond the end of its log")
             }
             ToPrimary::Ack { received, applied, durable } => {
@@ -379,7 +383,10 @@ fn check_control(control: &Control) -> Result<(), DecodeError> {
             Chain::checked(chain.clone())?;
             sense(*run != 0, "run 0")
         }
-        Control::FullSyncEnd { run, .. } => sense(*run != 0, "run 0"),
+        Control::FullSyncEnd { run, end } => {
+            sense(*run != 0, "run 0")?;
+            sense(*end < u64::MAX, "an index overflows")
+        }
         Control::Heartbeat { end, commit, .. } => sense(commit <= end, "more is committed than there is"),
         Control::Diverged { .. } | Control::Refused { .. } | Control::Handover { .. } => Ok(()),
     }
@@ -446,7 +453,7 @@ impl Decoder {
     }
 
     /// The next message, if it is there whole.
-    pub fn next<M: Wire>(&mut self) -> Result<Option<M>, DecodeError> {
+    pub fn decode<M: Wire>(&mut self) -> Result<Option<M>, DecodeError> {
         if self.broken {
             return Err(DecodeError::Broken);
         }

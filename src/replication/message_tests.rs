@@ -7,7 +7,7 @@ fn chain() -> Vec<History> {
 }
 
 fn hello() -> Hello {
-    Hello { version: 1, node: 77, port: 6379, wants: Wants::Log, chain: chain(), received: 40 }
+    Hello { version: 1, node: 77, port: 6379, attempt: 3, wants: Wants::Log, chain: chain(), received: 40 }
 }
 
 fn to_primary() -> Vec<ToPrimary> {
@@ -49,7 +49,7 @@ fn encoded<M: Wire>(message: &M) -> Vec<u8> {
 fn decoded<M: Wire>(bytes: &[u8]) -> Result<Option<M>, DecodeError> {
     let mut decoder = Decoder::default();
     decoder.push(bytes);
-    decoder.next()
+    decoder.decode()
 }
 
 /// All messages in one stream, in pieces of any length.
@@ -63,7 +63,7 @@ fn arrives_in_pieces<M: Wire + PartialEq + std::fmt::Debug>(messages: &[M]) {
         let mut arrived = Vec::new();
         for part in bytes.chunks(piece) {
             decoder.push(part);
-            while let Some(message) = decoder.next::<M>().unwrap() {
+            while let Some(message) = decoder.decode::<M>().unwrap() {
                 arrived.push(message);
             }
             assert!(decoder.buffer.len() <= 2 * bytes.len());
@@ -155,8 +155,8 @@ fn what_is_too_long_or_of_another_kind_is_refused_at_its_header() {
     bytes[..4].copy_from_slice(&(CONTROL_LEN_MAX as u32 + 1).to_le_bytes());
     let mut decoder = Decoder::default();
     decoder.push(&bytes[..HEADER_LEN]);
-    assert_eq!(decoder.next::<ToPrimary>(), Err(DecodeError::TooLong(CONTROL_LEN_MAX as u32 + 1)));
-    assert_eq!(decoder.next::<ToPrimary>(), Err(DecodeError::Broken));
+    assert_eq!(decoder.decode::<ToPrimary>(), Err(DecodeError::TooLong(CONTROL_LEN_MAX as u32 + 1)));
+    assert_eq!(decoder.decode::<ToPrimary>(), Err(DecodeError::Broken));
     decoder.push(&[0; 100]);
     assert!(decoder.buffer.is_empty());
 

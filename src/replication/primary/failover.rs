@@ -35,10 +35,13 @@ pub(super) enum Failover {
         node: u128,
         peer: Peer,
         port: u16,
+        attempt: u64,
     },
     InDoubt {
         node: u128,
         port: u16,
+        /// The connection that is lost.
+        attempt: u64,
         inquired_ms: Option<u64>,
     },
 }
@@ -137,9 +140,8 @@ impl Primary {
             let enough = if target.is_some() { f.phase == Phase::Streaming } else { f.in_sync() };
             enough && f.received == self.end && target.is_none_or(|node| node == f.node)
         };
-        if let Some(follower) = self.followers.iter().find(fits) {
-            let (node, peer, port) = (follower.node, follower.peer, follower.port);
-            self.hand_over(now_ms, node, peer, port, self.end, out);
+        if let Some(peer) = self.followers.iter().find(fits).map(|f| f.peer) {
+            self.hand_over(now_ms, peer, out);
         }
     }
 
@@ -149,35 +151,34 @@ impl Primary {
             Failover::Waiting { deadline_ms: Some(deadline), target, force, paused } if now_ms >= *deadline => {
                 let (target, forced) = (*target, *force && *paused);
                 let fits = |f: &&Follower| f.phase == Phase::Streaming && Some(f.node) == target;
-                match self.followers.iter().find(fits) {
-                    Some(f) if forced => {
-                        let (node, peer, port, received) = (f.node, f.peer, f.port, f.received);
-                        self.hand_over(now_ms, node, peer, port, received, out);
-                    }
+                match self.followers.iter().find(fits).map(|f| f.peer) {
+                    Some(peer) if forced => self.hand_over(now_ms, peer, out),
                     _ => self.resume(out),
                 }
             }
             #[cfg(test)]
             Failover::InDoubt { .. } if self.fault == Some(Fault::ResumeInDoubt) => self.resume(out),
-            Failover::InDoubt { node, port, inquired_ms } => {
-                if inquired_ms.is_none_or(|at| now_ms.saturating_sub(at) >= INQUIRY_INTERVAL_MS) {
-                    *inquired_ms = Some(now_ms);
-                    out.push(Action::Inquire { node: *node, port: *port });
-                }
+            Failover::InDoubt { node, port, inquired_ms, .. }
+                if inquired_ms.is_none_or(|at| now_ms.saturating_sub(at) >= INQUIRY_INTERVAL_MS) =>
+            {
+                *inquired_ms = Some(now_ms);
+                out.push(Action::Inquire { node: *node, port: *port });
             }
             _ => {}
         }
     }
 
-    fn hand_over(&mut self, now_ms: u64, node: u128, peer: Peer, port: u16, end: u64, out: &mut Vec<Action>) {
-        self.failover = Failover::Handing { node, peer, port };
+    fn hand_over(&mut self, now_ms: u64, peer: Peer, out: &mut Vec<Action>) {
+        let Some(follower) = self.follower(peer) else { return };
+        let (node, port, attempt, end) = (follower.node, follower.port, follower.attempt, follower.received);
+        self.failover = Failover::Handing { node, peer, port, attempt };
         self.send(now_ms, peer, Control::Handover { end }, out);
     }
 
     pub(super) fn taken_over(&mut self, now_ms: u64, peer: Peer, history: HistoryId, _cut: u64, out: &mut Vec<Action>) {
         let known = self.serving.as_ref().is_none_or(|s| s.chain.contains(history));
         match self.failover {
-            Failover::Handing { node, peer: target, port } if target == peer && !known => {
+            Failover::Handing { node, peer: target, port, .. } if target == peer && !known => {
                 self.failover = Failover::None;
                 self.drop_peer(now_ms, peer, DropReason::HandedOver, out);
                 self.step_down(now_ms, node, port, out);
@@ -195,17 +196,19 @@ impl Primary {
 
     /// The connection to a replica is lost.
     pub(super) fn failover_lost(&mut self, follower: &Follower) {
-        if let Failover::Handing { node, peer, port } = self.failover
+        if let Failover::Handing { node, peer, port, attempt } = self.failover
             && peer == follower.peer
         {
-            self.failover = Failover::InDoubt { node, port, inquired_ms: None };
+            self.failover = Failover::InDoubt { node, port, attempt, inquired_ms: None };
         }
     }
 
-    /// A node says hello. If it is the one in doubt, and has led nothing since, it has not taken over and will not.
-    pub(super) fn returned(&mut self, node: u128, chain: &Chain, out: &mut Vec<Action>) {
-        if let Failover::InDoubt { node: target, .. } = self.failover
-            && node == target
+    /// A node says hello. If it is the one in doubt, has given the lost connection up, and has led nothing since, then it has not
+    /// taken over and will not.
+    pub(super) fn returned(&mut self, hello: &Hello, chain: &Chain, out: &mut Vec<Action>) {
+        if let Failover::InDoubt { node, attempt, .. } = self.failover
+            && hello.node == node
+            && hello.attempt > attempt
             && !self.goes_on_from_ours(chain)
         {
             self.resume(out);

@@ -2,7 +2,10 @@
 
 use super::{Peer, Settings};
 use crate::replication::detector::{Detector, Expectation};
-use crate::replication::message::{Frame, MESSAGE_COST};
+use crate::replication::message::{Frame, Hello, MESSAGE_COST};
+
+/// A queue with no more than a few messages without content.
+const EMPTY_QUEUE_BYTES_MAX: u64 = 16 * MESSAGE_COST;
 
 /// How far a replica is on its way into the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +42,8 @@ pub struct Follower {
     pub peer: Peer,
     pub node: u128,
     pub port: u16,
+    /// Which of its node's connections this is.
+    pub attempt: u64,
     pub phase: Phase,
     pub standing: Standing,
     /// The next index of the log that is to be handed over.
@@ -61,11 +66,12 @@ pub struct Follower {
 }
 
 impl Follower {
-    pub fn new(now_ms: u64, peer: Peer, node: u128, port: u16, phase: Phase, settings: &Settings) -> Follower {
+    pub fn new(now_ms: u64, peer: Peer, hello: &Hello, phase: Phase, settings: &Settings) -> Follower {
         Follower {
             peer,
-            node,
-            port,
+            node: hello.node,
+            port: hello.port,
+            attempt: hello.attempt,
             phase,
             standing: Standing::Out,
             next: 0,
@@ -93,10 +99,10 @@ impl Follower {
         self.standing == Standing::InSync
     }
 
-    /// Whether this much more fits into its queue. One frame always does: else none that is larger than the limit could
-    /// ever be sent.
+    /// Whether this much more fits into its queue. Into one that is as good as empty anything does: else no frame that is larger
+    /// than the limit could ever be sent.
     pub fn has_room(&self, bytes: u64, limit: u64) -> bool {
-        self.queued_bytes == 0 || self.queued_bytes.saturating_add(bytes) <= limit
+        self.queued_bytes <= EMPTY_QUEUE_BYTES_MAX || self.queued_bytes.saturating_add(bytes) <= limit
     }
 
     /// Counts a message that is handed over. Frames were counted when they were queued.

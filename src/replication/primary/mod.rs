@@ -82,9 +82,9 @@ pub enum Action {
     /// The failover has come to nothing.
     ResumeWrites,
     /// Whether this replica has taken over is not known: connect to it, say hello with [`Wants::Standing`], and hand over what
-    /// it says to [`Primary::standing`].
+    /// it says to [`Primary::standing`]. Its address is where its last connection came from: it outlives that connection.
     Inquire { node: u128, port: u16 },
-    /// This replica leads now: follow it. Writes stay paused.
+    /// This replica leads now: follow it, at the address from which its last connection came. Writes stay paused.
     StepDown { node: u128, port: u16 },
 }
 
@@ -98,6 +98,8 @@ pub enum DropReason {
     Protocol,
     /// The same node has connected again.
     Replaced,
+    /// It is an older connection than the one that the same node has now.
+    Stale,
     Silent,
     /// Its connection takes nothing.
     Stalled,
@@ -274,7 +276,7 @@ impl Primary {
         }
     }
 
-    /// Time passes: heartbeats, timeouts, copies that are due. To be called about ten times in the shortest of all intervals.
+    /// Time passes: heartbeats, timeouts, copies that are due. `wall_ms` is the wall clock of the node that leads. To be called about ten times in the shortest of all intervals.
     pub fn tick(&mut self, now_ms: u64, wall_ms: u64, out: &mut Vec<Action>) {
         let timeout = self.settings.repl_timeout_ms;
         let dead = |f: &Follower| match f {
@@ -295,7 +297,7 @@ impl Primary {
 
     fn hello(&mut self, now_ms: u64, peer: Peer, hello: Hello, out: &mut Vec<Action>) {
         let known = self.follower(peer).map(|f| f.phase);
-        let Ok(chain) = Chain::checked(hello.chain) else {
+        let Ok(chain) = Chain::checked(hello.chain.clone()) else {
             return self.drop_peer(now_ms, peer, DropReason::Protocol, out);
         };
         if !matches!(known, None | Some(Phase::Diverged)) {
@@ -315,27 +317,23 @@ impl Primary {
             return self.drop_peer(now_ms, peer, DropReason::Answered, out);
         }
         if let Some(old) = self.followers.iter().find(|f| f.node == hello.node && f.peer != peer) {
+            if old.attempt >= hello.attempt {
+                return self.drop_peer(now_ms, peer, DropReason::Stale, out);
+            }
             self.drop_peer(now_ms, old.peer, DropReason::Replaced, out);
         }
         if known.is_none() && self.followers.len() >= self.settings.replicas_max {
             return self.refuse(now_ms, peer, Refusal::TooMany, out);
         }
-        self.returned(hello.node, &chain, out);
-        self.admit(now_ms, peer, hello.node, hello.port, (hello.wants, &chain, hello.received), out);
+        self.returned(&hello, &chain, out);
+        self.admit(now_ms, peer, &hello, &chain, out);
     }
 
     /// Decides how a replica gets what it lacks.
-    fn admit(
-        &mut self,
-        now_ms: u64,
-        peer: Peer,
-        node: u128,
-        port: u16,
-        (wants, theirs, received): (Wants, &Chain, u64),
-        out: &mut Vec<Action>,
-    ) {
+    fn admit(&mut self, now_ms: u64, peer: Peer, hello: &Hello, theirs: &Chain, out: &mut Vec<Action>) {
+        let received = hello.received;
         let Some(serving) = &self.serving else { return };
-        let common = match wants {
+        let common = match hello.wants {
             // A relay knows from its own primary more histories than it has applied, and who is ahead of it on these has not
             // diverged.
             Wants::Log => serving.chain.common(if serving.leading { self.end } else { u64::MAX }, theirs, received),
@@ -356,7 +354,7 @@ impl Primary {
             _ => (Phase::Waiting { since_ms: now_ms }, None),
         };
         self.followers.retain(|f| f.peer != peer);
-        let mut follower = Follower::new(now_ms, peer, node, port, phase, &self.settings);
+        let mut follower = Follower::new(now_ms, peer, hello, phase, &self.settings);
         if phase == Phase::Streaming {
             (follower.next, follower.received) = (received + 1, received);
         }
@@ -364,6 +362,7 @@ impl Primary {
         if let Some(answer) = answer {
             self.send(now_ms, peer, answer, out);
         }
+        self.refresh(now_ms);
         self.start_copy(now_ms, out);
     }
 

@@ -13,7 +13,9 @@ use super::*;
 /// How far a replica is behind.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Lag {
+    pub peer: Peer,
     pub node: u128,
+    pub port: u16,
     pub in_sync: bool,
     /// It follows the log: no copy is under way or awaited.
     pub streaming: bool,
@@ -199,7 +201,9 @@ impl Primary {
         self.followers.iter().map(move |f| {
             let (ms, bytes) = self.timeline.lag(now_ms, f.received);
             Lag {
+                peer: f.peer,
                 node: f.node,
+                port: f.port,
                 in_sync: f.in_sync(),
                 streaming: f.phase == Phase::Streaming,
                 received: f.received,

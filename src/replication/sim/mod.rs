@@ -156,7 +156,7 @@ impl World {
         for n in 0..NODES {
             let chain = if n == 0 { Chain::root(root, 0) } else { Chain::root(world.random.id(), 0) };
             let has = Holdings { chain: chain.clone(), received: 0, applied: 0, durable: 0, complete: true };
-            let mut replica = Replica::new(world.replica_settings(n), has);
+            let mut replica = Replica::new(world.replica_settings(n), has, 0);
             replica.fault = world.replica_fault();
             let mut primary = Primary::new(world.primary_settings(n));
             primary.fault = mistake.of_primary();
@@ -362,7 +362,7 @@ impl World {
         let decoder = &mut self.connections[at].to_primary.decoder;
         for piece in [&bytes[..cut], &bytes[cut..]] {
             decoder.push(piece);
-            while let Some(message) = decoder.next::<ToPrimary>().map_err(|e| e.to_string())? {
+            while let Some(message) = decoder.decode::<ToPrimary>().map_err(|e| e.to_string())? {
                 messages.push(message);
             }
         }
@@ -381,7 +381,7 @@ impl World {
         let decoder = &mut self.connections[at].to_replica.decoder;
         for piece in [&bytes[..cut], &bytes[cut..]] {
             decoder.push(piece);
-            while let Some(message) = decoder.next::<ToReplica>().map_err(|e| e.to_string())? {
+            while let Some(message) = decoder.decode::<ToReplica>().map_err(|e| e.to_string())? {
                 messages.push(message);
             }
         }

@@ -239,7 +239,7 @@ impl World {
         if node.leading {
             node.leading = false;
             let has = self.holdings(n);
-            self.nodes[n].replica = Replica::new(self.replica_settings(n), has);
+            self.nodes[n].replica = Replica::new(self.replica_settings(n), has, self.now_ms << 16);
             self.nodes[n].replica.fault = self.replica_fault();
         }
         if self.nodes[n].complete {
@@ -363,7 +363,7 @@ impl World {
         node.primary = Primary::new(primary_settings);
         node.primary.fault = self.mistake.of_primary();
         let has = self.holdings(n);
-        self.nodes[n].replica = Replica::new(settings, has);
+        self.nodes[n].replica = Replica::new(settings, has, self.now_ms << 16);
         self.nodes[n].replica.fault = self.replica_fault();
         if self.nodes[n].complete { self.relay(n) } else { Ok(()) }
     }
@@ -433,6 +433,7 @@ impl World {
             version: PROTOCOL_VERSION,
             node: n as u128 + 1,
             port: 1,
+            attempt: 0,
             wants: Wants::Standing,
             chain: self.nodes[n].chain.histories().to_vec(),
             received: self.nodes[n].end(),

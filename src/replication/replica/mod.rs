@@ -23,6 +23,8 @@
 //! Invariants: `applied` <= `applying` <= `received`, `durable` <= `received`; `complete` is false from the beginning of a copy to
 //! its end; without complete data nothing is acknowledged.
 
+mod receive;
+
 use std::rc::Rc;
 
 use thiserror::Error;
@@ -169,14 +171,19 @@ pub struct Replica {
     refused: Option<Refusal>,
     in_sync: bool,
     primary_end: u64,
+    /// What the clock of the node that leads showed, and when that was heard.
+    wall: Option<(u64, u64)>,
     handed_over: bool,
+    /// Of the last connection: see [`Hello::attempt`].
+    attempt: u64,
     #[cfg(test)]
     pub fault: Option<Fault>,
 }
 
 impl Replica {
-    /// A node that follows nobody yet. A primary that becomes a replica has received and applied all that it wrote.
-    pub fn new(settings: Settings, has: Holdings) -> Replica {
+    /// A node that follows nobody yet. Its attempts to connect are numbered from `attempt` on, which has to be above those of
+    /// earlier lives: the wall clock in microseconds will do. A primary that becomes a replica has received and applied all that it wrote.
+    pub fn new(settings: Settings, has: Holdings, attempt: u64) -> Replica {
         assert!(has.applied <= has.received && has.durable <= has.received && settings.node != 0);
         let detector = Detector::new(Expectation::of_interval(settings.heartbeat_ms), 0);
         Replica {
@@ -193,7 +200,9 @@ impl Replica {
             refused: None,
             in_sync: false,
             primary_end: 0,
+            wall: None,
             handed_over: false,
+            attempt,
             #[cfg(test)]
             fault: None,
         }
@@ -281,8 +290,10 @@ impl Replica {
 
     /// The data holds the log up to `index`.
     pub fn applied(&mut self, index: u64) {
-        assert!(index <= self.applying, "no more is applied than was asked for");
-        self.has.applied = self.has.applied.max(index);
+        // What was on its way when a copy began is of no interest any more.
+        if index <= self.applying {
+            self.has.applied = self.has.applied.max(index);
+        }
     }
 
     /// The copy is durable, and so is the note that it is complete.
@@ -353,6 +364,12 @@ impl Replica {
         self.primary_end.saturating_sub(self.has.received)
     }
 
+    /// What the wall clock of the node that leads shows now, but for the time that a message takes. Expiry is judged by it, and
+    /// who relays passes it on.
+    pub fn wall_ms(&self, now_ms: u64) -> Option<u64> {
+        self.wall.map(|(wall_ms, heard_ms)| wall_ms.saturating_add(now_ms.saturating_sub(heard_ms)))
+    }
+
     /// How sure it is that the primary is dead.
     pub fn phi(&self, now_ms: u64) -> f64 {
         self.detector.phi(now_ms)
@@ -360,6 +377,7 @@ impl Replica {
 
     fn connect(&mut self, now_ms: u64, out: &mut Vec<Action>) {
         self.link = Link::Connecting;
+        self.attempt += 1;
         self.heard_ms = now_ms;
         out.push(Action::Connect);
     }
@@ -384,169 +402,11 @@ impl Replica {
             version: PROTOCOL_VERSION,
             node: self.settings.node,
             port: self.settings.port,
+            attempt: self.attempt,
             wants,
             chain: chain.histories().to_vec(),
             received,
         })));
-    }
-
-    /// Whether the message was one that could come now.
-    fn control(&mut self, now_ms: u64, control: Control, out: &mut Vec<Action>) -> bool {
-        match control {
-            Control::Continue { from, chain } => {
-                let Ok(chain) = Chain::checked(chain) else { return false };
-                self.link == Link::Greeting && self.go_on(from, chain, out)
-            }
-            Control::Diverged { cut } => self.link == Link::Greeting && self.diverged(now_ms, cut, out),
-            Control::FullSync { run, start: _, chain } => {
-                let Ok(chain) = Chain::checked(chain) else { return false };
-                self.begin_copy(run, chain, out)
-            }
-            Control::FullSyncEnd { run, end } => {
-                self.link == (Link::Copying { run }) && self.finish_copy(run, end, out)
-            }
-            Control::Heartbeat { wall_ms: _, end, commit, in_sync } => {
-                self.detector.heartbeat(now_ms);
-                (self.primary_end, self.in_sync) = (end, in_sync);
-                if self.link == Link::Streaming {
-                    self.committed(commit, out);
-                    self.acknowledge(out);
-                }
-                true
-            }
-            Control::Refused { reason } => {
-                self.refused = Some(reason);
-                false
-            }
-            Control::Handover { end } => {
-                let able = self.link == Link::Streaming && self.has.complete && self.has.received >= end;
-                self.handed_over = able;
-                out.push(if able { Action::TakeOver } else { Action::Send(ToPrimary::Declined) });
-                true
-            }
-            Control::Standing { .. } => false,
-        }
-    }
-
-    /// The log goes on behind what is there.
-    fn go_on(&mut self, from: u64, chain: Chain, out: &mut Vec<Action>) -> bool {
-        let received = self.has.received;
-        // The primary's word is checked: its log has to hold all of ours.
-        let agrees = chain.common(u64::MAX, &self.has.chain, received) == Some(received);
-        #[cfg(test)]
-        let agrees = agrees || self.fault == Some(Fault::TruncateApplied);
-        if !self.has.complete || self.must_copy || from != received + 1 || !agrees {
-            return false;
-        }
-        if chain != self.has.chain {
-            self.has.chain = chain.clone();
-            out.push(Action::SaveChain(chain));
-        }
-        // What another primary said about indices that are not here may not be so with this one.
-        self.commit = self.commit.min(received);
-        self.link = Link::Streaming;
-        (self.failures, self.refused) = (0, None);
-        self.acknowledge(out);
-        true
-    }
-
-    /// What comes after `cut` is not in the primary's log.
-    fn diverged(&mut self, now_ms: u64, cut: u64, out: &mut Vec<Action>) -> bool {
-        let received = self.has.received;
-        if cut >= received || !self.has.complete || self.must_copy {
-            return false;
-        }
-        out.push(Action::SetAside { from: cut + 1, to: received });
-        let undoable = self.applying <= cut;
-        #[cfg(test)]
-        let undoable = undoable || self.fault == Some(Fault::TruncateApplied);
-        if undoable {
-            self.has.chain = self.has.chain.upto(cut);
-            self.has.received = cut;
-            self.has.durable = self.has.durable.min(cut);
-            self.has.applied = self.has.applied.min(cut);
-            self.applying = self.applying.min(cut);
-            self.commit = self.commit.min(cut);
-            out.push(Action::Truncate { to: cut });
-            out.push(Action::SaveChain(self.has.chain.clone()));
-        } else {
-            self.must_copy = true;
-        }
-        self.greet(now_ms, out);
-        true
-    }
-
-    fn begin_copy(&mut self, run: u64, chain: Chain, out: &mut Vec<Action>) -> bool {
-        if !matches!(self.link, Link::Greeting | Link::Copying { .. }) {
-            return false;
-        }
-        self.link = Link::Copying { run };
-        self.must_copy = false;
-        self.has = Holdings { chain, received: 0, applied: 0, durable: 0, complete: false };
-        (self.applying, self.commit, self.refused) = (0, 0, None);
-        out.push(Action::BeginCopy { run });
-        true
-    }
-
-    fn finish_copy(&mut self, run: u64, end: u64, out: &mut Vec<Action>) -> bool {
-        (self.has.received, self.has.applied, self.has.durable) = (end, end, end);
-        self.applying = end;
-        self.link = Link::Finishing { run };
-        out.push(Action::FinishCopy { run, end, chain: self.has.chain.clone() });
-        #[cfg(test)]
-        if self.fault == Some(Fault::AckBeforeDurableCopy) {
-            self.has.complete = true;
-            self.acknowledge(out);
-        }
-        true
-    }
-
-    fn frames(&mut self, commit: u64, frames: Vec<Frame>, out: &mut Vec<Action>) -> bool {
-        if !matches!(self.link, Link::Streaming | Link::Finishing { .. }) {
-            return false;
-        }
-        let any = !frames.is_empty();
-        for frame in frames {
-            let belongs = |index| self.has.chain.at(index) == Some(frame.history);
-            if frame.first != self.has.received + 1 || !belongs(frame.first) || !belongs(frame.last()) {
-                return false;
-            }
-            self.has.received = frame.last();
-            out.push(Action::Append(frame));
-        }
-        self.primary_end = self.primary_end.max(self.has.received);
-        self.committed(commit, out);
-        if any {
-            self.acknowledge(out);
-        }
-        true
-    }
-
-    fn committed(&mut self, commit: u64, out: &mut Vec<Action>) {
-        self.commit = self.commit.max(commit);
-        self.apply(out);
-    }
-
-    fn apply(&mut self, out: &mut Vec<Action>) {
-        let upto = self.commit.min(self.has.received);
-        #[cfg(test)]
-        let upto = if self.fault == Some(Fault::ApplyUncommitted) { self.has.received } else { upto };
-        if self.link == Link::Streaming && upto > self.applying {
-            self.applying = upto;
-            out.push(Action::Apply { upto });
-        }
-    }
-
-    fn acknowledge(&self, out: &mut Vec<Action>) {
-        let Holdings { received, applied, durable, complete, .. } = self.has;
-        #[cfg(test)]
-        let complete = complete || self.fault == Some(Fault::KeepHalfCopies);
-        let streams = self.link == Link::Streaming;
-        #[cfg(test)]
-        let streams = streams || self.fault == Some(Fault::AckBeforeDurableCopy);
-        if complete && streams {
-            out.push(Action::Send(ToPrimary::Ack { received, applied, durable }));
-        }
     }
 
     /// The invariants of the module.
