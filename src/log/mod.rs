@@ -17,4 +17,6 @@ pub mod reader;
 pub mod recover;
 pub mod replay;
 pub mod snapshot;
+#[cfg(test)]
+mod testing;
 pub mod wal;

@@ -428,3 +428,7 @@ pub fn same_line(a: &[HistoryEntry], b: &[HistoryEntry]) -> bool {
     };
     a.iter().zip(b).all(|(a, b)| a == b)
 }
+
+#[cfg(test)]
+#[path = "recover_tests.rs"]
+mod tests;

@@ -301,3 +301,7 @@ fn is_swap(mut encoded: &[u8]) -> Result<bool, Malformed> {
     let statement = statement::next_statement(&mut encoded)?;
     Ok(statement.is_some_and(|statement| statement.args[0].eq_ignore_ascii_case(b"SWAPDB")))
 }
+
+#[cfg(test)]
+#[path = "replay_tests.rs"]
+mod tests;

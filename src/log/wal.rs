@@ -21,6 +21,9 @@ mod back;
 mod writer;
 
 #[cfg(test)]
+mod model;
+
+#[cfg(test)]
 mod tests;
 
 use std::cell::RefCell;
@@ -327,7 +330,9 @@ impl Wal {
             if now != seen {
                 return Poll::Ready(now);
             }
-            state.waiting.push(context.waker().clone());
+            if !state.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+                state.waiting.push(context.waker().clone());
+            }
             Poll::Pending
         })
         .await
