@@ -211,7 +211,11 @@ impl fmt::Display for Report {
         }
         if let Some(torn) = &self.plan.torn {
             let (path, keep, lost) = (torn.path.display(), torn.keep_bytes, torn.lost_bytes);
-            writeln!(f, "'{path}' at byte {keep}: {}; nothing follows in its {lost} bytes, as after a crash:", torn.why)?;
+            writeln!(
+                f,
+                "'{path}' at byte {keep}: {}; nothing follows in its {lost} bytes, as after a crash:",
+                torn.why
+            )?;
             writeln!(f, "the next start cuts it off")?;
         }
         match self.plan.is_empty() {

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use super::frame::{Head, Index, Kind};
 use super::reader::{Disorder, FrameReader, Located, Why, covers};
-use super::recover::{self, Plan, RecoverError, SegmentFile, SegmentReader, SnapshotFile, SnapshotStream, segment_error};
+use super::recover::{
+    self, Plan, RecoverError, SegmentFile, SegmentReader, SnapshotFile, SnapshotStream, segment_error,
+};
 use super::replay::each_unit;
 use crate::shard::statement::{self, Malformed};
 

@@ -150,9 +150,7 @@ impl DataDir {
         }
         // The lock file may be there already, so only a new file tells whether there can be any.
         let probe = path.join(temporary_name(LOCK));
-        File::create(&probe)
-            .and_then(|_| fs::remove_file(&probe))
-            .map_err(|source| not_writable(path, source))?;
+        File::create(&probe).and_then(|_| fs::remove_file(&probe)).map_err(|source| not_writable(path, source))?;
         let node_id = node_id(path)?;
         Ok(DataDir { path: path.into(), node_id, _lock: lock })
     }

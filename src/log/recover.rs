@@ -272,7 +272,15 @@ impl SegmentReader {
             return Err(reader.error(0, Why::Order(Disorder::History)));
         }
         let used_bytes = reader.offset();
-        Ok(SegmentReader { reader, histories, next: first, used_bytes, frame_end: used_bytes, history: last.id, payloads })
+        Ok(SegmentReader {
+            reader,
+            histories,
+            next: first,
+            used_bytes,
+            frame_end: used_bytes,
+            history: last.id,
+            payloads,
+        })
     }
 
     /// Goes on by one frame.

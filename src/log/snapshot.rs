@@ -93,7 +93,8 @@ impl Stream {
         let head = &frame.head;
         let (next, history, covers) = match (self, head.kind) {
             (Stream::Start, Kind::Begin) => {
-                let begin = read_begin(frame.payload()).map_err(|_| SnapshotError::Stream("a beginning with errors"))?;
+                let begin =
+                    read_begin(frame.payload()).map_err(|_| SnapshotError::Stream("a beginning with errors"))?;
                 let history = begin.histories.last().map_or(0, |history| history.id);
                 return Ok(Stream::Middle { next: head.first, history, covers: 0 });
             }

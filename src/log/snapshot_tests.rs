@@ -32,10 +32,8 @@ fn options(scratch: &Scratch) -> Options {
 }
 
 fn names(scratch: &Scratch) -> Vec<String> {
-    let mut names: Vec<_> = std::fs::read_dir(&scratch.0)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<_> =
+        std::fs::read_dir(&scratch.0).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }

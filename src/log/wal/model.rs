@@ -169,13 +169,7 @@ fn segment_bytes(dir: &std::path::Path) -> u64 {
 }
 
 /// Ends a life; returns up to where everything must be there.
-async fn end(
-    model: &mut Model,
-    wal: &Rc<Wal>,
-    disk: &Rc<SimulatedDisk>,
-    crash: Crash,
-    dir: &std::path::Path,
-) -> Index {
+async fn end(model: &mut Model, wal: &Rc<Wal>, disk: &Rc<SimulatedDisk>, crash: Crash, dir: &std::path::Path) -> Index {
     match crash {
         Crash::Kill => disk.kill(dir),
         Crash::Prefix => {

@@ -130,8 +130,8 @@ fn what_failed_is_written_to_a_new_segment() {
 
 async fn fail_once(scratch: &Scratch, op: Op, code: i32) {
     let disk = SimulatedDisk::new(|_| Fate::Works);
-    // Small segments: creating one is needed soon.
-    let options = Options { segment_bytes: 300, ..options(scratch, SyncPolicy::Always) };
+    // Each group of frames begins a segment.
+    let options = Options { segment_bytes: 1, ..options(scratch, SyncPolicy::Always) };
     let wal = Wal::on(Disk::Simulated(Rc::clone(&disk)), options, start());
     glommio::spawn_local(Rc::clone(&wal).run()).detach();
     wal.append(frame(1, 10)).unwrap();
@@ -154,11 +154,14 @@ async fn fail_once(scratch: &Scratch, op: Op, code: i32) {
     failing.set(false);
 
     // Again, and this time it ends.
-    let disk = SimulatedDisk::new(move |now| if now == op && failing.replace(true) { Fate::Fails(code) } else { Fate::Works });
-    let options = Options { segment_bytes: 300, retry_first: Duration::from_millis(1), ..wal.options.clone() };
+    let disk = SimulatedDisk::new(|_| Fate::Works);
+    let options = Options { segment_bytes: 1, ..self::options(scratch, SyncPolicy::Always) };
     let wal = Wal::on(Disk::Simulated(Rc::clone(&disk)), options, start());
     glommio::spawn_local(Rc::clone(&wal).run()).detach();
-    (1..10).for_each(|first| wal.append(frame(first, 100)).unwrap());
+    wal.append(frame(1, 100)).unwrap();
+    until(&wal, |progress| progress.durable == 1).await;
+    disk.set_fate(move |now| if now == op { Fate::Fails(code) } else { Fate::Works });
+    (2..10).for_each(|first| wal.append(frame(first, 100)).unwrap());
     let again = until(&wal, |progress| !progress.healthy).await;
     disk.set_fate(|_| Fate::Works);
     until(&wal, |progress| progress.durable == 9 && progress.healthy).await;
@@ -247,10 +250,8 @@ fn old_segments_go_when_nobody_needs_them() {
 #[test]
 fn a_full_disk_is_survived() {
     let scratch = Scratch::new("wal-full");
-    let mount = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=1m", "none"])
-        .arg(&scratch.0)
-        .output();
+    let mount =
+        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(&scratch.0).output();
     if !mount.as_ref().is_ok_and(|done| done.status.success()) {
         eprintln!("skipped: no right to mount a small tmpfs ({mount:?})");
         return;
