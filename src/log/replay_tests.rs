@@ -170,7 +170,7 @@ fn streams_that_make_no_sense_are_refused() {
         let scratch = Scratch::new("replay");
         let covers = frames.iter().filter(|frame| frame.head.kind == Kind::Cover).count() as u64;
         let end = Frame::of(Kind::End, FIRST.id, next, 0, &End { covers });
-        save(&scratch, next - 1, &[&[begin.clone()], frames, &[end]].concat());
+        save(&scratch, next - 1, &[std::slice::from_ref(&begin), frames, &[end]].concat());
         let plan = inspect(&scratch.0).unwrap();
         let error = executed(&plan).unwrap_err().to_string();
         assert!(error.contains(wanted), "{error}");
