@@ -4,12 +4,13 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Options, Start, SyncPolicy, Wal};
+use super::{Item, Options, ReadBackError, Start, SyncPolicy, Wal};
 use crate::log::disk::Disk;
 use crate::log::disk_sim::{Fate, SimulatedDisk};
 use crate::log::files::scratch::Scratch;
 use crate::log::frame::{HistoryEntry, Index};
 use crate::log::testing::{FIRST, Random, log_frame, on_executor, recovered};
+use crate::shard::statement;
 
 /// What has been appended.
 struct Model {
@@ -135,6 +136,7 @@ async fn run_seed(seed: u64, seen: &mut Seen) {
         model.run(&wal).await;
         seen.failures += wal.health().is_some() as u32;
         let progress = wal.progress();
+        read_back(&model, &wal).await;
         let must = end(&mut model, &wal, &disk, crash, &dir).await;
         drop(writer);
         let (plan, values) = match recovered(&dir) {
@@ -159,6 +161,36 @@ async fn run_seed(seed: u64, seen: &mut Seen) {
         assert_eq!(start.segments.iter().map(|(_, bytes)| bytes).sum::<u64>(), segment_bytes(&dir));
         model.values = values;
         model.histories = start.histories.clone();
+    }
+}
+
+/// Reads everything back that the log says is written, while it goes on.
+async fn read_back(model: &Model, wal: &Rc<Wal>) {
+    let mut reader = wal.frames_from(1);
+    loop {
+        // Until a history has begun, the files have what it cuts off.
+        let settled = !wal.state.borrow().queue.iter().any(|item| matches!(item, Item::History(_)));
+        let written = wal.progress().written;
+        let frames = match reader.next(3000).await {
+            Ok(frames) if frames.is_empty() => {
+                let next = reader.next_index();
+                assert!(!settled || next > written.min(wal.progress().written), "{next} {written}");
+                return;
+            }
+            Ok(frames) => frames,
+            // A cut within a frame; whoever asks gets a full copy.
+            Err(ReadBackError::Gone(_)) => return,
+            Err(error) => panic!("{error}"),
+        };
+        for frame in frames {
+            let (mut payload, mut index) = (frame.payload(), frame.head.first as usize);
+            while let Some(mut unit) = statement::next_unit(&mut payload).unwrap() {
+                let value = statement::next_statement(&mut unit).unwrap().unwrap().args[2];
+                assert!(model.ever[index - 1].iter().any(|ever| ever == value));
+                assert!(!settled || model.values[index - 1] == value, "index {index}");
+                index += 1;
+            }
+        }
     }
 }
 
