@@ -259,7 +259,8 @@ impl Wal {
     }
 
     /// Another history goes on from `next`, which is not beyond the end: after a promotion, or because a new primary does
-    /// not have what comes after. Units from `next` on that the log has are cut off.
+    /// not have what comes after. Units from `next` on that the log has are cut off. Snapshots that reach beyond are for the
+    /// caller to remove: a start with one of them is refused.
     pub fn start_history(&self, histories: Vec<HistoryEntry>, next: Index) -> Result<(), AppendError> {
         self.begin(histories, next, false)
     }
