@@ -175,6 +175,8 @@ impl Engine {
         };
         engine.apply_memory_config(0);
         engine.durability_changed(Durability::Memory);
+        let replica = engine.config.replicaof.is_some();
+        engine.stand(Arc::new(Standing { replica, ..Standing::default() }));
         engine
     }
 

@@ -73,6 +73,8 @@ struct Receiving {
     writer: Option<Rc<SnapshotWriter>>,
     /// It is whole: the state as of this index.
     end: Option<(Index, Chain)>,
+    /// What of the log has come behind it.
+    later: Vec<message::Frame>,
     /// What the primary's machine says is whole is written, and waits to be on disk.
     written: Rc<Cell<bool>>,
 }
@@ -345,7 +347,7 @@ impl Control {
             let mut decoder = Decoder::default();
             links::read_all(reader, async |bytes| {
                 decoder.push(bytes);
-                match decoder.next::<ToReplica>() {
+                match decoder.decode::<ToReplica>() {
                     Ok(Some(ToReplica::Control(message::Control::Standing { node, leading, chain }))) => {
                         if let Ok(chain) = Chain::checked(chain) {
                             control.serve(|primary, now_ms, out| primary.standing(now_ms, node, leading, &chain, out));
@@ -392,7 +394,7 @@ impl Control {
             links::read_all(reader, async |bytes| {
                 decoder.push(bytes);
                 loop {
-                    match decoder.next::<ToPrimary>() {
+                    match decoder.decode::<ToPrimary>() {
                         Ok(Some(message)) => control.heard_of_replica(peer, message),
                         Ok(None) => return true,
                         Err(error) => {
@@ -758,7 +760,7 @@ impl Control {
                     if control.replication.borrow().upstream_number != number {
                         return false;
                     }
-                    match decoder.next::<ToReplica>() {
+                    match decoder.decode::<ToReplica>() {
                         Ok(Some(message)) => {
                             let random = random_id() as u64;
                             control.follow(|replica, now_ms, out| replica.message(now_ms, message, random, out));
@@ -809,6 +811,10 @@ impl Control {
 
     /// A frame of the primary's log: kept and passed on as it is.
     fn append_received(self: &Rc<Self>, frame: &message::Frame) {
+        if let Some(receiving) = &mut self.replication.borrow_mut().receiving {
+            receiving.later.push(frame.clone());
+            return;
+        }
         let read = frame::take_frame(&mut &frame.bytes[..]);
         let sound = |found: &Frame| {
             let head = &found.head;
@@ -894,7 +900,7 @@ impl Control {
             if let Some(Receiving { writer: Some(writer), .. }) = replication.receiving.take() {
                 writer.abort();
             }
-            replication.receiving = Some(Receiving { run, bytes: Vec::new(), writer, end: None, written });
+            replication.receiving = Some(Receiving { run, bytes: Vec::new(), writer, end: None, later: Vec::new(), written });
             replication.apply.begin_copy();
             replication.relayed.clear();
         }
@@ -941,7 +947,7 @@ impl Control {
 
     /// Ends a copy that is whole, applied and on disk.
     fn finish_receiving(self: &Rc<Self>) {
-        let (run, end, chain) = {
+        let (run, end, chain, later) = {
             let mut replication = self.replication.borrow_mut();
             let drained = replication.apply.is_drained();
             let Some(receiving) = &mut replication.receiving else { return };
@@ -949,11 +955,11 @@ impl Control {
                 return;
             }
             let Some((end, chain)) = receiving.end.take() else { return };
-            let run = receiving.run;
+            let (run, later) = (receiving.run, std::mem::take(&mut receiving.later));
             replication.receiving = None;
             replication.apply.start_at(end);
             replication.chain = chain.clone();
-            (run, end, chain)
+            (run, end, chain, later)
         };
         let entries = entries_of(&chain.upto(end));
         {
@@ -971,6 +977,7 @@ impl Control {
         let extent = Extent { oldest: end + 1, end, commit: end, durable };
         self.serve(|primary, now_ms, out| primary.relay(now_ms, chain, extent, out));
         self.change_standing(|standing| standing.loading = false);
+        later.iter().for_each(|frame| self.append_received(frame));
         self.follow(|replica, _, out| replica.copy_durable(run, out));
     }
 

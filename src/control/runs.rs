@@ -85,11 +85,6 @@ impl Runs {
         self.run.as_ref().is_some_and(|run| run.granted.iter().any(Option::is_some) && (room(run) || run.is_owed()))
     }
 
-    /// Pieces are under way.
-    pub fn is_owed(&self) -> bool {
-        self.run.as_ref().is_some_and(Run::is_owed)
-    }
-
     /// Begins a run: all data cores record by now. `next` is the index of the next unit.
     pub fn begin(&mut self, log: &Sequencer, next: Index, wall_ms: i64) {
         self.number += 1;
