@@ -16,6 +16,7 @@ pub mod mesh;
 pub mod net;
 pub mod node;
 pub mod pubsub;
+pub mod rdb;
 pub mod resp;
 pub mod route;
 pub mod shard;

@@ -17,7 +17,7 @@ use super::dict::{Fields, Pair};
 use super::pack::{self, Pack};
 use super::random::{Random, select};
 use super::{Large, Thresholds, Value, ValueRef};
-use crate::shard::{Deadline, Now};
+use crate::shard::{Clock, Deadline, Now, UnixMs};
 pub use timed::{At, Timed};
 
 /// Longest compact hash, bytes: it is copied at every change.
@@ -154,6 +154,28 @@ pub fn next_deadlines(value: ValueRef) -> Earliest {
         ValueRef::Compact(bytes) => compact::next(bytes),
         ValueRef::Large(Large::TimedHash(hash)) => hash.deadlines.next(),
         ValueRef::Large(_) => Earliest::default(),
+    }
+}
+
+/// The earliest moment at which a field is over, as the wall clock shows it; Unix ms.
+pub fn first_deadline(value: ValueRef, now: Now) -> Option<UnixMs> {
+    let next = next_deadlines(value);
+    let shown = |clock: Clock| next[clock as usize].map(|ms| now.wall_of(Deadline::new(clock, ms)));
+    Clock::ALL.into_iter().filter_map(shown).min()
+}
+
+/// Visits the fields as they are now, with their values and deadlines; in a compact hash as for [`Hash::at`].
+pub fn visit_with_deadlines<'a>(
+    value: ValueRef<'a>,
+    now: Now,
+    mut visit: impl FnMut(Pair<'a>, Option<Deadline>),
+) {
+    match value {
+        ValueRef::Compact(bytes) => compact::visit(bytes, visit),
+        ValueRef::Large(Large::TimedHash(hash)) => {
+            At { hash, now }.iter().for_each(|pair| visit(pair, hash.deadlines.get(pair.0)));
+        }
+        ValueRef::Large(_) => Hash::new(value).visit(|pair| visit(pair, None)),
     }
 }
 
