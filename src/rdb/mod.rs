@@ -124,8 +124,4 @@ mod code {
 }
 
 #[cfg(test)]
-mod fixtures;
-#[cfg(test)]
-mod fuzz_tests;
-#[cfg(test)]
 mod tests;

@@ -17,8 +17,9 @@ const FOOTER_BYTES: usize = 2 + CHECKSUM_BYTES;
 #[derive(Debug)]
 pub enum Restored {
     String(Vec<u8>),
-    /// Not empty.
-    Collection(Kind, Value),
+    /// `fields_over` fields of a hash were left out because their deadlines have come. Without them it may be empty; it is
+    /// not otherwise.
+    Collection { kind: Kind, value: Value, fields_over: u64 },
 }
 
 /// The payload for a value. Its version is [`super::VERSION`], unless fields of a hash have deadlines.
@@ -45,12 +46,17 @@ pub enum PayloadError {
     Value(#[from] Error),
 }
 
-/// The value in a payload. Strings in it must not be longer than `string_bytes_max`.
-pub fn restore(payload: &[u8], thresholds: &Thresholds, string_bytes_max: usize) -> Result<Restored, PayloadError> {
+/// The value in a payload, as it is `now`. Strings in it must not be longer than `string_bytes_max`.
+pub fn restore(
+    payload: &[u8],
+    thresholds: &Thresholds,
+    now: Now,
+    string_bytes_max: usize,
+) -> Result<Restored, PayloadError> {
     let (body, dialect) = checked_body(payload).ok_or(PayloadError::Footer)?;
     let mut source = Source::new(body, string_bytes_max as u64);
     let code = source.byte()?;
-    let mut whole = Whole::new(thresholds);
+    let mut whole = Whole::new(thresholds, now);
     if value::kind(code).is_none() {
         return Err(Error::UnknownCode { offset: 0, code }.into());
     }
@@ -60,7 +66,7 @@ pub fn restore(payload: &[u8], thresholds: &Thresholds, string_bytes_max: usize)
     }
     Ok(match whole.kind {
         Kind::String => Restored::String(whole.string),
-        kind => Restored::Collection(kind, whole.collection),
+        kind => Restored::Collection { kind, value: whole.collection, fields_over: whole.fields_over },
     })
 }
 

@@ -1,27 +1,31 @@
 //! From the elements of a value to the value itself: what RESTORE needs.
 //!
 //! Unlike a file, a payload has no claim on being read somehow: an element that is there twice makes it bad, as in Redis.
+//! Fields whose deadlines have come are left out.
 
 use super::Error;
 use super::value::Sink;
 use crate::collection::list::{self, End};
 use crate::collection::{Thresholds, Value, hash, set, sorted};
-use crate::shard::{Clock, Deadline, Kind, UnixMs};
+use crate::shard::{Clock, Deadline, Kind, Now, UnixMs};
 
 /// A value that is being built.
 pub(super) struct Whole<'a> {
     thresholds: &'a Thresholds,
+    now: Now,
     pub(super) kind: Kind,
     pub(super) string: Vec<u8>,
     pub(super) collection: Value,
+    /// Fields that were left out.
+    pub(super) fields_over: u64,
     /// Elements that are announced, until the first one has come.
     announced: usize,
 }
 
 impl<'a> Whole<'a> {
-    pub(super) fn new(thresholds: &'a Thresholds) -> Self {
-        let collection = Value::default();
-        Whole { thresholds, kind: Kind::String, string: Vec::new(), collection, announced: 0 }
+    pub(super) fn new(thresholds: &'a Thresholds, now: Now) -> Self {
+        let (string, collection) = (Vec::new(), Value::default());
+        Whole { thresholds, now, kind: Kind::String, string, collection, fields_over: 0, announced: 0 }
     }
 }
 
@@ -61,9 +65,14 @@ impl Sink for Whole<'_> {
     }
 
     fn field(&mut self, field: &[u8], text: &[u8], deadline: Option<UnixMs>) -> Result<(), Error> {
+        let deadline = deadline.map(|ms| Deadline::new(Clock::Wall, ms));
+        if deadline.is_some_and(|deadline| self.now.has_reached(deadline)) {
+            self.fields_over += 1;
+            return Ok(());
+        }
         new(hash::set(&mut self.collection, field, text, self.thresholds))?;
-        if let Some(ms) = deadline {
-            hash::set_deadline(&mut self.collection, field, Some(Deadline::new(Clock::Wall, ms)));
+        if deadline.is_some() {
+            hash::set_deadline(&mut self.collection, field, deadline);
         }
         Ok(())
     }
