@@ -1,0 +1,339 @@
+//! Files of redis-server, read; and ours, loaded by redis-server.
+
+use std::path::PathBuf;
+
+use keyloom::collection::Thresholds;
+use keyloom::config::Config;
+use keyloom::engine::Engine;
+use keyloom::rdb::{self, ExportOptions, File, ImportOptions, Restored, Saved, WriteError};
+use keyloom::resp::read::Value as Reply;
+use keyloom::shard::Now;
+
+use crate::common::{Client, Random, Server, engine, ok, seed, wait_until};
+use crate::fixtures::{self, LATER_MS};
+use crate::model::{Keyspace, of_server, read};
+
+const DATABASES: [usize; 3] = [0, 3, 15];
+const START_MS: i64 = 1_700_000_000_000;
+
+type Command = Vec<Vec<u8>>;
+
+/// redis-server, if it is the one with which the format was compared.
+fn redis(args: &[&str]) -> Server {
+    let version = Server::redis_version();
+    assert!(
+        version.as_ref().is_some_and(|version| version.starts_with("7.0.")),
+        "redis-server is {version:?}, not 7.0: run scripts/install-peers.sh, or name one in KEYLOOM_REDIS_SERVER"
+    );
+    Server::redis(&[&["--enable-debug-command", "yes"], args].concat())
+}
+
+fn command(name: &str, key: &str, args: impl IntoIterator<Item = Vec<u8>>) -> Command {
+    [name, key].map(|word| word.as_bytes().to_vec()).into_iter().chain(args).collect()
+}
+
+/// Commands that make values of every type, short and long, with every kind of element.
+fn fill() -> Vec<Command> {
+    let mut random = Random::new(seed());
+    let text = |text: &str| text.as_bytes().to_vec();
+    let mut noise = |len: usize| -> Vec<u8> { (0..len).map(|_| random.next() as u8).collect() };
+    let numbers = ["0", "-1", "127", "-128", "128", "32767", "-32769", "2147483647", "-2147483649"];
+    let longer = ["9223372036854775807", "-9223372036854775808", "007", "1.5", "", "12", "13", "4095", "4096", "8388608"];
+    let mut commands = Vec::new();
+    for (n, value) in numbers.iter().chain(&longer).enumerate() {
+        commands.push(command("SET", &format!("number {n}"), [text(value)]));
+    }
+    for len in [0, 20, 63, 64, 16_383, 16_384, 100_000] {
+        commands.push(command("SET", &format!("same {len}"), [vec![b's'; len]]));
+        commands.push(command("SET", &format!("noise {len}"), [noise(len)]));
+    }
+    let words: Vec<Vec<u8>> = numbers.iter().chain(&longer).map(|word| text(word)).collect();
+    let mut elements = words.clone();
+    elements.extend([vec![b'm'; 64], vec![b'm'; 200], noise(300), vec![0, 255, 10, 13]]);
+    let many: Vec<Vec<u8>> = (0..1500).map(|n| format!("element:{n}").into_bytes()).collect();
+    let huge: Vec<Vec<u8>> = vec![vec![b'h'; 9000], noise(70_000), text("behind"), vec![b'i'; 5000]];
+    for (name, items) in [("few", &elements), ("many", &many), ("huge", &huge)] {
+        commands.push(command("RPUSH", &format!("list {name}"), items.iter().cloned()));
+        commands.push(command("SADD", &format!("set {name}"), items.iter().cloned()));
+        let pairs = items.iter().rev().zip(items).flat_map(|(field, value)| [field.clone(), value.clone()]);
+        commands.push(command("HSET", &format!("hash {name}"), pairs));
+        let scores = ["0", "-0.5", "1e300", "inf", "-inf", "0.1", "3", "-70000", "2147483648", "5e-324"];
+        let scored = items.iter().enumerate().flat_map(|(n, item)| [text(scores[n % scores.len()]), item.clone()]);
+        commands.push(command("ZADD", &format!("sorted {name}"), scored));
+    }
+    for (width, step) in [(16, 100), (32, 1 << 20), (64, 1 << 40)] {
+        let integers = (-20i64..20).map(|n| (n * step).to_string().into_bytes());
+        commands.push(command("SADD", &format!("integers {width}"), integers));
+    }
+    commands.push(command("SADD", "integers many", (0..2000).map(|n| n.to_string().into_bytes())));
+    for key in ["number 3", "same 20", "list many", "set few", "hash huge", "sorted few", "integers 64"] {
+        commands.push(command("PEXPIREAT", key, [LATER_MS.to_string().into_bytes()]));
+    }
+    commands
+}
+
+/// Runs the commands in each of the databases.
+fn fill_server(client: &mut Client, commands: &[Command]) {
+    for database in DATABASES {
+        client.call(&["SELECT", &database.to_string()]);
+        for command in commands {
+            let reply = client.call(command);
+            assert!(!matches!(reply, Reply::Error(_)), "{reply:?}");
+        }
+    }
+}
+
+fn set(client: &mut Client, settings: &str) {
+    let words: Vec<&str> = "CONFIG SET".split(' ').chain(settings.split(' ')).collect();
+    assert_eq!(client.call(&words), ok(), "{settings}");
+}
+
+fn digest(client: &mut Client) -> Reply {
+    match client.call(&["DEBUG", "DIGEST"]) {
+        Reply::Error(error) => panic!("{}", error.escape_ascii()),
+        digest => digest,
+    }
+}
+
+/// What makes redis-server choose other forms.
+const SETTINGS: &[&str] = &[
+    "rdbcompression yes",
+    "rdbcompression no",
+    "list-max-listpack-size 3 list-compress-depth 1",
+    "list-max-listpack-size -1 list-compress-depth 2 hash-max-listpack-entries 5000 hash-max-listpack-value 100000",
+    "zset-max-listpack-entries 5000 zset-max-listpack-value 100000 set-max-intset-entries 5000",
+    "hash-max-listpack-entries 0 zset-max-listpack-entries 0 set-max-intset-entries 0",
+    "maxmemory 1gb maxmemory-policy allkeys-lru",
+    "maxmemory 1gb maxmemory-policy allkeys-lfu",
+];
+
+#[test]
+fn files_of_redis_are_read() {
+    let server = redis(&[]);
+    let mut client = server.client();
+    let commands = fill();
+    for settings in SETTINGS {
+        client.call(&["FLUSHALL"]);
+        set(&mut client, settings);
+        fill_server(&mut client, &commands);
+        assert_eq!(client.call(&["SAVE"]), ok());
+        let file = std::fs::read(server.dir().join("dump.rdb")).unwrap();
+        let expected = of_server(&mut client, &DATABASES, false);
+        let (contents, summary) = read(&file, &ImportOptions::default()).unwrap();
+        assert!(contents.keys == expected && expected.len() > 120, "{settings}: {} keys", expected.len());
+        assert_eq!((summary.keys, summary.bytes), (expected.len() as u64, file.len() as u64));
+        assert!(summary.checked && summary.version == 10);
+        assert!(contents.notes.iter().any(|note| note.starts_with("redis-ver 7.0.")));
+        let sized: Vec<&String> = contents.notes.iter().filter(|note| note.starts_with("database")).collect();
+        assert_eq!(sized.len(), DATABASES.len());
+        let used = |used: fn(&(Option<u64>, Option<u8>)) -> bool| contents.used.values().filter(|all| used(all)).count();
+        let keys = commands.iter().filter(|command| command[0] != b"PEXPIREAT").count();
+        assert_eq!(used(|(idle, _)| idle.is_some()), if settings.ends_with("lru") { keys } else { 0 });
+        assert_eq!(used(|(_, count)| count.is_some()), if settings.ends_with("lfu") { keys } else { 0 });
+    }
+}
+
+/// A file of everything that a server dumps, by way of our own values.
+fn file_of_dumps(client: &mut Client, thresholds: &Thresholds) -> Vec<u8> {
+    let mut entries = Vec::new();
+    for database in DATABASES {
+        client.call(&["SELECT", &database.to_string()]);
+        let Reply::Array(keys) = client.call(&["KEYS", "*"]) else { panic!("KEYS is an array") };
+        for key in keys {
+            let Reply::Bulk(key) = key else { panic!("a key is a string") };
+            let Reply::Bulk(payload) = client.call(&[b"DUMP", &key[..]]) else { panic!("a payload is a string") };
+            let Reply::Int(expire_at) = client.call(&[b"PEXPIRETIME", &key[..]]) else { panic!("a moment is a number") };
+            let value = rdb::restore(&payload, thresholds, 0.into(), 1 << 20).unwrap();
+            entries.push((database, key, value, Some(expire_at).filter(|&ms| ms >= 0)));
+        }
+    }
+    write(|file| {
+        let mut current = None;
+        for (database, key, value, expire_at) in &entries {
+            if current != Some(database) {
+                let keys = entries.iter().filter(|entry| entry.0 == *database).count();
+                file.database(*database, keys as u64, 0)?;
+                current = Some(database);
+            }
+            file.key(key, &saved(value), *expire_at, 0.into())?;
+        }
+        Ok(())
+    })
+}
+
+fn saved(value: &Restored) -> Saved<'_> {
+    match value {
+        Restored::String(text) => Saved::String(text),
+        Restored::Collection { kind, value, .. } => Saved::of_collection(*kind, value),
+    }
+}
+
+fn write(fill: impl FnOnce(&mut File<Vec<u8>>) -> Result<(), WriteError>) -> Vec<u8> {
+    let options = ExportOptions { aux: &[("redis-ver", "7.0.15"), ("ctime", "1700000000")], ..ExportOptions::default() };
+    rdb::export(Vec::new(), &options, fill).unwrap()
+}
+
+/// Starts redis-server with a file; waits until it has loaded it.
+fn load(owner: &Server, name: &str, file: &[u8]) -> (Server, Client) {
+    let dir: PathBuf = owner.dir().join(name);
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("dump.rdb"), file).unwrap();
+    let server = redis(&["--dir", dir.to_str().unwrap()]);
+    let mut client = server.client();
+    wait_until("the file is loaded", || client.call(&["PING"]) == Reply::Simple(b"PONG".to_vec()));
+    (server, client)
+}
+
+#[test]
+fn redis_loads_what_we_write_of_what_it_dumps() {
+    let server = redis(&[]);
+    let mut client = server.client();
+    let none = Thresholds {
+        hash_max_listpack_entries: 0,
+        set_max_intset_entries: 0,
+        set_max_listpack_entries: 0,
+        zset_max_listpack_entries: 0,
+        list_max_listpack_size: 3,
+        ..Thresholds::default()
+    };
+    for (n, settings) in SETTINGS.iter().enumerate() {
+        client.call(&["FLUSHALL"]);
+        set(&mut client, settings);
+        fill_server(&mut client, &fill());
+        let thresholds = if n % 2 == 0 { Thresholds::default() } else { none };
+        let file = file_of_dumps(&mut client, &thresholds);
+        let expected = of_server(&mut client, &DATABASES, false);
+        let (contents, _) = read(&file, &ImportOptions::default()).unwrap();
+        assert!(contents.keys == expected, "{settings}");
+        let (_loaded, mut other) = load(&server, &format!("loaded-{n}"), &file);
+        assert!(of_server(&mut other, &DATABASES, false) == expected, "{settings}");
+        assert_eq!(digest(&mut other), digest(&mut client), "{settings}");
+    }
+}
+
+/// What lies in a shard, whose clock stands at [`START_MS`].
+fn file_of_shard(engine: &mut Engine, options: &ExportOptions) -> Result<Vec<u8>, WriteError> {
+    let now = engine.shard.now();
+    rdb::export(Vec::new(), options, |file| {
+        for database in DATABASES {
+            let size = engine.shard.size(database);
+            file.database(database, size.keys as u64, size.expires as u64)?;
+            let mut keys = Vec::new();
+            for partition in engine.shard.partitions() {
+                let mut from = Some(0);
+                while let Some(position) = from {
+                    from = engine.shard.scan(database, partition, position, 10, |key, _| keys.push(key.to_vec()));
+                }
+            }
+            for key in keys {
+                let entry = engine.shard.peek(database, &engine.hasher.key(&key)).expect("it was just seen");
+                file.key(&key, &Saved::of(&entry), entry.expire_at, now)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn redis_loads_the_file_of_a_shard() {
+    let server = redis(&[]);
+    let mut client = server.client();
+    fill_server(&mut client, &fill());
+    let mut engine = engine::engine(START_MS, Config::default());
+    for database in DATABASES {
+        for command in fill() {
+            let args: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
+            let reply = engine::run(&mut engine, database, &args);
+            assert_ne!(reply[0], b'-', "{}", reply.escape_ascii());
+        }
+    }
+    let file = file_of_shard(&mut engine, &ExportOptions::default()).unwrap();
+    let (_loaded, mut other) = load(&server, "shard", &file);
+    assert!(of_server(&mut other, &DATABASES, false) == of_server(&mut client, &DATABASES, false));
+    assert_eq!(digest(&mut other), digest(&mut client));
+}
+
+/// Deadlines of fields need a later version; what is over is not written.
+#[test]
+fn deadlines_of_fields_in_a_file() {
+    let mut engine = engine::engine(START_MS, Config::default());
+    let run = |engine: &mut Engine, line: &str| {
+        let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        let reply = engine::run(engine, 0, &args);
+        assert_ne!(reply[0], b'-', "{line}: {}", reply.escape_ascii());
+    };
+    run(&mut engine, "HSET small a 1 b 2 c 3 d 4");
+    let later = LATER_MS.to_string();
+    run(&mut engine, &format!("HPEXPIREAT small {later} FIELDS 2 a c"));
+    run(&mut engine, "HPEXPIRE small 5000 FIELDS 1 b");
+    let fields: Vec<String> = (0..600).map(|n| format!("f{n} {n}")).collect();
+    run(&mut engine, &format!("HSET large {}", fields.join(" ")));
+    run(&mut engine, "HPEXPIRE large 70000 FIELDS 3 f1 f2 f3");
+    run(&mut engine, "HPEXPIRE large 10 FIELDS 1 f4");
+    run(&mut engine, "HSET plain a 1");
+    // What was 10 ms from the start is over; the wall clock has been set back by an hour since.
+    engine.shard.set_now(Now { wall_ms: START_MS + 1000 - 3_600_000, steady_ms: START_MS + 1000 });
+    let error = file_of_shard(&mut engine, &ExportOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("takes version 12"), "{error}");
+    let options = ExportOptions { version: rdb::FIELD_DEADLINES_VERSION, ..ExportOptions::default() };
+    let file = file_of_shard(&mut engine, &options).unwrap();
+    let (contents, summary) = read(&file, &ImportOptions::default()).unwrap();
+    assert_eq!((summary.version, summary.keys), (12, 3));
+    let fields = |key: &str| match &contents.keys[&(0, key.as_bytes().to_vec())].0 {
+        crate::model::Value::Hash(fields) => fields.clone(),
+        other => panic!("{other:?}"),
+    };
+    let deadline = |key: &str, field: &str| fields(key)[field.as_bytes()].1;
+    assert_eq!([deadline("small", "a"), deadline("small", "c"), deadline("small", "d")], [Some(LATER_MS); 2].map(|ms| ms).into_iter().chain([None]).collect::<Vec<_>>()[..]);
+    assert_eq!(deadline("small", "b"), Some(START_MS - 3_600_000 + 5000));
+    assert_eq!((fields("large").len(), deadline("large", "f2")), (599, Some(START_MS - 3_600_000 + 70_000)));
+    assert_eq!(deadline("large", "f5"), None);
+    assert_eq!(deadline("plain", "a"), None);
+}
+
+/// Every fixture, made into our values and written again.
+#[test]
+fn what_was_restored_is_written_as_it_was() {
+    for fixture in fixtures::all() {
+        let (contents, _) = read(&fixture.file, &ImportOptions::default()).unwrap();
+        let mut engine = engine::engine(START_MS, Config::default());
+        rdb::import(&fixture.file[..], &ImportOptions::default(), &mut Replay(&mut engine)).unwrap();
+        let options = ExportOptions { version: rdb::FIELD_DEADLINES_VERSION, ..ExportOptions::default() };
+        let file = file_of_shard(&mut engine, &options).unwrap();
+        let (again, _) = read(&file, &ImportOptions::default()).unwrap();
+        let shown = |keys: Keyspace| -> Keyspace {
+            // A sorted set in a shard knows no negative zero if it is compact.
+            keys.into_iter().map(|(key, (value, at))| (key, (without_negative_zero(value), at))).collect()
+        };
+        let mut expected = shown(contents.keys);
+        expected.retain(|_, (_, at)| at.is_none_or(|ms| ms > START_MS));
+        assert_eq!(shown(again.keys), expected, "{}", fixture.name);
+    }
+}
+
+fn without_negative_zero(value: crate::model::Value) -> crate::model::Value {
+    match value {
+        crate::model::Value::SortedSet(members) => {
+            let zero = |score: u64| (f64::from_bits(score) + 0.0).to_bits();
+            crate::model::Value::SortedSet(members.into_iter().map(|(m, score)| (m, zero(score))).collect())
+        }
+        other => other,
+    }
+}
+
+/// Runs the statements of a file.
+struct Replay<'a>(&'a mut Engine);
+
+impl rdb::Visitor for Replay<'_> {
+    type Error = rdb::Error;
+
+    fn key(&mut self, _header: &rdb::KeyHeader) -> Result<bool, rdb::Error> {
+        Ok(true)
+    }
+
+    fn statement(&mut self, header: &rdb::KeyHeader, statement: &[&[u8]]) -> Result<(), rdb::Error> {
+        let reply = engine::run(self.0, header.database, statement);
+        assert_ne!(reply[0], b'-', "{}", reply.escape_ascii());
+        Ok(())
+    }
+}
