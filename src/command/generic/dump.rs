@@ -127,3 +127,7 @@ fn put(ctx: &mut Ctx, key: &Key, value: Restored, deadline: Option<Deadline>) {
     }
     ctx.changes += 1;
 }
+
+#[cfg(test)]
+#[path = "dump_tests.rs"]
+mod tests;
