@@ -12,6 +12,7 @@ use keyloom::collection::sorted::SortedSet;
 use keyloom::command::table;
 use keyloom::config::Config;
 use keyloom::engine::Engine;
+use keyloom::resp::read::{Value, parse_value};
 use keyloom::shard::{Effect, EntryRef, Kind, Now, UnixMs};
 use proptest::prelude::*;
 
@@ -21,11 +22,13 @@ const START_MS: UnixMs = 1_700_000_000_000;
 const REPLAY_MS: UnixMs = 1_000;
 const KEYS: [&str; 5] = ["a", "b", "c", "{a}d", "e"];
 const VALUES: [&str; 8] = ["", "v", "10", "-7", "3.25", "1e2", "9223372036854775807", "a longer text"];
+/// An argument that begins so becomes the answer of DUMP to the rest of it.
+const DUMP_OF: &str = "dump of ";
 /// Seconds or milliseconds, from now or from 1970.
 const TIMES: [&str; 6] = ["5", "3", "-1", "1700000003", "1700000000700", "1"];
 
-/// `$k` and `$K` are keys, `$v` and `$V` values, `$t` a time, `$d` a database.
-const TEMPLATES: [&str; 116] = [
+/// `$k` and `$K` are keys, `$v` and `$V` values, `$t` a time, `$d` a database, `$p` what DUMP says of the other key.
+const TEMPLATES: [&str; 119] = [
     "GET $k",
     "SET $k $v",
     "SET $k $v EX $t",
@@ -83,6 +86,9 @@ const TEMPLATES: [&str; 116] = [
     "RENAMENX $k $K",
     "COPY $k $K REPLACE",
     "COPY $k $K DB $d",
+    "RESTORE $k 0 $p REPLACE",
+    "RESTORE $k 2500 $p",
+    "RESTORE $k $t $p ABSTTL REPLACE",
     "MOVE $k $d",
     "FLUSHDB",
     "SWAPDB $d 1",
@@ -169,6 +175,7 @@ fn step() -> impl Strategy<Value = Step> {
                 "$V" => VALUES[value].to_string(),
                 "$t" => TIMES[time].to_string(),
                 "$d" => to_db.to_string(),
+                "$p" => format!("{DUMP_OF}{}", KEYS[other]),
                 word => word.to_string(),
             };
             Step { db, wait_ms, set_ms, args: TEMPLATES[template].split(' ').map(word).collect() }
@@ -187,12 +194,28 @@ fn record(engine: &mut Engine, steps: &[Step]) -> Vec<Effect> {
         engine
             .shard
             .set_now(Now { wall_ms: wall_ms + step.wait_ms + step.set_ms, steady_ms: steady_ms + step.wait_ms });
-        let args: Vec<&[u8]> = step.args.iter().map(|a| a.as_bytes()).collect();
+        let args: Vec<Vec<u8>> = step
+            .args
+            .iter()
+            .map(|arg| match arg.strip_prefix(DUMP_OF) {
+                Some(key) => dumped(engine, step.db, key),
+                None => arg.clone().into_bytes(),
+            })
+            .collect();
+        let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
         run(engine, step.db, &args);
     }
     // Looking at every key lets the expired ones go, which is an effect too.
     contents(engine);
     engine.shard.effects.drain().collect()
+}
+
+fn dumped(engine: &mut Engine, db: usize, key: &str) -> Vec<u8> {
+    let reply = run(engine, db, &[b"DUMP", key.as_bytes()]);
+    match parse_value(&reply) {
+        Ok(Some((Value::Bulk(payload), _))) => payload,
+        _ => Vec::new(),
+    }
 }
 
 fn replay(engine: &mut Engine, effects: &[Effect]) {

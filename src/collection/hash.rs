@@ -165,11 +165,7 @@ pub fn first_deadline(value: ValueRef, now: Now) -> Option<UnixMs> {
 }
 
 /// Visits the fields as they are now, with their values and deadlines; in a compact hash as for [`Hash::at`].
-pub fn visit_with_deadlines<'a>(
-    value: ValueRef<'a>,
-    now: Now,
-    mut visit: impl FnMut(Pair<'a>, Option<Deadline>),
-) {
+pub fn visit_with_deadlines<'a>(value: ValueRef<'a>, now: Now, mut visit: impl FnMut(Pair<'a>, Option<Deadline>)) {
     match value {
         ValueRef::Compact(bytes) => compact::visit(bytes, visit),
         ValueRef::Large(Large::TimedHash(hash)) => {

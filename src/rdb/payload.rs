@@ -19,7 +19,11 @@ pub enum Restored {
     String(Vec<u8>),
     /// `fields_over` fields of a hash were left out because their deadlines have come. Without them it may be empty; it is
     /// not otherwise.
-    Collection { kind: Kind, value: Value, fields_over: u64 },
+    Collection {
+        kind: Kind,
+        value: Value,
+        fields_over: u64,
+    },
 }
 
 /// The payload for a value. Its version is [`super::VERSION`], unless fields of a hash have deadlines.

@@ -98,11 +98,7 @@ pub struct Summary {
 }
 
 /// Reads a file.
-pub fn import<V: Visitor>(
-    input: impl BufRead,
-    options: &ImportOptions,
-    visitor: &mut V,
-) -> Result<Summary, V::Error> {
+pub fn import<V: Visitor>(input: impl BufRead, options: &ImportOptions, visitor: &mut V) -> Result<Summary, V::Error> {
     let mut source = Source::new(input, options.string_bytes_max);
     let (version, dialect) = magic(&mut source)?;
     let mut reader = Reader {

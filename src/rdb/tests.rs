@@ -204,7 +204,7 @@ proptest! {
     #[test]
     fn values_go_through_files(plain in plain(), thresholds in thresholds(), expire_at in prop::option::of(any::<i64>())) {
         let value = built(&plain, &thresholds);
-        let options = ExportOptions { version: FIELD_DEADLINES_VERSION, aux: &[("name", "value")] };
+        let options = ExportOptions { field_deadlines: true, aux: &[("name", "value")] };
         let file = export(Vec::new(), &options, |file| {
             file.database(7, 1, 0)?;
             file.key(b"key", &saved(&value), expire_at, now())
@@ -220,7 +220,7 @@ proptest! {
     #[test]
     fn pieces_do_not_matter(plain in plain(), piece in 1..40usize) {
         let value = built(&plain, &Thresholds::default());
-        let options = ExportOptions { version: FIELD_DEADLINES_VERSION, aux: &[] };
+        let options = ExportOptions { field_deadlines: true, aux: &[] };
         let file = export(Vec::new(), &options, |file| {
             file.database(7, 1, 0)?;
             file.key(b"key", &saved(&value), None, now())
@@ -337,7 +337,9 @@ fn a_visitor_can_give_up() {
         }
     }
     let file = export(Vec::new(), &ExportOptions::default(), |file| {
-        [&b"a"[..], b"unwanted", b"bb", b"ccc"].iter().try_for_each(|key| file.key(key, &Saved::String(b"v"), None, now()))
+        [&b"a"[..], b"unwanted", b"bb", b"ccc"]
+            .iter()
+            .try_for_each(|key| file.key(key, &Saved::String(b"v"), None, now()))
     });
     let file = file.expect("a vector takes everything");
     let read = |count| import(&file[..], &ImportOptions::default(), &mut Few(count)).map(|summary| summary.keys);

@@ -4,7 +4,7 @@
 //! say: lists, sets, sorted sets (with binary scores) and hashes element by element. Nothing is copied but what lies in
 //! a buffer of [`BUFFER_BYTES`]. Only hashes some fields of which have deadlines need a newer form and a newer version of the
 //! format, [`FIELD_DEADLINES_VERSION`]: a file names its version first, so who writes one says beforehand
-//! ([`ExportOptions::version`]).
+//! ([`ExportOptions`]).
 //!
 //! Strings that are small integers are written in binary, others as they are; nothing is compressed.
 
@@ -194,18 +194,13 @@ impl<W: Write> Encoder<W> {
 }
 
 /// Choices of whoever writes a file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct ExportOptions<'a> {
-    /// [`VERSION`], or [`FIELD_DEADLINES_VERSION`] if there may be hashes whose fields have deadlines.
-    pub version: u16,
+    /// Whether there may be hashes whose fields have deadlines: the version is [`FIELD_DEADLINES_VERSION`] then, which older
+    /// servers refuse, and [`VERSION`] if not.
+    pub field_deadlines: bool,
     /// What the file says of itself: `redis-ver`, `ctime`, `used-mem`, ...
     pub aux: &'a [(&'a str, &'a str)],
-}
-
-impl Default for ExportOptions<'_> {
-    fn default() -> Self {
-        ExportOptions { version: VERSION, aux: &[] }
-    }
 }
 
 /// Writes a file: `fill` adds databases and keys, the rest comes by itself. Returns the output, to be synced or renamed.
@@ -229,13 +224,14 @@ pub struct File<W: Write> {
 impl<W: Write> File<W> {
     fn start(output: W, options: &ExportOptions) -> io::Result<Self> {
         let mut encoder = Encoder::new(BufWriter::with_capacity(BUFFER_BYTES, output));
-        encoder.bytes(format!("REDIS{:04}", options.version).as_bytes())?;
+        let version = if options.field_deadlines { FIELD_DEADLINES_VERSION } else { VERSION };
+        encoder.bytes(format!("REDIS{version:04}").as_bytes())?;
         for (name, value) in options.aux {
             encoder.byte(code::AUX)?;
             encoder.string(name.as_bytes())?;
             encoder.string(value.as_bytes())?;
         }
-        Ok(File { encoder, version: options.version, keys: 0 })
+        Ok(File { encoder, version, keys: 0 })
     }
 
     /// Keys so far.
@@ -254,13 +250,7 @@ impl<W: Write> File<W> {
     }
 
     /// Writes a key. `expire_at` is Unix ms; `now` tells which moment the deadlines of fields are.
-    pub fn key(
-        &mut self,
-        key: &[u8],
-        value: &Saved,
-        expire_at: Option<UnixMs>,
-        now: Now,
-    ) -> Result<(), WriteError> {
+    pub fn key(&mut self, key: &[u8], value: &Saved, expire_at: Option<UnixMs>, now: Now) -> Result<(), WriteError> {
         if version_of(value) > self.version {
             return Err(WriteError::FieldDeadlines { key: key.to_vec(), version: self.version });
         }

@@ -38,7 +38,8 @@ fn fill() -> Vec<Command> {
     let text = |text: &str| text.as_bytes().to_vec();
     let mut noise = |len: usize| -> Vec<u8> { (0..len).map(|_| random.next() as u8).collect() };
     let numbers = ["0", "-1", "127", "-128", "128", "32767", "-32769", "2147483647", "-2147483649"];
-    let longer = ["9223372036854775807", "-9223372036854775808", "007", "1.5", "", "12", "13", "4095", "4096", "8388608"];
+    let longer =
+        ["9223372036854775807", "-9223372036854775808", "007", "1.5", "", "12", "13", "4095", "4096", "8388608"];
     let mut commands = Vec::new();
     for (n, value) in numbers.iter().chain(&longer).enumerate() {
         commands.push(command("SET", &format!("number {n}"), [text(value)]));
@@ -126,7 +127,8 @@ fn files_of_redis_are_read() {
         assert!(contents.notes.iter().any(|note| note.starts_with("redis-ver 7.0.")));
         let sized: Vec<&String> = contents.notes.iter().filter(|note| note.starts_with("database")).collect();
         assert_eq!(sized.len(), DATABASES.len());
-        let used = |used: fn(&(Option<u64>, Option<u8>)) -> bool| contents.used.values().filter(|all| used(all)).count();
+        let used =
+            |used: fn(&(Option<u64>, Option<u8>)) -> bool| contents.used.values().filter(|all| used(all)).count();
         let keys = commands.iter().filter(|command| command[0] != b"PEXPIREAT").count();
         assert_eq!(used(|(idle, _)| idle.is_some()), if settings.ends_with("lru") { keys } else { 0 });
         assert_eq!(used(|(_, count)| count.is_some()), if settings.ends_with("lfu") { keys } else { 0 });
@@ -142,7 +144,9 @@ fn file_of_dumps(client: &mut Client, thresholds: &Thresholds) -> Vec<u8> {
         for key in keys {
             let Reply::Bulk(key) = key else { panic!("a key is a string") };
             let Reply::Bulk(payload) = client.call(&[b"DUMP", &key[..]]) else { panic!("a payload is a string") };
-            let Reply::Int(expire_at) = client.call(&[b"PEXPIRETIME", &key[..]]) else { panic!("a moment is a number") };
+            let Reply::Int(expire_at) = client.call(&[b"PEXPIRETIME", &key[..]]) else {
+                panic!("a moment is a number")
+            };
             let value = rdb::restore(&payload, thresholds, 0.into(), 1 << 20).unwrap();
             entries.push((database, key, value, Some(expire_at).filter(|&ms| ms >= 0)));
         }
@@ -169,7 +173,8 @@ fn saved(value: &Restored) -> Saved<'_> {
 }
 
 fn write(fill: impl FnOnce(&mut File<Vec<u8>>) -> Result<(), WriteError>) -> Vec<u8> {
-    let options = ExportOptions { aux: &[("redis-ver", "7.0.15"), ("ctime", "1700000000")], ..ExportOptions::default() };
+    let options =
+        ExportOptions { aux: &[("redis-ver", "7.0.15"), ("ctime", "1700000000")], ..ExportOptions::default() };
     rdb::export(Vec::new(), &options, fill).unwrap()
 }
 
@@ -275,7 +280,7 @@ fn deadlines_of_fields_in_a_file() {
     engine.shard.set_now(Now { wall_ms: START_MS + 1000 - 3_600_000, steady_ms: START_MS + 1000 });
     let error = file_of_shard(&mut engine, &ExportOptions::default()).unwrap_err().to_string();
     assert!(error.contains("takes version 12"), "{error}");
-    let options = ExportOptions { version: rdb::FIELD_DEADLINES_VERSION, ..ExportOptions::default() };
+    let options = ExportOptions { field_deadlines: engine.shard.has_field_deadlines(), ..ExportOptions::default() };
     let file = file_of_shard(&mut engine, &options).unwrap();
     let (contents, summary) = read(&file, &ImportOptions::default()).unwrap();
     assert_eq!((summary.version, summary.keys), (12, 3));
@@ -284,7 +289,10 @@ fn deadlines_of_fields_in_a_file() {
         other => panic!("{other:?}"),
     };
     let deadline = |key: &str, field: &str| fields(key)[field.as_bytes()].1;
-    assert_eq!([deadline("small", "a"), deadline("small", "c"), deadline("small", "d")], [Some(LATER_MS); 2].map(|ms| ms).into_iter().chain([None]).collect::<Vec<_>>()[..]);
+    assert_eq!(
+        [deadline("small", "a"), deadline("small", "c"), deadline("small", "d")],
+        [Some(LATER_MS); 2].map(|ms| ms).into_iter().chain([None]).collect::<Vec<_>>()[..]
+    );
     assert_eq!(deadline("small", "b"), Some(START_MS - 3_600_000 + 5000));
     assert_eq!((fields("large").len(), deadline("large", "f2")), (599, Some(START_MS - 3_600_000 + 70_000)));
     assert_eq!(deadline("large", "f5"), None);
@@ -298,7 +306,7 @@ fn what_was_restored_is_written_as_it_was() {
         let (contents, _) = read(&fixture.file, &ImportOptions::default()).unwrap();
         let mut engine = engine::engine(START_MS, Config::default());
         rdb::import(&fixture.file[..], &ImportOptions::default(), &mut Replay(&mut engine)).unwrap();
-        let options = ExportOptions { version: rdb::FIELD_DEADLINES_VERSION, ..ExportOptions::default() };
+        let options = ExportOptions { field_deadlines: engine.shard.has_field_deadlines(), ..ExportOptions::default() };
         let file = file_of_shard(&mut engine, &options).unwrap();
         let (again, _) = read(&file, &ImportOptions::default()).unwrap();
         let shown = |keys: Keyspace| -> Keyspace {

@@ -103,7 +103,9 @@ fn texts<T: AsRef<[u8]>>(items: &[T]) -> Vec<Vec<u8>> {
 }
 
 fn hash(fields: &[(&str, &str, Option<i64>)]) -> Value {
-    Value::Hash(fields.iter().map(|(field, text, at)| (field.as_bytes().into(), (text.as_bytes().into(), *at))).collect())
+    Value::Hash(
+        fields.iter().map(|(field, text, at)| (field.as_bytes().into(), (text.as_bytes().into(), *at))).collect(),
+    )
 }
 
 fn sorted(members: &[(&str, f64)]) -> Value {
@@ -162,8 +164,7 @@ fn listpack_forms() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         [&[0xf0, 0x00, 0x10, 0, 0][..], &long(4096)].concat(),
         [&[0xe0, 126][..], &long(126)].concat(),
     ];
-    let numbers =
-        ["0", "127", "128", "-1", "-4096", "4095", "-32768", "8388607", "-2147483648", "9223372036854775807"];
+    let numbers = ["0", "127", "128", "-1", "-4096", "4095", "-32768", "8388607", "-2147483648", "9223372036854775807"];
     let mut items = texts(&["a", ""]);
     items.extend(texts(&numbers));
     items.extend([long(100), long(4095), long(4096), long(126)]);
@@ -263,8 +264,16 @@ fn sets_and_sorted_sets() -> Vec<Fixture> {
     ];
     let scores = [&scores[..7], &[&string(b"d"), b"\x05-1e+2"], &scores[9..]].concat().concat();
     let binary = [&[2][..], &string(b"m"), &0.1f64.to_le_bytes(), &string(b"n"), &f64::INFINITY.to_le_bytes()].concat();
-    let zip = ziplist(&[zip_text(b"a"), vec![0xf3], zip_text(b"b"), zip_text(b"2.5000000000000004"), vec![0xf2], zip_text(b"inf")]);
-    let pack = listpack(&[list_text(b"a"), vec![2], list_text(b"b"), list_text(b"-inf"), vec![9], list_text(b"1e+100")]);
+    let zip = ziplist(&[
+        zip_text(b"a"),
+        vec![0xf3],
+        zip_text(b"b"),
+        zip_text(b"2.5000000000000004"),
+        vec![0xf2],
+        zip_text(b"inf"),
+    ]);
+    let pack =
+        listpack(&[list_text(b"a"), vec![2], list_text(b"b"), list_text(b"-inf"), vec![9], list_text(b"1e+100")]);
     vec![
         one("set", "REDIS0001", 2, &plain, set(&["a", "5", ""])),
         one("intset of i16", "REDIS0003", 11, &intset(2, &[-32768, -1, 32767]), set(&["-32768", "-1", "32767"])),
@@ -303,7 +312,13 @@ fn hashes() -> Vec<Fixture> {
     let pack = listpack(&[list_text(b"f"), vec![5], vec![6], list_text(b"x")]);
     vec![
         one("hash", "REDIS0004", 4, &plain, hash(&[("f", "v", None), ("1", "", None)])),
-        one("zipmap", "REDIS0002", 9, &string(&zipmap), hash(&[("f", "v1", None), ("ff", "v", None), ("long", &long, None)])),
+        one(
+            "zipmap",
+            "REDIS0002",
+            9,
+            &string(&zipmap),
+            hash(&[("f", "v1", None), ("ff", "v", None), ("long", &long, None)]),
+        ),
         one("hash, ziplist", "REDIS0009", 13, &string(&zip), hash(&[("f", "1", None), ("g", "", None)])),
         one("hash, listpack", "REDIS0010", 16, &string(&pack), hash(&[("f", "5", None), ("6", "x", None)])),
     ]
@@ -319,16 +334,9 @@ fn hashes_with_deadlines() -> Vec<Fixture> {
     let length = |ms: i64| [&[0x81][..], &ms.to_be_bytes()].concat();
     let from_first =
         [&first[..], &[3], &[1], &pair("a", "1"), &[0x40, 70], &pair("b", "2"), &[0], &pair("c", "3")].concat();
-    let absolute = [
-        &[3][..],
-        &length(LATER_MS),
-        &pair("a", "1"),
-        &length(LATER_MS + 69),
-        &pair("b", "2"),
-        &[0],
-        &pair("c", "3"),
-    ]
-    .concat();
+    let absolute =
+        [&[3][..], &length(LATER_MS), &pair("a", "1"), &length(LATER_MS + 69), &pair("b", "2"), &[0], &pair("c", "3")]
+            .concat();
     let pack = string(&listpack(&[
         list_text(b"a"),
         list_text(b"1"),
@@ -342,16 +350,9 @@ fn hashes_with_deadlines() -> Vec<Fixture> {
     ]));
     let with_first = [&first[..], &pack].concat();
     let none = (-1i64).to_le_bytes();
-    let behind = [
-        &[3][..],
-        &pair("a", "1"),
-        &first,
-        &pair("b", "2"),
-        &(LATER_MS + 69).to_le_bytes(),
-        &pair("c", "3"),
-        &none,
-    ]
-    .concat();
+    let behind =
+        [&[3][..], &pair("a", "1"), &first, &pair("b", "2"), &(LATER_MS + 69).to_le_bytes(), &pair("c", "3"), &none]
+            .concat();
     vec![
         one("hash with deadlines", "REDIS0012", 24, &from_first, value.clone()),
         one("hash with deadlines before 7.4.0", "REDIS0012", 22, &absolute, value.clone()),
@@ -391,7 +392,8 @@ pub fn unsupported() -> Vec<u8> {
         bytes.extend(id);
         bytes
     };
-    let module = [&[0x81][..], &[1, 2, 3, 4, 5, 6, 7, 8], &[1, 5, 2, 6, 3], &[0; 4], &[4], &[0; 8], &[5, 1, b'x', 0]].concat();
+    let module =
+        [&[0x81][..], &[1, 2, 3, 4, 5, 6, 7, 8], &[1, 5, 2, 6, 3], &[0; 4], &[4], &[0; 8], &[5, 1, b'x', 0]].concat();
     [
         &[0xf5][..],
         &string(b"#!lua name=lib"),

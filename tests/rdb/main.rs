@@ -17,8 +17,8 @@ use model::read;
 #[test]
 fn every_form_says_what_it_should() {
     for fixture in fixtures::all() {
-        let (contents, summary) = read(&fixture.file, &ImportOptions::default())
-            .unwrap_or_else(|error| panic!("{}: {error}", fixture.name));
+        let (contents, summary) =
+            read(&fixture.file, &ImportOptions::default()).unwrap_or_else(|error| panic!("{}: {error}", fixture.name));
         assert_eq!(contents.keys, fixture.keys, "{}", fixture.name);
         assert_eq!(summary.keys, fixture.keys.len() as u64);
         assert_eq!(summary.bytes, fixture.file.len() as u64, "{}", fixture.name);

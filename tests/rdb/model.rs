@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keyloom::rdb::{Error, ImportOptions, KeyHeader, Note, STATEMENT_BYTES_MAX, STATEMENT_ELEMENTS_MAX, Summary, Visitor};
+use keyloom::rdb::{
+    Error, ImportOptions, KeyHeader, Note, STATEMENT_BYTES_MAX, STATEMENT_ELEMENTS_MAX, Summary, Visitor,
+};
 use keyloom::resp::read::Value as Reply;
 use keyloom::shard::Kind;
 
@@ -194,4 +196,3 @@ fn entry_of_server(client: &mut Client, key: &[u8], field_deadlines: bool) -> En
     };
     (value, expire_at)
 }
-

@@ -59,12 +59,16 @@ pub fn restore(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error
     if !options.replace && ctx.peek(&key).is_some() {
         return Err(Error::BusyKey);
     }
-    let deadline = deadline(ctx, args[2], options.absolute)?;
+    let ttl = parse_i64(args[2])?;
+    if ttl < 0 {
+        return Err(Error::InvalidTtl);
+    }
     let now = ctx.now();
     let value = rdb::restore(args[3], ctx.thresholds, now, ctx.string_bytes_max).map_err(|error| match error {
         rdb::PayloadError::Footer => Error::DumpPayload,
         rdb::PayloadError::Value(_) => Error::BadDataFormat,
     })?;
+    let deadline = deadline(now, ttl, options.absolute)?;
     reply.ok();
     let removed = ctx.remove(&key);
     if deadline.is_some_and(|deadline| now.has_reached(deadline)) || is_over(&value) {
@@ -75,12 +79,15 @@ pub fn restore(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error
         return Ok(());
     }
     let mut digits = itoa::Buffer::new();
-    let moment = digits.format(deadline.map_or(0, |deadline| now.wall_of(deadline)));
+    // 0 would be none. A wall clock near 1970 shows the end of a duration as a moment before.
+    let moment = digits.format(deadline.map_or(0, |deadline| now.wall_of(deadline).max(1)));
     let without = without_fields_over(&value, now);
     let payload = without.as_deref().unwrap_or(args[3]);
     ctx.effect_is(&[b"RESTORE", key.bytes, moment.as_bytes(), payload, b"ABSTTL", b"REPLACE"]);
     put(ctx, &key, value, deadline);
-    ctx.shard.pretend_use(ctx.db, &key, options.idle_s, options.frequency);
+    if options.idle_s.is_some() || options.frequency.is_some() {
+        ctx.shard.pretend_use(ctx.db, &key, options.idle_s, options.frequency);
+    }
     ctx.event(Classes::GENERIC, "restore", &key);
     Ok(())
 }
@@ -100,14 +107,12 @@ fn without_fields_over(value: &Restored, now: Now) -> Option<Vec<u8>> {
     }
 }
 
-/// What the time to live says; 0 is none.
-fn deadline(ctx: &Ctx, arg: &[u8], absolute: bool) -> Result<Option<Deadline>, Error> {
-    let ttl = parse_i64(arg)?;
+/// What a time to live means; 0 is none.
+fn deadline(now: Now, ttl: i64, absolute: bool) -> Result<Option<Deadline>, Error> {
     let clock = if absolute { Clock::Wall } else { Clock::Steady };
     match ttl {
-        ..0 => Err(Error::InvalidTtl),
         0 => Ok(None),
-        ttl => ctx.now().deadline(clock, ttl).map(Some).ok_or(Error::InvalidExpire("restore")),
+        ttl => now.deadline(clock, ttl).map(Some).ok_or(Error::InvalidExpire("restore")),
     }
 }
 

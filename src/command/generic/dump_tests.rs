@@ -116,7 +116,9 @@ fn the_effect_of_restore() {
         core.call(&[&[&b"RESTORE"[..]], args].concat());
         core.effects()
     };
-    let effect = |key: &str, at: &str, payload: &[u8]| vec![format!("RESTORE {key} {at} {} ABSTTL REPLACE", shown_args(payload))];
+    let effect = |key: &str, at: &str, payload: &[u8]| {
+        vec![format!("RESTORE {key} {at} {} ABSTTL REPLACE", shown_args(payload))]
+    };
     assert_eq!(restore(&mut core, &[b"k", b"0", &text]), effect("k", "0", &text));
     assert_eq!(restore(&mut core, &[b"k", b"0", &text]), [""; 0]);
     assert_eq!(restore(&mut core, &[b"k", b"500", &text, b"REPLACE"]), effect("k", "1700000000600", &text));

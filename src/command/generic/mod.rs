@@ -173,12 +173,9 @@ pub static COMMANDS: &[Command] = &[
         O_VALUE,
         "Returns the value of a key in the format of RDB files.",
     ),
-    Command::keyspace("restore", -4, DANGEROUS.or(Flags::DENYOOM), ONE, dump::restore).access(&[access::OVERWRITE]).doc(
-        GENERIC,
-        "2.6.0",
-        O_VALUE,
-        "Gives a key the value in an answer of DUMP.",
-    ),
+    Command::keyspace("restore", -4, DANGEROUS.or(Flags::DENYOOM), ONE, dump::restore)
+        .access(&[access::OVERWRITE])
+        .doc(GENERIC, "2.6.0", O_VALUE, "Gives a key the value in an answer of DUMP."),
     Command::keyspace("sort", -2, SORT, KeySpec::SORTED_AND_STORED, sort::sort)
         .access(&[access::READ, access::OVERWRITE])
         .doc(

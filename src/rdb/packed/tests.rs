@@ -59,9 +59,20 @@ fn damaged_ziplists() {
     for len in 0..whole.len() {
         assert!(items(&whole[..len], false).is_err());
     }
-    for (at, byte) in
-        [(0, 15), (4, 10), (4, 14), (8, 1), (8, 3), (10, 1), (11, 2), (11, 0x3f), (13, 2), (14, 0xd1), (14, 0xff), (15, 0)]
-    {
+    for (at, byte) in [
+        (0, 15),
+        (4, 10),
+        (4, 14),
+        (8, 1),
+        (8, 3),
+        (10, 1),
+        (11, 2),
+        (11, 0x3f),
+        (13, 2),
+        (14, 0xd1),
+        (14, 0xff),
+        (15, 0),
+    ] {
         let mut damaged = whole;
         damaged[at] = byte;
         assert!(items(&damaged, false).is_err(), "byte {at} is {byte}");

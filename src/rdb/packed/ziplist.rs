@@ -54,7 +54,8 @@ impl<'a> Items<'a> {
         }
         let start = self.rest.len();
         let [short] = take(&mut self.rest)?;
-        let before = if short == LONG { u32::from_le_bytes(take(&mut self.rest)?) as usize } else { usize::from(short) };
+        let before =
+            if short == LONG { u32::from_le_bytes(take(&mut self.rest)?) as usize } else { usize::from(short) };
         if before != self.last_bytes {
             return Err("an element of a ziplist has another length than it says");
         }

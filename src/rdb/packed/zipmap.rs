@@ -7,6 +7,7 @@
 //! ```
 
 use super::{Damage, SHORT, take, take_slice};
+use crate::collection::dict::Pair;
 
 const END: u8 = 0xff;
 const LONG: u8 = 0xfe;
@@ -24,7 +25,7 @@ impl<'a> Zipmap<'a> {
         Ok(Zipmap { rest, left: (count < LONG).then_some(count) })
     }
 
-    pub(in crate::rdb) fn pair(&mut self) -> Result<Option<(&'a [u8], &'a [u8])>, Damage> {
+    pub(in crate::rdb) fn pair(&mut self) -> Result<Option<Pair<'a>>, Damage> {
         if self.rest == [END] {
             return match self.left {
                 None | Some(0) => Ok(None),
