@@ -11,7 +11,7 @@ use keyloom::shard::Now;
 
 use crate::common::{Client, Random, Server, engine, ok, seed, wait_until};
 use crate::fixtures::{self, LATER_MS};
-use crate::model::{Keyspace, of_server, read};
+use crate::model::{Keyspace, Value, of_server, read};
 
 const DATABASES: [usize; 3] = [0, 3, 15];
 const START_MS: i64 = 1_700_000_000_000;
@@ -132,6 +132,57 @@ fn files_of_redis_are_read() {
         let keys = commands.iter().filter(|command| command[0] != b"PEXPIREAT").count();
         assert_eq!(used(|(idle, _)| idle.is_some()), if settings.ends_with("lru") { keys } else { 0 });
         assert_eq!(used(|(_, count)| count.is_some()), if settings.ends_with("lfu") { keys } else { 0 });
+    }
+}
+
+/// Files of Valkey 9, which has a version of its own, and hashes some fields of which have deadlines in another form than
+/// Redis; and ours, which it loads.
+#[test]
+fn files_of_valkey_are_read_and_it_loads_ours() {
+    let server = Server::valkey(&["--enable-debug-command", "yes"]);
+    let mut client = server.client();
+    for settings in SETTINGS.iter().filter(|settings| !settings.contains("set-max-intset-entries 0")) {
+        client.call(&["FLUSHALL"]);
+        set(&mut client, settings);
+        fill_server(&mut client, &fill());
+        let ours = file_of_dumps(&mut client, &Thresholds::default());
+        let dir = server.dir().join("ours");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("dump.rdb"), &ours).unwrap();
+        let loaded = Server::valkey(&["--enable-debug-command", "yes", "--dir", dir.to_str().unwrap()]);
+        let mut other = loaded.client();
+        wait_until("the file is loaded", || other.call(&["PING"]) == Reply::Simple(b"PONG".to_vec()));
+        assert_eq!(digest(&mut other), digest(&mut client), "{settings}");
+
+        client.call(&["SELECT", "3"]);
+        for key in ["hash few", "hash many", "hash huge"] {
+            let Reply::Array(fields) = client.call(&["HKEYS", key]) else { panic!("fields are an array") };
+            for (n, field) in fields.into_iter().step_by(3).enumerate() {
+                let Reply::Bulk(field) = field else { panic!("a field is a string") };
+                let at = (LATER_MS + n as i64).to_string();
+                client.call(&[b"HPEXPIREAT", key.as_bytes(), at.as_bytes(), b"FIELDS", b"1", &field]);
+            }
+        }
+        assert_eq!(client.call(&["SAVE"]), ok());
+        let file = std::fs::read(server.dir().join("dump.rdb")).unwrap();
+        let expected = of_server(&mut client, &DATABASES, true);
+        let (contents, summary) = read(&file, &ImportOptions::default()).unwrap();
+        assert!(contents.keys == expected, "{settings}");
+        assert_eq!((summary.version, summary.checked), (80, true));
+        let timed = |value: &Value| matches!(value, Value::Hash(fields) if fields.values().any(|(_, at)| at.is_some()));
+        assert_eq!(contents.keys.values().filter(|(value, _)| timed(value)).count(), 3);
+        // And its payloads, by way of our values.
+        let mut engine = engine::engine(START_MS, Config::default());
+        client.call(&["SELECT", "3"]);
+        for key in ["hash few", "hash many", "hash huge"] {
+            let Reply::Bulk(payload) = client.call(&["DUMP", key]) else { panic!("a payload is a string") };
+            let args = [&b"RESTORE"[..], key.as_bytes(), b"0", &payload];
+            assert_eq!(engine::run(&mut engine, 3, &args), b"+OK\r\n");
+        }
+        let options = ExportOptions { field_deadlines: true, ..ExportOptions::default() };
+        let (again, _) = read(&file_of_shard(&mut engine, &options).unwrap(), &ImportOptions::default()).unwrap();
+        assert_eq!(again.keys.len(), 3);
+        assert!(again.keys.iter().all(|(key, (value, _))| expected[key].0 == *value), "{settings}");
     }
 }
 
@@ -285,7 +336,7 @@ fn deadlines_of_fields_in_a_file() {
     let (contents, summary) = read(&file, &ImportOptions::default()).unwrap();
     assert_eq!((summary.version, summary.keys), (12, 3));
     let fields = |key: &str| match &contents.keys[&(0, key.as_bytes().to_vec())].0 {
-        crate::model::Value::Hash(fields) => fields.clone(),
+        Value::Hash(fields) => fields.clone(),
         other => panic!("{other:?}"),
     };
     let deadline = |key: &str, field: &str| fields(key)[field.as_bytes()].1;
@@ -319,11 +370,11 @@ fn what_was_restored_is_written_as_it_was() {
     }
 }
 
-fn without_negative_zero(value: crate::model::Value) -> crate::model::Value {
+fn without_negative_zero(value: Value) -> Value {
     match value {
-        crate::model::Value::SortedSet(members) => {
+        Value::SortedSet(members) => {
             let zero = |score: u64| (f64::from_bits(score) + 0.0).to_bits();
-            crate::model::Value::SortedSet(members.into_iter().map(|(m, score)| (m, zero(score))).collect())
+            Value::SortedSet(members.into_iter().map(|(m, score)| (m, zero(score))).collect())
         }
         other => other,
     }
