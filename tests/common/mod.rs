@@ -62,6 +62,12 @@ impl Server {
         Server::start(&redis_program(), &[&["--save", "", "--appendonly", "no"], args].concat())
     }
 
+    /// Starts a later redis-server, which `KEYLOOM_LATER_REDIS_SERVER` names, without persistence.
+    pub fn later_redis(args: &[&str]) -> Server {
+        let program = std::env::var("KEYLOOM_LATER_REDIS_SERVER").expect("KEYLOOM_LATER_REDIS_SERVER names a server");
+        Server::start(&program, &[&["--save", "", "--appendonly", "no"], args].concat())
+    }
+
     /// Starts Valkey's server without persistence.
     pub fn valkey(args: &[&str]) -> Server {
         Server::start(&valkey_program(), &[&["--save", "", "--appendonly", "no"], args].concat())
