@@ -137,6 +137,47 @@ fn files_of_redis_are_read() {
     }
 }
 
+/// Streams with groups and consumers, and a library of functions, stand between keys that are read all the same.
+#[test]
+fn streams_and_functions_of_redis_are_gone_over() {
+    let server = redis();
+    let mut client = server.client();
+    let mut run = |line: &str| {
+        let reply = client.call(&line.split(' ').collect::<Vec<_>>());
+        assert!(!matches!(reply, Reply::Error(_)), "{line}: {reply:?}");
+        reply
+    };
+    for n in 0..300 {
+        run(&format!("XADD stream {}-1 field {n} number:{n} value", n + 1));
+        run(&format!("SET key:{n} {n}"));
+    }
+    run("XDEL stream 7-1");
+    for group in ["first", "second"] {
+        run(&format!("XGROUP CREATE stream {group} 0"));
+        for consumer in ["alice", "bob"] {
+            run(&format!("XREADGROUP GROUP {group} {consumer} COUNT 40 STREAMS stream >"));
+        }
+    }
+    run("XACK stream first 1-1 2-1");
+    run("XADD empty 1-1 a b");
+    run("XDEL empty 1-1");
+    run("FUNCTION LOAD #!lua\u{a0}name=lib\nredis.register_function('f',function()return\u{a0}1\u{a0}end)"
+        .replace('\u{a0}', "\t")
+        .as_str());
+    run("SAVE");
+    let Reply::Bulk(payload) = run("DUMP stream") else { panic!("a payload is a string") };
+    let file = std::fs::read(server.dir().join("dump.rdb")).unwrap();
+    let skip = ImportOptions { skip_unsupported: true, ..ImportOptions::default() };
+    let (contents, summary) = read(&file, &skip).unwrap();
+    assert_eq!((summary.keys, contents.keys.len(), summary.checked), (300, 300, true));
+    let with = |start: &str| contents.notes.iter().filter(|note| note.starts_with(start)).count();
+    assert_eq!([with("a stream"), with("functions #!lua")], [2, 1]);
+    let error = read(&file, &ImportOptions::default()).unwrap_err();
+    assert!(matches!(error, rdb::Error::Unsupported { what: "a stream", .. }), "{error}");
+    let restored = rdb::restore(&payload, &Thresholds::default(), 0.into(), 1 << 20);
+    assert!(matches!(restored, Err(rdb::PayloadError::Value(rdb::Error::UnknownCode { code: 19, .. }))));
+}
+
 /// Gives fields of the hashes in one database deadlines.
 fn set_deadlines(client: &mut Client) {
     client.call(&["SELECT", "3"]);
