@@ -318,15 +318,6 @@ impl Shard {
         true
     }
 
-    /// Makes a live entry look as if it had been used last so many seconds ago, or so often (RESTORE): what is given, as far
-    /// as the eviction policy has a place for it.
-    pub fn pretend_use(&mut self, db: usize, key: &Key, idle_s: Option<u32>, frequency: Option<u8>) {
-        if let Some((_, handle)) = self.live(db, key) {
-            let now_s = self.now_s();
-            self.evictor.pretend(&mut self.entries, handle, idle_s, frequency, now_s);
-        }
-    }
-
     /// Moves an entry out.
     pub fn detach(&mut self, db: usize, key: &Key) -> Option<Detached> {
         let entry = self.lend(db, key)?;
