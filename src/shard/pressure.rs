@@ -16,7 +16,7 @@
 
 use super::evict::{Phase, Policy, Rule};
 use super::lfu::LfuPace;
-use super::{Classes, Clock, Handle, Location, Shard};
+use super::{Classes, Clock, Handle, Key, Location, Shard};
 
 /// Entries of flushed databases freed in one turn.
 const TURN_FREED_MAX: usize = 512;
