@@ -61,7 +61,7 @@ pub fn restore(
     let mut source = Source::new(body, string_bytes_max as u64);
     let code = source.byte()?;
     let mut whole = Whole::new(thresholds, now);
-    if value::kind(code).is_none() {
+    if value::kind(code, dialect).is_none() {
         return Err(Error::UnknownCode { offset: 0, code }.into());
     }
     let elements = Decoder::default().decode(&mut source, code, dialect, &mut whole)?;

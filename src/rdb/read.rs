@@ -214,7 +214,7 @@ impl<R: BufRead, V: Visitor> Reader<'_, R, V> {
     fn key(&mut self, code: u8) -> Result<(), V::Error> {
         let offset = self.source.offset() - 1;
         let next = std::mem::take(&mut self.next);
-        let known = value::kind(code);
+        let known = value::kind(code, self.dialect);
         if known.is_none() && skip::name(code).is_none() {
             return Err(Error::UnknownCode { offset, code }.into());
         }

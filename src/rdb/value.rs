@@ -49,16 +49,16 @@ pub(super) trait Sink {
     fn scored(&mut self, member: &[u8], score: f64) -> Result<(), Self::Error>;
 }
 
-/// The type of a value that can be read.
-pub(super) fn kind(code: u8) -> Option<Kind> {
+/// The type of a value that can be read. To Valkey the last codes are nothing, or something that nobody else knows.
+pub(super) fn kind(code: u8, dialect: Dialect) -> Option<Kind> {
     Some(match code {
         code::STRING => Kind::String,
         code::LIST | code::LIST_ZIPLIST | code::LIST_QUICKLIST | code::LIST_QUICKLIST_2 => Kind::List,
         code::SET | code::SET_INTSET | code::SET_LISTPACK => Kind::Set,
         code::ZSET | code::ZSET_2 | code::ZSET_ZIPLIST | code::ZSET_LISTPACK => Kind::SortedSet,
         code::HASH | code::HASH_ZIPMAP | code::HASH_ZIPLIST | code::HASH_LISTPACK => Kind::Hash,
-        code::HASH_METADATA_PRE_GA | code::HASH_LISTPACK_EX_PRE_GA => Kind::Hash,
-        code::HASH_METADATA | code::HASH_LISTPACK_EX => Kind::Hash,
+        code::HASH_METADATA_PRE_GA => Kind::Hash,
+        code::HASH_LISTPACK_EX_PRE_GA..=code::HASH_LISTPACK_EX if dialect == Dialect::Redis => Kind::Hash,
         _ => return None,
     })
 }

@@ -78,3 +78,16 @@ fn versions_are_refused_by_name() {
     }
     assert!(matches!(read(b"", &ImportOptions::default()), Err(Error::NotRdb)));
 }
+
+/// The same numbers mean other things to Redis and to Valkey.
+#[test]
+fn types_of_redis_are_unknown_in_files_of_valkey() {
+    for fixture in fixtures::all().iter().filter(|fixture| fixture.file.starts_with(b"REDIS0012")) {
+        let body = &fixture.file[9..fixture.file.len() - 9];
+        let error = read(&fixtures::file("VALKEY080", body), &ImportOptions::default()).unwrap_err();
+        match body[0] {
+            22 => assert!(matches!(error, Error::Damaged { .. } | Error::Truncated { .. } | Error::TooLong { .. })),
+            code => assert!(matches!(error, Error::UnknownCode { offset: 9, code: named } if named == code)),
+        }
+    }
+}
