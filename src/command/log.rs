@@ -29,36 +29,37 @@ pub static COMMANDS: &[Command] =
         Command::session("lastsave", 1, Flags::LOADING.or(Flags::STALE).or(Flags::FAST).or(Flags::ADMIN), lastsave)
             .doc("server", "1.0.0", "O(1)", "Returns the Unix time of the last snapshot."),
         Command::session("failover", -1, SAVING, failover).doc(
-        "server",
-        "6.2.0",
-        "O(1)",
-        "Hands the lead over to a replica.",
-    ),
-    Command::session("replicaof", 3, SAVING.or(Flags::STALE), replicaof).doc(
-        "server",
-        "5.0.0",
-        "O(1)",
-        "Makes this node a replica of another one, or lets it lead.",
-    ),
-    Command::session("replicate", 1, SAVING.or(Flags::NO_MULTI).or(Flags::DRAINS), replicate).doc(
-        "server",
-        "7.4.0",
-        "O(1)",
-        "Used by replicas: the log follows on this connection.",
-    ),
-    Command::session("role", 1, Flags::NOSCRIPT.or(Flags::LOADING).or(Flags::STALE).or(Flags::FAST).or(Flags::ADMIN).or(Flags::DANGEROUS), role).doc(
-        "server",
-        "2.8.12",
-        "O(1)",
-        "Returns whether this node leads or follows.",
-    ),
-    Command::session("slaveof", 3, SAVING.or(Flags::STALE), replicaof).doc(
-        "server",
-        "1.0.0",
-        "O(1)",
-        "The old name of REPLICAOF.",
-    ),
-    Command::session("save", 1, SAVING.or(Flags::NO_MULTI), save).doc(
+            "server",
+            "6.2.0",
+            "O(1)",
+            "Hands the lead over to a replica.",
+        ),
+        Command::session("replicaof", 3, SAVING.or(Flags::STALE), replicaof).doc(
+            "server",
+            "5.0.0",
+            "O(1)",
+            "Makes this node a replica of another one, or lets it lead.",
+        ),
+        Command::session("replicate", 1, SAVING.or(Flags::NO_MULTI).or(Flags::DRAINS), replicate).doc(
+            "server",
+            "7.4.0",
+            "O(1)",
+            "Used by replicas: the log follows on this connection.",
+        ),
+        Command::session(
+            "role",
+            1,
+            Flags::NOSCRIPT.or(Flags::LOADING).or(Flags::STALE).or(Flags::FAST).or(Flags::ADMIN).or(Flags::DANGEROUS),
+            role,
+        )
+        .doc("server", "2.8.12", "O(1)", "Returns whether this node leads or follows."),
+        Command::session("slaveof", 3, SAVING.or(Flags::STALE), replicaof).doc(
+            "server",
+            "1.0.0",
+            "O(1)",
+            "The old name of REPLICAOF.",
+        ),
+        Command::session("save", 1, SAVING.or(Flags::NO_MULTI), save).doc(
             "server",
             "1.0.0",
             "O(N) in keys",
@@ -99,7 +100,11 @@ pub enum LogAsk {
     Numbers,
     /// Follow this primary, or lead.
     ReplicaOf(Option<(String, u16)>),
-    Failover { target: Option<(String, u16)>, timeout_ms: Option<u64>, force: bool },
+    Failover {
+        target: Option<(String, u16)>,
+        timeout_ms: Option<u64>,
+        force: bool,
+    },
     AbortFailover,
 }
 

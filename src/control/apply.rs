@@ -135,9 +135,7 @@ impl Apply {
 
     /// Nothing is under way.
     pub fn is_drained(&self) -> bool {
-        self.wide.is_none()
-            && self.under_way.iter().all(VecDeque::is_empty)
-            && self.filling.iter().all(Option::is_none)
+        self.wide.is_none() && self.under_way.iter().all(VecDeque::is_empty) && self.filling.iter().all(Option::is_none)
     }
 
     /// Cores can take more.

@@ -129,7 +129,8 @@ pub(super) async fn connect(host: &str, port: u16, credentials: Credentials) -> 
 async fn enter(host: &str, port: u16, credentials: Credentials) -> Result<OwnedFd, String> {
     let target = (host.to_string(), port);
     // Names are looked up where that may take its time.
-    let found = glommio::executor().spawn_blocking(move || target.to_socket_addrs().map(|mut addrs| addrs.next())).await;
+    let found =
+        glommio::executor().spawn_blocking(move || target.to_socket_addrs().map(|mut addrs| addrs.next())).await;
     let addr = found.map_err(|error| error.to_string())?.ok_or("the name has no address")?;
     let mut stream = TcpStream::connect(addr).await.map_err(|error| error.to_string())?;
     let _ = stream.set_nodelay(true);

@@ -60,10 +60,18 @@ pub(super) type Events = Rc<RefCell<VecDeque<Event>>>;
 pub(super) enum Role {
     Leading,
     /// Waits for data cores to have said everything; then it follows.
-    SteppingDown { host: String, port: u16 },
-    Following { host: String, port: u16 },
+    SteppingDown {
+        host: String,
+        port: u16,
+    },
+    Following {
+        host: String,
+        port: u16,
+    },
     /// Waits for everything to be applied that was received; then it leads, by this chain.
-    TakingOver { chain: Chain },
+    TakingOver {
+        chain: Chain,
+    },
 }
 
 /// A copy that is being received.
@@ -205,7 +213,15 @@ fn replica_settings(node: u128, config: &Config) -> replica_machine::Settings {
 }
 
 impl Replication {
-    pub fn new(node: u128, config: &Config, apply: Apply, chain: Chain, end: Index, attempt: u64, events: Events) -> Replication {
+    pub fn new(
+        node: u128,
+        config: &Config,
+        apply: Apply,
+        chain: Chain,
+        end: Index,
+        attempt: u64,
+        events: Events,
+    ) -> Replication {
         let has = Holdings { chain: chain.clone(), received: end, applied: end, durable: end, complete: true };
         Replication {
             primary: Primary::new(primary_settings(node, config)),
@@ -736,9 +752,9 @@ impl Control {
         };
         let (control, credentials) = (Rc::clone(self), self.credentials());
         glommio::spawn_local(async move {
-            let connected = links::connect(&host, port, credentials).await.and_then(|socket| {
-                links::halves(socket).map_err(|error| error.to_string())
-            });
+            let connected = links::connect(&host, port, credentials)
+                .await
+                .and_then(|socket| links::halves(socket).map_err(|error| error.to_string()));
             let is_current = || control.replication.borrow().upstream_number == number;
             let (reader, writer) = match connected {
                 Ok(halves) if is_current() => halves,
@@ -789,7 +805,8 @@ impl Control {
     /// More has been received than data cores have taken.
     fn is_choked(&self) -> bool {
         let replication = self.replication.borrow();
-        let disk = |receiving: &Receiving| receiving.writer.as_ref().is_some_and(|writer| writer.queued_bytes() > 32 << 20);
+        let disk =
+            |receiving: &Receiving| receiving.writer.as_ref().is_some_and(|writer| writer.queued_bytes() > 32 << 20);
         replication.receiving.as_ref().is_some_and(|receiving| !replication.apply.has_room() || disk(receiving))
     }
 
@@ -859,7 +876,12 @@ impl Control {
         let written = dir.and_then(|dir| std::fs::write(dir.join(&name), &bytes).map_err(|error| error.to_string()));
         match written {
             Ok(()) => {
-                tracing::warn!(from, to, file = name, "the primary does not have the end of this node's log: it is set aside");
+                tracing::warn!(
+                    from,
+                    to,
+                    file = name,
+                    "the primary does not have the end of this node's log: it is set aside"
+                );
                 self.replication.borrow_mut().set_aside = Some(name);
             }
             Err(error) => tracing::error!(from, to, error, "the end of this node's log cannot be set aside"),
@@ -900,7 +922,8 @@ impl Control {
             if let Some(Receiving { writer: Some(writer), .. }) = replication.receiving.take() {
                 writer.abort();
             }
-            replication.receiving = Some(Receiving { run, bytes: Vec::new(), writer, end: None, later: Vec::new(), written });
+            replication.receiving =
+                Some(Receiving { run, bytes: Vec::new(), writer, end: None, later: Vec::new(), written });
             replication.apply.begin_copy();
             replication.relayed.clear();
         }
@@ -1058,7 +1081,9 @@ impl Control {
     ) -> Result<(), String> {
         let node = match &target {
             None => None,
-            Some((host, port)) => Some(self.replica_at(host, *port).ok_or("FAILOVER target HOST and PORT is not a replica.")?),
+            Some((host, port)) => {
+                Some(self.replica_at(host, *port).ok_or("FAILOVER target HOST and PORT is not a replica.")?)
+            }
         };
         let mut result = Ok(());
         self.serve(|primary, now_ms, out| result = primary.failover(now_ms, node, timeout_ms, force, out));

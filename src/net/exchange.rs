@@ -7,14 +7,14 @@ use super::forward::{Batch, Message};
 use super::limits;
 use super::publish::Turn;
 use super::pump::{Pump, bounds};
-use crate::command::ask::Pause;
-use crate::log::durability::Standing;
-use crate::shard::SteadyMs;
 use super::window::{Request, RequestKey, Target, Way, in_window};
+use crate::command::ask::Pause;
 use crate::command::table::Row;
 use crate::command::{Answer, Ask, Finish, table};
+use crate::log::durability::Standing;
 use crate::resp::Reply;
 use crate::route::CoreId;
+use crate::shard::SteadyMs;
 
 /// A connection that waits for the answers of other cores.
 pub(super) struct Asking {

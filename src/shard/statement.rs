@@ -92,6 +92,13 @@ pub fn end_unit(out: &mut Vec<u8>, begun: usize) -> bool {
     true
 }
 
+/// Appends a unit of the statements that `write` appends; false if it appends none.
+pub fn encode_unit(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+    let begun = begin_unit(out);
+    write(out);
+    end_unit(out, begun)
+}
+
 /// Takes the statements of the unit that was begun at `begun`, which there is not any more.
 pub fn take_unit(out: &mut Vec<u8>, begun: usize) -> Vec<u8> {
     let statements = out.split_off(begun + UNIT_HEADER_BYTES);
