@@ -28,13 +28,6 @@ pub static COMMANDS: &[Command] = &[
         "O(1)",
         "Stops the server.",
     ),
-    Command::session(
-        "role",
-        1,
-        Flags::NOSCRIPT.or(Flags::LOADING).or(Flags::STALE).or(Flags::FAST).or(Flags::DANGEROUS),
-        role,
-    )
-    .doc("server", "2.8.12", "O(1)", "Returns the role in replication."),
     Command::session("lolwut", -1, Flags::READONLY.or(Flags::FAST), lolwut).doc(
         "server",
         "5.0.0",
@@ -119,14 +112,6 @@ fn shutdown(_home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Er
     Ok(Flow::Shutdown)
 }
 
-fn role(_home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    reply.array(3);
-    reply.bulk(b"master");
-    reply.int(0);
-    reply.array(0);
-    Ok(Flow::Done)
-}
-
 fn cluster(_home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
     Err(Error::text("ERR This instance has cluster support disabled"))
 }
@@ -204,7 +189,6 @@ mod tests {
         let mut client = Client::new();
         for (line, reply) in [
             ("time x", "-ERR wrong number of arguments for 'time' command"),
-            ("role", "*3|$6|master|:0|*0"),
             ("cluster info", "-ERR This instance has cluster support disabled"),
             ("shutdown foo", "-ERR syntax error"),
             ("shutdown abort", "-ERR No shutdown in progress."),
