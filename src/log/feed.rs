@@ -26,7 +26,7 @@ use crate::route::{CoreId, SLOTS};
 use crate::shard::statement::{next_unit, slots};
 use crate::shard::{Effects, SteadyMs};
 
-/// A place in the feed of a core: the number of units, and of marks, up to there.
+/// A place in the feed of a core: the number of units, of marks and of pieces of streams up to there.
 pub type Seq = u64;
 
 /// A chunk leaves when it has so many bytes.
@@ -193,9 +193,11 @@ impl Feed {
         self.seq
     }
 
-    /// Adds a piece of a stream, at this place of the feed.
+    /// Adds a piece of a stream, at this place of the feed. It has a sequence number of its own: a transaction that borrows
+    /// a key afterwards must not overtake it.
     pub fn cover(&mut self, content: Content, bytes: Vec<u8>, effects: &mut Effects) {
         self.close_chunk(effects);
+        self.seq += 1;
         let crc = crc32fast::hash(&bytes);
         let after = std::mem::take(&mut self.after);
         self.ready.push_back(Chunk { bytes, crc, content, last_seq: self.seq, after, holds: Holds::default() });
@@ -350,7 +352,7 @@ mod tests {
                 (Content::Units(1), 1, vec![]),
                 (Content::Units(0), 2, after),
                 (Content::Units(1), 3, vec![]),
-                (Content::Cover { run: 1, ranges: 1, done: true }, 3, vec![]),
+                (Content::Cover { run: 1, ranges: 1, done: true }, 4, vec![]),
             ]
         );
     }
