@@ -267,6 +267,11 @@ impl Feed {
     pub fn is_full(&self) -> bool {
         self.sent_bytes - self.taken_bytes > UNTAKEN_BYTES_MAX as u64
     }
+
+    /// So little is under way that it is worth while to go on, after it was full.
+    pub fn has_room(&self) -> bool {
+        self.sent_bytes - self.taken_bytes <= UNTAKEN_BYTES_MAX as u64 / 2
+    }
 }
 
 impl Default for Feed {
@@ -383,7 +388,9 @@ mod tests {
         assert!(!feed.is_full());
         all(&mut feed, &mut effects);
         assert!(feed.is_full());
-        feed.taken(UNTAKEN_BYTES_MAX as u64 + 100);
-        assert!(!feed.is_full());
+        feed.taken(1000);
+        assert!(!feed.is_full() && !feed.has_room(), "it does not go on for a few bytes");
+        feed.taken(UNTAKEN_BYTES_MAX as u64 / 2 + 1000);
+        assert!(feed.has_room());
     }
 }

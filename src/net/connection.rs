@@ -23,7 +23,7 @@ impl Hold {
     pub const BARRIER: Hold = Hold(1);
     /// Answers from other cores are awaited.
     pub const ASK: Hold = Hold(1 << 1);
-    /// CLIENT PAUSE.
+    /// CLIENT PAUSE, or the log is behind ([`super::backpressure`]).
     pub const PAUSE: Hold = Hold(1 << 2);
     /// The client does not read its replies fast enough.
     pub const OUTPUT: Hold = Hold(1 << 3);
@@ -101,7 +101,7 @@ pub struct Connection {
     pub ready: bool,
     /// The client has shut down its side: close when what it has sent is executed.
     pub eof: bool,
-    /// A request that CLIENT PAUSE holds back, or [`Hold::DRAIN`].
+    /// A request that [`Hold::PAUSE`] holds back, or [`Hold::DRAIN`].
     pub stash: Option<Vec<Vec<u8>>>,
     /// The window holds the last request of this connection that will be answered.
     pub close_after_window: bool,

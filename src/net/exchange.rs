@@ -89,7 +89,12 @@ impl Pump {
             Message::Published(messages) => self.receive_told(&messages),
             Message::Unlisten(buckets) => self.note_withdrawal(from, &buckets),
             Message::Progress(progress) => self.progressed(progress),
-            Message::Standing(standing) => self.engine.stand(standing),
+            Message::Standing(standing) => {
+                self.engine.stand(standing);
+                // What waits may have to be refused instead.
+                self.update_restraint();
+            }
+            Message::FeedFull(full) => self.note_feed(from, full),
             Message::Record(on) => self.engine.switch_feed(on),
             Message::Cover { run, pieces } => self.grant_pieces(run, pieces),
             Message::Feed(_) => debug_assert!(false, "only the control core takes feeds"),

@@ -96,6 +96,7 @@ impl Pump {
     /// The log has come further.
     pub(super) fn progressed(&mut self, progress: Progress) {
         self.engine.progressed(progress);
+        self.check_feed();
         let mut waiting = std::mem::take(&mut self.holding.batches);
         let mut still: VecDeque<(CoreId, Box<Batch>)> = VecDeque::new();
         for (core, batch) in waiting.drain(..) {
