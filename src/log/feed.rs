@@ -133,13 +133,12 @@ impl Feed {
             self.close_chunk(effects);
         }
         effects.enable(on);
-        if on && !self.on {
-            self.on = true;
+        self.on = on;
+        if on {
             // Tells that it records.
             self.mark(std::iter::empty(), effects);
             self.hurry = true;
         }
-        self.on = on;
     }
 
     #[inline]

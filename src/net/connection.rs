@@ -78,8 +78,10 @@ pub struct Connection {
     pub hold: Hold,
     /// Replies in order, not yet handed to the kernel.
     pub out: Output,
-    /// What has to be reached before `out` may leave, and what is set aside before it: see [`super::held`].
+    /// What has to be reached, and in which sense, before `out` and the replies of this core behind it may leave; and what
+    /// is set aside before them: see [`super::held`].
     pub needs: Seq,
+    pub needs_for: Durability,
     pub held: VecDeque<Held>,
     /// Replies the kernel is sending, and how many of their bytes are sent.
     sending: Output,
@@ -132,6 +134,7 @@ impl Connection {
             hold: Hold::default(),
             out: Output::new(),
             needs: 0,
+            needs_for: Durability::Memory,
             held: VecDeque::new(),
             sending: Output::new(),
             sent: 0,
@@ -151,6 +154,13 @@ impl Connection {
             close_when_sent: false,
             dead: false,
             over_soft_since_ms: None,
+        }
+    }
+
+    /// The next reply tells of what is only safe when this is reached.
+    pub fn wait_for(&mut self, needs: Seq, durability: Durability) {
+        if needs > 0 {
+            (self.needs, self.needs_for) = (self.needs.max(needs), self.needs_for.max(durability));
         }
     }
 
@@ -205,6 +215,8 @@ impl Connection {
         }
         if self.sent == self.sending.len() {
             let next = match self.held.front() {
+                // It is looked at when the turn ends.
+                None if self.needs > 0 => return,
                 None => std::mem::take(&mut self.out),
                 Some(held) if held.durability == Durability::Memory => {
                     self.held.pop_front().map(|held| held.out).unwrap_or_default()

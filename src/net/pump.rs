@@ -99,6 +99,9 @@ pub struct Pump {
     pub(super) owner: Owner,
     /// Who waits for an element of this core, and for how long clients of this core wait.
     pub(super) waits: Waits,
+    /// Those that wait for answers and have changed keys of this core, of which the log does not know yet: meanwhile
+    /// nothing expires by itself.
+    pub(super) suspended: usize,
     /// Transactions of this core's clients.
     pub(super) transactions: Vec<Option<Box<Transaction>>>,
     pub(super) pool: Vec<Output>,
@@ -186,6 +189,7 @@ impl Pump {
             holding: Holding::default(),
             owner: Owner::default(),
             waits: Waits::default(),
+            suspended: 0,
             transactions: Vec::new(),
             pool: Vec::new(),
             spare_batches: Vec::new(),
@@ -301,9 +305,9 @@ impl Pump {
     }
 
     /// How long until a key expires, ms; None if the next tick comes first. CLIENT PAUSE holds up expiry, and so do a log
-    /// that is behind and a transaction that has borrowed the whole core.
+    /// that is behind, a transaction that has borrowed the whole core, and one that is suspended.
     fn expiry_wait_ms(&self) -> Option<u32> {
-        let expires = !self.restrained && !self.owner.is_whole_out();
+        let expires = !self.restrained && !self.owner.is_whole_out() && self.suspended == 0;
         let next_ms = if expires { self.engine.next_expiry_ms() } else { NEVER_MS };
         let wait_ms = u64::try_from(next_ms.saturating_sub(self.engine.shard.now_ms())).unwrap_or(0);
         (wait_ms < limits::TICK_MS as u64).then_some(wait_ms as u32)
