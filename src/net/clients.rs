@@ -455,8 +455,7 @@ pub(super) fn is_paused(pause: Pause, row: &Row, session: &Session) -> bool {
 
 /// Whether a command may change a key.
 pub(super) fn writes(row: &Row, session: &Session) -> bool {
-    row.command.flags.has(Flags::WRITE)
-        || row.command.name == "exec" && session.multi.is_some_and(|multi| multi.writes)
+    row.command.flags.has(Flags::WRITE) || row.command.name == "exec" && session.multi.is_some_and(|multi| multi.writes)
 }
 
 /// How long a core waits, after the deadline, for the others to close their side of the mesh.

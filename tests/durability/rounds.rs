@@ -57,8 +57,7 @@ fn survive(name: &str, promise: Promise) {
             let (server, writers) = (&mut server, &mut writers);
             let pid = server.pid();
             let shared = &*server;
-            let writing: Vec<_> =
-                writers.iter_mut().map(|writer| scope.spawn(move || writer.write(shared))).collect();
+            let writing: Vec<_> = writers.iter_mut().map(|writer| scope.spawn(move || writer.write(shared))).collect();
             let end = Instant::now() + Duration::from_millis(write_ms as u64);
             if let Some(ms) = save_at_ms {
                 thread::sleep(Duration::from_millis(ms as u64));
