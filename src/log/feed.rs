@@ -309,6 +309,9 @@ mod tests {
     fn recording() -> (Feed, Effects) {
         let (mut feed, mut effects) = (Feed::new(), Effects::default());
         feed.switch(true, &mut effects);
+        // It says so with a chunk of its own.
+        assert_eq!(feed.next(0, &mut effects).unwrap().last_seq, 1);
+        assert!(feed.next(0, &mut effects).is_none());
         (feed, effects)
     }
 
@@ -326,13 +329,13 @@ mod tests {
         effects.push(0, &[b"DEL", b"b"]);
         assert!(feed.next(5, &mut effects).is_none() && feed.lingers(&effects));
         let chunk = feed.next(5 + LINGER_MS, &mut effects).unwrap();
-        assert_eq!((chunk.content, chunk.last_seq), (Content::Units(2), 2));
+        assert_eq!((chunk.content, chunk.last_seq), (Content::Units(2), 3));
         assert!(feed.next(9, &mut effects).is_none() && !feed.lingers(&effects));
         effects.push(0, &[b"SET", b"a", &vec![0; CHUNK_BYTES]]);
         assert!(feed.next(9, &mut effects).is_some());
         effects.push(0, &[b"DEL", b"a"]);
         feed.hurry();
-        assert_eq!(feed.next(9, &mut effects).unwrap().last_seq, 4);
+        assert_eq!(feed.next(9, &mut effects).unwrap().last_seq, 5);
         assert!(feed.next(9, &mut effects).is_none());
         effects.push(0, &[b"DEL", b"a"]);
         assert!(feed.next(9, &mut effects).is_none(), "the hurry is over");
@@ -349,14 +352,14 @@ mod tests {
         effects.push(0, &[b"DEL", b"a"]);
         feed.cover(Content::Cover { run: 1, ranges: 1, done: true }, vec![0; 9], &mut effects);
         let after = vec![After { core: 2, seq: 9 }];
-        assert_eq!(marked, 2);
+        assert_eq!(marked, 3);
         assert_eq!(
             all(&mut feed, &mut effects),
             [
-                (Content::Units(1), 1, vec![]),
-                (Content::Units(0), 2, after),
-                (Content::Units(1), 3, vec![]),
-                (Content::Cover { run: 1, ranges: 1, done: true }, 4, vec![]),
+                (Content::Units(1), 2, vec![]),
+                (Content::Units(0), 3, after),
+                (Content::Units(1), 4, vec![]),
+                (Content::Cover { run: 1, ranges: 1, done: true }, 5, vec![]),
             ]
         );
     }
@@ -367,17 +370,17 @@ mod tests {
         let partition = |key: &[u8]| slot_of(key) / (SLOTS / 256);
         let (a, b) = (partition(b"a"), partition(b"b"));
         effects.push(0, &[b"DEL", b"a"]);
-        assert_eq!(feed.seq_of(b, 256, &effects), 1, "nothing is known of what came before the question");
+        assert_eq!(feed.seq_of(b, 256, &effects), 2, "nothing is known of what came before the question");
         effects.push(0, &[b"DEL", b"a"]);
-        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (2, 1));
+        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (3, 2));
         all(&mut feed, &mut effects);
         effects.push(0, &[b"DEL", b"b"]);
-        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (2, 3));
+        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (3, 4));
         effects.push_everywhere(0, &[b"FLUSHALL"]);
-        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (4, 4));
+        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (5, 5));
         effects.push(0, &[b"DEL", b"b"]);
         feed.mark([a].into_iter(), &mut effects);
-        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (6, 5));
+        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (7, 6));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! Numbers are little-endian. Owned by the core whose shard holds the hash.
 
 use super::super::deadlines::Earliest;
+use super::super::dict::Pair;
 use super::super::pack::{self, Pack};
 use crate::shard::{Deadline, Now};
 
@@ -43,6 +44,27 @@ pub(super) fn rows(table: &[u8]) -> impl Iterator<Item = (usize, Deadline)> {
         let [i0, i1, deadline @ ..] = *row;
         (u16::from_le_bytes([i0, i1]) as usize, Deadline::from_bits(i64::from_le_bytes(deadline)))
     })
+}
+
+/// A compact hash without the fields that are over. On a replica these stay until the primary has removed them.
+#[derive(Clone, Copy, Debug)]
+pub struct PackAt<'a> {
+    pairs: Pack<'a>,
+    table: &'a [u8],
+    now: Now,
+}
+
+impl<'a> PackAt<'a> {
+    pub(super) fn new(bytes: &'a [u8], now: Now) -> Self {
+        let (pairs, table) = parts(bytes);
+        PackAt { pairs, table: table.unwrap_or_default(), now }
+    }
+
+    /// Fields with their values, as they were added.
+    pub(super) fn iter(self) -> impl Iterator<Item = Pair<'a>> {
+        let over = move |at: usize| rows(self.table).any(|(index, deadline)| index == at && self.now.has_reached(deadline));
+        super::pairs(self.pairs).enumerate().filter(move |(at, _)| !over(*at)).map(|(_, pair)| pair)
+    }
 }
 
 /// Index and offset of a field.
