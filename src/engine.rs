@@ -6,6 +6,8 @@
 
 mod borrowed;
 mod logged;
+#[cfg(test)]
+mod logged_tests;
 mod memory;
 
 use std::collections::VecDeque;

@@ -339,6 +339,8 @@ fn start(
                     return Err(io::Error::other(text));
                 }
             }
+            // From the first request on; the control core says the same a little later.
+            engine.switch_feed(config.appendonly);
             let ring = match Ring::new() {
                 Ok(ring) => ring,
                 Err(error) => {

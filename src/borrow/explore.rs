@@ -41,6 +41,8 @@ enum Op {
     Transaction(Vec<Key>),
     /// Reads and writes every key of every core.
     Whole,
+    /// Reads every key of the client's core at one moment, and these once more at a later one, while they stay locked.
+    Cover(Vec<Key>),
 }
 
 /// A mistake in what surrounds the state machines.
@@ -65,6 +67,8 @@ enum Message {
     Borrow { op: usize, wants: Wants<Key> },
     Lent { op: usize, ticket: Ticket, values: Vec<(Key, Value)> },
     Return { ticket: Ticket, values: Vec<(Key, Value)> },
+    /// Of a core to itself: the second part of a cover, and what it has to find.
+    Slice { op: usize, ticket: Ticket, values: Vec<(Key, Value)> },
 }
 
 /// What a claim does when it is granted.
@@ -72,6 +76,7 @@ enum Message {
 enum Claim {
     Run { op: usize, from: CoreId, keys: Vec<Key> },
     Lend { op: usize, to: CoreId, wants: Wants<Key> },
+    Cover { op: usize, keys: Vec<Key> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -229,6 +234,10 @@ impl World {
                 let message = Message::Request { op, keys: keys.clone() };
                 return self.post(scenario, home, owner(keys[0]), message);
             }
+            Op::Cover(keys) => {
+                let claim = Claim::Cover { op, keys: keys.clone() };
+                return self.claim(scenario, home, Wants::Whole, claim);
+            }
             Op::Transaction(keys) => Some(keys),
             Op::Whole => None,
         };
@@ -324,6 +333,14 @@ impl World {
                 }
                 self.release(scenario, to, ticket)
             }
+            Message::Slice { op, ticket, values } => {
+                let here = &self.cores[to as usize].values;
+                if values.iter().any(|(key, value)| here.get(key) != Some(value)) {
+                    return Err("a locked key has changed".into());
+                }
+                self.progress[scenario.client_of(op)].1 += 1;
+                self.release(scenario, to, ticket)
+            }
         }
     }
 
@@ -344,7 +361,7 @@ impl World {
         let claim = core.claims.remove(&ticket).unwrap();
         let keys: Vec<Key> = match &claim {
             Claim::Run { keys, .. } | Claim::Lend { wants: Wants::Keys(keys), .. } => keys.clone(),
-            Claim::Lend { .. } => scenario.keys.iter().copied().filter(|&key| owner(key) == at).collect(),
+            Claim::Lend { .. } | Claim::Cover { .. } => scenario.keys.iter().copied().filter(|&key| owner(key) == at).collect(),
         };
         for &key in &keys {
             if core.served.insert(key, ticket).is_some_and(|last| last >= ticket) {
@@ -367,6 +384,19 @@ impl World {
                 }
                 self.post(scenario, at, to, Message::Lent { op, ticket, values })?;
                 if self.mistake == Mistake::ReleaseAtGrant { self.release(scenario, at, ticket) } else { Ok(()) }
+            }
+            Claim::Cover { op, keys: locked } => {
+                if keys.iter().any(|key| core.values.get(key) != Some(&self.model[key])) {
+                    return Err(format!("operation {op} covers what is not here, or old"));
+                }
+                let values = locked.iter().map(|&key| (key, core.values[&key])).collect();
+                let mut granted = Vec::new();
+                core.lending.narrow(ticket, locked, &mut granted);
+                core.lending.validate();
+                // It arrives later, whatever happens until then.
+                let slice = Message::Slice { op, ticket, values };
+                self.channels.entry((at, at)).or_default().push_back(slice);
+                granted.into_iter().try_for_each(|ticket| self.grant(scenario, at, ticket))
             }
         }
     }
@@ -465,6 +495,17 @@ fn whole_cores() -> Scenario {
     Scenario { keys: vec![0, 10], clients }
 }
 
+/// A core is covered, and some of its keys stay locked, between transactions and requests.
+fn covering() -> Scenario {
+    let clients = vec![
+        client(0, &[Op::Cover(vec![0, 1]), request(2)]),
+        client(0, &[request(1), transaction(&[0, 2])]),
+        client(1, &[transaction(&[1, 10]), request(0)]),
+        client(1, &[Op::Whole]),
+    ];
+    Scenario { keys: vec![0, 1, 2, 10], clients }
+}
+
 /// Clients that vanish at any moment.
 fn vanishing() -> Scenario {
     let mut clients = vec![
@@ -480,9 +521,14 @@ fn vanishing() -> Scenario {
 
 #[test]
 fn every_interleaving_is_serialisable_and_ends() {
-    for (scenario, worlds_min) in
-        [(two_cores(), 1000), (three_cores(), 1000), (many_keys(), 1000), (whole_cores(), 300), (vanishing(), 300)]
-    {
+    for (scenario, worlds_min) in [
+        (two_cores(), 1000),
+        (three_cores(), 1000),
+        (many_keys(), 1000),
+        (whole_cores(), 300),
+        (covering(), 1000),
+        (vanishing(), 300),
+    ] {
         let worlds = scenario.explore(Mistake::None).unwrap();
         println!("{worlds} worlds");
         assert!(worlds > worlds_min, "only {worlds} worlds");
@@ -500,6 +546,7 @@ fn mistakes_are_found() {
         (Mistake::Machine(Fault::FirstOfOneKey), many_keys(), ""),
         (Mistake::Machine(Fault::WholeAtOnce), whole_cores(), ""),
         (Mistake::Machine(Fault::PassingWhole), whole_cores(), ""),
+        (Mistake::Machine(Fault::NarrowToOneKey), covering(), "locked key"),
     ] {
         let error = scenario.explore(mistake).expect_err(&format!("{mistake:?} was not noticed"));
         println!("{mistake:?}: {error}");

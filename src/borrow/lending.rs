@@ -58,6 +58,8 @@ pub enum Fault {
     WholeAtOnce,
     /// New claims on keys that are free pass a waiting claim on the whole core.
     PassingWhole,
+    /// Of the keys that a claim on the whole core is narrowed to only the first is kept.
+    NarrowToOneKey,
 }
 
 impl<K> Default for Lending<K> {
@@ -157,6 +159,10 @@ impl<K: Ord + Clone> Lending<K> {
         debug_assert!(self.wholes.front() == Some(&ticket) && self.is_granted(ticket) && !keys.is_empty());
         keys.sort();
         keys.dedup();
+        #[cfg(test)]
+        if self.fault == Some(Fault::NarrowToOneKey) {
+            keys.truncate(1);
+        }
         for key in &keys {
             // All other claims are younger.
             let behind = self.queues.get_mut(key).map(|queue| {
@@ -269,5 +275,38 @@ mod tests {
         assert_eq!(granted[3..], [younger[2], second]);
         lending.release(second, &mut granted);
         assert_eq!(granted[5..], [last]);
+    }
+
+    #[test]
+    fn a_whole_claim_can_be_narrowed_to_some_keys() {
+        let mut lending = Lending::default();
+        let mut granted = Vec::new();
+        let (whole, now) = lending.claim(Wants::Whole);
+        assert!(now);
+        let younger: Vec<Ticket> = ["a", "b", "ac", "c", "d"].map(|text| lending.claim(keys(text)).0).into();
+        let (second, _) = lending.claim(Wants::Whole);
+        let (last, _) = lending.claim(keys("e"));
+        lending.narrow(whole, vec!['a', 'z', 'c', 'a'], &mut granted);
+        lending.validate();
+        // Whoever wants other keys goes on, up to the next claim on the whole core.
+        assert_eq!(granted, [younger[1], younger[4]]);
+        assert!(lending.is_granted(whole) && !lending.is_whole_out());
+        assert!(lending.would_wait(&keys("z")));
+        granted.clear();
+        lending.release(younger[4], &mut granted);
+        lending.release(younger[1], &mut granted);
+        assert!(granted.is_empty());
+        lending.release(whole, &mut granted);
+        lending.validate();
+        assert_eq!(granted, [younger[0]]);
+        for (released, then) in
+            [(younger[0], &[younger[2]][..]), (younger[2], &[younger[3]]), (younger[3], &[second]), (second, &[last])]
+        {
+            granted.clear();
+            lending.release(released, &mut granted);
+            assert_eq!(granted, then);
+        }
+        lending.release(last, &mut granted);
+        assert!(lending.is_idle());
     }
 }

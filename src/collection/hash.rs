@@ -18,6 +18,7 @@ use super::pack::{self, Pack};
 use super::random::{Random, select};
 use super::{Large, Thresholds, Value, ValueRef};
 use crate::shard::{Clock, Deadline, Now, UnixMs};
+pub use compact::PackAt;
 pub use timed::{At, Timed};
 
 /// Longest compact hash, bytes: it is copied at every change.
@@ -31,6 +32,7 @@ pub enum Hash<'a> {
     Pack(Pack<'a>),
     Dict(&'a Fields),
     /// Some fields are not to be seen.
+    PackAt(PackAt<'a>),
     At(At<'a>),
 }
 
@@ -46,10 +48,13 @@ impl<'a> Hash<'a> {
         }
     }
 
-    /// As it is now. A compact hash must have no fields that are due: the shard removes all of them at once.
+    /// As it is now.
     #[inline]
     pub fn at(value: ValueRef<'a>, now: Now) -> Self {
         match value {
+            ValueRef::Compact(bytes) if compact::is_timed(bytes) && compact::due(bytes, now) > 0 => {
+                Hash::PackAt(PackAt::new(bytes, now))
+            }
             ValueRef::Large(Large::TimedHash(hash)) if hash.deadlines.first_due(now).is_some() => {
                 Hash::At(At { hash, now })
             }
@@ -63,6 +68,7 @@ impl<'a> Hash<'a> {
         match self {
             Hash::Pack(pack) => pack.len() / 2,
             Hash::Dict(fields) => fields.len(),
+            Hash::PackAt(pack) => pack.iter().count(),
             Hash::At(hash) => hash.len(),
         }
     }
@@ -77,6 +83,7 @@ impl<'a> Hash<'a> {
         match *self {
             Hash::Pack(pack) => pack.find(field, 2).map(|offset| pair_at(&pack, offset).1),
             Hash::Dict(fields) => fields.get(field),
+            Hash::PackAt(pack) => pack.iter().find(|pair| pair.0 == field).map(|pair| pair.1),
             Hash::At(hash) => hash.get(field),
         }
     }
@@ -87,6 +94,7 @@ impl<'a> Hash<'a> {
         match *self {
             Hash::Pack(pack) => pairs(pack).for_each(visit),
             Hash::Dict(fields) => fields.iter().for_each(visit),
+            Hash::PackAt(pack) => pack.iter().for_each(visit),
             Hash::At(hash) => hash.iter().for_each(visit),
         }
     }
@@ -97,6 +105,7 @@ impl<'a> Hash<'a> {
             _ if self.is_empty() => None,
             Hash::Pack(pack) => Some(pair_at(&pack, pack.offset_of(2 * random.below(self.len())))),
             Hash::Dict(fields) => fields.random(random).map(|place| fields.at(place)),
+            Hash::PackAt(pack) => pack.iter().nth(random.below(self.len())),
             Hash::At(hash) => hash.random(random),
         }
     }
@@ -106,6 +115,7 @@ impl<'a> Hash<'a> {
         match *self {
             Hash::Pack(pack) => select(pairs(pack), self.len(), count, random, visit),
             Hash::Dict(fields) => fields.sample(count, random, visit),
+            Hash::PackAt(pack) => select(pack.iter(), self.len(), count, random, visit),
             Hash::At(hash) => hash.sample(count, random, visit),
         }
     }
@@ -115,6 +125,10 @@ impl<'a> Hash<'a> {
         match *self {
             Hash::Pack(pack) => {
                 pairs(pack).for_each(visit);
+                0
+            }
+            Hash::PackAt(pack) => {
+                pack.iter().for_each(visit);
                 0
             }
             Hash::Dict(fields) => fields.scan(cursor, count, visit),

@@ -2,6 +2,7 @@
 //!
 //! Owned by one core.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{Call, Engine, Origin};
@@ -11,7 +12,8 @@ use crate::command::{Args, Flags, Handler, Owned, table};
 use crate::log::durability::{Durability, Progress, Standing};
 use crate::log::feed::{After, Chunk, Content, Holds, Seq};
 use crate::resp::{Error, Output, Reply, Version};
-use crate::shard::Expiring;
+use crate::shard::statement::next_statement;
+use crate::shard::{Expiring, TransactionId};
 
 impl Engine {
     /// Switches the recording of effects.
@@ -64,6 +66,23 @@ impl Engine {
             true => self.feed.mark(std::iter::empty(), &mut self.shard.effects),
             false => self.seq(),
         }
+    }
+
+    /// A transaction on this core's own keys goes on that was suspended, and has changed what these statements say. A key
+    /// that is not there any more has made way for others meanwhile, which the log has been told already: it is told again
+    /// where it belongs, behind what the transaction has done before.
+    pub fn resume_transaction(&mut self, id: TransactionId, statements: &mut Vec<u8>) {
+        self.begin_transaction(id);
+        let (mut rest, mut seen) = (&statements[..], HashSet::new());
+        while let Ok(Some(statement)) = next_statement(&mut rest) {
+            let Some(key) = statement.args.get(1).filter(|_| statement.slot.is_some()) else { continue };
+            let (db, key) = (statement.db as usize, self.hasher.key(key));
+            if seen.insert((db, key.bytes)) && self.shard.peek(db, &key).is_none() {
+                self.shard.effects.push(db, &[b"DEL", key.bytes]);
+            }
+        }
+        let further = self.leave_transaction();
+        statements.extend_from_slice(&further);
     }
 
     /// The sequence number of the last unit of this core.

@@ -26,7 +26,7 @@ use crate::route::{CoreId, SLOTS};
 use crate::shard::statement::{next_unit, slots};
 use crate::shard::{Effects, SteadyMs};
 
-/// A place in the feed of a core: the number of units, and of marks, up to there.
+/// A place in the feed of a core: the number of units, of marks and of pieces of streams up to there.
 pub type Seq = u64;
 
 /// A chunk leaves when it has so many bytes.
@@ -135,13 +135,12 @@ impl Feed {
             self.close_chunk(effects);
         }
         effects.enable(on);
-        if on && !self.on {
-            self.on = true;
+        self.on = on;
+        if on {
             // Tells that it records.
             self.mark(std::iter::empty(), effects);
             self.hurry = true;
         }
-        self.on = on;
     }
 
     #[inline]
@@ -195,9 +194,11 @@ impl Feed {
         self.seq
     }
 
-    /// Adds a piece of a stream, at this place of the feed.
+    /// Adds a piece of a stream, at this place of the feed. It has a sequence number of its own: a transaction that borrows
+    /// a key afterwards must not overtake it.
     pub fn cover(&mut self, content: Content, bytes: Vec<u8>, effects: &mut Effects) {
         self.close_chunk(effects);
+        self.seq += 1;
         let crc = crc32fast::hash(&bytes);
         let after = std::mem::take(&mut self.after);
         self.ready.push_back(Chunk { bytes, crc, content, last_seq: self.seq, after, holds: Holds::default() });
@@ -267,6 +268,11 @@ impl Feed {
     pub fn is_full(&self) -> bool {
         self.sent_bytes - self.taken_bytes > UNTAKEN_BYTES_MAX as u64
     }
+
+    /// So little is under way that it is worth while to go on, after it was full.
+    pub fn has_room(&self) -> bool {
+        self.sent_bytes - self.taken_bytes <= UNTAKEN_BYTES_MAX as u64 / 2
+    }
 }
 
 impl Default for Feed {
@@ -305,6 +311,9 @@ mod tests {
     fn recording() -> (Feed, Effects) {
         let (mut feed, mut effects) = (Feed::new(), Effects::default());
         feed.switch(true, &mut effects);
+        // It says so with a chunk of its own.
+        assert_eq!(feed.next(0, &mut effects).unwrap().last_seq, 1);
+        assert!(feed.next(0, &mut effects).is_none());
         (feed, effects)
     }
 
@@ -322,13 +331,13 @@ mod tests {
         effects.push(0, &[b"DEL", b"b"]);
         assert!(feed.next(5, &mut effects).is_none() && feed.lingers(&effects));
         let chunk = feed.next(5 + LINGER_MS, &mut effects).unwrap();
-        assert_eq!((chunk.content, chunk.last_seq), (Content::Units(2), 2));
+        assert_eq!((chunk.content, chunk.last_seq), (Content::Units(2), 3));
         assert!(feed.next(9, &mut effects).is_none() && !feed.lingers(&effects));
         effects.push(0, &[b"SET", b"a", &vec![0; CHUNK_BYTES]]);
         assert!(feed.next(9, &mut effects).is_some());
         effects.push(0, &[b"DEL", b"a"]);
         feed.hurry();
-        assert_eq!(feed.next(9, &mut effects).unwrap().last_seq, 4);
+        assert_eq!(feed.next(9, &mut effects).unwrap().last_seq, 5);
         assert!(feed.next(9, &mut effects).is_none());
         effects.push(0, &[b"DEL", b"a"]);
         assert!(feed.next(9, &mut effects).is_none(), "the hurry is over");
@@ -345,14 +354,14 @@ mod tests {
         effects.push(0, &[b"DEL", b"a"]);
         feed.cover(Content::Cover { run: 1, ranges: 1, done: true }, vec![0; 9], &mut effects);
         let after = vec![After { core: 2, seq: 9 }];
-        assert_eq!(marked, 2);
+        assert_eq!(marked, 3);
         assert_eq!(
             all(&mut feed, &mut effects),
             [
-                (Content::Units(1), 1, vec![]),
-                (Content::Units(0), 2, after),
-                (Content::Units(1), 3, vec![]),
-                (Content::Cover { run: 1, ranges: 1, done: true }, 3, vec![]),
+                (Content::Units(1), 2, vec![]),
+                (Content::Units(0), 3, after),
+                (Content::Units(1), 4, vec![]),
+                (Content::Cover { run: 1, ranges: 1, done: true }, 5, vec![]),
             ]
         );
     }
@@ -363,17 +372,17 @@ mod tests {
         let partition = |key: &[u8]| slot_of(key) / (SLOTS / 256);
         let (a, b) = (partition(b"a"), partition(b"b"));
         effects.push(0, &[b"DEL", b"a"]);
-        assert_eq!(feed.seq_of(b, 256, &effects), 1, "nothing is known of what came before the question");
+        assert_eq!(feed.seq_of(b, 256, &effects), 2, "nothing is known of what came before the question");
         effects.push(0, &[b"DEL", b"a"]);
-        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (2, 1));
+        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (3, 2));
         all(&mut feed, &mut effects);
         effects.push(0, &[b"DEL", b"b"]);
-        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (2, 3));
+        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (3, 4));
         effects.push_everywhere(0, &[b"FLUSHALL"]);
-        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (4, 4));
+        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (5, 5));
         effects.push(0, &[b"DEL", b"b"]);
         feed.mark([a].into_iter(), &mut effects);
-        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (6, 5));
+        assert_eq!((feed.seq_of(a, 256, &effects), feed.seq_of(b, 256, &effects)), (7, 6));
     }
 
     #[test]
@@ -383,7 +392,9 @@ mod tests {
         assert!(!feed.is_full());
         all(&mut feed, &mut effects);
         assert!(feed.is_full());
-        feed.taken(UNTAKEN_BYTES_MAX as u64 + 100);
-        assert!(!feed.is_full());
+        feed.taken(1000);
+        assert!(!feed.is_full() && !feed.has_room(), "it does not go on for a few bytes");
+        feed.taken(UNTAKEN_BYTES_MAX as u64 / 2 + 1000);
+        assert!(feed.has_room());
     }
 }

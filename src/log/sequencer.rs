@@ -101,8 +101,14 @@ impl Sequencer {
             let (kind, count) = match content {
                 Content::Units(count) => (Kind::Log, count),
                 Content::Cover { ranges, .. } => (Kind::Cover, ranges),
-                Content::Spoiled { run } => return Some(Entry::Spoiled { run }),
-                Content::Barrier => return Some(Entry::Barrier { core }),
+                Content::Spoiled { run } => {
+                    self.mark(core, last_seq);
+                    return Some(Entry::Spoiled { run });
+                }
+                Content::Barrier => {
+                    self.mark(core, last_seq);
+                    return Some(Entry::Barrier { core });
+                }
             };
             let frame = |first| Frame::with_crc(kind, history, first, wall_ms, count, bytes, crc);
             match content {
@@ -114,6 +120,7 @@ impl Sequencer {
                     return Some(Entry::Log(frame));
                 }
                 Content::Cover { run, done, .. } => {
+                    self.mark(core, last_seq);
                     return Some(Entry::Cover { run, core, frame: frame(self.next), done });
                 }
                 Content::Spoiled { .. } | Content::Barrier => unreachable!("returned above"),
@@ -195,6 +202,21 @@ mod tests {
         log.forget_marks(16);
         assert_eq!([at(&log, 15), at(&log, 16)], [[4, 2], [5, 2]]);
         assert_eq!((log.taken_bytes(0), log.taken_bytes(1), log.end()), (4, 2, 16));
+    }
+
+    #[test]
+    fn what_comes_after_a_piece_of_a_stream_does_not_overtake_it() {
+        let mut log = Sequencer::new(2, Vec::new(), 0, 1);
+        // Core 1 has borrowed a key that core 0 had covered.
+        log.push(1, chunk(1, 1, &[(0, 2)]));
+        log.push(0, chunk(1, 1, &[]));
+        assert!(matches!(log.pop(0), Some(Entry::Log(_))));
+        assert!(log.pop(0).is_none());
+        let content = Content::Cover { run: 1, ranges: 1, done: false };
+        log.push(0, Chunk { content, last_seq: 2, ..Chunk::default() });
+        assert!(matches!(log.pop(0), Some(Entry::Cover { .. })));
+        assert!(matches!(log.pop(0), Some(Entry::Log(frame)) if frame.head.first == 2));
+        assert_eq!((log.seq_at(0, 1), log.seq_at(1, 2)), (2, 1));
     }
 
     #[test]

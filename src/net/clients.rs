@@ -319,11 +319,7 @@ impl Pump {
             }),
             (_, new) => new,
         };
-        if self.pause.is_none() {
-            for index in std::mem::take(&mut self.paused) {
-                self.release(index, Hold::PAUSE);
-            }
-        }
+        self.update_restraint();
     }
 
     pub(super) fn refresh_net_info(&mut self, index: u32) {
@@ -468,9 +464,13 @@ impl Pump {
 
 /// Whether CLIENT PAUSE holds a command of this client back. CLIENT itself goes on, otherwise nobody could end a pause.
 pub(super) fn is_paused(pause: Pause, row: &Row, session: &Session) -> bool {
-    let writes = row.command.flags.has(Flags::WRITE.or(Flags::MAY_REPLICATE))
-        || row.command.name == "exec" && session.multi.is_some_and(|multi| multi.writes);
-    !row.full_name.starts_with("client|") && (!pause.writes_only || writes)
+    let held = || writes(row, session) || row.command.flags.has(Flags::MAY_REPLICATE);
+    !row.full_name.starts_with("client|") && (!pause.writes_only || held())
+}
+
+/// Whether a command may change a key.
+pub(super) fn writes(row: &Row, session: &Session) -> bool {
+    row.command.flags.has(Flags::WRITE) || row.command.name == "exec" && session.multi.is_some_and(|multi| multi.writes)
 }
 
 /// How long a core waits, after the deadline, for the others to close their side of the mesh.

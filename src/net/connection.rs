@@ -23,7 +23,7 @@ impl Hold {
     pub const BARRIER: Hold = Hold(1);
     /// Answers from other cores are awaited.
     pub const ASK: Hold = Hold(1 << 1);
-    /// CLIENT PAUSE.
+    /// CLIENT PAUSE, or the log is behind ([`super::backpressure`]).
     pub const PAUSE: Hold = Hold(1 << 2);
     /// The client does not read its replies fast enough.
     pub const OUTPUT: Hold = Hold(1 << 3);
@@ -78,8 +78,10 @@ pub struct Connection {
     pub hold: Hold,
     /// Replies in order, not yet handed to the kernel.
     pub out: Output,
-    /// What has to be reached before `out` may leave, and what is set aside before it: see [`super::held`].
+    /// What has to be reached, and in which sense, before `out` and the replies of this core behind it may leave; and what
+    /// is set aside before them: see [`super::held`].
     pub needs: Seq,
+    pub needs_for: Durability,
     pub held: VecDeque<Held>,
     /// Replies the kernel is sending, and how many of their bytes are sent.
     sending: Output,
@@ -101,7 +103,7 @@ pub struct Connection {
     pub ready: bool,
     /// The client has shut down its side: close when what it has sent is executed.
     pub eof: bool,
-    /// A request that CLIENT PAUSE holds back, or [`Hold::DRAIN`].
+    /// A request that [`Hold::PAUSE`] holds back, or [`Hold::DRAIN`].
     pub stash: Option<Vec<Vec<u8>>>,
     /// The window holds the last request of this connection that will be answered.
     pub close_after_window: bool,
@@ -134,6 +136,7 @@ impl Connection {
             hold: Hold::default(),
             out: Output::new(),
             needs: 0,
+            needs_for: Durability::Memory,
             held: VecDeque::new(),
             sending: Output::new(),
             sent: 0,
@@ -154,6 +157,13 @@ impl Connection {
             dead: false,
             handed_over: false,
             over_soft_since_ms: None,
+        }
+    }
+
+    /// The next reply tells of what is only safe when this is reached.
+    pub fn wait_for(&mut self, needs: Seq, durability: Durability) {
+        if needs > 0 {
+            (self.needs, self.needs_for) = (self.needs.max(needs), self.needs_for.max(durability));
         }
     }
 
@@ -208,6 +218,8 @@ impl Connection {
         }
         if self.sent == self.sending.len() {
             let next = match self.held.front() {
+                // It is looked at when the turn ends.
+                None if self.needs > 0 => return,
                 None => std::mem::take(&mut self.out),
                 Some(held) if held.durability == Durability::Memory => {
                     self.held.pop_front().map(|held| held.out).unwrap_or_default()

@@ -95,6 +95,7 @@ impl Pump {
             Message::Unlisten(buckets) => self.note_withdrawal(from, &buckets),
             Message::Progress(progress) => self.progressed(progress),
             Message::Standing(standing) => self.stand(standing),
+            Message::FeedFull(full) => self.note_feed(from, full),
             Message::Record(on) => self.engine.switch_feed(on),
             Message::Cover { run, pieces } => self.grant_pieces(run, pieces),
             Message::Feed(_) | Message::Replica { .. } => debug_assert!(false, "only the control core takes feeds"),
@@ -112,6 +113,8 @@ impl Pump {
             self.set_pause(standing.handing_over.then_some(pause));
         }
         self.engine.stand(standing);
+        // What waits may have to be refused instead.
+        self.update_restraint();
         if stops {
             self.claim_barrier();
         }

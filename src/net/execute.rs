@@ -308,14 +308,17 @@ impl Pump {
         if forwarding.open.iter().all(Option::is_none) {
             self.forwarding.push(index);
         }
-        forwarding.open[core as usize].get_or_insert_with(|| {
+        let batch = forwarding.open[core as usize].get_or_insert_with(|| {
             let mut batch = self.spare_batches.pop().unwrap_or_default();
             batch.connection = index;
             batch.generation = connection.generation;
             batch.client = connection.session.id;
-            batch.durability = connection.session.durability.unwrap_or(self.engine.default_durability);
             batch
-        })
+        });
+        // The client may have chosen another one meanwhile.
+        let durability = connection.session.durability.unwrap_or(self.engine.default_durability);
+        batch.durability = batch.durability.max(durability);
+        batch
     }
 
     /// Notes that a connection is owed a reply that is not there yet, to a request of so many bytes.

@@ -81,6 +81,8 @@ pub enum Message {
     Leave(Waiter),
     /// A client of the sender watches these keys no longer.
     Forget(Vec<Place>),
+    /// The sender has fed more than the control core takes, or no longer.
+    FeedFull(bool),
     /// The sender has no monitors any more.
     Unwatch(CoreId),
     /// Executed commands, as MONITOR prints them.

@@ -25,6 +25,7 @@ use crate::route::CoreId;
 pub struct Held {
     /// It may leave when this is reached.
     pub needs: Seq,
+    /// Memory: it may leave.
     pub durability: Durability,
     pub out: Output,
 }
@@ -45,7 +46,7 @@ impl Pump {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         let durability = connection.session.durability.unwrap_or(self.engine.default_durability);
         let needs = self.engine.needs(durability, partition, before);
-        connection.needs = connection.needs.max(needs);
+        connection.wait_for(needs, durability);
     }
 
     /// As [`Pump::note_needs`], for a request of a batch.
@@ -56,17 +57,27 @@ impl Pump {
     /// Sets the output of a connection aside if it has to wait; false if it may leave.
     pub(super) fn hold_replies(&mut self, index: u32) -> bool {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return false };
-        let needs = std::mem::take(&mut connection.needs);
-        let durability = connection.session.durability.unwrap_or(self.engine.default_durability);
-        if needs <= self.engine.progress.reached(durability) && connection.held.is_empty() {
+        let (needs, durability) = (connection.needs, connection.needs_for);
+        let waits = needs > self.engine.progress.reached(durability);
+        if connection.out.is_empty() && waits {
+            // The reply stands behind others that are owed; it waits when it comes.
+            return true;
+        }
+        (connection.needs, connection.needs_for) = (0, Durability::Memory);
+        if !waits && connection.held.is_empty() {
             return false;
         }
-        if !connection.out.is_empty() {
-            let out = std::mem::replace(&mut connection.out, self.pool.pop().unwrap_or_default());
-            connection.held.push_back(Held { needs, durability, out });
-            if !self.holding.connections.contains(&index) {
-                self.holding.connections.push(index);
-            }
+        if connection.out.is_empty() {
+            return true;
+        }
+        let out = std::mem::replace(&mut connection.out, self.pool.pop().unwrap_or_default());
+        let listed = connection.held.iter().any(|held| held.durability != Durability::Memory);
+        connection.held.push_back(match waits {
+            true => Held { needs, durability, out },
+            false => Held { needs: 0, durability: Durability::Memory, out },
+        });
+        if waits && !listed {
+            self.holding.connections.push(index);
         }
         true
     }
@@ -96,6 +107,7 @@ impl Pump {
     /// The log has come further.
     pub(super) fn progressed(&mut self, progress: Progress) {
         self.engine.progressed(progress);
+        self.check_feed();
         let mut waiting = std::mem::take(&mut self.holding.batches);
         let mut still: VecDeque<(CoreId, Box<Batch>)> = VecDeque::new();
         for (core, batch) in waiting.drain(..) {

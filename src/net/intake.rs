@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use super::clients::is_paused;
 use super::connection::{Connection, Hold};
 use super::limits;
 use super::pump::{Pump, Service};
@@ -163,7 +162,7 @@ impl Pump {
                 return Parsed { consumed: at, keep: input.len(), full: false };
             }
             let unauthenticated = !connection.session.authenticated;
-            if !unauthenticated && self.pause.is_none() && connection.session.multi.is_none() {
+            if !unauthenticated && !self.restrained && connection.session.multi.is_none() {
                 let consumed = self.parse_simple(index, &input[at..]);
                 if consumed > 0 {
                     at += consumed;
@@ -198,7 +197,7 @@ impl Pump {
 
     /// Parses requests into the window for as long as they are what nearly all are, known commands with one key, and one
     /// that is not. Returns how many bytes they take; how to go on behind them, [`Pump::parse`] can tell. The client is
-    /// authenticated and not in MULTI, nothing holds it up, and clients are not paused.
+    /// authenticated and not in MULTI, nothing holds it up, and the core is not restrained.
     fn parse_simple(&mut self, index: u32, input: &'static [u8]) -> usize {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return 0 };
         let (window, session, table) = (&mut self.window, &mut connection.session, table());
@@ -258,13 +257,16 @@ impl Pump {
                 return self.refuse(index, start, refusal, owned);
             }
         };
-        if self.pause.is_some_and(|pause| is_paused(pause, row, &connection.session)) {
+        if self.restrained && self.is_held_up(index, row) {
+            let Some(connection) = &mut self.connections[index as usize] else { return };
+            let args = &self.window.args[start as usize..];
             connection.stash = Some(args.iter().map(|arg| arg.to_vec()).collect());
             connection.hold.set(Hold::PAUSE);
             self.paused.push(index);
             self.window.args.truncate(start as usize);
             return;
         }
+        let Some(connection) = &mut self.connections[index as usize] else { return };
         if connection.session.multi.is_some() && !runs_in_multi(row) {
             return self.queue(index, start, row, owned);
         }

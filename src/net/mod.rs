@@ -7,6 +7,7 @@
 //!
 //! Every limit of this layer stands in [`limits`].
 
+mod backpressure;
 mod clients;
 pub mod clock;
 pub mod connection;

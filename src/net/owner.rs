@@ -112,12 +112,14 @@ impl Pump {
         let id = self.own_stream(index);
         let Some(connection) = self.connections[index as usize].as_deref() else { return };
         let (client, forwarded) = (connection.session.id, request.forwarded(args.len()));
+        let durability = connection.session.durability.unwrap_or(self.engine.default_durability);
         if let Some(batch) = self.owner.last_of(id).filter(|batch| batch.transaction.is_none()) {
+            batch.durability = batch.durability.max(durability);
             return batch.push(forwarded, args, &request.owned);
         }
         let mut batch = self.spare_batches.pop().unwrap_or_default();
         (batch.connection, batch.generation, batch.client) = (index, id.generation, client);
-        batch.durability = connection.session.durability.unwrap_or(self.engine.default_durability);
+        batch.durability = durability;
         batch.push(forwarded, args, &request.owned);
         self.park_batch(self.me, batch);
     }

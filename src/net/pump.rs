@@ -78,9 +78,13 @@ pub struct Pump {
     pub(super) forwarding: Vec<u32>,
     /// Connections that MONITOR.
     pub(super) monitors: Vec<u32>,
-    /// Connections held by CLIENT PAUSE.
+    /// Connections held by CLIENT PAUSE, or because the log is behind.
     pub(super) paused: Vec<u32>,
     pub(super) pause: Option<Pause>,
+    /// Cores that have fed more than the control core takes.
+    pub(super) full_feeds: Vec<CoreId>,
+    /// Invariant: clients are paused, or `full_feeds` is not empty.
+    pub(super) restrained: bool,
     /// Cores with monitors, and what they shall see at the end of the turn.
     pub(super) monitor_cores: Vec<CoreId>,
     pub(super) monitor_lines: Vec<u8>,
@@ -95,6 +99,9 @@ pub struct Pump {
     pub(super) owner: Owner,
     /// Who waits for an element of this core, and for how long clients of this core wait.
     pub(super) waits: Waits,
+    /// Those that wait for answers and have changed keys of this core, of which the log does not know yet: meanwhile
+    /// nothing expires by itself.
+    pub(super) suspended: usize,
     /// Transactions of this core's clients.
     pub(super) transactions: Vec<Option<Box<Transaction>>>,
     pub(super) pool: Vec<Output>,
@@ -172,6 +179,8 @@ impl Pump {
             monitors: Vec::new(),
             paused: Vec::new(),
             pause: None,
+            full_feeds: Vec::new(),
+            restrained: false,
             monitor_cores: Vec::new(),
             monitor_lines: Vec::new(),
             told: Vec::new(),
@@ -180,6 +189,7 @@ impl Pump {
             holding: Holding::default(),
             owner: Owner::default(),
             waits: Waits::default(),
+            suspended: 0,
             transactions: Vec::new(),
             pool: Vec::new(),
             spare_batches: Vec::new(),
@@ -294,10 +304,10 @@ impl Pump {
         self.pause.is_none() && !self.owner.is_whole_out() && !self.engine.standing.replica
     }
 
-    /// How long until a key expires, ms; None if the next tick comes first. CLIENT PAUSE holds up expiry, and so does a
-    /// transaction that has borrowed the whole core.
+    /// How long until a key expires, ms; None if the next tick comes first. CLIENT PAUSE holds up expiry, and so do a log
+    /// that is behind, a transaction that has borrowed the whole core, and one that is suspended.
     fn expiry_wait_ms(&self) -> Option<u32> {
-        let expires = self.pause.is_none() && !self.owner.is_whole_out();
+        let expires = !self.restrained && !self.owner.is_whole_out() && self.suspended == 0;
         let next_ms = if expires { self.engine.next_expiry_ms() } else { NEVER_MS };
         let wait_ms = u64::try_from(next_ms.saturating_sub(self.engine.shard.now_ms())).unwrap_or(0);
         (wait_ms < limits::TICK_MS as u64).then_some(wait_ms as u32)
@@ -386,6 +396,7 @@ impl Pump {
         while let Some(chunk) = self.engine.next_chunk() {
             let control = self.engine.router.cores();
             self.send(control, Message::Feed(Box::new(chunk)));
+            self.check_feed();
         }
     }
 

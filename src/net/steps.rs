@@ -2,7 +2,9 @@
 //!
 //! A session command runs with the connection's session, as ever; its reply joins those of the transaction
 //! ([`Pump::take_void`]). A keyspace command runs where the transaction's [`Mode`] says. One that has to wait for other
-//! cores suspends the transaction: the last answer goes on with it ([`Pump::step_answered`]).
+//! cores suspends the transaction: the last answer goes on with it ([`Pump::step_answered`]). What it has changed is logged
+//! at its end; so what the shard does to these keys by itself meanwhile must not be logged before: nothing expires, and an
+//! eviction is repeated in the transaction ([`Engine::resume_transaction`]).
 //!
 //! Owned by the core of the connection.
 
@@ -41,6 +43,9 @@ impl Pump {
             let Some(transaction) = self.transaction(at) else { return };
             transaction.stepping = false;
             if !transaction.answered {
+                // What was borrowed or is held is not in its place, or nothing happens to it.
+                transaction.suspended = transaction.mode == Mode::Here && !transaction.statements.is_empty();
+                self.suspended += self.transactions[at as usize].as_ref().is_some_and(|t| t.suspended) as usize;
                 return;
             }
             transaction.at += 1;
@@ -53,6 +58,14 @@ impl Pump {
         transaction.answered = true;
         if !transaction.stepping {
             transaction.at += 1;
+            if std::mem::take(&mut transaction.suspended) {
+                let (id, mut statements) = (transaction.id, std::mem::take(&mut transaction.statements));
+                self.suspended -= 1;
+                self.engine.resume_transaction(id, &mut statements);
+                if let Some(transaction) = self.transaction(at) {
+                    transaction.statements = statements;
+                }
+            }
             self.run_transaction(at);
         }
     }

@@ -87,6 +87,9 @@ pub(super) struct Transaction {
     pub(super) answered: bool,
     /// [`super::steps`] is at work on it.
     pub(super) stepping: bool,
+    /// It waits for answers, has changed keys of this core that are still in their places, and is counted in
+    /// [`Pump::suspended`].
+    pub(super) suspended: bool,
     pub(super) waiting: Waiting,
     /// What ran elsewhere, and how many of its replies are used.
     pub(super) batch: Option<Box<Batch>>,
@@ -187,6 +190,7 @@ impl Pump {
             at: 0,
             answered: false,
             stepping: false,
+            suspended: false,
             waiting: Waiting::Nothing,
             batch: None,
             used: 0,
@@ -321,7 +325,7 @@ impl Pump {
         }
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         connection.transaction = None;
-        connection.needs = connection.needs.max(needs);
+        connection.wait_for(needs, durability);
         let blocks = !transaction.exec && transaction.row.command.flags.has(Flags::BLOCKING);
         let nothing = transaction.verdict == Verdict::Granted && transaction.out.is_empty();
         if blocks

@@ -59,6 +59,11 @@ impl Server {
         Server::start(env!("CARGO_BIN_EXE_keyloom"), args)
     }
 
+    /// As [`Server::keyloom`], by a program that becomes the one under test.
+    pub fn keyloom_by(program: &std::path::Path, args: &[&str]) -> Server {
+        Server::start(program.to_str().unwrap(), args)
+    }
+
     /// Starts redis-server without persistence.
     pub fn redis(args: &[&str]) -> Server {
         Server::start(&redis_program(), &[&["--save", "", "--appendonly", "no"], args].concat())

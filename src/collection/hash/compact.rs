@@ -46,6 +46,27 @@ pub(super) fn rows(table: &[u8]) -> impl Iterator<Item = (usize, Deadline)> {
     })
 }
 
+/// A compact hash without the fields that are over. On a replica these stay until the primary has removed them.
+#[derive(Clone, Copy, Debug)]
+pub struct PackAt<'a> {
+    pairs: Pack<'a>,
+    table: &'a [u8],
+    now: Now,
+}
+
+impl<'a> PackAt<'a> {
+    pub(super) fn new(bytes: &'a [u8], now: Now) -> Self {
+        let (pairs, table) = parts(bytes);
+        PackAt { pairs, table: table.unwrap_or_default(), now }
+    }
+
+    /// Fields with their values, as they were added.
+    pub(super) fn iter(self) -> impl Iterator<Item = Pair<'a>> {
+        let over = move |at: usize| rows(self.table).any(|(index, deadline)| index == at && self.now.has_reached(deadline));
+        super::pairs(self.pairs).enumerate().filter(move |(at, _)| !over(*at)).map(|(_, pair)| pair)
+    }
+}
+
 /// Index and offset of a field.
 pub(super) fn position(pairs: &Pack, field: &[u8]) -> Option<(usize, usize)> {
     let mut offset = pairs.start();
