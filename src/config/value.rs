@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::OutputLimit;
+use super::{OutputLimit, ShutdownOn};
 use crate::resp::number::parse_i64;
 
 /// Most addresses that `bind` takes.
@@ -84,6 +84,22 @@ pub fn parse_save(words: &[&str]) -> Result<Vec<(u64, u64)>, String> {
         _ => None,
     };
     words.chunks(2).map(point).collect::<Option<_>>().ok_or_else(|| "Invalid save parameters".into())
+}
+
+/// What a signal to end means: `default`, or any of `save`, `nosave`, `now` and `force`.
+pub fn parse_shutdown_on(words: &[&str]) -> Result<ShutdownOn, String> {
+    let mut on = ShutdownOn::default();
+    for word in words {
+        match word.to_ascii_lowercase().as_str() {
+            "default" if words.len() == 1 => {}
+            "save" if on.save.is_none() => on.save = Some(true),
+            "nosave" if on.save.is_none() => on.save = Some(false),
+            "now" if !on.now => on.now = true,
+            "force" if !on.force => on.force = true,
+            _ => return Err("argument(s) must be 'default', or of save or nosave, now, force".into()),
+        }
+    }
+    Ok(on)
 }
 
 /// A primary: its host and its port; `no one`, or an empty word, is none.
