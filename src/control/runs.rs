@@ -29,6 +29,10 @@ pub(super) trait Take {
     fn is_gone(&self) -> bool;
     /// What has been taken is worthless.
     fn spoil(&mut self);
+    /// Whether the copy goes to this node's disk, so that the log before it can go.
+    fn is_base(&self) -> bool {
+        false
+    }
 }
 
 pub(super) type Consumer = Rc<RefCell<dyn Take>>;
@@ -98,9 +102,17 @@ impl Runs {
         }
     }
 
-    /// A piece of a run; the last one of all ends it.
-    pub fn push_cover(&mut self, number: u64, core: CoreId, frame: Frame, done: bool, log: &Sequencer, wall_ms: i64) {
-        let Some(run) = self.run.as_mut().filter(|run| run.number == number) else { return };
+    /// A piece of a run; the last one of all ends it. Returns whether a copy is whole that goes to disk.
+    pub fn push_cover(
+        &mut self,
+        number: u64,
+        core: CoreId,
+        frame: Frame,
+        done: bool,
+        log: &Sequencer,
+        wall_ms: i64,
+    ) -> bool {
+        let Some(run) = self.run.as_mut().filter(|run| run.number == number) else { return false };
         run.covers += 1;
         run.push(&frame);
         let granted = &mut run.granted[core as usize];
@@ -108,8 +120,13 @@ impl Runs {
         if run.granted.iter().all(Option::is_none) {
             let end = Frame::of(Kind::End, log.history(), log.end() + 1, wall_ms, &End { covers: run.covers });
             run.push(&end);
+            let mut consumers = run.consumers.iter().map(|consumer| consumer.borrow());
+            let base = consumers.any(|consumer| consumer.is_base() && !consumer.is_gone());
+            drop(consumers);
             self.run = None;
+            return base;
         }
+        false
     }
 
     /// Lets data cores make pieces, if all takers have room. A run that nobody takes any more ends.
