@@ -36,6 +36,7 @@ use crate::net::clock::Clock;
 use crate::net::forward::Message;
 use crate::net::limits;
 use crate::net::listener::{self, ListenError, Listener};
+use crate::net::loading::Loading;
 use crate::net::pump::{Parts, Pump, Service};
 use crate::net::ring::Ring;
 use crate::resp::Output;
@@ -310,6 +311,7 @@ fn start(
     let (ready, all_ready) = crossbeam_channel::bounded::<Result<(), NodeError>>(cores + 1);
     let (go, may_go) = crossbeam_channel::bounded::<()>(cores + 1);
     let plan = recovered.plan.clone();
+    let plan_is_there = plan.is_some();
     let mut recovered = Some(recovered);
     let keyspace = Keyspace {
         partitions: config.partitions,
@@ -381,12 +383,14 @@ fn start(
         });
         threads.push(thread.map_err(|error| NodeError::Start { core: executor, error: error.to_string() })?);
     }
+    let loading = plan_is_there.then(|| Loading::start(listeners));
     // They serve together or not at all: an early return drops `go`, and those who wait for it end.
     drop(ready);
     for _ in 0..=cores {
         let gone = || NodeError::Start { core: cores, error: "a thread ended early".to_string() };
         all_ready.recv().map_err(|_| gone())??;
     }
+    drop(loading);
     for _ in 0..=cores {
         let _ = go.send(());
     }

@@ -304,7 +304,10 @@ impl Config {
         }
         // What was in conflict before the change (it came from nowhere else) is not its fault.
         match config.check() {
-            Err((name, why)) if self.check().is_ok() => Err(SetError::Failed { name, why }),
+            Err((line, why)) if self.check().is_ok() => {
+                let name = line.split(' ').next().unwrap_or_default().into();
+                Err(SetError::Failed { name, why })
+            }
             _ => Ok(config),
         }
     }
