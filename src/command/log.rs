@@ -10,7 +10,7 @@ use crate::log::frame::{HistoryId, Index};
 use crate::resp::{Error, Reply};
 use crate::route::CoreId;
 
-const SAVING: Flags = Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::DANGEROUS);
+const SAVING: Flags = Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::NO_ASYNC_LOADING);
 const WAITING: Flags = Flags::NOSCRIPT.or(Flags::DRAINS).or(Flags::CONNECTION);
 
 pub static COMMANDS: &[Command] =
