@@ -73,11 +73,12 @@ pub fn parse_memory(text: &str) -> Option<i64> {
     Some(number.parse::<i64>().unwrap_or(i64::MAX).saturating_mul(factor))
 }
 
-/// Save points: pairs of seconds and changes; an empty word is none.
+/// Save points: pairs of seconds and changes; an empty word is none. On a command line they may stand in one word.
 pub fn parse_save(words: &[&str]) -> Result<Vec<(u64, u64)>, String> {
     if words.is_empty() || words == [""] {
         return Ok(Vec::new());
     }
+    let words: Vec<&str> = words.iter().flat_map(|word| word.split_ascii_whitespace()).collect();
     let number = |word: &str, min| u64::try_from(parse_i64(word.as_bytes())?).ok().filter(|&number| number >= min);
     let point = |pair: &[&str]| match pair {
         [seconds, changes] => Some((number(seconds, 1)?, number(changes, 0)?)),
