@@ -175,6 +175,8 @@ impl Engine {
         };
         engine.apply_memory_config(0);
         engine.durability_changed(Durability::Memory);
+        let replica = engine.config.replicaof.is_some();
+        engine.stand(Arc::new(Standing { replica, ..Standing::default() }));
         engine
     }
 
@@ -211,8 +213,7 @@ impl Engine {
             return Err(self.refuse(row, Error::NoAuth));
         }
         if self.restricted
-            && row.command.flags.has(Flags::WRITE)
-            && let Some(error) = self.refuses_write(session.durability.unwrap_or(self.default_durability))
+            && let Some(error) = self.refuses(row, session.durability.unwrap_or(self.default_durability))
         {
             return Err(self.refuse(row, error));
         }

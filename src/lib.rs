@@ -18,6 +18,8 @@ pub mod mesh;
 pub mod net;
 pub mod node;
 pub mod pubsub;
+pub mod rdb;
+pub mod replication;
 pub mod resp;
 pub mod route;
 pub mod shard;

@@ -172,7 +172,8 @@ fn a_log_that_begins_is_never_taken_for_all() {
         let mut client = server.client();
         for chunk in (0..KEYS).collect::<Vec<_>>().chunks(1000) {
             let keys: Vec<String> = chunk.iter().map(|n| format!("key:{n}")).collect();
-            let mset: Vec<&str> = std::iter::once("MSET").chain(keys.iter().flat_map(|key| [key.as_str(), "v"])).collect();
+            let mset: Vec<&str> =
+                std::iter::once("MSET").chain(keys.iter().flat_map(|key| [key.as_str(), "v"])).collect();
             assert_eq!(client.call(&mset), ok());
         }
         config_set(&mut client, "appendonly", "yes");
@@ -402,12 +403,12 @@ fn writes_wait_for_the_last_snapshot_and_go_on_if_it_is_given_up() {
     config_set(&mut client, "shutdown-timeout", "3600");
     server.signal("TERM");
     client.send(&["SET", "key", "4"]);
-    wait_until("the signal has arrived", || {
-        other.call(&["SHUTDOWN", "ABORT"]) == ok()
-    });
+    wait_until("the signal has arrived", || other.call(&["SHUTDOWN", "ABORT"]) == ok());
     assert_eq!(client.read(), ok());
     server.signal("TERM");
-    wait_until("the signal has arrived", || server.log().matches("a snapshot is made before the node ends").count() == 4);
+    wait_until("the signal has arrived", || {
+        server.log().matches("a snapshot is made before the node ends").count() == 4
+    });
     server.signal("INT");
     assert_eq!(server.wait_for_exit(EXIT_MAX), Some(0));
 }

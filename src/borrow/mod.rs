@@ -60,6 +60,8 @@ pub struct Loan {
     pub watched: Vec<(Place, Version)>,
     /// About how many bytes the transaction may add; None if none of its commands needs memory.
     pub brings_bytes: Option<usize>,
+    /// Some of its commands may write.
+    pub writes: bool,
     /// The claim by which the borrower has the whole core already.
     pub under: Option<Ticket>,
 }
@@ -71,6 +73,7 @@ impl Default for Loan {
             entries: Vec::new(),
             watched: Vec::new(),
             brings_bytes: None,
+            writes: false,
             under: None,
         }
     }
@@ -85,6 +88,8 @@ pub enum Verdict {
     Changed,
     /// There is no memory for what the transaction brings: nothing is lent.
     Full,
+    /// The node has become a replica: nothing is lent to a transaction that writes.
+    ReadOnly,
 }
 
 /// An owner's answer. Whatever the verdict, the keys are the borrower's until it gives them back.

@@ -50,7 +50,7 @@ impl Plan {
     ) -> Plan {
         let mut loans: BTreeMap<CoreId, Loan> = BTreeMap::new();
         let owner = |key: &[u8]| router.owner(hasher.key(key).partition);
-        let (mut db, mut plain, mut whole, mut needs_memory) = (db, true, false, false);
+        let (mut db, mut plain, mut whole, mut needs_memory, mut writes) = (db, true, false, false, false);
         // Which command names a key, the database, and which argument it is.
         let mut named: Vec<(usize, u8, usize)> = Vec::new();
         for (nth, command) in commands.iter().enumerate() {
@@ -74,6 +74,7 @@ impl Plan {
                 },
             }
             needs_memory |= flags.has(Flags::DENYOOM);
+            writes |= flags.has(Flags::WRITE);
         }
         for Watched { place, version, .. } in watched {
             let loan = loans.entry(owner(&place.1)).or_default();
@@ -103,6 +104,7 @@ impl Plan {
                 loan.wants = Wants::Whole;
             }
             loan.brings_bytes = needs_memory.then_some(bytes);
+            loan.writes = writes;
             if mode != Mode::Scratch {
                 loan.entries.clear();
             }

@@ -178,6 +178,24 @@ pub fn deadlines(value: ValueRef<'_>, clock: Clock, from: usize, count: usize) -
     }
 }
 
+/// The earliest moment at which a field is over, as the wall clock shows it; Unix ms.
+pub fn first_deadline(value: ValueRef, now: Now) -> Option<UnixMs> {
+    let next = next_deadlines(value);
+    let shown = |clock: Clock| next[clock as usize].map(|ms| now.wall_of(Deadline::new(clock, ms)));
+    Clock::ALL.into_iter().filter_map(shown).min()
+}
+
+/// Visits the fields as they are now, with their values and deadlines; in a compact hash as for [`Hash::at`].
+pub fn visit_with_deadlines<'a>(value: ValueRef<'a>, now: Now, mut visit: impl FnMut(Pair<'a>, Option<Deadline>)) {
+    match value {
+        ValueRef::Compact(bytes) => compact::visit(bytes, visit),
+        ValueRef::Large(Large::TimedHash(hash)) => {
+            At { hash, now }.iter().for_each(|pair| visit(pair, hash.deadlines.get(pair.0)));
+        }
+        ValueRef::Large(_) => Hash::new(value).visit(|pair| visit(pair, None)),
+    }
+}
+
 /// Fields whose deadlines have come.
 pub fn due(value: ValueRef, now: Now) -> usize {
     match value {

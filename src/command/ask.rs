@@ -32,6 +32,8 @@ pub enum Flow {
     Unmonitor,
     /// Run what was queued since MULTI; no reply yet.
     Exec,
+    /// The control core goes on with this connection, which is a replica's; no reply.
+    HandOver,
     /// The reply is written; what was queued is dropped, and nothing is watched any more.
     Unqueue,
 }

@@ -124,7 +124,10 @@ const VALUES: &[(&str, &[(&str, &str)])] = &[
     ("replica-serve-stale-data", &[("yes", "yes")]),
     ("replicaof", &[("10.0.0.1 6379", "10.0.0.1 6379"), ("no one", ""), ("", "")]),
     ("requirepass", &[("a \"b\" \\ 'c' \n \u{e9}", "a \"b\" \\ 'c' \n \u{e9}"), ("#x", "#x"), ("", "")]),
-    ("save", &[("", ""), ("3600 1", "3600 1"), ("3600 1 300 100  60 10000", "3600 1 300 100 60 10000"), ("5 0", "5 0")]),
+    (
+        "save",
+        &[("", ""), ("3600 1", "3600 1"), ("3600 1 300 100  60 10000", "3600 1 300 100 60 10000"), ("5 0", "5 0")],
+    ),
     ("set-max-intset-entries", &[("0", "0"), ("100", "100")]),
     ("set-max-listpack-entries", &[("0", "0"), ("100", "100")]),
     ("set-max-listpack-value", &[("1kb", "1024")]),
@@ -142,7 +145,10 @@ const VALUES: &[(&str, &[(&str, &str)])] = &[
     ("unixsocketperm", &[("700", "700"), ("0", "0")]),
     ("wal-max-size", &[("1mb", "1048576"), ("10gb", "10737418240")]),
     ("wal-segment-size", &[("1mb", "1048576"), ("1gb", "1073741824")]),
-    ("write-durability", &[("disk", "disk"), ("QUORUM", "quorum"), ("quorum-disk", "quorum-disk"), ("memory", "memory")]),
+    (
+        "write-durability",
+        &[("disk", "disk"), ("QUORUM", "quorum"), ("quorum-disk", "quorum-disk"), ("memory", "memory")],
+    ),
     ("zset-max-listpack-entries", &[("0", "0"), ("200", "200")]),
     ("zset-max-listpack-value", &[("1kb", "1024")]),
 ];

@@ -73,11 +73,7 @@ impl Control {
 
     fn wal_options(&self, config: &Config) -> Result<wal::Options, String> {
         let dir = self.saves.borrow_mut().directory()?;
-        Ok(wal::Options {
-            sync: sync_policy(config),
-            segment_bytes: config.wal_segment_size,
-            ..wal::Options::new(dir)
-        })
+        Ok(wal::Options { sync: sync_policy(config), segment_bytes: config.wal_segment_size, ..wal::Options::new(dir) })
     }
 
     /// Starts the tasks that write the log and tell how far it is.

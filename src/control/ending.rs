@@ -127,7 +127,8 @@ impl Control {
     /// Holds up writes of clients on all data cores; None: no longer.
     fn pause_writes(&self, patience: Option<Duration>) {
         let now_ms = self.node.clock.clone().now().steady_ms;
-        let pause = patience.map(|patience| Pause { until_ms: now_ms + patience.as_millis() as i64, writes_only: true });
+        let pause =
+            patience.map(|patience| Pause { until_ms: now_ms + patience.as_millis() as i64, writes_only: true });
         let mut state = self.state.borrow_mut();
         for core in 0..state.snapshots.len() {
             // The answer to a question with this number is not waited for.

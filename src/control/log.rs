@@ -7,6 +7,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::replication::{Event, Events};
 use super::runs::{Consumer, Keyspace, Runs};
 use crate::log::backlog::Backlog;
 use crate::log::durability::{Progress, Standing};
@@ -51,6 +52,14 @@ pub(super) struct Log {
     recording: bool,
     pub runs: Runs,
     pub standing: Standing,
+    /// The last unit that was handed out to data cores, if the log of another node is followed. Pieces of a run stand
+    /// there, and may be made only while nothing is under way.
+    pub follows: Option<Index>,
+    pub may_cover: bool,
+    /// What replicas have to hear of.
+    pub events: Events,
+    /// Data cores that have said that nothing is written any more.
+    pub barriers: Vec<CoreId>,
     /// What is to be sent to data cores.
     pub out: Vec<(CoreId, Message)>,
 }
@@ -64,6 +73,7 @@ impl Log {
         end: Index,
         id: HistoryId,
         backlog_bytes: u64,
+        events: Events,
     ) -> Log {
         Log {
             sequencer: Sequencer::new(cores, histories, end, id),
@@ -78,8 +88,28 @@ impl Log {
             recording: false,
             runs: Runs::new(cores, keyspace),
             standing: Standing::default(),
+            follows: None,
+            may_cover: true,
+            events,
+            barriers: Vec::new(),
             out: Vec::new(),
         }
+    }
+
+    pub fn cores(&self) -> usize {
+        self.cores.len()
+    }
+
+    /// Data cores record, or are about to.
+    pub fn is_recording(&self) -> bool {
+        self.recording
+    }
+
+    /// The first index that is still to be had.
+    pub fn oldest(&self) -> Index {
+        let next = self.sequencer.end() + 1;
+        let disk = self.wal.as_ref().and_then(|wal| wal.oldest());
+        self.backlog.first().into_iter().chain(disk).min().unwrap_or(next).clamp(1, next)
     }
 
     pub fn wal(&self) -> Option<&Rc<Wal>> {
@@ -104,14 +134,22 @@ impl Log {
         self.begins_at_base = Some(options);
     }
 
-    /// A run whose copy goes to disk has ended at this place.
-    fn base_reached(&mut self) {
+    /// A run whose copy goes to disk has ended before this index.
+    fn base_reached(&mut self, next: Index) {
         self.base_appended_bytes = self.appended_bytes;
-        let Some(options) = self.begins_at_base.take() else { return };
+        let Some(options) = &self.begins_at_base else { return };
         let histories = self.sequencer.histories().to_vec();
-        let start = wal::Start { next: self.sequencer.end() + 1, histories, segments: Vec::new() };
-        self.wal = Some(Wal::new(options, start));
-        self.is_held = true;
+        let wal = Wal::new(options.clone(), wal::Start { next, histories, segments: Vec::new() });
+        // Of a log that is followed more has been received than was applied.
+        if next <= self.sequencer.end() {
+            let Some(mut frames) = self.backlog.from(next) else { return };
+            if frames.any(|frame| wal.append(frame.clone()).is_err()) {
+                // The next copy ends elsewhere.
+                return;
+            }
+        }
+        self.wal = Some(wal);
+        (self.begins_at_base, self.is_held) = (None, true);
     }
 
     /// What the log on disk begins with is there.
@@ -173,8 +211,9 @@ impl Log {
 
     /// Moves on what has arrived, as far as there is room; `wall_ms` is the time.
     pub fn advance(&mut self, wall_ms: i64) {
-        if self.runs.waits_to_begin() && self.records() {
-            self.runs.begin(&self.sequencer, wall_ms);
+        if self.runs.waits_to_begin() && self.records() && self.may_cover {
+            let next = self.follows.unwrap_or(self.sequencer.end()) + 1;
+            self.runs.begin(&self.sequencer, next, wall_ms);
         }
         while self.has_room()
             && let Some(entry) = self.sequencer.pop(wall_ms)
@@ -189,13 +228,17 @@ impl Log {
                     }
                     self.appended_bytes += frame.bytes() as u64;
                     self.runs.push_log(&frame);
+                    self.events.borrow_mut().push_back(Event::Appended(frame));
                 }
                 Entry::Cover { run, core, frame, done } => {
-                    if self.runs.push_cover(run, core, frame, done, &self.sequencer, wall_ms) {
-                        self.base_reached();
+                    let moved = self.follows.map(|handed_out| frame.moved(self.sequencer.history(), handed_out + 1));
+                    let frame = moved.as_ref().unwrap_or(&frame);
+                    if self.runs.push_cover(run, core, frame, done) {
+                        self.base_reached(frame.head.first);
                     }
                 }
                 Entry::Spoiled { run } => self.runs.spoil(run),
+                Entry::Barrier { core } => self.barriers.push(core),
             }
         }
         if let Some(wal) = &self.wal
@@ -203,7 +246,9 @@ impl Log {
         {
             wal.request_sync(self.sequencer.end());
         }
-        self.out.extend(self.runs.grant());
+        if self.may_cover {
+            self.out.extend(self.runs.grant());
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -257,7 +302,8 @@ impl Log {
                 self.out.push((id, Message::Progress(progress)));
             }
         }
-        let needed = if self.wal.is_some() || self.begins_at_base.is_some() { durable.min(replicated) } else { replicated };
+        let needed =
+            if self.wal.is_some() || self.begins_at_base.is_some() { durable.min(replicated) } else { replicated };
         self.sequencer.forget_marks(needed);
     }
 

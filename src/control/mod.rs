@@ -7,9 +7,12 @@
 //! Invariant: no borrow of [`Control::state`] lives across an await.
 //! Invariant: a core has at most one question open, so the rings from here never fill.
 
+mod apply;
 mod disk;
 mod ending;
+mod links;
 mod log;
+mod replication;
 mod runs;
 mod saves;
 
@@ -37,12 +40,14 @@ use crate::mesh::{Endpoint, Park, Wake};
 use crate::net::forward::Message;
 use crate::net::limits;
 use crate::node::{Bells, Node, Order};
-use crate::route::CoreId;
+use crate::route::{CoreId, Hasher};
 use crate::stats::Snapshot;
 
+use apply::Apply;
 use disk::Disk;
 use ending::Ending;
 use log::Log;
+use replication::{Events, Replication, chain_of};
 pub use runs::Keyspace;
 use saves::Saves;
 
@@ -93,6 +98,11 @@ pub async fn run(parts: Parts) -> io::Result<()> {
         glommio::spawn_local(http::serve(listener, Rc::clone(&control))).detach();
     }
     control.resume_log();
+    match control.config().replicaof.clone() {
+        Some((host, port)) => control.start_following(host, port),
+        None => control.lead(),
+    }
+    control.advance();
     glommio::spawn_local(Rc::clone(&control).tick()).detach();
     let mut stop_by = None;
     loop {
@@ -130,8 +140,12 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the log may take to be written when the node stops.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often save points and the like are looked at.
+/// How often the machines of replication hear of the time, while there are replicas, and else.
+const BUSY_TICK: Duration = Duration::from_millis(20);
 const TICK: Duration = Duration::from_millis(100);
+
+/// How often save points and the like are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What the tasks of the control core share.
 pub struct Control {
@@ -144,6 +158,7 @@ pub struct Control {
     ending: RefCell<Option<Ending>>,
     /// Shutdowns that were begun.
     endings: Cell<u64>,
+    replication: RefCell<Replication>,
     /// Segments of the log that were there at the start, until they are handed to its writer.
     segments: RefCell<Vec<(Index, u64)>>,
 }
@@ -199,7 +214,20 @@ impl Control {
         let (histories, end) = plan.as_ref().map_or((Vec::new(), 0), |plan| (plan.histories.clone(), plan.end));
         let replayed_bytes = plan.as_ref().map_or(0, |plan| plan.replayed().iter().map(|file| file.used_bytes).sum());
         let base_bytes = plan.as_ref().and_then(|plan| plan.snapshot.as_ref()).map_or(0, |snapshot| snapshot.bytes);
-        let mut log = Log::new(cores, keyspace, histories, end, random_id(), config.repl_backlog_size);
+        let events = Events::default();
+        let recovered = histories.clone();
+        let backlog_bytes = config.repl_backlog_size;
+        let mut log = Log::new(cores, keyspace, histories, end, random_id(), backlog_bytes, Rc::clone(&events));
+        if config.replicaof.is_some() && !recovered.is_empty() {
+            // What is here was written by others, and it is they who go on.
+            log.sequencer.follow(recovered, end);
+        }
+        let hasher = Hasher::new(keyspace.partitions, keyspace.seeds);
+        let apply = Apply::new(hasher, cores, keyspace.databases as usize);
+        let id = dir.as_ref().map_or_else(random_id, |dir| dir.node_id());
+        let attempt = node.clock.clone().now().wall_ms as u64 * 1000;
+        let chain = chain_of(log.sequencer.histories());
+        let replication = Replication::new(id, &config, apply, chain, end, attempt, events);
         log.appended_bytes = replayed_bytes;
         let path = std::path::Path::new(&config.dir).join(&config.appenddirname);
         let now_s = node.clock.clone().now().wall_ms / 1000;
@@ -213,6 +241,7 @@ impl Control {
             disk: Cell::default(),
             ending: RefCell::default(),
             endings: Cell::default(),
+            replication: RefCell::new(replication),
             segments: RefCell::new(plan.map_or(Vec::new(), |plan| plan.start(Vec::new).segments)),
         }
     }
@@ -233,17 +262,19 @@ impl Control {
 
     /// Whether there are replicas, or is a primary.
     fn replicates(&self) -> bool {
-        false
+        self.replication.borrow().in_use
     }
 
     /// Housekeeping.
     async fn tick(self: Rc<Self>) {
-        let mut ticks = 0u64;
+        let mut looked = Instant::now();
         loop {
-            glommio::timer::sleep(TICK).await;
-            ticks += 1;
+            let busy = self.replication.borrow().is_busy();
+            glommio::timer::sleep(if busy { BUSY_TICK } else { TICK }).await;
+            self.tick_replication();
             self.check_waits();
-            if ticks.is_multiple_of(10) {
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
                 self.ask(Duration::from_millis(50)).await;
                 if self.save_is_due()
                     && let Err(error) = self.begin_save()
@@ -258,14 +289,19 @@ impl Control {
     }
 
     /// Moves the log on with what has arrived, and tells whom it concerns.
-    fn advance(&self) {
+    fn advance(self: &Rc<Self>) {
         let wall_ms = self.wall_ms();
+        self.advance_following();
         {
+            let replication = self.replication.borrow();
             let mut log = self.log.borrow_mut();
+            log.follows = (!replication.leads()).then(|| replication.apply.handed_out());
+            log.may_cover |= replication.leads();
             log.advance(wall_ms);
-            let end = log.sequencer.end();
-            log.tell_progress(end, end);
         }
+        let (replicated, replicated_durable) = self.replicate();
+        self.look_at_barriers();
+        self.log.borrow_mut().tell_progress(replicated, replicated_durable);
         self.check_waits();
         self.flush();
     }
@@ -325,6 +361,24 @@ impl Control {
                     .detach();
                 }
             }
+            LogAsk::ReplicaOf(target) => {
+                let done = match target {
+                    Some((host, port)) => {
+                        self.replicate_of(host, port);
+                        Ok(())
+                    }
+                    None => self.replicate_of_no_one(),
+                };
+                self.answer(core, ask, part, done.map_or_else(LogAnswer::Failed, |()| LogAnswer::Done));
+            }
+            LogAsk::Failover { target, timeout_ms, force } => {
+                let done = self.fail_over(target, timeout_ms, force);
+                self.answer(core, ask, part, done.map_or_else(LogAnswer::Failed, |()| LogAnswer::Done));
+            }
+            LogAsk::AbortFailover => {
+                let done = self.abort_fail_over();
+                self.answer(core, ask, part, done.map_or_else(LogAnswer::Failed, |()| LogAnswer::Done));
+            }
             LogAsk::Numbers => {
                 let numbers = self.log_numbers();
                 self.answer(core, ask, part, LogAnswer::Numbers(Box::new(numbers)));
@@ -366,8 +420,10 @@ impl Control {
     }
 
     /// How many replicas have everything up to `index`, or have synced it.
-    fn copies(&self, _index: Index, _synced: bool) -> u32 {
-        0
+    fn copies(&self, index: Index, synced: bool) -> u32 {
+        let replication = self.replication.borrow();
+        let count = if synced { replication.primary.durable_on(index) } else { replication.primary.received_by(index) };
+        count as u32
     }
 
     /// Numbers for INFO and the metrics.
@@ -389,6 +445,7 @@ impl Control {
             ..LogNumbers::default()
         };
         self.saves.borrow().describe(&mut numbers);
+        numbers.replication = self.replication_numbers();
         numbers
     }
 
@@ -474,17 +531,27 @@ impl Control {
 
     /// Takes what the data cores have sent.
     fn receive(self: &Rc<Self>) {
-        let (mut asked, mut fed) = (Vec::new(), false);
+        let (mut asked, mut replicas, mut fed) = (Vec::new(), Vec::new(), false);
         {
             let mut state = self.state.borrow_mut();
             let State { mesh, snapshots, questions, waiting } = &mut *state;
             let mut log = self.log.borrow_mut();
+            let mut replication = self.replication.borrow_mut();
             mesh.receive(limits::TURN_MESSAGES, |from, message| match message {
                 Message::Feed(chunk) => {
                     log.feed(from as CoreId, *chunk);
                     fed = true;
                 }
                 Message::Question { ask, part, question } => asked.push((from as CoreId, ask, part, *question)),
+                Message::Replica { socket, addr } => replicas.push((socket, addr)),
+                Message::Replies(batch) => {
+                    replication.apply.replied(from as CoreId, batch);
+                    fed = true;
+                }
+                Message::Lent { transaction, lent } => {
+                    replication.apply.lent(from as CoreId, transaction, &lent);
+                    fed = true;
+                }
                 Message::Answer { ask, answer, .. } => {
                     let Answer::Snapshot(snapshot) = *answer else { return };
                     snapshots[from] = *snapshot;
@@ -497,6 +564,9 @@ impl Control {
         }
         if fed {
             self.advance();
+        }
+        for (socket, addr) in replicas {
+            self.welcome(socket, addr);
         }
         for (core, ask, part, question) in asked {
             if let Ask::Log(question) = question {

@@ -12,7 +12,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::log::frame::{Begin, End, Frame, Kind};
+use crate::log::frame::{Begin, End, Frame, Index, Kind};
 use crate::log::sequencer::Sequencer;
 use crate::net::forward::Message;
 use crate::route::CoreId;
@@ -83,12 +83,18 @@ impl Runs {
         self.run.is_none() && !self.next.is_empty()
     }
 
-    /// Begins a run: all data cores record by now.
-    pub fn begin(&mut self, log: &Sequencer, wall_ms: i64) {
+    /// A run goes on that would like to have pieces.
+    pub fn wants_pieces(&self) -> bool {
+        let room = |run: &Run| run.consumers.iter().all(|consumer| consumer.borrow().has_room());
+        self.run.as_ref().is_some_and(|run| run.granted.iter().any(Option::is_some) && (room(run) || run.is_owed()))
+    }
+
+    /// Begins a run: all data cores record by now. `next` is the index of the next unit.
+    pub fn begin(&mut self, log: &Sequencer, next: Index, wall_ms: i64) {
         self.number += 1;
         let Keyspace { partitions, databases, seeds } = self.keyspace;
         let begin = Begin { partitions, databases, seeds, histories: log.histories().to_vec() };
-        let frame = Frame::of(Kind::Begin, log.history(), log.end() + 1, wall_ms, &begin);
+        let frame = Frame::of(Kind::Begin, log.history(), next, wall_ms, &begin);
         let consumers = std::mem::take(&mut self.next);
         consumers.iter().for_each(|consumer| consumer.borrow_mut().take(&frame));
         let granted = vec![Some(0); self.cores];
@@ -103,22 +109,15 @@ impl Runs {
     }
 
     /// A piece of a run; the last one of all ends it. Returns whether a copy is whole that goes to disk.
-    pub fn push_cover(
-        &mut self,
-        number: u64,
-        core: CoreId,
-        frame: Frame,
-        done: bool,
-        log: &Sequencer,
-        wall_ms: i64,
-    ) -> bool {
+    pub fn push_cover(&mut self, number: u64, core: CoreId, frame: &Frame, done: bool) -> bool {
         let Some(run) = self.run.as_mut().filter(|run| run.number == number) else { return false };
         run.covers += 1;
-        run.push(&frame);
+        run.push(frame);
         let granted = &mut run.granted[core as usize];
         *granted = if done { None } else { granted.map(|count| count.saturating_sub(1)) };
         if run.granted.iter().all(Option::is_none) {
-            let end = Frame::of(Kind::End, log.history(), log.end() + 1, wall_ms, &End { covers: run.covers });
+            let (history, next, wall_ms) = (frame.head.history, frame.head.first, frame.head.wall_ms);
+            let end = Frame::of(Kind::End, history, next, wall_ms, &End { covers: run.covers });
             run.push(&end);
             let mut consumers = run.consumers.iter().map(|consumer| consumer.borrow());
             let base = consumers.any(|consumer| consumer.is_base() && !consumer.is_gone());
@@ -162,6 +161,10 @@ impl Runs {
 }
 
 impl Run {
+    fn is_owed(&self) -> bool {
+        self.granted.iter().flatten().any(|&count| count > 0)
+    }
+
     fn push(&mut self, frame: &Frame) {
         for consumer in &self.consumers {
             consumer.borrow_mut().take(frame);

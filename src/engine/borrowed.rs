@@ -29,6 +29,9 @@ impl Engine {
             }
             self.shard.unwatch(db as usize, &key);
         }
+        if loan.writes && self.standing.replica && verdict == Verdict::Granted {
+            verdict = Verdict::ReadOnly;
+        }
         if verdict == Verdict::Granted
             && let Some(bytes) = loan.brings_bytes
             && self.config.maxmemory_bytes > 0
@@ -228,6 +231,7 @@ mod tests {
                     entries: entries.clone(),
                     watched: watched.collect(),
                     brings_bytes: Some(bytes),
+                    writes: true,
                     under: None,
                 };
                 let (verdict, lent) = self.0[core].lend(&mut loan);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Call, Engine, Origin};
 use crate::borrow::Returned;
 use crate::command::table::Row;
-use crate::command::{Args, Handler, Owned, table};
+use crate::command::{Args, Flags, Handler, Owned, table};
 use crate::log::durability::{Durability, Progress, Standing};
 use crate::log::feed::{After, Chunk, Content, Holds, Seq};
 use crate::resp::{Error, Output, Reply, Version};
@@ -163,10 +163,29 @@ impl Engine {
         self.restricted = self.standing.is_restricted() || (self.waits.disk && !self.config.appendonly);
     }
 
-    /// Why a write must not be executed for a client of this durability.
+    /// Says in the feed that everything before is through.
+    pub fn tell_barrier(&mut self) {
+        self.feed.cover(Content::Barrier, Vec::new(), &mut self.shard.effects);
+    }
+
+    /// Why a request of another core must not be executed here, although that core has admitted it.
+    #[inline]
+    pub fn refuses_late(&self, row: &Row) -> Option<Error> {
+        let refused = self.restricted && self.standing.replica && row.command.flags.has(Flags::WRITE);
+        refused.then_some(Error::ReadOnly)
+    }
+
+    /// Why a command must not be executed for a client of this durability.
     #[cold]
-    pub fn refuses_write(&self, durability: Durability) -> Option<Error> {
+    pub(super) fn refuses(&self, row: &Row, durability: Durability) -> Option<Error> {
         let standing = &*self.standing;
+        let flags = row.command.flags;
+        if standing.loading && !flags.has(Flags::LOADING) && matches!(row.command.handler, Handler::Keyspace(_)) {
+            return Some(Error::Loading);
+        }
+        if !flags.has(Flags::WRITE) {
+            return None;
+        }
         if standing.replica {
             return Some(Error::ReadOnly);
         }

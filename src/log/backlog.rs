@@ -48,6 +48,13 @@ impl Backlog {
         (self.frames, self.bytes) = (VecDeque::new(), 0);
     }
 
+    /// Takes away what comes after `to`; a frame goes as a whole.
+    pub fn truncate(&mut self, to: Index) {
+        while let Some(frame) = self.frames.pop_back_if(|frame| frame.last() > to) {
+            self.bytes -= frame.bytes();
+        }
+    }
+
     pub fn bytes(&self) -> usize {
         self.bytes
     }

@@ -86,7 +86,7 @@ impl Covered {
         let (db, from) = (range.db as u16, range.from as u64);
         let slice = from == range.upto && db == self.db && from <= self.upto;
         let goes_on = db == self.db && from == self.upto;
-        if !slice && !goes_on && !(db > self.db && from == 0) {
+        if !(slice || goes_on || db > self.db && from == 0) {
             return Err(Malformed::Length);
         }
         self.upto = if db == self.db { self.upto.max(range.upto) } else { range.upto };

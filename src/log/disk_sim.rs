@@ -129,6 +129,18 @@ impl SimulatedDisk {
         listing
     }
 
+    /// Takes the files of a real directory: all of them durable.
+    pub fn load(&self, dir: &Path) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            let bytes = std::fs::read(entry.path()).unwrap();
+            let content = Content { now: bytes.clone(), durable: bytes, ..Content::default() };
+            let name = entry.file_name().into_string().unwrap();
+            self.names.borrow_mut().insert(name, Rc::new(RefCell::new(content)));
+        }
+        *self.durable_names.borrow_mut() = self.names.borrow().clone();
+    }
+
     /// Writes what a power cut now would leave to a real directory. `chance` says for a name that changed, and for each
     /// 512 bytes that were not synced, whether they made it.
     pub fn cut_power(&self, dir: &Path, mut chance: impl FnMut() -> bool) {

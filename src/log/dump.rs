@@ -173,3 +173,7 @@ fn print_quoted(bytes: &[u8], out: &mut impl Write) -> io::Result<()> {
     }
     out.write_all(b"\"")
 }
+
+#[cfg(test)]
+#[path = "dump_tests.rs"]
+mod tests;

@@ -80,6 +80,8 @@ impl Progress {
 pub struct Standing {
     /// It is a replica: clients must not write, and keys do not expire by themselves.
     pub replica: bool,
+    /// A copy of another node's data is being received: there is nothing to show.
+    pub loading: bool,
     /// Why the log cannot be written, if so.
     pub disk_error: Option<Arc<str>>,
     /// The last snapshot failed, and writes are not to go on without.
@@ -96,6 +98,7 @@ impl Standing {
     /// Whether a write may have to be refused.
     #[inline]
     pub fn is_restricted(&self) -> bool {
-        self.replica || self.disk_error.is_some() || self.snapshot_failed || self.few_replicas || self.few_in_sync
+        let broken = self.disk_error.is_some() || self.snapshot_failed;
+        self.replica || self.loading || broken || self.few_replicas || self.few_in_sync
     }
 }

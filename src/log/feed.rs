@@ -76,6 +76,8 @@ pub enum Content {
     Units(u32),
     /// So many cover records of a run; `done`: the last ones of this core.
     Cover { run: u64, ranges: u32, done: bool },
+    /// Everything before is through, and no write comes after it.
+    Barrier,
     /// A run has become worthless: databases have been exchanged meanwhile.
     Spoiled { run: u64 },
 }

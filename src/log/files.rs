@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use super::frame::Index;
 
-/// Draws the identity of a node: 128 random bits.
+/// The identity of a node: 128 random bits, drawn at its first start.
 pub type NodeId = u128;
 
 const LOCK: &str = "lock";

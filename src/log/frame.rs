@@ -34,7 +34,7 @@ pub(super) const MAGIC: u32 = 0x5246_4c4b;
 pub const PAYLOAD_BYTES_MAX: usize = i32::MAX as usize;
 
 /// Most histories that are kept; older ones are forgotten, and who knows only those starts anew.
-pub const HISTORIES_MAX: usize = 256;
+pub const HISTORIES_MAX: usize = crate::replication::history::CHAIN_LEN_MAX;
 
 /// Who wrote the log from some index on: drawn at random when a data set is born, and when a replica is promoted.
 pub type HistoryId = u128;
@@ -193,6 +193,12 @@ impl Frame {
             return Err(FrameError::PayloadChecksum);
         }
         Ok(Frame { head, header: head.encode(), payload: Rc::new(payload) })
+    }
+
+    /// The same, of another history and at another place.
+    pub fn moved(&self, history: HistoryId, first: Index) -> Frame {
+        let head = Head { history, first, ..self.head };
+        Frame { head, header: head.encode(), payload: Rc::clone(&self.payload) }
     }
 
     pub fn header(&self) -> &[u8; HEADER_BYTES] {

@@ -2,8 +2,8 @@
 //!
 //! A data core encodes what it changes as units ([`crate::shard::statement`]) and sends them to the control core, which
 //! puts those of all cores in one order, gives each its index, and keeps them as [`frame`]s: the same bytes go to memory,
-//! to disk ([`wal`], [`snapshot`]) and to replicas. At the next start `recover` finds out what the files hold, and every
-//! data core replays  what is its own.
+//! to disk ([`wal`], [`snapshot`]) and to replicas. At the next start [`recover`] finds out what the files hold, and every
+//! data core replays ([`replay`]) what is its own.
 
 pub mod backlog;
 pub mod check;
@@ -22,4 +22,6 @@ pub mod recover;
 pub mod replay;
 pub mod sequencer;
 pub mod snapshot;
+#[cfg(test)]
+mod testing;
 pub mod wal;

@@ -202,7 +202,7 @@ impl FrameReader {
 }
 
 /// The ranges of a Cover frame; what is wrong is at the frame's offset.
-pub fn covers<'a>(mut payload: &'a [u8]) -> impl Iterator<Item = Result<(cover::Range, &'a [u8]), Malformed>> {
+pub fn covers(mut payload: &[u8]) -> impl Iterator<Item = Result<(cover::Range, &[u8]), Malformed>> {
     let mut over = false;
     std::iter::from_fn(move || {
         if over {

@@ -7,6 +7,9 @@
 //! checksum is wrong, and no frame follows, that was the end: it is cut off. Everything else that is wrong was
 //! durable once, and is refused: whoever runs the node decides.
 //!
+//! A start goes so: [`files::DataDir::open`], [`inspect`], [`Plan::settle`], on every data core [`super::replay::replay`],
+//! and [`super::wal::Wal::new`] with [`Plan::start`].
+//!
 //! Blocking; used before anything is served. Payloads of frames are checked when they are replayed, except those of the
 //! last segment, which are checked here.
 
@@ -79,7 +82,7 @@ pub struct Torn {
 /// Why files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
-    #[error("cannot read '{}': {source}", .path.display())]
+    #[error("cannot use '{}': {source}", .path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("{error}; restore the file from a copy, or {}", after_damage(.error))]
     Segment { error: ReadError },
@@ -453,3 +456,7 @@ pub fn same_line(a: &[HistoryEntry], b: &[HistoryEntry]) -> bool {
     };
     a.iter().zip(b).all(|(a, b)| a == b)
 }
+
+#[cfg(test)]
+#[path = "recover_tests.rs"]
+mod tests;

@@ -19,7 +19,7 @@ use super::reader::{Disorder, FrameReader, Located, ReadError, Why, covers};
 use super::recover::{Plan, RecoverError, SegmentFile, SegmentReader, SnapshotFile, SnapshotStream, segment_error};
 use crate::command::table::table;
 use crate::route::{Hasher, SLOTS};
-use crate::shard::statement::{self, Malformed};
+use crate::shard::statement::{self, Encoded, Malformed};
 
 /// The progress is told after this many bytes.
 const PROGRESS_BYTES: u64 = 1 << 20;
@@ -94,7 +94,7 @@ impl Stop {
 }
 
 /// How far a snapshot's partitions are covered.
-pub(super) struct Coverage {
+pub struct Coverage {
     hasher: Hasher,
     databases: u16,
     covered: Vec<Covered>,
@@ -132,7 +132,8 @@ impl Coverage {
         self.covered[partition as usize].has((self.databases - 1) as u8, u32::MAX)
     }
 
-    fn has(&self, db: u8, key: &[u8]) -> bool {
+    /// Whether a key has been covered.
+    pub fn has(&self, db: u8, key: &[u8]) -> bool {
         let key = self.hasher.key(key);
         self.covered[key.partition as usize].has(db, (key.hash >> 32) as u32)
     }
@@ -208,10 +209,10 @@ where
                 continue;
             }
             coverage.note(&range)?;
-            while let Some((slot, encoded)) = statement::next_encoded(&mut statements)? {
+            while let Some(Encoded { slot, bytes }) = statement::next_encoded(&mut statements)? {
                 let slot = slot.ok_or(Disorder::Range)?;
                 if self.owned[slot as usize] {
-                    self.execute(stream.next, encoded)?;
+                    self.execute(stream.next, bytes)?;
                 }
             }
         }
@@ -245,12 +246,12 @@ where
     }
 
     fn unit(&mut self, index: Index, mut unit: &[u8], mut coverage: Option<&mut Coverage>) -> Result<(), Stop> {
-        while let Some((slot, encoded)) = statement::next_encoded(&mut unit)? {
+        while let Some(Encoded { slot, bytes }) = statement::next_encoded(&mut unit)? {
             match (slot, &mut coverage) {
                 (Some(slot), _) if !self.owned[slot as usize] => {}
-                (Some(_), Some(coverage)) => self.execute_covered(index, encoded, coverage)?,
-                (None, Some(_)) if is_swap(encoded)? => return Err(Disorder::Swapped.into()),
-                _ => self.execute(index, encoded)?,
+                (Some(_), Some(coverage)) => self.execute_covered(index, bytes, coverage)?,
+                (None, Some(_)) if is_swap(bytes)? => return Err(Disorder::Swapped.into()),
+                _ => self.execute(index, bytes)?,
             }
         }
         Ok(())
@@ -301,3 +302,7 @@ fn is_swap(mut encoded: &[u8]) -> Result<bool, Malformed> {
     let statement = statement::next_statement(&mut encoded)?;
     Ok(statement.is_some_and(|statement| statement.args[0].eq_ignore_ascii_case(b"SWAPDB")))
 }
+
+#[cfg(test)]
+#[path = "replay_tests.rs"]
+mod tests;

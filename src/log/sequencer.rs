@@ -23,6 +23,8 @@ pub enum Entry {
     Cover { run: u64, core: CoreId, frame: Frame, done: bool },
     /// This run is worthless.
     Spoiled { run: u64 },
+    /// All that this core has written is in the log.
+    Barrier { core: CoreId },
 }
 
 /// See the module.
@@ -100,6 +102,7 @@ impl Sequencer {
                 Content::Units(count) => (Kind::Log, count),
                 Content::Cover { ranges, .. } => (Kind::Cover, ranges),
                 Content::Spoiled { run } => return Some(Entry::Spoiled { run }),
+                Content::Barrier => return Some(Entry::Barrier { core }),
             };
             let frame = |first| Frame::with_crc(kind, history, first, wall_ms, count, bytes, crc);
             match content {
@@ -113,7 +116,7 @@ impl Sequencer {
                 Content::Cover { run, done, .. } => {
                     return Some(Entry::Cover { run, core, frame: frame(self.next), done });
                 }
-                Content::Spoiled { .. } => unreachable!("returned above"),
+                Content::Spoiled { .. } | Content::Barrier => unreachable!("returned above"),
             }
         }
     }

@@ -21,6 +21,9 @@ mod back;
 mod writer;
 
 #[cfg(test)]
+mod model;
+
+#[cfg(test)]
 mod tests;
 
 use std::cell::RefCell;
@@ -256,7 +259,8 @@ impl Wal {
     }
 
     /// Another history goes on from `next`, which is not beyond the end: after a promotion, or because a new primary does
-    /// not have what comes after. Units from `next` on that the log has are cut off.
+    /// not have what comes after. Units from `next` on that the log has are cut off. Snapshots that reach beyond are for the
+    /// caller to remove: a start with one of them is refused.
     pub fn start_history(&self, histories: Vec<HistoryEntry>, next: Index) -> Result<(), AppendError> {
         self.begin(histories, next, false)
     }
@@ -327,7 +331,9 @@ impl Wal {
             if now != seen {
                 return Poll::Ready(now);
             }
-            state.waiting.push(context.waker().clone());
+            if !state.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+                state.waiting.push(context.waker().clone());
+            }
             Poll::Pending
         })
         .await

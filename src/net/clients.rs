@@ -206,6 +206,17 @@ impl Pump {
         self.update_receive(index);
     }
 
+    /// Gives a connection to the control core, as soon as the kernel holds nothing of it.
+    pub(super) fn hand_over(&mut self, index: u32) {
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        if !connection.dead {
+            (connection.dead, connection.handed_over) = (true, true);
+            connection.hold.set(Hold::CLOSE);
+            self.end_subscriptions(index);
+            self.update_receive(index);
+        }
+    }
+
     /// Closes a connection that is to be closed, once everything it is owed has been sent.
     pub(super) fn settle(&mut self, index: u32) {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
@@ -248,7 +259,11 @@ impl Pump {
         }
         self.end_subscriptions(index);
         self.paused.retain(|&paused| paused != index);
-        self.connections[index as usize] = None;
+        let gone = self.connections[index as usize].take();
+        if let Some(connection) = gone.filter(|connection| connection.handed_over) {
+            let Connection { socket, session, .. } = *connection;
+            self.send(self.engine.router.cores(), Message::Replica { socket, addr: session.addr });
+        }
         self.retired.push(index);
         self.engine.net.clients -= 1;
         self.node.client_left(self.me);

@@ -109,6 +109,8 @@ pub struct Connection {
     pub close_when_sent: bool,
     /// Shut down; waits for the kernel's last completions.
     pub dead: bool,
+    /// It is dead here because the control core goes on with it.
+    pub handed_over: bool,
     /// Since when (steady ms) the output has been over the soft limit.
     pub over_soft_since_ms: Option<i64>,
 }
@@ -150,6 +152,7 @@ impl Connection {
             close_after_window: false,
             close_when_sent: false,
             dead: false,
+            handed_over: false,
             over_soft_since_ms: None,
         }
     }

@@ -1,15 +1,20 @@
 //! Exchange: messages from and to other cores.
 
+use std::sync::Arc;
+
 use super::connection::Hold;
 use super::forward::{Batch, Message};
 use super::limits;
 use super::publish::Turn;
 use super::pump::{Pump, bounds};
 use super::window::{Request, RequestKey, Target, Way, in_window};
+use crate::command::ask::Pause;
 use crate::command::table::Row;
 use crate::command::{Answer, Ask, Finish, table};
+use crate::log::durability::Standing;
 use crate::resp::Reply;
 use crate::route::CoreId;
+use crate::shard::SteadyMs;
 
 /// A connection that waits for the answers of other cores.
 pub(super) struct Asking {
@@ -89,10 +94,26 @@ impl Pump {
             Message::Published(messages) => self.receive_told(&messages),
             Message::Unlisten(buckets) => self.note_withdrawal(from, &buckets),
             Message::Progress(progress) => self.progressed(progress),
-            Message::Standing(standing) => self.engine.stand(standing),
+            Message::Standing(standing) => self.stand(standing),
             Message::Record(on) => self.engine.switch_feed(on),
             Message::Cover { run, pieces } => self.grant_pieces(run, pieces),
-            Message::Feed(_) => debug_assert!(false, "only the control core takes feeds"),
+            Message::Feed(_) | Message::Replica { .. } => debug_assert!(false, "only the control core takes feeds"),
+        }
+    }
+
+    /// What the node may do has changed. When it may write no longer, the control core hears of it in the feed, as soon as
+    /// everything that is under way is through.
+    fn stand(&mut self, standing: Arc<Standing>) {
+        self.run_window();
+        let may_write = |standing: &Standing| !standing.replica && !standing.handing_over;
+        let stops = may_write(&self.engine.standing) && !may_write(&standing);
+        if standing.handing_over != self.engine.standing.handing_over {
+            let pause = Pause { until_ms: SteadyMs::MAX, writes_only: true };
+            self.set_pause(standing.handing_over.then_some(pause));
+        }
+        self.engine.stand(standing);
+        if stops {
+            self.claim_barrier();
         }
     }
 

@@ -273,6 +273,7 @@ impl Pump {
                 self.unqueue(index);
                 self.stop_monitor(index);
             }
+            Flow::HandOver => self.hand_over(index),
         }
     }
 
@@ -394,7 +395,11 @@ impl Pump {
         let Some(batch) = batch else { return };
         self.engine.net.hops_in += 1;
         let call = call_of(request, args, Origin::Forwarded(batch.client));
-        if batch.durability == Durability::Memory {
+        if batch.applies {
+            self.engine.apply(call, &mut Reply::new(&mut batch.out, request.version));
+        } else if let Some(error) = self.engine.refuses_late(request.row) {
+            Reply::new(&mut batch.out, request.version).error(&error);
+        } else if batch.durability == Durability::Memory {
             self.engine.call(call, &mut Reply::new(&mut batch.out, request.version));
         } else {
             let before = self.engine.seq();

@@ -102,6 +102,11 @@ pub enum Message {
     },
     /// What the node may do from now on; from the control core.
     Standing(Arc<Standing>),
+    /// A connection that is a replica's from now on, for the control core.
+    Replica {
+        socket: OwnedFd,
+        addr: String,
+    },
 }
 
 /// One forwarded request.
@@ -157,6 +162,8 @@ pub struct Batch {
     /// What a reply means to the connection, and what has to be reached for that.
     pub durability: Durability,
     pub needs: Seq,
+    /// Its requests are statements of a log that is followed.
+    pub applies: bool,
 }
 
 /// How far the requests of a batch have been read.
@@ -240,7 +247,7 @@ impl Batch {
         self.out.clear(Self::KEEP_BYTES_MAX);
         self.ends.clear();
         self.transaction = None;
-        (self.durability, self.needs) = (Durability::Memory, 0);
+        (self.durability, self.needs, self.applies) = (Durability::Memory, 0, false);
         keep
     }
 }

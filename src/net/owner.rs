@@ -46,6 +46,8 @@ enum Claim {
     Loan { to: CoreId, transaction: u32, loan: Box<Loan> },
     /// Cover some keys.
     Cover,
+    /// Say in the feed that everything before is through.
+    Barrier,
     /// Answer.
     Question { from: CoreId, ask: u32, part: u16, question: Ask },
 }
@@ -137,6 +139,10 @@ impl Pump {
 
     /// Takes a batch that is a transaction.
     pub(super) fn take_atomic(&mut self, core: CoreId, mut batch: Box<Batch>) {
+        if batch.applies {
+            // What came before it in the log comes before it here.
+            self.run_window();
+        }
         match &batch.transaction {
             Some(atomic) if atomic.loan.under.is_some() => {
                 self.engine.start_clock();
@@ -173,6 +179,12 @@ impl Pump {
         self.settle_claims();
     }
 
+    /// Says in the feed when everything that is under way is through.
+    pub(super) fn claim_barrier(&mut self) {
+        self.claim(Wants::Whole, Claim::Barrier);
+        self.settle_claims();
+    }
+
     /// Keeps only these keys of a claim on the whole core.
     pub(super) fn narrow_claim(&mut self, ticket: Ticket, locks: Vec<Lock>) {
         let Owner { lending, granted, .. } = &mut self.owner;
@@ -201,6 +213,10 @@ impl Pump {
                     self.release_claim(ticket);
                 }
                 Some(Claim::Cover) => self.cover(ticket),
+                Some(Claim::Barrier) => {
+                    self.engine.tell_barrier();
+                    self.release_claim(ticket);
+                }
                 None => debug_assert!(false, "a claim without a purpose was granted"),
             }
         }
@@ -255,7 +271,13 @@ impl Pump {
             let before = out.mark();
             let mut reply = Reply::new(&mut out, request.version);
             let (row, partition, seq) = (call.row, call.first.map(|key| key.partition), self.engine.seq());
-            self.engine.call(call, &mut reply);
+            match batch.applies {
+                true => self.engine.apply(call, &mut reply),
+                false => match self.engine.refuses_late(row) {
+                    Some(error) => reply.error(&error),
+                    None => self.engine.call(call, &mut reply),
+                },
+            }
             // Only within a transaction is a blocking command part of a batch.
             if row.command.flags.has(Flags::BLOCKING) && reply.output().mark() == before {
                 write_nothing(row, &mut reply);

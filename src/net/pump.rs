@@ -291,7 +291,7 @@ impl Pump {
 
     /// CLIENT PAUSE holds up eviction, and so does a transaction that has borrowed the whole core.
     fn may_evict(&self) -> bool {
-        self.pause.is_none() && !self.owner.is_whole_out()
+        self.pause.is_none() && !self.owner.is_whole_out() && !self.engine.standing.replica
     }
 
     /// How long until a key expires, ms; None if the next tick comes first. CLIENT PAUSE holds up expiry, and so does a

@@ -351,8 +351,9 @@ impl Pump {
                 reply.output().copy_range(&transaction.out, 0, transaction.out.mark());
             }
             Verdict::Changed => reply.null_array(),
-            Verdict::Full => {
-                let error = Error::OutOfMemory;
+            Verdict::Full | Verdict::ReadOnly => {
+                let read_only = transaction.verdict == Verdict::ReadOnly;
+                let error = if read_only { Error::ReadOnly } else { Error::OutOfMemory };
                 let error = if transaction.exec { Error::exec_abort_for(&error) } else { error };
                 if let Refusal::Error(error) = self.engine.refuse(transaction.row, error) {
                     reply.error(&error);

@@ -134,6 +134,18 @@ pub enum Error {
          policies at runtime LRU and LFU data will take some time to adjust."
     )]
     Lfu,
+    #[error("BUSYKEY Target key name already exists.")]
+    BusyKey,
+    #[error("ERR Invalid TTL value, must be >= 0")]
+    InvalidTtl,
+    #[error("ERR Invalid IDLETIME value, must be >= 0")]
+    InvalidIdleTime,
+    #[error("ERR Invalid FREQ value, must be >= 0 and <= 255")]
+    InvalidFreq,
+    #[error("ERR DUMP payload version or checksum are wrong")]
+    DumpPayload,
+    #[error("ERR Bad data format")]
+    BadDataFormat,
     #[error("NOAUTH Authentication required.")]
     NoAuth,
     #[error("READONLY You can't write against a read only replica.")]
@@ -148,6 +160,8 @@ pub enum Error {
     WaitAofWithoutLog,
     #[error("ERR this durability needs 'appendonly yes'")]
     DurabilityWithoutLog,
+    #[error("LOADING Redis is loading the dataset in memory")]
+    Loading,
     #[error("NOREPLICAS Not enough good replicas to write.")]
     NoReplicas,
     #[error("MISCONF Errors writing to the AOF file: {0}")]

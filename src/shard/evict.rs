@@ -222,6 +222,36 @@ impl Evictor {
         }
     }
 
+    /// Makes an entry look as if it had been used last so many seconds ago, or so often: what is given, as far as the rule
+    /// has a place for it. Under LRU it stays at the front of its list, whose order is that of accesses that were seen.
+    pub(super) fn pretend(
+        &mut self,
+        entries: &mut Entries,
+        handle: Handle,
+        idle_s: Option<u32>,
+        count: Option<u8>,
+        now_s: u32,
+    ) {
+        let usage = entries.usage(handle);
+        let used_s = |bits: u32| idle_s.map(|idle_s| now_s.wrapping_sub(idle_s.min((1 << bits) - 1)));
+        match (self.rule, count) {
+            _ if self.phase != Phase::Steady => {}
+            (Rule::Lfu, Some(count)) => {
+                let usage = self.lfu.usage_of(u32::from(count));
+                entries.set_usage(handle, usage);
+                if self.is_candidate(entries, handle) {
+                    self.lists.move_to(entries, handle, self.lfu.list_of(usage));
+                }
+            }
+            (Rule::Lfu, None) => {}
+            (Rule::S3Fifo, _) => {
+                let used_s = used_s(s3fifo::CLOCK_BITS);
+                entries.set_usage(handle, used_s.map_or(usage, |used_s| S3Fifo::used_at(usage, used_s)));
+            }
+            _ => entries.set_usage(handle, used_s(CLOCK_BITS).unwrap_or(usage)),
+        }
+    }
+
     /// Whether an access moves an entry in a list, and so writes to its neighbours.
     #[inline]
     pub(super) fn moves_at_access(&self) -> bool {

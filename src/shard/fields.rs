@@ -39,6 +39,11 @@ impl Shard {
         self.fields_due = self.expiring != Expiring::Never && Clock::ALL.into_iter().any(due);
     }
 
+    /// Whether fields of some hash have deadlines. Who writes the shard to a file has to know beforehand ([`crate::rdb`]).
+    pub fn has_field_deadlines(&self) -> bool {
+        self.dbs.iter().any(|db| db.has_timed_fields())
+    }
+
     /// The earliest deadline of a field on each clock.
     pub(super) fn field_deadlines(&self, handle: Handle) -> Earliest {
         match self.entries.kind(handle) {

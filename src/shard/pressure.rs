@@ -16,7 +16,7 @@
 
 use super::evict::{Phase, Policy, Rule};
 use super::lfu::LfuPace;
-use super::{Classes, Clock, Handle, Location, Shard};
+use super::{Classes, Clock, Handle, Key, Location, Shard};
 
 /// Entries of flushed databases freed in one turn.
 const TURN_FREED_MAX: usize = 512;
@@ -286,6 +286,15 @@ impl Shard {
             }
         }
         self.pressure.fruitless_bytes = 0;
+    }
+
+    /// Makes a live entry look as if it had been used last so many seconds ago, or so often (RESTORE): what is given, as far
+    /// as the eviction policy has a place for it.
+    pub fn pretend_use(&mut self, db: usize, key: &Key, idle_s: Option<u32>, frequency: Option<u8>) {
+        if let Some((_, handle)) = self.live(db, key) {
+            let now_s = self.now_s();
+            self.evictor.pretend(&mut self.entries, handle, idle_s, frequency, now_s);
+        }
     }
 
     /// Whether [`Shard::work`] has something to do. `evicting`: it may evict, which CLIENT PAUSE holds up.

@@ -77,6 +77,11 @@ impl S3Fifo {
         hits.min(HITS_MAX) << HITS_SHIFT | usage & IN_MAIN | now_s & CLOCK_MASK
     }
 
+    /// The usage with another time of the last access.
+    pub(super) fn used_at(usage: u32, used_s: u32) -> u32 {
+        usage & !CLOCK_MASK | used_s & CLOCK_MASK
+    }
+
     #[inline]
     pub(super) fn link(&mut self, lists: &mut Lists, entries: &mut Entries, handle: Handle) {
         if entries.usage(handle) & IN_MAIN != 0 {

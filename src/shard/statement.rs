@@ -51,6 +51,14 @@ pub struct Statement<'a> {
     pub args: Vec<&'a [u8]>,
 }
 
+/// One statement, not read but for its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encoded<'a> {
+    pub slot: Option<u16>,
+    /// The whole statement; [`next_statement`] reads it.
+    pub bytes: &'a [u8],
+}
+
 /// Appends a statement.
 pub fn encode(out: &mut Vec<u8>, db: u8, slot: Option<u16>, args: &[&[u8]]) {
     let bytes: usize = args.iter().map(|arg| arg.len() + 5).sum();
@@ -82,6 +90,13 @@ pub fn end_unit(out: &mut Vec<u8>, begun: usize) -> bool {
     }
     out[begun..begun + UNIT_HEADER_BYTES].copy_from_slice(&(bytes as u32).to_le_bytes());
     true
+}
+
+/// Appends a unit of the statements that `write` appends; false if it appends none.
+pub fn encode_unit(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+    let begun = begin_unit(out);
+    write(out);
+    end_unit(out, begun)
 }
 
 /// Takes the statements of the unit that was begun at `begun`, which there is not any more.
@@ -165,8 +180,8 @@ fn take_head(bytes: &mut &[u8]) -> Result<(u8, Option<u16>), Malformed> {
     }
 }
 
-/// Takes the next statement as bytes, with its slot (None: no keys), without reading the arguments' bytes; None at the end.
-pub fn next_encoded<'a>(bytes: &mut &'a [u8]) -> Result<Option<(Option<u16>, &'a [u8])>, Malformed> {
+/// Takes the next statement without reading the arguments' bytes; None at the end.
+pub fn next_encoded<'a>(bytes: &mut &'a [u8]) -> Result<Option<Encoded<'a>>, Malformed> {
     if bytes.is_empty() {
         return Ok(None);
     }
@@ -180,14 +195,14 @@ pub fn next_encoded<'a>(bytes: &mut &'a [u8]) -> Result<Option<(Option<u16>, &'a
         let length = take_varint(bytes)?;
         take(bytes, length)?;
     }
-    Ok(Some((slot, &start[..start.len() - bytes.len()])))
+    Ok(Some(Encoded { slot, bytes: &start[..start.len() - bytes.len()] }))
 }
 
 /// The slots of a unit's statements, in order, without reading the arguments' bytes. None: no keys.
 pub fn slots(mut statements: &[u8]) -> Result<Vec<Option<u16>>, Malformed> {
     let mut slots = Vec::new();
-    while let Some((slot, _)) = next_encoded(&mut statements)? {
-        slots.push(slot);
+    while let Some(statement) = next_encoded(&mut statements)? {
+        slots.push(statement.slot);
     }
     Ok(slots)
 }
@@ -218,7 +233,7 @@ mod tests {
             let before = all.len();
             let mut encoded = statements;
             while let Some(statement) = next_statement(&mut statements)? {
-                let (slot, mut bytes) = next_encoded(&mut encoded)?.unwrap();
+                let Encoded { slot, mut bytes } = next_encoded(&mut encoded)?.unwrap();
                 assert_eq!(slot, statement.slot);
                 assert_eq!(next_statement(&mut bytes)?.unwrap(), statement);
                 assert!(bytes.is_empty());

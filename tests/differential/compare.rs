@@ -37,6 +37,7 @@ const RULES: &[(&str, Rule, &str)] = &[
     ("KEYS", Unordered, "Redis lists in the order of its hash table"),
     ("SCAN", Kind, "cursors and the order are the server's own; whole iterations are compared elsewhere"),
     ("RANDOMKEY", Kind, "random"),
+    ("DUMP", Kind, "there are several forms for one value; that all are understood is tested elsewhere"),
     ("SMEMBERS", Unordered, "Redis lists in the order of its hash table"),
     ("SINTER", Unordered, "Redis lists in the order of its hash table"),
     ("SUNION", Unordered, "Redis lists in the order of its hash table"),

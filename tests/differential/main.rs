@@ -12,6 +12,7 @@ mod common;
 mod collections;
 mod commands;
 mod compare;
+mod dump;
 mod fixed;
 mod many_keys;
 mod pubsub;

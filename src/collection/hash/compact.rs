@@ -13,6 +13,7 @@
 //! Numbers are little-endian. Owned by the core whose shard holds the hash.
 
 use super::super::deadlines::Earliest;
+use super::super::dict::Pair;
 use super::super::pack::{self, Pack};
 use crate::shard::{Deadline, Now};
 
@@ -73,6 +74,17 @@ pub(super) fn next(bytes: &[u8]) -> Earliest {
         *first = Some(first.map_or(deadline.ms(), |ms| ms.min(deadline.ms())));
     }
     next
+}
+
+/// Visits all fields with their values and deadlines.
+pub(super) fn visit<'a>(bytes: &'a [u8], mut visit: impl FnMut(Pair<'a>, Option<Deadline>)) {
+    let (pairs, table) = parts(bytes);
+    let mut rows: Vec<(usize, Deadline)> = table.into_iter().flat_map(rows).collect();
+    rows.sort_unstable_by_key(|row| row.0);
+    let mut rows = rows.into_iter().peekable();
+    for (index, pair) in super::pairs(pairs).enumerate() {
+        visit(pair, rows.next_if(|row| row.0 == index).map(|row| row.1));
+    }
 }
 
 /// Fields whose deadlines have come.

@@ -5,6 +5,7 @@
 //! other cores were brought.
 
 pub mod database;
+pub mod dump;
 pub mod expire;
 pub mod object;
 pub mod scan;
@@ -30,6 +31,7 @@ const SORT_RO: Flags = Flags::READONLY.or(Flags::DANGEROUS);
 const ONE: KeySpec = KeySpec::ONE;
 const O_1: &str = "O(1)";
 const O_KEYS: &str = "O(N), N being the number of keys.";
+const O_VALUE: &str = "O(N*M), N being the number of elements and M their size; of a sorted set O(N*M*log(N)).";
 const O_SORT: &str = "O(N+M*log(M)), N being the number of elements and M the number of those that are sorted.";
 const GENERIC: &str = "generic";
 const SERVER: &str = "server";
@@ -165,6 +167,15 @@ pub static COMMANDS: &[Command] = &[
         O_1,
         "Moves a key to another database.",
     ),
+    Command::keyspace("dump", 2, READ, ONE, dump::dump).access(&[access::READ]).doc(
+        GENERIC,
+        "2.6.0",
+        O_VALUE,
+        "Returns the value of a key in the format of RDB files.",
+    ),
+    Command::keyspace("restore", -4, DANGEROUS.or(Flags::DENYOOM), ONE, dump::restore)
+        .access(&[access::OVERWRITE])
+        .doc(GENERIC, "2.6.0", O_VALUE, "Gives a key the value in an answer of DUMP."),
     Command::keyspace("sort", -2, SORT, KeySpec::SORTED_AND_STORED, sort::sort)
         .access(&[access::READ, access::OVERWRITE])
         .doc(

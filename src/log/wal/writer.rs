@@ -44,6 +44,8 @@ struct Open {
     file: DiskFile,
     path: PathBuf,
     bytes: u64,
+    /// Whether it has more than its first frame. One that has not is never full.
+    has_units: bool,
 }
 
 /// What is to be done next.
@@ -186,7 +188,7 @@ impl Writer {
 
     /// Writes what is queued, up to a bound, behind what the segment has.
     async fn write_group(&mut self) -> Result<(), Failure> {
-        let full = self.open.as_ref().is_none_or(|open| open.bytes >= self.wal.options.segment_bytes);
+        let full = self.open.as_ref().is_none_or(|open| open.has_units && open.bytes >= self.wal.options.segment_bytes);
         if full {
             self.sync().await?;
             // Meanwhile the log may have been cut.
@@ -200,6 +202,7 @@ impl Writer {
             bytes += frame.bytes();
             fits
         });
+        open.has_units = true;
         open.write(&group).await?;
         let mut state = self.wal.state.borrow_mut();
         if let Some(segment) = state.segments.back_mut() {
@@ -259,7 +262,7 @@ impl Writer {
         let segment = Segment { histories: self.histories.clone() };
         let head = Frame::of(Kind::Segment, history, first, wall_ms(), &segment);
         let file = self.wal.disk.create(temporary).await.map_err(failure("create", temporary))?;
-        let mut open = Open { file, path: temporary.into(), bytes: 0 };
+        let mut open = Open { file, path: temporary.into(), bytes: 0, has_units: !frames.is_empty() };
         let written = async {
             open.write(&[head]).await?;
             open.write(frames).await?;
@@ -310,8 +313,7 @@ impl Writer {
             if !matches!(state.queue.front(), Some(Item::History(first)) if Rc::ptr_eq(first, &begun)) {
                 return Ok(());
             }
-            state.queue.pop_front();
-            let later = state.queue.iter().filter_map(|item| match item {
+            let later = state.queue.iter().skip(1).filter_map(|item| match item {
                 Item::History(later) => Some(later.next - 1),
                 Item::Frame(_) => None,
             });
@@ -319,7 +321,12 @@ impl Writer {
             (state.written, state.durable) = (next - 1, next - 1);
             self.histories.clone_from(&begun.histories);
         }
-        self.begin_segment().await
+        self.begin_segment().await?;
+        let state = &mut *self.wal.state.borrow_mut();
+        if matches!(state.queue.front(), Some(Item::History(first)) if Rc::ptr_eq(first, &begun)) {
+            state.queue.pop_front();
+        }
+        Ok(())
     }
 
     fn last_segment(&self) -> Option<SegmentFile> {
