@@ -88,6 +88,7 @@ fn the_log_is_switched_on_and_off() {
     set(&mut client, "{other}before", "1");
     assert_eq!(field(&mut client, "aof_enabled"), "0");
     config_set(&mut client, "appendonly", "yes");
+    sync(&mut client);
     set(&mut client, "after", "2");
     sync(&mut client);
     assert_eq!(field(&mut client, "aof_enabled"), "1");
@@ -135,6 +136,7 @@ fn segments_of_the_past_do_not_count() {
     set(&mut client, "gone", "old");
     sync(&mut client);
     config_set(&mut client, "appendonly", "no");
+    // It is when an empty segment marks the end.
     wait_until("the log is closed", || files(&server, "log-") == 2);
     let past = server.dir().join("past");
     std::fs::create_dir(&past).unwrap();

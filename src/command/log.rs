@@ -91,7 +91,7 @@ pub enum LogAsk {
     LastSave,
     /// The configuration has changed; answered when it is in use.
     Configure,
-    /// End the node; answered only if it does not end.
+    /// End the node; answered with [`LogAnswer::Done`] when it does, or if it does not.
     ShutDown(ShutdownOn),
     /// Go on: the answer is [`LogAnswer::Busy`] if the node does not end anyway.
     AbortShutDown,

@@ -1,4 +1,4 @@
-//! Commands about the server as a whole: TIME, MONITOR, SHUTDOWN, ROLE, DEBUG and their like.
+//! Commands about the server as a whole: TIME, MONITOR, SHUTDOWN, DEBUG and their like.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,13 +29,6 @@ pub static COMMANDS: &[Command] = &[
         "O(1)",
         "Stops the server.",
     ),
-    Command::session(
-        "role",
-        1,
-        Flags::NOSCRIPT.or(Flags::LOADING).or(Flags::STALE).or(Flags::FAST).or(Flags::DANGEROUS),
-        role,
-    )
-    .doc("server", "2.8.12", "O(1)", "Returns the role in replication."),
     Command::session("lolwut", -1, Flags::READONLY.or(Flags::FAST), lolwut).doc(
         "server",
         "5.0.0",
@@ -124,15 +117,10 @@ fn shutdown(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Err
     if nosave {
         how.save = Some(false);
     }
-    Ok(home.ask_control(LogAsk::ShutDown(how), |_, _| Err(Error::ShutDownFailed)))
-}
-
-fn role(_home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    reply.array(3);
-    reply.bulk(b"master");
-    reply.int(0);
-    reply.array(0);
-    Ok(Flow::Done)
+    Ok(home.ask_control_and_go_on(LogAsk::ShutDown(how), |_, answer, _| match answer {
+        LogAnswer::Done => Ok(Flow::Close),
+        _ => Err(Error::ShutDownFailed),
+    }))
 }
 
 fn cluster(_home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
@@ -212,7 +200,6 @@ mod tests {
         let mut client = Client::new();
         for (line, reply) in [
             ("time x", "-ERR wrong number of arguments for 'time' command"),
-            ("role", "*3|$6|master|:0|*0"),
             ("cluster info", "-ERR This instance has cluster support disabled"),
             ("shutdown foo", "-ERR syntax error"),
             ("shutdown save nosave", "-ERR syntax error"),

@@ -37,7 +37,7 @@ pub(super) struct Ending {
 }
 
 impl Control {
-    /// Begins the end of the node. `client`: who sent SHUTDOWN; it gets an answer only if the node goes on.
+    /// Begins the end of the node. `client`: who sent SHUTDOWN; it gets a reply only if the node goes on.
     pub(super) fn shut_down(self: &Rc<Self>, how: ShutdownOn, client: Option<(CoreId, u32, u16)>) {
         let force = how.force || client.is_none();
         let config = self.config();
@@ -47,7 +47,7 @@ impl Control {
             return;
         }
         if !how.save.unwrap_or(!config.save.is_empty()) {
-            return self.node.end(End::Now);
+            return self.end_now(client.into_iter().collect());
         }
         let patience = Duration::from_secs(config.shutdown_timeout_s);
         self.pause_writes(Some(patience + PAUSE_GRACE));
@@ -91,17 +91,26 @@ impl Control {
             return;
         }
         let force = self.ending.borrow().as_ref().is_some_and(|ending| ending.force);
+        let asked = || self.ending.borrow().as_ref().map_or(Vec::new(), |ending| ending.asked.clone());
         match saved {
-            Ok(()) => self.node.end(End::Now),
+            Ok(()) => self.end_now(asked()),
             Err(error) if force => {
                 tracing::error!(error, "the node ends without its last snapshot");
-                self.node.end(End::Now);
+                self.end_now(asked());
             }
             Err(error) => {
                 tracing::error!(error, "the node does not end");
                 self.give_up_end();
             }
         }
+    }
+
+    /// The main thread is told. Connections of those who wanted this are closed without a reply.
+    fn end_now(&self, asked: Vec<(CoreId, u32, u16)>) {
+        for (core, ask, part) in asked {
+            self.answer(core, ask, part, LogAnswer::Done);
+        }
+        self.node.end(End::Now);
     }
 
     /// SHUTDOWN ABORT: false if none is under way.

@@ -68,8 +68,17 @@ impl Server {
     pub fn restart(&mut self, args: &[&str]) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        self.child = Server::command(env!("CARGO_BIN_EXE_keyloom"), args, self.port, &self.dir);
-        assert!(self.wait_until_it_answers(), "it does not start again; it said:\n{}", self.log());
+        let end = Instant::now() + START_MAX;
+        loop {
+            self.child = Server::command(env!("CARGO_BIN_EXE_keyloom"), args, self.port, &self.dir);
+            if self.wait_until_it_answers() {
+                return;
+            }
+            // The kernel gives up the rings of a process that was killed, and what they hold, a little after it.
+            let port = self.log().trim_end().ends_with("Address already in use (os error 98)");
+            assert!(port && Instant::now() < end, "it does not start again; it said:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Starts a later redis-server, which `KEYLOOM_LATER_REDIS_SERVER` names, without persistence.
