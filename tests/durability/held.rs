@@ -136,7 +136,12 @@ fn nothing_is_acknowledged_before_it_is_on_disk() {
         vec![vec!["RENAME", &a, &b], vec!["SET", &a, "1"]],
         vec![vec!["INCR", &a], vec!["CLIENT", "DURABILITY", "memory"], vec!["INCR", &a]],
         vec![vec!["INCR", &b], vec!["CLIENT", "DURABILITY", "memory"], vec!["INCR", &b]],
-        vec![vec!["FLUSHDB"], vec!["MSET", &a, "1", &b, "1"], vec!["RPUSH", &la, "1", "2", "3"], vec!["RPUSH", &lb, "1"]],
+        vec![
+            vec!["FLUSHDB"],
+            vec!["MSET", &a, "1", &b, "1"],
+            vec!["RPUSH", &la, "1", "2", "3"],
+            vec!["RPUSH", &lb, "1"],
+        ],
     ];
     let mut waiting = Vec::new();
     for core in 0..2 {
