@@ -56,6 +56,8 @@ pub(super) struct Log {
     /// there, and may be made only while nothing is under way.
     pub follows: Option<Index>,
     pub may_cover: bool,
+    /// There has been a replica: others may come back.
+    pub keeps_backlog: bool,
     /// What replicas have to hear of.
     pub events: Events,
     /// Data cores that have said that nothing is written any more.
@@ -90,6 +92,7 @@ impl Log {
             standing: Standing::default(),
             follows: None,
             may_cover: true,
+            keeps_backlog: false,
             events,
             barriers: Vec::new(),
             out: Vec::new(),
@@ -220,7 +223,9 @@ impl Log {
         {
             match entry {
                 Entry::Log(frame) => {
-                    self.backlog.push(frame.clone());
+                    if self.keeps_backlog {
+                        self.backlog.push(frame.clone());
+                    }
                     if let Some(wal) = &self.wal
                         && let Err(error) = wal.append(frame.clone())
                     {

@@ -297,6 +297,7 @@ impl Control {
             let mut log = self.log.borrow_mut();
             log.follows = (!replication.leads()).then(|| replication.apply.handed_out());
             log.may_cover |= replication.leads();
+            log.keeps_backlog = replication.in_use;
             log.advance(wall_ms);
         }
         let (replicated, replicated_durable) = self.replicate();

@@ -484,7 +484,7 @@ impl Control {
                     bytes += frame.bytes() as u64;
                     first || bytes <= bytes_max
                 });
-                some.map(carried).collect()
+                some.map(|frame| carried(frame, true)).collect()
             })
         };
         let wal = self.log.borrow().wal().cloned();
@@ -494,7 +494,7 @@ impl Control {
                 let control = Rc::clone(self);
                 glommio::spawn_local(async move {
                     let frames = wal.frames_from(from).next(bytes_max as usize).await.unwrap_or_default();
-                    let frames: Vec<message::Frame> = frames.iter().map(carried).collect();
+                    let frames: Vec<message::Frame> = frames.iter().map(|frame| carried(frame, true)).collect();
                     control.serve(|primary, now_ms, out| primary.read(now_ms, peer, &frames, out));
                     control.advance();
                 })
@@ -510,8 +510,9 @@ impl Control {
         loop {
             let event = self.replication.borrow().events.borrow_mut().pop_front();
             let Some(event) = event else { break };
+            let carries = self.replication.borrow().has_peers();
             self.serve(|primary, now_ms, out| match event {
-                Event::Appended(frame) => primary.appended(now_ms, &carried(&frame), out),
+                Event::Appended(frame) => primary.appended(now_ms, &carried(&frame, carries), out),
                 Event::CopyStarted { run, start } => primary.copy_started(now_ms, run, start, out),
                 Event::CopyPiece { run, bytes } => primary.copy_piece(now_ms, run, &bytes, out),
                 Event::CopyEnded { run, end } => primary.copy_ended(now_ms, run, end, out),
@@ -1066,7 +1067,8 @@ impl Control {
                 replication.relayed.pop_front()
             };
             let Some(frame) = frame else { break };
-            self.serve(|primary, now_ms, out| primary.appended(now_ms, &carried(&frame), out));
+            let carries = self.replication.borrow().has_peers();
+            self.serve(|primary, now_ms, out| primary.appended(now_ms, &carried(&frame, carries), out));
         }
         let commit = self.replication.borrow().replica.commit().min(applied);
         self.serve(|primary, now_ms, _| primary.upstream_commit(now_ms, commit));
@@ -1150,10 +1152,13 @@ impl Control {
     }
 }
 
-/// A frame as the machines carry it.
-fn carried(frame: &Frame) -> message::Frame {
-    let mut bytes = Vec::with_capacity(frame.bytes());
-    frame.write_to(&mut bytes);
+/// A frame as the machines carry it; without its bytes while there is nobody to send them to.
+fn carried(frame: &Frame, with_bytes: bool) -> message::Frame {
+    let mut bytes = Vec::new();
+    if with_bytes {
+        bytes.reserve_exact(frame.bytes());
+        frame.write_to(&mut bytes);
+    }
     message::Frame {
         history: frame.head.history,
         first: frame.head.first,

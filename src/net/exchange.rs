@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::connection::Hold;
+use super::connection::{Connection, Hold};
 use super::forward::{Batch, Message};
 use super::limits;
 use super::publish::Turn;
@@ -115,6 +115,9 @@ impl Pump {
         self.engine.stand(standing);
         // What waits may have to be refused instead.
         self.update_restraint();
+        if self.engine.standing.replica {
+            self.abandon_held();
+        }
         if stops {
             self.claim_barrier();
         }
@@ -122,6 +125,10 @@ impl Pump {
 
     /// A batch has come back with its replies.
     pub(super) fn replied(&mut self, from: CoreId, batch: Box<Batch>) {
+        let same = |connection: &Connection| connection.generation == batch.generation;
+        if batch.in_doubt && self.connections[batch.connection as usize].as_deref().is_some_and(same) {
+            self.kill(batch.connection);
+        }
         if batch.transaction.is_some() {
             return self.transaction_replied(from, batch);
         }

@@ -166,6 +166,8 @@ pub struct Batch {
     pub needs: Seq,
     /// Its requests are statements of a log that is followed.
     pub applies: bool,
+    /// Nobody can tell whether what its replies say is going to last: the connection is to be closed.
+    pub in_doubt: bool,
 }
 
 /// How far the requests of a batch have been read.
@@ -249,7 +251,8 @@ impl Batch {
         self.out.clear(Self::KEEP_BYTES_MAX);
         self.ends.clear();
         self.transaction = None;
-        (self.durability, self.needs, self.applies) = (Durability::Memory, 0, false);
+        (self.durability, self.needs) = (Durability::Memory, 0);
+        (self.applies, self.in_doubt) = (false, false);
         keep
     }
 }

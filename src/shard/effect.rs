@@ -58,7 +58,13 @@ impl Effects {
     /// it does already, or nothing is recorded.
     #[inline]
     pub fn begin_unit(&mut self) -> bool {
-        if !self.enabled || self.begun.is_some() {
+        self.enabled && self.begin_recorded()
+    }
+
+    /// Kept out of line: without a consumer nothing of this is ever run.
+    #[inline(never)]
+    fn begin_recorded(&mut self) -> bool {
+        if self.begun.is_some() {
             return false;
         }
         self.begun = Some(statement::begin_unit(&mut self.units));
@@ -66,7 +72,7 @@ impl Effects {
     }
 
     /// Makes a unit of what was recorded since it was begun.
-    #[inline]
+    #[inline(never)]
     pub fn end_unit(&mut self) {
         if let Some(begun) = self.begun.take() {
             self.count += statement::end_unit(&mut self.units, begun) as u32;
@@ -90,8 +96,13 @@ impl Effects {
     #[inline]
     pub fn push(&mut self, db: usize, args: &[&[u8]]) {
         if self.enabled {
-            self.record(db, Some(slot_of(args[1])), args);
+            self.record_key(db, args);
         }
+    }
+
+    #[inline(never)]
+    fn record_key(&mut self, db: usize, args: &[&[u8]]) {
+        self.record(db, Some(slot_of(args[1])), args);
     }
 
     /// Records a statement without a key, which concerns every core.
