@@ -25,6 +25,8 @@ from drivers import COMMANDS, PLAIN_OPS, KeyloomBench, Load, Memtier, Plain, Red
 from servers import Failure, Keys, Server
 
 NAMES = ("keyloom", "keyloom-lru", "redis", "valkey", "memcached", "floor")
+# Only by name: with a log on disk, or with a replica.
+VARIANTS = tuple(f"{server}-{variant}" for variant in ("everysec", "always", "replicated") for server in ("keyloom", "redis"))
 OPS = PLAIN_OPS + tuple(COMMANDS)
 # Requests per run: about two seconds for a server of this class.
 REQUESTS_PER_PIPELINE = 200_000
@@ -63,7 +65,7 @@ def arguments():
     add("--ops", default="get,set",
         help=f"operations, in this order, of {','.join(OPS)} (default %(default)s); others than get and set need redis-benchmark")
     add("--requests", type=int, help="requests per run (default: about two seconds' worth)")
-    add("--only", help=f"servers, of {','.join(NAMES)} (default: all)")
+    add("--only", help=f"servers, of {','.join(NAMES)} (default: all), and {','.join(VARIANTS)}")
     add("--driver", choices=("auto", "redis-benchmark", "memtier", "keyloom", "plain"), default="auto",
         help="load generator of throughput and CPU time; auto: memtier_benchmark if installed, else redis-benchmark")
     add("--no-latency", action="store_true", help="without the second run per load, keyloom bench, for latencies")
@@ -89,7 +91,7 @@ def arguments():
 
 
 def check(parser, options):
-    unknown = set(options.only) - set(NAMES) | set(options.ops) - set(OPS)
+    unknown = set(options.only) - set(NAMES + VARIANTS) | set(options.ops) - set(OPS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     if min(options.rounds, options.clients, options.keys, options.data_size, *options.pipelines) < 1:

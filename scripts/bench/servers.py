@@ -22,6 +22,8 @@ STOP_S_MAX = 10
 REPLY_S_MAX = 60
 # Commands per write while filling a server: their replies fit any socket buffer, so that neither side waits.
 FILL_BATCH = 1000
+# Where replicas run that take part in a comparison.
+REPLICA_CPUS = [1]
 MIB = 1 << 20
 
 
@@ -58,8 +60,10 @@ class Kind:
     # Whether it keeps what is written; the floor does not.
     stores = True
 
-    def __init__(self, name, argv, version_argv=None, env=None):
+    def __init__(self, name, argv, version_argv=None, env=None, follow=None):
         self.name = name
+        # The command that makes a second server of this kind a replica of the first, if there is to be one.
+        self.follow = follow
         # Arguments for a port and the list of CPUs.
         self.argv = argv
         self.version_argv = version_argv
@@ -154,21 +158,26 @@ def cpu_list(cpus):
     return ",".join(str(cpu) for cpu in cpus)
 
 
-def redis_like(binary):
-    """Arguments that take persistence and extra threads out of redis-server and its relatives."""
+def redis_like(binary, extra=()):
+    """Arguments that take persistence and extra threads out of redis-server and its relatives, but for `extra`."""
 
     def argv(port, _cpus):
         return [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-                "--io-threads", "1", "--daemonize", "no"]
+                "--io-threads", "1", "--daemonize", "no", *extra]
 
     return argv
 
 
-def keyloom(binary, extra=(), name="keyloom"):
+def keyloom(binary, extra=(), name="keyloom", follow=None):
     def argv(port, cpus):
         return [binary, "--port", str(port), "--bind", "127.0.0.1", "--cpus", cpu_list(cpus), *extra]
 
-    return Kind(name, argv, [binary, "--version"])
+    return Kind(name, argv, [binary, "--version"], follow=follow)
+
+
+def logged(sync):
+    """Arguments with which every write is kept on disk; redis-server rewrites nothing meanwhile."""
+    return ["--appendonly", "yes", "--appendfsync", sync]
 
 
 def keyloom_lru(binary):
@@ -180,9 +189,9 @@ def floor(binary):
     return Floor("floor", lambda port, cpus: [binary, "floor", "--port", str(port), "--cpus", cpu_list(cpus)])
 
 
-def redis():
+def redis(name="redis", extra=(), follow=None):
     binary = program("redis-server")
-    return Kind("redis", redis_like(binary), [binary, "--version"])
+    return Kind(name, redis_like(binary, extra), [binary, "--version"], follow=follow)
 
 
 def valkey():
@@ -220,6 +229,14 @@ def find(name, own_binary):
     own = {"keyloom": keyloom, "keyloom-lru": keyloom_lru, "floor": floor}
     if name in own:
         return own[name](own_binary)
+    server, _, variant = name.partition("-")
+    extra = {"everysec": logged("everysec"), "always": logged("always"), "replicated": []}.get(variant)
+    if extra is not None and server in ("keyloom", "redis"):
+        follow = b"REPLICAOF" if variant == "replicated" else None
+        unattended = ["--auto-aof-rewrite-percentage", "0"] if server == "redis" else []
+        if server == "keyloom":
+            return keyloom(own_binary, extra, name, follow)
+        return redis(name, extra + unattended, follow)
     return {"redis": redis, "valkey": valkey, "memcached": memcached}[name]()
 
 
@@ -255,6 +272,7 @@ class Server:
         self.argv = pinned(cpus, kind.argv(self.port, cpus))
         # In a directory of its own: nothing of an earlier run is found, nothing is left behind.
         self.directory = tempfile.TemporaryDirectory(prefix="keyloom-bench-")
+        self.replica = None
         self.process = subprocess.Popen(
             self.argv, stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT,
             cwd=self.directory.name, env={**os.environ, **kind.env}, start_new_session=True)
@@ -262,10 +280,24 @@ class Server:
     def __enter__(self):
         try:
             self.wait_until_ready()
+            if self.kind.follow:
+                self.add_replica()
         except BaseException:
             self.stop()
             raise
         return self
+
+    def add_replica(self):
+        """Starts a replica, on the CPU of the load, and waits until it has everything."""
+        single = Kind(self.kind.name + "'s replica", self.kind.argv)
+        self.replica = Server(single, REPLICA_CPUS).__enter__()
+        with self.replica.connect() as client:
+            ask(client, self.kind.follow, b"127.0.0.1", b"%d" % self.port)
+            deadline = time.monotonic() + READY_S_MAX
+            while info(client).get("master_link_status") != "up":
+                if time.monotonic() > deadline:
+                    raise Failure(f"{single.name} does not follow after {READY_S_MAX} s")
+                time.sleep(0.05)
 
     def __exit__(self, *_):
         self.stop()
@@ -286,6 +318,8 @@ class Server:
         raise Failure(f"{self.kind.name} does not answer after {READY_S_MAX} s: {self.last_log_line()}")
 
     def stop(self):
+        if self.replica:
+            self.replica.stop()
         if self.process.poll() is None:
             self.process.terminate()
             try:

@@ -1,0 +1,135 @@
+"""What clients and memory notice of a snapshot: keyloom's, which goes through the keys while it serves, and
+redis-server's, which forks.
+
+A server is filled to so many bytes. Then `keyloom bench` sends GETs and SETs of these keys at a steady rate (open loop),
+first for a time without a snapshot, then for as long from the moment on at which BGSAVE is sent. Times count from when a
+request was due. Memory is the proportional set size of the server and its children, so that what a fork shares counts
+once; the peak is the highest value seen during the snapshot, and its ratio is to the moment before.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import servers
+from servers import Failure, Keys, Server
+
+NAMES = ("keyloom", "redis")
+SERVER_CPUS = [0]
+LOAD_CPUS = [1]
+CLIENTS = 20
+PIPELINE = 64
+POLL_S = 0.02
+SNAPSHOT_S_MAX = 300
+PERCENTILES = ("p50", "p99", "p99.9", "max")
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="scripts/snapshot.sh", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--mib", type=int, default=2048, help="bytes of values, MiB (default %(default)s)")
+    add("--value-bytes", type=int, default=1024, help="bytes of a value (default %(default)s)")
+    add("--rate", type=int, default=20_000, help="requests per second (default %(default)s)")
+    add("--seconds", type=int, default=20, help="of each run (default %(default)s)")
+    add("--only", default=",".join(NAMES), help="servers (default %(default)s)")
+    add("--keyloom", default=servers.OWN_BINARY, metavar="PATH",
+        help="keyloom's binary (default: built from this tree)")
+    options = parser.parse_args()
+    options.only = options.only.split(",")
+    unknown = set(options.only) - set(NAMES)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    if min(options.mib, options.value_bytes, options.rate, options.seconds) < 1:
+        parser.error("all numbers must be positive")
+    return options
+
+
+def load(server, keys, options):
+    return subprocess.Popen(
+        servers.pinned(LOAD_CPUS, [
+            options.keyloom, "bench", "--host", "127.0.0.1", "--port", str(server.port), "--clients", str(CLIENTS),
+            "--pipeline", str(PIPELINE), "--rate", str(options.rate), "--test-time", str(options.seconds),
+            "--ratio", "1:1", "--key-prefix", "key:", "--key-width", "12", "--key-minimum", "0",
+            "--key-maximum", str(keys.count - 1), "--data-size", str(keys.value_bytes), "--quiet", "--json", "-"]),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def times_ms(process):
+    out, _ = process.communicate()
+    if process.returncode != 0:
+        raise Failure(f"keyloom bench failed with exit code {process.returncode}")
+    totals = json.loads(out)["run"]["totals"]
+    if totals["errors"]:
+        raise Failure(f"{totals['errors']} errors in the load")
+    return {name: totals["response_us"][name] / 1000 for name in PERCENTILES}
+
+
+def family(pid):
+    """A process and its children."""
+    pids = [pid]
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            pids += [int(child) for child in children.read_text().split()]
+        except OSError:
+            pass
+    return pids
+
+
+def pss_bytes(pid):
+    total = 0
+    for member in family(pid):
+        try:
+            lines = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
+
+
+def snapshot(server, client, before):
+    """Sends BGSAVE, waits for its end; seconds, and the most memory meanwhile as a ratio."""
+    started, peak = time.monotonic(), before
+    servers.ask(client, b"BGSAVE")
+    while time.monotonic() - started < SNAPSHOT_S_MAX:
+        peak = max(peak, pss_bytes(server.process.pid))
+        fields = servers.info(client)
+        if fields["rdb_bgsave_in_progress"] == "0":
+            if fields["rdb_last_bgsave_status"] != "ok":
+                raise Failure(f"{server.kind.name}: the snapshot failed")
+            return time.monotonic() - started, peak / before
+        time.sleep(POLL_S)
+    raise Failure(f"{server.kind.name}: no snapshot after {SNAPSHOT_S_MAX} s")
+
+
+def measure(kind, options):
+    keys = Keys(options.mib * servers.MIB // options.value_bytes, options.value_bytes)
+    with Server(kind, SERVER_CPUS) as server, server.connect(timeout_s=SNAPSHOT_S_MAX) as client:
+        server.fill(keys)
+        without = times_ms(load(server, keys, options))
+        before = pss_bytes(server.process.pid)
+        running = load(server, keys, options)
+        time.sleep(1)
+        seconds, memory = snapshot(server, client, before)
+        with_it = times_ms(running)
+    print(f"{kind.name:9}{'without':>9}" + "".join(f"{without[name]:10.2f}" for name in PERCENTILES))
+    print(f"{'':9}{'with':>9}" + "".join(f"{with_it[name]:10.2f}" for name in PERCENTILES)
+          + f"{seconds:10.1f} s{memory:10.3f}")
+
+
+def main():
+    options = arguments()
+    kinds = servers.find_all(options.only, options.keyloom)
+    print(f"\n{options.mib} MiB in values of {options.value_bytes} bytes, {options.rate} requests/s, response time in ms\n")
+    print(f"{'':18}" + "".join(f"{name:>10}" for name in PERCENTILES) + f"{'snapshot':>12}{'memory':>10}")
+    for kind in kinds:
+        measure(kind, options)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failure as failure:
+        sys.exit(f"snapshot.py: {failure}")
