@@ -62,13 +62,32 @@ enum Mistake {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Message {
-    Request { op: usize, keys: Vec<Key> },
-    Done { op: usize },
-    Borrow { op: usize, wants: Wants<Key> },
-    Lent { op: usize, ticket: Ticket, values: Vec<(Key, Value)> },
-    Return { ticket: Ticket, values: Vec<(Key, Value)> },
+    Request {
+        op: usize,
+        keys: Vec<Key>,
+    },
+    Done {
+        op: usize,
+    },
+    Borrow {
+        op: usize,
+        wants: Wants<Key>,
+    },
+    Lent {
+        op: usize,
+        ticket: Ticket,
+        values: Vec<(Key, Value)>,
+    },
+    Return {
+        ticket: Ticket,
+        values: Vec<(Key, Value)>,
+    },
     /// Of a core to itself: the second part of a cover, and what it has to find.
-    Slice { op: usize, ticket: Ticket, values: Vec<(Key, Value)> },
+    Slice {
+        op: usize,
+        ticket: Ticket,
+        values: Vec<(Key, Value)>,
+    },
 }
 
 /// What a claim does when it is granted.
@@ -361,7 +380,9 @@ impl World {
         let claim = core.claims.remove(&ticket).unwrap();
         let keys: Vec<Key> = match &claim {
             Claim::Run { keys, .. } | Claim::Lend { wants: Wants::Keys(keys), .. } => keys.clone(),
-            Claim::Lend { .. } | Claim::Cover { .. } => scenario.keys.iter().copied().filter(|&key| owner(key) == at).collect(),
+            Claim::Lend { .. } | Claim::Cover { .. } => {
+                scenario.keys.iter().copied().filter(|&key| owner(key) == at).collect()
+            }
         };
         for &key in &keys {
             if core.served.insert(key, ticket).is_some_and(|last| last >= ticket) {

@@ -89,7 +89,7 @@ pub async fn run(parts: Parts) -> io::Result<()> {
     if let Some(listener) = admin {
         glommio::spawn_local(http::serve(listener, Rc::clone(&control))).detach();
     }
-    control.configure();
+    control.configure(true);
     glommio::spawn_local(Rc::clone(&control).tick()).detach();
     let mut stop_by = None;
     loop {
@@ -221,8 +221,9 @@ impl Control {
         false
     }
 
-    /// Does what the configuration says about the log, as far as it has changed.
-    fn configure(self: &Rc<Self>) {
+    /// Does what the configuration says about the log, as far as it has changed. `start`: what is in memory is what the
+    /// files hold.
+    fn configure(self: &Rc<Self>, start: bool) {
         let config = self.config();
         let sync = match config.appendfsync {
             AppendFsync::Always => SyncPolicy::Always,
@@ -233,7 +234,10 @@ impl Control {
         self.log.borrow_mut().backlog.set_bytes_max(config.repl_backlog_size as usize);
         match (config.appendonly, wal) {
             (true, None) => {
-                if let Err(error) = self.open_wal(&config, sync) {
+                let opened = self.open_wal(&config, sync);
+                // A log that is switched on later needs what is there already.
+                let whole = opened.and_then(|()| if start { Ok(()) } else { self.save_soon() });
+                if let Err(error) = whole {
                     tracing::error!(error, "the log cannot be written");
                 }
             }
@@ -293,7 +297,7 @@ impl Control {
                 {
                     tracing::error!(error, "the snapshot failed");
                 }
-                self.configure();
+                self.configure(false);
             }
         }
     }

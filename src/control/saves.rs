@@ -141,6 +141,15 @@ impl Control {
         }
     }
 
+    /// Begins a snapshot, now or when the one that is under way has ended.
+    pub(super) fn save_soon(self: &Rc<Self>) -> Result<(), String> {
+        if self.saves.borrow().is_under_way() {
+            self.saves.borrow_mut().again = true;
+            return Ok(());
+        }
+        self.begin_save()
+    }
+
     /// Begins a snapshot; none is under way.
     pub(super) fn begin_save(self: &Rc<Self>) -> Result<(), String> {
         let now_s = self.wall_ms() / 1000;

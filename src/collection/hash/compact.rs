@@ -62,7 +62,8 @@ impl<'a> PackAt<'a> {
 
     /// Fields with their values, as they were added.
     pub(super) fn iter(self) -> impl Iterator<Item = Pair<'a>> {
-        let over = move |at: usize| rows(self.table).any(|(index, deadline)| index == at && self.now.has_reached(deadline));
+        let over =
+            move |at: usize| rows(self.table).any(|(index, deadline)| index == at && self.now.has_reached(deadline));
         super::pairs(self.pairs).enumerate().filter(move |(at, _)| !over(*at)).map(|(_, pair)| pair)
     }
 }
