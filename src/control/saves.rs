@@ -220,8 +220,7 @@ impl Control {
         let spoiled = {
             let mut saves = self.saves.borrow_mut();
             saves.writer = None;
-            let spoiled = *saves.spoiled.borrow();
-            spoiled
+            std::mem::take(&mut *saves.spoiled.borrow_mut())
         };
         if spoiled && self.begin_save().is_ok() {
             return;

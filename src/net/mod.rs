@@ -3,8 +3,9 @@
 //! [`pump`] is the turn: collect what arrived, parse, execute as one batch, send. [`ring`] is the core's io_uring,
 //! [`connection`] one client, [`window`] the batch of requests under way, [`forward`] what travels between cores,
 //! [`owner`] what waits for keys that are lent, [`transact`] and [`steps`] transactions, [`wait`] clients that wait for an
-//! element, [`publish`] messages for subscribers, [`listener`] the sockets that accept, [`loading`] what
-//! clients are told before the cores serve, [`clock`] what time it is.
+//! element, [`held`] replies that wait for the log, [`backpressure`] writes that do, [`cover`] a core's part in snapshots,
+//! [`publish`] messages for subscribers, [`listener`] the sockets that accept, [`loading`] what clients are told before
+//! the cores serve, [`clock`] what time it is.
 //!
 //! Every limit of this layer stands in [`limits`].
 

@@ -4,7 +4,9 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::common::{Random, seed};
+use keyloom::resp::read::Value;
+
+use super::common::{Random, ok, seed, wait_until};
 use super::load::Writer;
 use super::node::Data;
 
@@ -86,6 +88,22 @@ fn survive(name: &str, promise: Promise) {
 /// SIGKILL, to a child that has not been waited for.
 fn kill(pid: u32) {
     assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+}
+
+/// What was there before is in a snapshot, which is made at once.
+#[test]
+fn a_log_that_is_switched_on_later_has_everything() {
+    let data = Data::new("later");
+    let mut server = data.start("0-1", &["--appendonly", "no"]);
+    let mut client = server.client();
+    (0..50).for_each(|n| assert_eq!(client.call(&["SET", &format!("before{n}"), "1"]), ok()));
+    assert_eq!(client.call(&["CONFIG", "SET", "appendonly", "yes"]), ok());
+    wait_until("there is a snapshot", || data.log().exists() && !data.files("snapshot").is_empty());
+    assert_eq!(client.call(&["CLIENT", "DURABILITY", "disk"]), ok());
+    (0..50).for_each(|n| assert_eq!(client.call(&["SET", &format!("after{n}"), "1"]), ok()));
+    server.kill();
+    let server = data.start("0", &[]);
+    assert_eq!(server.client().call(&["DBSIZE"]), Value::Int(100));
 }
 
 /// Connections that have chosen `disk`.
