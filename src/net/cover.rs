@@ -7,8 +7,8 @@
 //!
 //! # Pace
 //!
-//! The control core grants pieces as fast as whoever takes them can. Beyond that, after each piece the core serves its
-//! clients for at least [`REST`] times as long as the piece has taken.
+//! The control core grants pieces as fast as whoever takes them can. Beyond that, if there are requests, the core serves
+//! its clients after each piece for at least [`REST`] times as long as the piece has taken.
 //!
 //! Owned by one core.
 
@@ -24,8 +24,9 @@ use crate::shard::cover::{Budget, Covered};
 use crate::shard::rebuild::Cursor;
 use crate::shard::statement;
 
-/// How much longer than a piece takes the next one waits.
+/// How much longer than a piece takes the next one waits, on a core that serves clients; and the longest time that counts.
 const REST: u32 = 3;
+const REST_MAX: Duration = Duration::from_millis(10);
 
 /// Elements of a large collection in one slice.
 const SLICE_ELEMENTS: usize = 1024;
@@ -41,6 +42,8 @@ pub(super) struct Covering {
     claimed: bool,
     slices: Option<Slices>,
     rest_until: Instant,
+    /// What clients had been served when the last piece was made.
+    served: u64,
     /// How often databases had been exchanged when the run began.
     swaps: u64,
 }
@@ -81,6 +84,7 @@ impl Pump {
                     claimed: false,
                     slices: None,
                     rest_until: Instant::now(),
+                    served: 0,
                     swaps,
                 })
             }
@@ -94,6 +98,11 @@ impl Pump {
             self.release_claim(slices.ticket);
             self.settle_claims();
         }
+    }
+
+    /// Something that grows with every request.
+    fn served(&self) -> u64 {
+        self.engine.net.input_bytes + self.engine.net.hops_in
     }
 
     /// Whether a piece can be made, now or after a rest.
@@ -124,7 +133,7 @@ impl Pump {
 
     /// The claim on the whole core is granted: covers what comes next.
     pub(super) fn cover(&mut self, ticket: Ticket) {
-        let started = Instant::now();
+        let (started, served) = (Instant::now(), self.served());
         let Some(covering) = &mut self.covering else { return self.release_claim(ticket) };
         covering.claimed = false;
         let run = covering.run;
@@ -162,7 +171,7 @@ impl Pump {
             };
         }
         covering.pieces -= 1;
-        covering.rest_until = rest(started);
+        covering.rest(started, served);
         let done = covering.next.is_none() && deferred.is_empty();
         let slices = last.filter(|_| !deferred.is_empty());
         if let Some(place) = slices {
@@ -181,7 +190,7 @@ impl Pump {
 
     /// Writes the next slice of a large collection.
     fn cover_slice(&mut self) {
-        let started = Instant::now();
+        let (started, served) = (Instant::now(), self.served());
         let Some(covering) = &mut self.covering else { return };
         let Some(slices) = &mut covering.slices else { return };
         let (shard, hasher) = (&self.engine.shard, &self.engine.hasher);
@@ -206,7 +215,7 @@ impl Pump {
         }
         let freed = slices.keys.is_empty().then_some(slices.ticket);
         covering.pieces -= 1;
-        covering.rest_until = rest(started);
+        covering.rest(started, served);
         let (run, done) = (covering.run, freed.is_some() && covering.next.is_none());
         if freed.is_some() {
             covering.slices = None;
@@ -222,7 +231,12 @@ impl Pump {
     }
 }
 
-fn rest(started: Instant) -> Instant {
-    let now = Instant::now();
-    now + (now - started).min(Duration::from_millis(10)) * REST
+impl Covering {
+    /// Lets clients have their turn after a piece that was begun at `started`, if there are any: `served` is what they have
+    /// had by then.
+    fn rest(&mut self, started: Instant, served: u64) {
+        let now = Instant::now();
+        let busy = std::mem::replace(&mut self.served, served) != served;
+        self.rest_until = if busy { now + (now - started).min(REST_MAX) * REST } else { now };
+    }
 }
