@@ -35,7 +35,14 @@ after those of the file. The most used:
   --loglevel debug|verbose|notice|warning
   --logfile PATH               \"\" is the standard output
   --log-format text|json
-  --dir PATH                   working directory
+  --dir PATH                   working directory, under which data are kept
+  --appendonly yes|no          keep a log of all writes on disk
+  --appendfsync everysec|always|no
+  --save \"3600 1 300 100\"    make a snapshot after so many seconds with so many changes
+  --write-durability memory|disk|quorum|quorum-disk
+                               what a reply to a write means
+  --wal-max-size 1gb           make a snapshot when the log is longer
+  --shutdown-timeout 10        longest wait for the last snapshot, seconds
 
 CONFIG GET * lists all of them with their values. README.md is the place to read on; redis.conf's own
 comments apply where a name is the same.
@@ -45,8 +52,9 @@ Examples:
   keyloom redis.conf --port 7000           a file, and directives that come after it
   keyloom --port 7000 --cpus 0-1 --save \"\"
   keyloom doctor                           is this machine fit, and what is to be done
-  keyloom check /var/lib/keyloom           is the data whole
-  keyloom dump /var/lib/keyloom --from 7   the log as commands";
+  keyloom check /var/lib/keyloom/appendonlydir    is the data whole
+  keyloom dump /var/lib/keyloom/appendonlydir --from 7
+                                           the log as commands";
 
 /// A Redis-compatible in-memory store: one pinned thread per core, nothing shared.
 #[derive(Parser)]

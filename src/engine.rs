@@ -501,6 +501,9 @@ impl Engine {
                     let before = std::mem::replace(&mut self.config, configured.config);
                     self.apply_memory_config(before.maxmemory_bytes);
                     self.durability_changed(Durability::Memory);
+                    if self.config.appendonly {
+                        self.switch_feed(true);
+                    }
                     self.slowlog.truncate(self.config.slowlog_max_len);
                 }
                 Ok(Answer::Done)

@@ -7,7 +7,8 @@
 //!
 //! Shutdown, each step bounded in time:
 //!
-//! 1. SIGTERM, SIGINT or SHUTDOWN reaches the main thread, which orders every core to stop;
+//! 1. SIGTERM, SIGINT or SHUTDOWN reaches the control core, which makes a last snapshot if there is to be one
+//!    ([`crate::control`]), and tells the main thread; that orders every core to stop;
 //! 2. each core stops accepting and reading, lets requests under way finish, and sends what clients are owed;
 //! 3. when its clients are gone, or at the deadline, each core closes its side of the mesh, and ends when all others
 //!    have done so too;
@@ -18,12 +19,13 @@ use std::net::TcpListener;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::admin::http;
-use crate::config::{Config, ControlCore};
+use crate::config::{Config, ControlCore, ShutdownOn};
 use crate::control::{self, Keyspace, Recovered};
 use crate::engine::Engine;
 use crate::log::files::{DataDir, DirError};
@@ -34,6 +36,7 @@ use crate::net::clock::Clock;
 use crate::net::forward::Message;
 use crate::net::limits;
 use crate::net::listener::{self, ListenError, Listener};
+use crate::net::loading::Loading;
 use crate::net::pump::{Parts, Pump, Service};
 use crate::net::ring::Ring;
 use crate::resp::Output;
@@ -46,6 +49,16 @@ use crate::state::NodeState;
 pub enum Order {
     /// Finish what is under way, at the latest at this moment (steady ms), and end.
     Stop { deadline_ms: SteadyMs },
+    /// To the control core: a signal says that the node is to end.
+    ShutDown(ShutdownOn),
+}
+
+/// What becomes of a shutdown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Now,
+    /// The node goes on after all.
+    Aborted,
 }
 
 /// Why the node could not start, or ended.
@@ -72,6 +85,9 @@ pub enum NodeError {
 /// How long a shutdown may wait for clients to take what they are owed, ms.
 const SHUTDOWN_MS: i64 = 3000;
 
+/// What the control core may take, beyond `shutdown-timeout`, to say that the node can end.
+const CONTROL_GRACE: Duration = Duration::from_secs(2);
+
 /// Memory of glommio's own rings per executor: small, because client sockets do not use them and the sum over all cores
 /// has to fit into the limit of locked memory.
 const GLOMMIO_IO_MEMORY_BYTES: usize = 64 * 1024;
@@ -89,7 +105,7 @@ pub struct Node {
     /// How to wake each executor.
     bells: Box<[OnceLock<Bells>]>,
     orders: Vec<Sender<Order>>,
-    shutdown: Sender<()>,
+    end: Sender<End>,
     pub state: Arc<NodeState>,
     /// Each core has a copy.
     pub clock: Clock,
@@ -141,18 +157,22 @@ impl Node {
         let _ = self.bells[executor as usize].set(bells);
     }
 
-    /// SHUTDOWN: asks the main thread to stop the node.
-    pub fn request_shutdown(&self) {
-        let _ = self.shutdown.try_send(());
+    /// Tells the main thread to stop the node, or that it goes on.
+    pub fn end(&self, end: End) {
+        let _ = self.end.try_send(end);
+    }
+
+    fn order(&self, executor: usize, order: Order) {
+        let _ = self.orders[executor].try_send(order);
+        self.ring_bell(executor as CoreId, false);
+        self.ring_bell(executor as CoreId, true);
     }
 
     /// Orders every executor to stop.
     fn stop(&self) {
         let deadline_ms = self.clock.clone().now().steady_ms + SHUTDOWN_MS;
-        for (executor, orders) in self.orders.iter().enumerate() {
-            let _ = orders.try_send(Order::Stop { deadline_ms });
-            self.ring_bell(executor as CoreId, false);
-            self.ring_bell(executor as CoreId, true);
+        for executor in 0..self.orders.len() {
+            self.order(executor, Order::Stop { deadline_ms });
         }
     }
 }
@@ -169,12 +189,12 @@ pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
     let cores = config.cpus.len();
     let executors = cores + 1;
     let (orders, order_receivers): (Vec<_>, Vec<_>) = (0..executors).map(|_| crossbeam_channel::bounded(4)).unzip();
-    let (shutdown, shutdown_requests) = crossbeam_channel::bounded(1);
+    let (end, ends) = crossbeam_channel::bounded(4);
     let node = Arc::new(Node {
         clients: (0..cores).map(|_| Padded::default()).collect(),
         bells: (0..executors).map(|_| OnceLock::new()).collect(),
         orders,
-        shutdown,
+        end,
         state: Arc::new(NodeState::new(Arc::clone(&config))),
         clock: Clock::start(),
     });
@@ -182,7 +202,7 @@ pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
     for listener in &listeners {
         tracing::info!(address = listener.address, cores, "ready to accept connections");
     }
-    let reason = signals.wait(&shutdown_requests);
+    let reason = signals.wait(&ends, &node);
     tracing::info!(reason, "stopping");
     node.stop();
     let mut result = Ok(());
@@ -226,7 +246,7 @@ fn uid() -> u32 {
 
 /// Lets a core replay what is its own.
 fn replay_data(engine: &mut Engine, plan: &Plan) -> Result<(), RecoverError> {
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let (me, router) = (engine.router.me(), engine.router.clone());
     let per_partition = crate::route::SLOTS / router.partitions();
     let mut void = Output::new();
@@ -237,7 +257,7 @@ fn replay_data(engine: &mut Engine, plan: &Plan) -> Result<(), RecoverError> {
         |db, args| engine.replay(db, args, &mut void).ok_or("no such command, or not in this form"),
         |done, all| {
             if told.elapsed().as_secs() >= PROGRESS_S {
-                told = std::time::Instant::now();
+                told = Instant::now();
                 tracing::info!(core = me, percent = done * 100 / all.max(1), "loading");
             }
         },
@@ -291,6 +311,7 @@ fn start(
     let (ready, all_ready) = crossbeam_channel::bounded::<Result<(), NodeError>>(cores + 1);
     let (go, may_go) = crossbeam_channel::bounded::<()>(cores + 1);
     let plan = recovered.plan.clone();
+    let plan_is_there = plan.is_some();
     let mut recovered = Some(recovered);
     let keyspace = Keyspace {
         partitions: config.partitions,
@@ -316,7 +337,7 @@ fn start(
             .name(&name)
             .io_memory(GLOMMIO_IO_MEMORY_BYTES)
             .ring_depth(GLOMMIO_RING_DEPTH)
-            .preempt_timer(std::time::Duration::from_secs(PREEMPT_S));
+            .preempt_timer(Duration::from_secs(PREEMPT_S));
         let (listeners, hasher) = (listeners.to_vec(), hasher.clone());
         let random = seed[4].wrapping_mul(executor as u64 * 2 + 1);
         let thread = builder.spawn(move || async move {
@@ -346,6 +367,10 @@ fn start(
                     return Err(error);
                 }
             };
+            if config.appendonly {
+                // From the first command on: the control core may come later.
+                engine.switch_feed(true);
+            }
             // The descriptors outlive the ring, so that a late bell never hits somebody else's.
             let bells = Bells { shallow: duplicate(ring.bell()), deep: duplicate(ring.deep_bell()) };
             node.set_bells(executor as CoreId, bells);
@@ -358,12 +383,14 @@ fn start(
         });
         threads.push(thread.map_err(|error| NodeError::Start { core: executor, error: error.to_string() })?);
     }
+    let loading = plan_is_there.then(|| Loading::start(listeners));
     // They serve together or not at all: an early return drops `go`, and those who wait for it end.
     drop(ready);
     for _ in 0..=cores {
         let gone = || NodeError::Start { core: cores, error: "a thread ended early".to_string() };
         all_ready.recv().map_err(|_| gone())??;
     }
+    drop(loading);
     for _ in 0..=cores {
         let _ = go.send(());
     }
@@ -398,14 +425,33 @@ impl Signals {
         Ok(Signals(from))
     }
 
-    /// Waits for the first reason to stop, and names it.
-    fn wait(&self, requests: &Receiver<()>) -> &'static str {
-        crossbeam_channel::select! {
-            recv(self.0) -> signal => match signal {
-                Ok(signal_hook::consts::SIGINT) => "SIGINT",
-                _ => "SIGTERM",
-            },
-            recv(requests) -> _ => "SHUTDOWN",
+    /// Waits for a reason to stop, and names it. A signal goes to the control core first, which may have something to
+    /// save; it has a bounded time for that, and a second signal ends the wait.
+    fn wait(&self, ends: &Receiver<End>, node: &Node) -> &'static str {
+        let mut signalled: Option<(&'static str, Instant)> = None;
+        loop {
+            let late = signalled.map_or_else(crossbeam_channel::never, |(_, by)| crossbeam_channel::at(by));
+            crossbeam_channel::select! {
+                recv(self.0) -> signal => {
+                    let name = if signal == Ok(signal_hook::consts::SIGINT) { "SIGINT" } else { "SIGTERM" };
+                    if signalled.is_some() {
+                        return name;
+                    }
+                    let config = node.state.config.latest().config;
+                    let how = if name == "SIGINT" { config.shutdown_on_sigint } else { config.shutdown_on_sigterm };
+                    let patience = Duration::from_secs(config.shutdown_timeout_s) + CONTROL_GRACE;
+                    signalled = Some((name, Instant::now() + patience));
+                    node.order(node.orders.len() - 1, Order::ShutDown(how));
+                },
+                recv(ends) -> end => match end {
+                    Ok(End::Aborted) => signalled = None,
+                    _ => return signalled.map_or("SHUTDOWN", |(name, _)| name),
+                },
+                recv(late) -> _ => {
+                    tracing::error!("the control core does not answer");
+                    return "a signal";
+                }
+            }
         }
     }
 }

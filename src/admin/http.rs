@@ -162,6 +162,7 @@ fn facts(control: &Control) -> NodeFacts {
         maxmemory_bytes,
         maxclients: maxclients as u64,
         log_dropped_lines: logging::dropped_lines(),
+        log: control.log_numbers(),
         snapshot_ages: control.ages(),
     }
 }

@@ -8,6 +8,7 @@ use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use super::process::Process;
+use crate::command::log::LogNumbers;
 use crate::command::table;
 use crate::pubsub::Kind;
 use crate::state::{KEYLOOM_VERSION, REDIS_VERSION};
@@ -42,6 +43,7 @@ pub struct NodeFacts {
     pub maxmemory_bytes: u64,
     pub maxclients: u64,
     pub log_dropped_lines: u64,
+    pub log: LogNumbers,
     /// How old the snapshot of each core is, in the order of the snapshots.
     pub snapshot_ages: Vec<Duration>,
 }
@@ -98,6 +100,7 @@ pub fn render(cores: &[Snapshot], facts: &NodeFacts) -> String {
     page.head("keyloom_build_info", "gauge", "Always 1; the labels tell the versions.");
     page.sample("keyloom_build_info", &[("version", KEYLOOM_VERSION), ("redis_version", REDIS_VERSION)], 1);
     node(&mut page, facts);
+    persistence(&mut page, &facts.log, cores.iter().map(|core| core.changes).sum());
     for (name, kind, help, value) in PER_CORE {
         page.head(name, kind, help);
         for core in cores {
@@ -153,6 +156,36 @@ fn node(page: &mut Page, facts: &NodeFacts) {
             "Lines that the log lost because its writer was behind.",
             facts.log_dropped_lines as f64,
         ),
+    ] {
+        page.head(name, kind, help);
+        page.sample(name, &[], value);
+    }
+}
+
+/// The log and the snapshots.
+fn persistence(page: &mut Page, log: &LogNumbers, changes: u64) {
+    let unsaved = changes.saturating_sub(log.changes_saved) as f64;
+    let one = |yes: bool| yes as u8 as f64;
+    for (name, kind, help, value) in [
+        ("keyloom_log_enabled", "gauge", "1 if the log is written to disk.", one(log.wal)),
+        ("keyloom_log_end_index", "gauge", "Index of the last unit of the log.", log.end as f64),
+        ("keyloom_log_durable_index", "gauge", "Index of the last unit that is synced here.", log.durable as f64),
+        ("keyloom_log_size_bytes", "gauge", "Bytes of the log's files.", log.wal_bytes as f64),
+        ("keyloom_log_unwritten_bytes", "gauge", "Bytes of the log that are not synced.", log.unwritten_bytes as f64),
+        ("keyloom_log_appended_bytes_total", "counter", "Bytes added to the log on disk.", log.appended_bytes as f64),
+        ("keyloom_log_healthy", "gauge", "0 while the log cannot be written.", one(log.disk_error.is_none())),
+        ("keyloom_log_backlog_bytes", "gauge", "Bytes of the log kept in memory.", log.backlog_bytes as f64),
+        ("keyloom_snapshots_total", "counter", "Snapshots completed.", log.saves as f64),
+        ("keyloom_snapshot_in_progress", "gauge", "1 while a snapshot is made.", one(log.saving)),
+        ("keyloom_snapshot_last_success", "gauge", "0 if the last snapshot failed.", one(log.last_save_ok)),
+        ("keyloom_snapshot_last_size_bytes", "gauge", "Size of the last snapshot.", log.last_save_bytes as f64),
+        (
+            "keyloom_snapshot_last_time_seconds",
+            "gauge",
+            "Unix time of the last snapshot, or of the start.",
+            log.last_save_s as f64,
+        ),
+        ("keyloom_changes_since_snapshot", "gauge", "Changes of keys that no snapshot has.", unsaved),
     ] {
         page.head(name, kind, help);
         page.sample(name, &[], value);
@@ -260,6 +293,7 @@ mod tests {
             maxmemory_bytes: 0,
             maxclients: 10_000,
             log_dropped_lines: 0,
+            log: LogNumbers { end: 7, durable: 5, wal: true, changes_saved: 1, ..LogNumbers::default() },
             snapshot_ages: vec![Duration::ZERO, Duration::from_millis(1500)],
         }
     }

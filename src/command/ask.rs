@@ -30,8 +30,6 @@ pub enum Flow {
     Monitor,
     /// The reply is written; the connection no longer receives executed commands (RESET in a monitor).
     Unmonitor,
-    /// Stop the server; no reply.
-    Shutdown,
     /// Run what was queued since MULTI; no reply yet.
     Exec,
     /// The control core goes on with this connection, which is a replica's; no reply.

@@ -3,6 +3,7 @@
 //! A change is made once, in the store of the node, and then reaches every core by message; the reply leaves when all
 //! cores work with it.
 
+use super::log::{LogAnswer, LogAsk};
 use super::{Args, Ask, Command, Flags, Flow, Home, help};
 use crate::config::SetError;
 use crate::resp::{Error, Reply};
@@ -70,9 +71,23 @@ fn set(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
         crate::admin::apply(config, &changed)?;
         Ok::<_, SetError>(changed)
     })?;
-    Ok(home.ask_all(Ask::Configure(configured), |_home, _answers, reply| {
-        reply.ok();
-        Ok(Flow::Done)
+    // The control core comes last: when it ends the log, no core takes writes any more that count on it.
+    Ok(home.ask_all(Ask::Configure(configured), move |home, _answers, _reply| {
+        Ok(home.ask_control_and_go_on(LogAsk::Configure, |home, answer, reply| match answer {
+            LogAnswer::Failed(why) => no_log(home, why),
+            _ => {
+                reply.ok();
+                Ok(Flow::Done)
+            }
+        }))
+    }))
+}
+
+/// The log cannot begin: takes back that it is wanted, and says why.
+fn no_log(home: &mut Home, why: String) -> Result<Flow, Error> {
+    let configured = home.engine.node.config.change(|config| config.set(&[(b"appendonly", b"no")]))?;
+    Ok(home.ask_all(Ask::Configure(configured), move |_home, _answers, _reply| {
+        Err(SetError::Failed { name: "appendonly".into(), why }.into())
     }))
 }
 

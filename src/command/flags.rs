@@ -47,6 +47,9 @@ impl Flags {
     /// No write, but CLIENT PAUSE WRITE holds it back like one: others would see that it has run.
     pub const MAY_REPLICATE: Flags = Flags(1 << 19);
 
+    /// Not allowed while a replica loads data beside those that it shows.
+    pub const NO_ASYNC_LOADING: Flags = Flags(1 << 20);
+
     pub const fn or(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
     }

@@ -7,7 +7,8 @@ use std::fmt::{Display, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::latency::merged;
-use super::{Args, Ask, Command, Flags, Flow, Home, table};
+use super::log::{LogAnswer, LogAsk, LogNumbers};
+use super::{Answer, Args, Ask, Command, Flags, Flow, Home, table};
 use crate::admin::process::{self, Process};
 use crate::config::Config;
 use crate::pubsub::Kind;
@@ -29,6 +30,7 @@ struct Facts<'a> {
     node: &'a NodeState,
     cores: u16,
     sum: Snapshot,
+    log: LogNumbers,
     process: Process,
     /// Bytes in use.
     used_bytes: u64,
@@ -65,7 +67,14 @@ fn info(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> 
         all || (default && *by_default) || names.iter().any(|arg| is(arg, name))
     };
     let sections: Vec<&Section> = SECTIONS.iter().filter(|section| wanted(section)).collect();
-    Ok(home.ask_all(Ask::Snapshot, move |home, answers, reply| {
+    let control = home.engine.router.cores();
+    let data_cores = (0..control).map(|core| (core, Ask::Snapshot));
+    let questions = data_cores.chain([(control, Ask::Log(LogAsk::Numbers))]).collect();
+    let finish = move |home: &mut Home, mut answers: Vec<Answer>, reply: &mut Reply| {
+        let log = match answers.pop() {
+            Some(Answer::Log(LogAnswer::Numbers(numbers))) => *numbers,
+            _ => LogNumbers::default(),
+        };
         let (sum, process) = (merged(answers), Process::read());
         let used_bytes = process.allocated_bytes + sum.heap_bytes as u64;
         let facts = Facts {
@@ -73,6 +82,7 @@ fn info(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> 
             node: &home.engine.node,
             cores: home.engine.router.cores(),
             sum,
+            log,
             process,
             used_bytes,
             peak_bytes: home.engine.node.note_memory(used_bytes),
@@ -88,7 +98,8 @@ fn info(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> 
         }
         reply.verbatim(b"txt", text.0.as_bytes());
         Ok(Flow::Done)
-    }))
+    };
+    Ok(Flow::Ask(questions, Box::new(finish)))
 }
 
 /// The text under construction.
@@ -213,17 +224,46 @@ fn memory(facts: &Facts, text: &mut Text) {
     text.zeros(&["active_defrag_running", "lazyfree_pending_objects", "lazyfreed_objects"]);
 }
 
-fn persistence(_facts: &Facts, text: &mut Text) {
-    text.zeros(&["loading", "async_loading", "rdb_bgsave_in_progress", "rdb_last_save_time", "rdb_saves"]);
-    text.field("rdb_last_bgsave_status", "ok");
-    text.field("rdb_last_bgsave_time_sec", -1);
-    text.field("rdb_current_bgsave_time_sec", -1);
-    text.zeros(&["aof_enabled", "aof_rewrite_in_progress", "aof_rewrite_scheduled", "aof_rewrites"]);
-    text.field("aof_last_rewrite_time_sec", -1);
-    text.field("aof_current_rewrite_time_sec", -1);
-    text.field("aof_last_bgrewrite_status", "ok");
-    text.field("aof_last_write_status", "ok");
-    text.field("module_fork_in_progress", 0);
+fn persistence(facts: &Facts, text: &mut Text) {
+    let log = &facts.log;
+    let now_s = (facts.now_us / 1_000_000) as i64;
+    let status = |ok: bool| if ok { "ok" } else { "err" };
+    let seconds = |since_s: Option<i64>| since_s.map_or(-1, |since_s| (now_s - since_s).max(0));
+    // What rewrites the log's older part is the snapshot.
+    let rewriting = log.wal && log.saving;
+    text.zeros(&["loading", "async_loading", "current_cow_peak", "current_cow_size", "current_cow_size_age"]);
+    text.field("current_fork_perc", "0.00");
+    text.zeros(&["current_save_keys_processed", "current_save_keys_total"]);
+    text.field("rdb_changes_since_last_save", facts.sum.changes.saturating_sub(log.changes_saved));
+    text.field("rdb_bgsave_in_progress", log.saving as u8);
+    text.field("rdb_last_save_time", log.last_save_s);
+    text.field("rdb_last_bgsave_status", status(log.last_save_ok));
+    text.field("rdb_last_bgsave_time_sec", log.last_save_took_s.unwrap_or(-1));
+    text.field("rdb_current_bgsave_time_sec", seconds(log.saving_since_s));
+    text.field("rdb_saves", log.saves);
+    text.zeros(&["rdb_last_cow_size", "rdb_last_load_keys_expired"]);
+    text.field("aof_enabled", log.wal as u8);
+    text.field("aof_rewrite_in_progress", rewriting as u8);
+    text.field("aof_rewrite_scheduled", log.save_scheduled as u8);
+    text.field("aof_last_rewrite_time_sec", log.last_save_took_s.filter(|_| log.wal).unwrap_or(-1));
+    text.field("aof_current_rewrite_time_sec", seconds(log.saving_since_s.filter(|_| rewriting)));
+    text.field("aof_last_bgrewrite_status", status(log.last_save_ok));
+    text.field("aof_rewrites", if log.wal { log.saves } else { 0 });
+    text.field("aof_last_write_status", status(log.disk_error.is_none()));
+    text.zeros(&["aof_last_cow_size", "module_fork_in_progress", "module_fork_last_cow_size"]);
+    if log.wal {
+        text.field("aof_current_size", log.wal_bytes);
+        text.field("aof_base_size", log.last_save_bytes);
+        text.field("aof_pending_rewrite", log.wal_starting as u8);
+        text.field("aof_buffer_length", log.unwritten_bytes);
+        text.field("aof_pending_bio_fsync", (log.durable < log.end) as u8);
+        text.field("aof_delayed_fsync", 0);
+        text.field("log_durable_index", log.durable);
+        text.field("log_unwritten_bytes", log.unwritten_bytes);
+    }
+    text.field("log_end_index", log.end);
+    text.field("log_history", format!("{:032x}", log.history));
+    text.field("log_disk_error", log.disk_error.as_deref().unwrap_or(""));
 }
 
 fn stats(facts: &Facts, text: &mut Text) {

@@ -54,7 +54,7 @@ static SUBCOMMANDS: &[Command] = &[
 ];
 
 /// Names of flags in the order of Redis.
-const FLAG_NAMES: [(Flags, &str); 15] = [
+const FLAG_NAMES: [(Flags, &str); 16] = [
     (Flags::WRITE, "write"),
     (Flags::READONLY, "readonly"),
     (Flags::DENYOOM, "denyoom"),
@@ -69,6 +69,7 @@ const FLAG_NAMES: [(Flags, &str); 15] = [
     (Flags::FAST, "fast"),
     (Flags::NO_AUTH, "no_auth"),
     (Flags::PROTECTED, "protected"),
+    (Flags::NO_ASYNC_LOADING, "no_async_loading"),
     (Flags::NO_MULTI, "no_multi"),
 ];
 
@@ -146,7 +147,12 @@ fn tips(command: &Command) -> &'static [&'static str] {
         Reach::Every(Merge::Draw) => &["request_policy:all_shards", "nondeterministic_output"],
         Reach::Every(_) => &["request_policy:all_shards", "nondeterministic_output_order"],
         Reach::Cursor => &["nondeterministic_output", "request_policy:special"],
-        Reach::Home | Reach::Listeners(_) => &[],
+        Reach::Home => match command.name {
+            "lastsave" => &["nondeterministic_output"],
+            "wait" | "waitaof" => &["request_policy:all_shards", "response_policy:agg_min"],
+            _ => &[],
+        },
+        Reach::Listeners(_) => &[],
     }
 }
 

@@ -4,12 +4,13 @@
 
 use super::session::Home;
 use super::{Answer, Args, Ask, Command, Flags, Flow, number::parse_i64};
+use crate::config::ShutdownOn;
 use crate::log::durability::Durability;
 use crate::log::frame::{HistoryId, Index};
 use crate::resp::{Error, Reply};
 use crate::route::CoreId;
 
-const SAVING: Flags = Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::DANGEROUS);
+const SAVING: Flags = Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::NO_ASYNC_LOADING);
 const WAITING: Flags = Flags::NOSCRIPT.or(Flags::DRAINS).or(Flags::CONNECTION);
 
 pub static COMMANDS: &[Command] =
@@ -88,6 +89,12 @@ pub enum LogAsk {
         schedule: bool,
     },
     LastSave,
+    /// The configuration has changed; answered when it is in use.
+    Configure,
+    /// End the node; answered with [`LogAnswer::Done`] when it does, or if it does not.
+    ShutDown(ShutdownOn),
+    /// Go on: the answer is [`LogAnswer::Busy`] if the node does not end anyway.
+    AbortShutDown,
     /// Wait until everything up to these places of feeds is synced here, if `local`, and on so many replicas: received,
     /// or, if `synced`, synced.
     Wait {
@@ -113,7 +120,7 @@ pub enum LogAsk {
 pub enum LogAnswer {
     Done,
     Failed(String),
-    /// It goes on already.
+    /// What was asked for goes on already, or there is nothing that it could be done to.
     Busy,
     /// Unix time, s.
     Time(i64),
@@ -128,8 +135,14 @@ pub enum LogAnswer {
 /// What INFO and the metrics tell of the log.
 #[derive(Clone, Debug, Default)]
 pub struct LogNumbers {
+    /// The log is written to disk, or will be once the snapshot is complete with which it begins.
     pub wal: bool,
+    pub wal_starting: bool,
+    /// Bytes of the files, and all that was ever written there since the start.
     pub wal_bytes: u64,
+    pub appended_bytes: u64,
+    /// The last index that the kernel has.
+    pub written: Index,
     /// Bytes of the log that are in memory only.
     pub unwritten_bytes: u64,
     pub disk_error: Option<String>,
@@ -145,7 +158,11 @@ pub struct LogNumbers {
     pub last_save_ok: bool,
     /// Seconds that it took; None: there was none.
     pub last_save_took_s: Option<i64>,
-    pub changes_since_save: u64,
+    pub last_save_bytes: u64,
+    /// Another one follows it.
+    pub save_scheduled: bool,
+    /// Changes since the start that are in the last one.
+    pub changes_saved: u64,
     pub saves: u64,
     pub replication: ReplicationNumbers,
 }
@@ -191,20 +208,26 @@ pub struct ReplicaNumbers {
 
 impl Home<'_> {
     /// Asks the control core.
-    fn ask_control(
+    pub(super) fn ask_control(
         &self,
         ask: LogAsk,
         finish: impl FnOnce(LogAnswer, &mut Reply) -> Result<(), Error> + 'static,
     ) -> Flow {
+        self.ask_control_and_go_on(ask, |_, answer, reply| finish(answer, reply).map(|()| Flow::Done))
+    }
+
+    /// Asks the control core, and then perhaps others.
+    pub(super) fn ask_control_and_go_on(
+        &self,
+        ask: LogAsk,
+        finish: impl FnOnce(&mut Home, LogAnswer, &mut Reply) -> Result<Flow, Error> + 'static,
+    ) -> Flow {
         let control = self.engine.router.cores();
         Flow::Ask(
             vec![(control, Ask::Log(ask))],
-            Box::new(move |_, mut answers, reply| {
-                match answers.pop() {
-                    Some(Answer::Log(answer)) => finish(answer, reply)?,
-                    _ => return Err(Error::text("ERR the node is stopping")),
-                }
-                Ok(Flow::Done)
+            Box::new(move |home, mut answers, reply| match answers.pop() {
+                Some(Answer::Log(answer)) => finish(home, answer, reply),
+                _ => Err(Error::text("ERR the node is stopping")),
             }),
         )
     }

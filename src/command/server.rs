@@ -1,9 +1,10 @@
-//! Commands about the server as a whole: TIME, MONITOR, SHUTDOWN, ROLE, DEBUG and their like.
+//! Commands about the server as a whole: TIME, MONITOR, SHUTDOWN, DEBUG and their like.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::log::{LogAnswer, LogAsk};
 use super::{Args, Ask, Command, Flags, Flow, Home, Session, help};
-use crate::config::{Config, DebugCommand};
+use crate::config::{Config, DebugCommand, ShutdownOn};
 use crate::resp::{Error, Reply, number};
 use crate::state::KEYLOOM_VERSION;
 
@@ -88,28 +89,38 @@ fn monitor(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Err
     }))
 }
 
-/// SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]. Nothing is persisted, so there is nothing to save or to wait for.
-fn shutdown(_home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
-    let (mut save, mut nosave, mut abort, mut hasty) = (false, false, false, false);
+/// SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]. There is an answer only if the node goes on.
+fn shutdown(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
+    let (mut how, mut nosave, mut abort) = (ShutdownOn::default(), false, false);
     for arg in &args[1..] {
         match () {
             () if arg.eq_ignore_ascii_case(b"nosave") => nosave = true,
-            () if arg.eq_ignore_ascii_case(b"save") => save = true,
-            () if arg.eq_ignore_ascii_case(b"now") || arg.eq_ignore_ascii_case(b"force") => hasty = true,
+            () if arg.eq_ignore_ascii_case(b"save") => how.save = Some(true),
+            () if arg.eq_ignore_ascii_case(b"now") => how.now = true,
+            () if arg.eq_ignore_ascii_case(b"force") => how.force = true,
             () if arg.eq_ignore_ascii_case(b"abort") => abort = true,
             () => return Err(Error::Syntax),
         }
     }
-    if (save && nosave) || (abort && (save || nosave || hasty)) {
+    if (how.save.is_some() && nosave) || (abort && (nosave || how != ShutdownOn::default())) {
         return Err(Error::Syntax);
     }
     if abort {
-        return Err(Error::text("ERR No shutdown in progress."));
+        return Ok(home.ask_control(LogAsk::AbortShutDown, |answer, reply| match answer {
+            LogAnswer::Busy => Err(Error::NoShutDown),
+            _ => {
+                reply.ok();
+                Ok(())
+            }
+        }));
     }
-    if save {
-        return Err(Error::text("ERR SHUTDOWN SAVE is not possible: this server keeps its data in memory only"));
+    if nosave {
+        how.save = Some(false);
     }
-    Ok(Flow::Shutdown)
+    Ok(home.ask_control_and_go_on(LogAsk::ShutDown(how), |_, answer, _| match answer {
+        LogAnswer::Done => Ok(Flow::Close),
+        _ => Err(Error::ShutDownFailed),
+    }))
 }
 
 fn cluster(_home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
@@ -191,7 +202,6 @@ mod tests {
             ("time x", "-ERR wrong number of arguments for 'time' command"),
             ("cluster info", "-ERR This instance has cluster support disabled"),
             ("shutdown foo", "-ERR syntax error"),
-            ("shutdown abort", "-ERR No shutdown in progress."),
             ("shutdown save nosave", "-ERR syntax error"),
             ("shutdown abort now", "-ERR syntax error"),
             ("lolwut version x", "-ERR value is not an integer or out of range"),
@@ -206,9 +216,15 @@ mod tests {
         client.expect("reset", "+RESET");
         assert!(matches!(client.flow, Flow::Unmonitor));
         assert!(!client.session.monitor);
-        for line in ["shutdown", "SHUTDOWN nosave now force"] {
-            client.expect(line, "");
-            assert!(matches!(client.flow, Flow::Shutdown));
+        let how = |save, now, force| ShutdownOn { save, now, force };
+        for (line, expected) in [
+            ("shutdown", how(None, false, false)),
+            ("SHUTDOWN nosave now force", how(Some(false), true, true)),
+            ("shutdown SAVE", how(Some(true), false, false)),
+        ] {
+            client.run(line);
+            let asked = client.asked.pop();
+            assert!(matches!(asked, Some(Ask::Log(LogAsk::ShutDown(how))) if how == expected), "{line}: {asked:?}");
         }
         assert!(client.run("lolwut version 5 3 1").contains("|\u{2571}\u{2571}\u{2572}\n\nKeyloom ver. "));
         assert!(client.run("lolwut 99999999 99999999").len() < 64 * 1024);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::log::{LogAnswer, LogAsk};
 use super::session::NetInfo;
 use super::{Answer, Ask, Flow, Handler, Owned, Session, table};
 use crate::config::Config;
@@ -101,6 +102,8 @@ impl Client {
                 Ask::Clients(filter) => Answer::Clients(
                     Some(self.session.clone()).filter(|s| filter.matches(s, NOW_MS)).into_iter().collect(),
                 ),
+                Ask::Log(LogAsk::Numbers) => Answer::Log(LogAnswer::Numbers(Box::default())),
+                Ask::Log(_) => Answer::Log(LogAnswer::Done),
                 Ask::Kill { .. } | Ask::Unblock { .. } => Answer::Count(0),
                 _ => Answer::Done,
             }

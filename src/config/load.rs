@@ -136,7 +136,7 @@ impl Config {
             };
             return Err(bad(origin, words, format!("Bad directive or wrong number of arguments{hint}")));
         };
-        directive.set_words(self, arguments).map_err(|why| bad(origin, words, why))
+        directive.add_words(self, arguments).map_err(|why| bad(origin, words, why))
     }
 
     /// Checks what several directives, or a directive and this machine, decide together.
@@ -157,7 +157,7 @@ impl Config {
             let allowed = value::print_cpus(&allowed);
             return conflict(format!("CPU {cpu} is not among those that this process may run on ({allowed})"));
         }
-        Ok(())
+        self.check().map_err(|(directive, why)| LoadError::Conflict { directive, why })
     }
 }
 

@@ -12,6 +12,8 @@ pub mod table;
 pub mod value;
 pub mod words;
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 pub use choice::{AppendFsync, ControlCore, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy};
@@ -94,10 +96,22 @@ pub struct Config {
     /// Writes are kept in a log on disk.
     pub appendonly: bool,
     pub appendfsync: AppendFsync,
+    /// A snapshot is made when the log on disk has grown by so much of the last snapshot's size, %; 0 is never.
+    pub auto_aof_rewrite_percentage: u32,
+    /// The log below which that is not looked at, bytes.
+    pub auto_aof_rewrite_min_size: u64,
     /// The log's directory, below `dir`.
     pub appenddirname: String,
     /// A snapshot is made after so many seconds if there were so many changes.
     pub save: Vec<(u64, u64)>,
+    /// Writes are refused while the last snapshot by save points failed.
+    pub stop_writes_on_bgsave_error: bool,
+    pub shutdown_on_sigint: ShutdownOn,
+    pub shutdown_on_sigterm: ShutdownOn,
+    /// Longest that the end of the node waits for its last snapshot.
+    pub shutdown_timeout_s: u64,
+    /// Values of [`table::Kind::Taken`] that are not the default.
+    pub taken: BTreeMap<&'static str, String>,
     /// A dump of Redis, below `dir`, that is read at start if there is nothing else.
     pub dbfilename: String,
     /// What a reply to a write means to connections that have not chosen.
@@ -132,6 +146,27 @@ pub struct OutputLimit {
     /// Over these bytes for `soft_s` seconds on end.
     pub soft_bytes: u64,
     pub soft_s: u64,
+}
+
+/// How the node ends when a signal, or SHUTDOWN, tells it to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShutdownOn {
+    /// Whether a snapshot is made first; None: if there are save points.
+    pub save: Option<bool>,
+    /// Replicas that lag are not waited for.
+    pub now: bool,
+    /// What goes wrong does not keep the node from ending.
+    pub force: bool,
+}
+
+impl fmt::Display for ShutdownOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let save = self.save.map(|save| if save { "save" } else { "nosave" });
+        let words = [save, self.now.then_some("now"), self.force.then_some("force")];
+        let words: Vec<_> = words.into_iter().flatten().collect();
+        f.write_str(if words.is_empty() { "default" } else { "" })?;
+        f.write_str(&words.join(" "))
+    }
 }
 
 const MIB: u64 = 1 << 20;
@@ -183,8 +218,15 @@ impl Default for Config {
             control_core: ControlCore::Shared,
             appendonly: false,
             appendfsync: AppendFsync::EverySec,
+            auto_aof_rewrite_percentage: 100,
+            auto_aof_rewrite_min_size: 64 * MIB,
             appenddirname: "appendonlydir".into(),
             save: Vec::new(),
+            stop_writes_on_bgsave_error: true,
+            shutdown_on_sigint: ShutdownOn::default(),
+            shutdown_on_sigterm: ShutdownOn::default(),
+            shutdown_timeout_s: 10,
+            taken: BTreeMap::new(),
             dbfilename: "dump.rdb".into(),
             write_durability: Durability::Memory,
             min_insync: 1,
@@ -213,6 +255,16 @@ impl Config {
         }
     }
 
+    /// Whether directives fit together that are good each on its own: the one that does not, and why.
+    pub(crate) fn check(&self) -> Result<(), (String, String)> {
+        let on_disk = matches!(self.write_durability, Durability::Disk | Durability::QuorumDisk);
+        if on_disk && !self.appendonly {
+            let directive = format!("write-durability {}", self.write_durability.name());
+            return Err((directive, "it needs 'appendonly yes': without the log nothing is on disk".into()));
+        }
+        Ok(())
+    }
+
     /// Value of the directive `name` (in any case), as CONFIG GET shows it.
     pub fn get(&self, name: &[u8]) -> Option<String> {
         table::find(name).map(|directive| directive.get(self))
@@ -220,10 +272,13 @@ impl Config {
 
     /// Names and values of all directives that match a glob pattern, in any case.
     pub fn get_matching(&self, pattern: &[u8]) -> Vec<(&'static str, String)> {
+        let aliases = table::ALIASES.iter().filter_map(|&(alias, name)| Some((alias, table::find(name.as_bytes())?)));
         table::DIRECTIVES
             .iter()
-            .filter(|directive| glob::matches_ignore_case(pattern, directive.name.as_bytes()))
-            .map(|directive| (directive.name, directive.get(self)))
+            .map(|directive| (directive.name, directive))
+            .chain(aliases)
+            .filter(|(name, _)| glob::matches_ignore_case(pattern, name.as_bytes()))
+            .map(|(name, directive)| (name, directive.get(self)))
             .collect()
     }
 
@@ -247,7 +302,14 @@ impl Config {
             let failed = |why| SetError::Failed { name: directive.name.into(), why };
             directive.set_value(&mut config, value).map_err(failed)?;
         }
-        Ok(config)
+        // What was in conflict before the change (it came from nowhere else) is not its fault.
+        match config.check() {
+            Err((line, why)) if self.check().is_ok() => {
+                let name = line.split(' ').next().unwrap_or_default().into();
+                Err(SetError::Failed { name, why })
+            }
+            _ => Ok(config),
+        }
     }
 }
 

@@ -52,6 +52,21 @@ pub enum Kind {
         value: &'static str,
         why: &'static str,
     },
+    /// A directive of Redis that tunes what does not exist here: checked, remembered, and without effect.
+    Taken {
+        default: &'static str,
+        check: Check,
+    },
+}
+
+/// What values a [`Kind::Taken`] has.
+#[derive(Clone, Copy)]
+pub enum Check {
+    YesNo,
+    /// From 0 on.
+    Number,
+    OneOf(&'static [&'static str]),
+    FileName,
 }
 
 /// One setting.
@@ -81,6 +96,9 @@ impl Directive {
             Kind::Word { get, .. } => vec![get(config)],
             Kind::Words { lines, .. } => lines(config),
             Kind::Only { value, .. } => vec![value.to_string()],
+            Kind::Taken { default, .. } => {
+                vec![config.taken.get(self.name).map_or(*default, String::as_str).to_string()]
+            }
         }
     }
 
@@ -108,6 +126,26 @@ impl Directive {
                     return Err((*why).into());
                 }
             }
+            Kind::Taken { check, .. } => {
+                let value = match *check {
+                    Check::YesNo => if value::parse_bool(word)? { "yes" } else { "no" }.to_string(),
+                    Check::Number => value::parse_int(word, Unit::Plain, 0, I32_MAX)?.to_string(),
+                    Check::OneOf(names) => names[value::parse_choice(word, names)?].to_string(),
+                    Check::FileName => file_name(word)?,
+                };
+                config.taken.insert(self.name, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies a line of a file, which stands beside other lines: save points add up, whatever else replaces what was said
+    /// before.
+    pub fn add_words(&self, config: &mut Config, words: &[Vec<u8>]) -> Result<(), String> {
+        let before = config.save.clone();
+        self.set_words(config, words)?;
+        if self.name == "save" && !config.save.is_empty() {
+            config.save.splice(..0, before);
         }
         Ok(())
     }
@@ -126,14 +164,34 @@ impl Directive {
 
 /// The directive called `name`, in any case.
 pub fn find(name: &[u8]) -> Option<&'static Directive> {
+    let alias = ALIASES.iter().find(|(alias, _)| alias.as_bytes().eq_ignore_ascii_case(name));
+    let name = alias.map_or(name, |(_, name)| name.as_bytes());
     DIRECTIVES.iter().find(|directive| directive.name.as_bytes().eq_ignore_ascii_case(name))
 }
+
+/// Other names of directives, those of older versions of Redis: they can be written wherever a name can.
+pub static ALIASES: &[(&str, &str)] = &[
+    ("hash-max-ziplist-entries", "hash-max-listpack-entries"),
+    ("hash-max-ziplist-value", "hash-max-listpack-value"),
+    ("list-max-ziplist-size", "list-max-listpack-size"),
+    ("min-slaves-max-lag", "min-replicas-max-lag"),
+    ("min-slaves-to-write", "min-replicas-to-write"),
+    ("repl-ping-slave-period", "repl-ping-replica-period"),
+    ("slave-lazy-flush", "replica-lazy-flush"),
+    ("slave-priority", "replica-priority"),
+    ("slave-read-only", "replica-read-only"),
+    ("slave-serve-stale-data", "replica-serve-stale-data"),
+    ("slaveof", "replicaof"),
+    ("zset-max-ziplist-entries", "zset-max-listpack-entries"),
+    ("zset-max-ziplist-value", "zset-max-listpack-value"),
+];
 
 /// The known name that is most like `name`, if one is close enough to be what was meant.
 pub fn nearest(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase();
     let name = name.trim_start_matches('-').split('=').next().unwrap_or("").replace('_', "-");
-    let distances = DIRECTIVES.iter().map(|directive| (distance(&name, directive.name), directive.name));
+    let known = DIRECTIVES.iter().map(|directive| directive.name).chain(ALIASES.iter().map(|(alias, _)| *alias));
+    let distances = known.map(|known| (distance(&name, known), known));
     let (distance, nearest) = distances.min()?;
     (distance <= 1 + name.len() / 4).then_some(nearest)
 }
@@ -196,6 +254,12 @@ macro_rules! only {
     };
 }
 
+macro_rules! taken {
+    ($default:literal, $check:expr) => {
+        Kind::Taken { default: $default, check: $check }
+    };
+}
+
 /// As many databases as a database number of the mesh's messages (one byte) can name.
 const DATABASES_MAX: i64 = 256;
 /// Longest string, 1 GiB: positions in a core's buffers have 32 bits.
@@ -210,9 +274,16 @@ const U32_MAX: i64 = u32::MAX as i64;
 pub static DIRECTIVES: &[Directive] = &[
     Directive::new("admin-bind", Immutable, ADMIN_BIND),
     Directive::new("admin-port", Immutable, int!(admin_port, Plain, 0, 65535)),
+    Directive::new("aof-load-truncated", Live, AOF_LOAD_TRUNCATED),
+    Directive::new("aof-rewrite-incremental-fsync", Live, taken!("yes", Check::YesNo)),
+    Directive::new("aof-timestamp-enabled", Live, taken!("no", Check::YesNo)),
+    Directive::new("aof-use-rdb-preamble", Live, taken!("yes", Check::YesNo)),
     Directive::new("appenddirname", Immutable, FILE_NAME_OF_LOG),
+    Directive::new("appendfilename", Immutable, APPENDFILENAME),
     Directive::new("appendfsync", Live, choice!(appendfsync, AppendFsync)),
     Directive::new("appendonly", Live, yes_no!(appendonly)),
+    Directive::new("auto-aof-rewrite-min-size", Live, int!(auto_aof_rewrite_min_size, Memory, 0, i64::MAX)),
+    Directive::new("auto-aof-rewrite-percentage", Live, int!(auto_aof_rewrite_percentage, Plain, 0, I32_MAX)),
     Directive::new("bind", Immutable, BIND),
     Directive::new("client-output-buffer-limit", Live, OUTPUT_LIMITS),
     Directive::new("client-query-buffer-limit", Live, int!(client_query_buffer_limit, Memory, MIB, i64::MAX)),
@@ -255,15 +326,34 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive::new("min-insync", Live, int!(min_insync, Plain, 1, 64)),
     Directive::new("min-replicas-max-lag", Live, int!(min_replicas_max_lag_s, Plain, 0, I32_MAX)),
     Directive::new("min-replicas-to-write", Live, int!(min_replicas_to_write, Plain, 0, 64)),
+    Directive::new("no-appendfsync-on-rewrite", Live, NO_APPENDFSYNC),
     Directive::new("notify-keyspace-events", Live, NOTIFY),
     Directive::new("partitions", Immutable, PARTITIONS),
     Directive::new("pidfile", Immutable, text!(pidfile)),
     Directive::new("port", Immutable, int!(port, Plain, 0, 65535)),
     Directive::new("protected-mode", Live, yes_no!(protected_mode)),
     Directive::new("proto-max-bulk-len", Live, int!(proto_max_bulk_len, Memory, MIB, BULK_LEN_MAX)),
+    Directive::new("rdb-del-sync-files", Live, taken!("no", Check::YesNo)),
+    Directive::new("rdb-save-incremental-fsync", Live, taken!("yes", Check::YesNo)),
+    Directive::new("rdbchecksum", Immutable, only!("yes", "snapshots always have checksums, only 'yes' is supported")),
+    Directive::new("rdbcompression", Live, taken!("yes", Check::YesNo)),
     Directive::new("repl-backlog-size", Live, int!(repl_backlog_size, Memory, 16 << 10, i64::MAX)),
+    Directive::new("repl-backlog-ttl", Live, taken!("3600", Check::Number)),
+    Directive::new("repl-disable-tcp-nodelay", Live, taken!("no", Check::YesNo)),
+    Directive::new("repl-diskless-load", Live, taken!("disabled", Check::OneOf(DISKLESS_LOAD))),
+    Directive::new("repl-diskless-sync", Live, taken!("yes", Check::YesNo)),
+    Directive::new("repl-diskless-sync-delay", Live, taken!("5", Check::Number)),
+    Directive::new("repl-diskless-sync-max-replicas", Live, taken!("0", Check::Number)),
+    Directive::new("repl-ping-replica-period", Live, taken!("10", Check::Number)),
     Directive::new("repl-timeout", Live, int!(repl_timeout_s, Plain, 1, I32_MAX)),
+    Directive::new("replica-lazy-flush", Live, taken!("no", Check::YesNo)),
+    Directive::new("replica-priority", Live, taken!("100", Check::Number)),
     Directive::new("replica-read-only", Live, only!("yes", "replicas are read-only, only 'yes' is")),
+    Directive::new(
+        "replica-serve-stale-data",
+        Live,
+        only!("yes", "replicas answer while their primary is away, only 'yes' is supported"),
+    ),
     Directive::new("replicaof", Immutable, REPLICAOF),
     Directive::new("requirepass", Live, text!(requirepass)),
     Directive::new("save", Live, SAVE),
@@ -278,8 +368,12 @@ pub static DIRECTIVES: &[Directive] = &[
         int!(thresholds.set_max_listpack_entries, Plain, 0, PACKED_ENTRIES_MAX),
     ),
     Directive::new("set-max-listpack-value", Live, int!(thresholds.set_max_listpack_value, Memory, 0, I32_MAX)),
+    Directive::new("shutdown-on-sigint", Live, SHUTDOWN_ON_SIGINT),
+    Directive::new("shutdown-on-sigterm", Live, SHUTDOWN_ON_SIGTERM),
+    Directive::new("shutdown-timeout", Live, int!(shutdown_timeout_s, Plain, 0, I32_MAX)),
     Directive::new("slowlog-log-slower-than", Live, int!(slowlog_log_slower_than_us, Plain, -1, i64::MAX)),
     Directive::new("slowlog-max-len", Live, int!(slowlog_max_len, Plain, 0, i64::MAX)),
+    Directive::new("stop-writes-on-bgsave-error", Live, yes_no!(stop_writes_on_bgsave_error)),
     Directive::new("supervised", Immutable, only!("no", "not supported, only 'no' is")),
     Directive::new("tcp-backlog", Immutable, int!(tcp_backlog, Plain, 0, I32_MAX)),
     Directive::new("tcp-keepalive", Live, int!(tcp_keepalive_s, Plain, 0, I32_MAX)),
@@ -397,6 +491,32 @@ const FILE_NAME_OF_LOG: Kind =
 
 const FILE_NAME_OF_DUMP: Kind =
     Kind::Word { get: |c| c.dbfilename.clone(), set: |c, v| file_name(v).map(|name| c.dbfilename = name) };
+
+const DISKLESS_LOAD: &[&str] = &["disabled", "on-empty-db", "swapdb"];
+
+const AOF_LOAD_TRUNCATED: Kind =
+    only!("yes", "an end of the log that a crash has cut short is always cut off, only 'yes' is supported");
+
+const APPENDFILENAME: Kind = Kind::Taken { default: "appendonly.aof", check: Check::FileName };
+
+const NO_APPENDFSYNC: Kind =
+    only!("no", "a snapshot does not hold up the log's syncs, which go on during it: only 'no' is supported");
+
+macro_rules! shutdown_on {
+    ($field:ident) => {
+        Kind::Words {
+            lines: |c| vec![c.$field.to_string()],
+            set: |c, words| {
+                c.$field = value::parse_shutdown_on(words)?;
+                Ok(())
+            },
+        }
+    };
+}
+
+const SHUTDOWN_ON_SIGINT: Kind = shutdown_on!(shutdown_on_sigint);
+
+const SHUTDOWN_ON_SIGTERM: Kind = shutdown_on!(shutdown_on_sigterm);
 
 const SAVE: Kind = Kind::Words {
     lines: |c| {

@@ -48,7 +48,16 @@ fn load_text(name: &str, text: &str) -> Result<Config, LoadError> {
 const VALUES: &[(&str, &[(&str, &str)])] = &[
     ("admin-bind", &[("::1", "::1"), ("*", "*")]),
     ("admin-port", &[("9100", "9100"), ("0", "0"), ("65535", "65535")]),
-    ("appendonly", &[("NO", "no")]),
+    ("aof-load-truncated", &[("yes", "yes")]),
+    ("aof-rewrite-incremental-fsync", &[("NO", "no")]),
+    ("aof-timestamp-enabled", &[("yes", "yes")]),
+    ("aof-use-rdb-preamble", &[("no", "no")]),
+    ("appenddirname", &[("log", "log")]),
+    ("appendfilename", &[("a.aof", "a.aof")]),
+    ("appendfsync", &[("always", "always"), ("NO", "no"), ("everysec", "everysec")]),
+    ("appendonly", &[("NO", "no"), ("yes", "yes")]),
+    ("auto-aof-rewrite-min-size", &[("0", "0"), ("64mb", "67108864")]),
+    ("auto-aof-rewrite-percentage", &[("0", "0"), ("200", "200")]),
     ("bind", &[("127.0.0.1 -::1", "127.0.0.1 -::1"), ("*", "*"), ("", "")]),
     (
         "client-output-buffer-limit",
@@ -59,10 +68,12 @@ const VALUES: &[(&str, &[(&str, &str)])] = &[
     ("cpus", &[("0-3,8", "0-3,8"), ("3,1,2", "1-3"), ("all", "all")]),
     ("daemonize", &[("no", "no")]),
     ("databases", &[("1", "1"), ("256", "256")]),
+    ("dbfilename", &[("d.rdb", "d.rdb")]),
     ("dir", &[("/", "/"), ("/var//lib/./keyloom/", "/var/lib/keyloom")]),
     ("enable-debug-command", &[("yes", "yes"), ("local", "local"), ("no", "no")]),
     ("hash-max-listpack-entries", &[("0", "0"), ("512", "512")]),
     ("hash-max-listpack-value", &[("1kb", "1024")]),
+    ("insync-timeout", &[("10", "10"), ("5000", "5000")]),
     ("latency-monitor-threshold", &[("100", "100")]),
     ("latency-tracking", &[("no", "no"), ("Yes", "yes")]),
     ("latency-tracking-info-percentiles", &[("0 99.99 100", "0 99.99 100"), ("", "")]),
@@ -75,6 +86,8 @@ const VALUES: &[(&str, &[(&str, &str)])] = &[
     ("log-format", &[("json", "json")]),
     ("logfile", &[("a b.log", "a b.log"), ("", "")]),
     ("loglevel", &[("debug", "debug"), ("verbose", "verbose"), ("NOTICE", "notice"), ("warning", "warning")]),
+    ("masterauth", &[("secret", "secret"), ("", "")]),
+    ("masteruser", &[("replica", "replica"), ("", "")]),
     ("maxclients", &[("1", "1"), ("4294967295", "4294967295")]),
     ("maxmemory", &[("0", "0"), ("1gb", "1073741824"), ("100mb", "104857600")]),
     (
@@ -82,25 +95,60 @@ const VALUES: &[(&str, &[(&str, &str)])] = &[
         &[("allkeys-lru", "allkeys-lru"), ("allkeys-s3fifo", "allkeys-s3fifo"), ("volatile-ttl", "volatile-ttl")],
     ),
     ("maxmemory-samples", &[("10", "10")]),
+    ("min-insync", &[("1", "1"), ("3", "3")]),
+    ("min-replicas-max-lag", &[("0", "0"), ("5", "5")]),
+    ("min-replicas-to-write", &[("0", "0"), ("1", "1")]),
+    ("no-appendfsync-on-rewrite", &[("no", "no")]),
     ("notify-keyspace-events", &[("KEA", "AKE"), ("mnxK", "xnKm"), ("", "")]),
     ("partitions", &[("1", "1"), ("16384", "16384")]),
     ("pidfile", &[("/run/keyloom.pid", "/run/keyloom.pid")]),
     ("port", &[("0", "0"), ("7000", "7000")]),
     ("protected-mode", &[("no", "no")]),
     ("proto-max-bulk-len", &[("1mb", "1048576"), ("1gb", "1073741824")]),
+    ("rdb-del-sync-files", &[("yes", "yes")]),
+    ("rdb-save-incremental-fsync", &[("no", "no")]),
+    ("rdbchecksum", &[("yes", "yes")]),
+    ("rdbcompression", &[("no", "no"), ("YES", "yes")]),
+    ("repl-backlog-size", &[("16kb", "16384"), ("1mb", "1048576")]),
+    ("repl-backlog-ttl", &[("0", "0"), ("60", "60")]),
+    ("repl-disable-tcp-nodelay", &[("yes", "yes")]),
+    ("repl-diskless-load", &[("SwapDB", "swapdb"), ("on-empty-db", "on-empty-db")]),
+    ("repl-diskless-sync", &[("no", "no")]),
+    ("repl-diskless-sync-delay", &[("0", "0")]),
+    ("repl-diskless-sync-max-replicas", &[("3", "3")]),
+    ("repl-ping-replica-period", &[("5", "5")]),
+    ("repl-timeout", &[("1", "1"), ("60", "60")]),
+    ("replica-lazy-flush", &[("yes", "yes")]),
+    ("replica-priority", &[("0", "0")]),
+    ("replica-read-only", &[("yes", "yes")]),
+    ("replica-serve-stale-data", &[("yes", "yes")]),
+    ("replicaof", &[("10.0.0.1 6379", "10.0.0.1 6379"), ("no one", ""), ("", "")]),
     ("requirepass", &[("a \"b\" \\ 'c' \n \u{e9}", "a \"b\" \\ 'c' \n \u{e9}"), ("#x", "#x"), ("", "")]),
-    ("save", &[("", "")]),
+    (
+        "save",
+        &[("", ""), ("3600 1", "3600 1"), ("3600 1 300 100  60 10000", "3600 1 300 100 60 10000"), ("5 0", "5 0")],
+    ),
     ("set-max-intset-entries", &[("0", "0"), ("100", "100")]),
     ("set-max-listpack-entries", &[("0", "0"), ("100", "100")]),
     ("set-max-listpack-value", &[("1kb", "1024")]),
+    ("shutdown-on-sigint", &[("default", "default"), ("nosave", "nosave")]),
+    ("shutdown-on-sigterm", &[("FORCE now Save", "save now force"), ("now", "now")]),
+    ("shutdown-timeout", &[("0", "0"), ("60", "60")]),
     ("slowlog-log-slower-than", &[("-1", "-1"), ("0", "0")]),
     ("slowlog-max-len", &[("0", "0"), ("1000", "1000")]),
+    ("stop-writes-on-bgsave-error", &[("no", "no")]),
     ("supervised", &[("no", "no")]),
     ("tcp-backlog", &[("128", "128")]),
     ("tcp-keepalive", &[("0", "0"), ("60", "60")]),
     ("timeout", &[("30", "30"), ("2147483647", "2147483647")]),
     ("unixsocket", &[("/tmp/k.sock", "/tmp/k.sock"), ("", "")]),
     ("unixsocketperm", &[("700", "700"), ("0", "0")]),
+    ("wal-max-size", &[("1mb", "1048576"), ("10gb", "10737418240")]),
+    ("wal-segment-size", &[("1mb", "1048576"), ("1gb", "1073741824")]),
+    (
+        "write-durability",
+        &[("disk", "disk"), ("QUORUM", "quorum"), ("quorum-disk", "quorum-disk"), ("memory", "memory")],
+    ),
     ("zset-max-listpack-entries", &[("0", "0"), ("200", "200")]),
     ("zset-max-listpack-value", &[("1kb", "1024")]),
 ];
@@ -185,8 +233,22 @@ fn bad_values_say_what_is_wrong() {
             "latency-tracking-info-percentiles parameters should sit between [0.0,100.0]",
         ),
         ("maxmemory", "lots", "argument must be a memory value"),
-        ("appendonly", "yes", "persistence is not supported yet, only 'no' is"),
-        ("save", "3600 1", "snapshots are not supported yet, only \"\" is"),
+        ("save", "3600", "Invalid save parameters"),
+        ("save", "0 1", "Invalid save parameters"),
+        ("save", "1 -1", "Invalid save parameters"),
+        ("save", "3600 1 300", "Invalid save parameters"),
+        ("appendfsync", "sometimes", "argument(s) must be one of the following: always, everysec, no"),
+        (
+            "no-appendfsync-on-rewrite",
+            "yes",
+            "a snapshot does not hold up the log's syncs, which go on during it: only 'no' is supported",
+        ),
+        ("rdbchecksum", "no", "snapshots always have checksums, only 'yes' is supported"),
+        ("rdbcompression", "maybe", "argument must be 'yes' or 'no'"),
+        ("repl-backlog-ttl", "-1", "argument must be between 0 and 2147483647 inclusive"),
+        ("appendfilename", "a/b", "can't be a path, just a filename"),
+        ("shutdown-on-sigterm", "save nosave", "argument(s) must be 'default', or of save or nosave, now, force"),
+        ("shutdown-on-sigterm", "default now", "argument(s) must be 'default', or of save or nosave, now, force"),
         ("daemonize", "yes", "not supported: let a service manager run it, only 'no' is"),
         ("partitions", "3", "argument must be a power of two between 1 and 16384"),
         ("bind", "localhost", "'localhost' is not an IP address"),
@@ -214,7 +276,8 @@ fn get_by_name_and_pattern() {
     let names = |pattern: &str| config.get_matching(pattern.as_bytes()).into_iter().map(|p| p.0).collect::<Vec<_>>();
     assert_eq!(names("slowlog-*"), ["slowlog-log-slower-than", "slowlog-max-len"]);
     assert_eq!(names("Max[cm]*s"), ["maxclients", "maxmemory-samples"]);
-    assert_eq!(names("*").len(), DIRECTIVES.len());
+    assert_eq!(names("*").len(), DIRECTIVES.len() + table::ALIASES.len());
+    assert_eq!(names("slaveof"), ["slaveof"]);
     assert!(names("nothing*").is_empty());
 }
 
@@ -280,11 +343,88 @@ fn bad_command_lines() {
 fn files() {
     let config = load_text("lines", "# comment\n\n  \t# too\r\nPORT 7000\r\nlogfile \"a b\"\n").unwrap();
     assert_eq!((config.port, config.logfile.as_str()), (7000, "a b"));
-    let error = load_text("unknown", "port 1\nrdbcompression yes\n").unwrap_err().to_string();
-    assert!(error.ends_with("redis.conf:2: 'rdbcompression yes': Bad directive or wrong number of arguments"));
+    let error = load_text("unknown", "port 1\nnonsense yes\n").unwrap_err().to_string();
+    assert!(error.ends_with("redis.conf:2: 'nonsense yes': Bad directive or wrong number of arguments"));
     let error = load_text("quotes", "\nlogfile \"a\n").unwrap_err().to_string();
     assert!(error.ends_with("redis.conf:2: 'logfile \"a': unbalanced quotes"), "{error}");
     assert!(load_text("bytes", "logfile \"\\xff\"\n").unwrap_err().to_string().contains("UTF-8"));
+}
+
+#[test]
+fn save_points_of_all_lines_count() {
+    for (lines, expected) in [
+        ("save 900 1\nsave 300 10 60 10000", "900 1 300 10 60 10000"),
+        ("save 900 1\nsave \"\"", ""),
+        ("save \"\"\nsave 900 1", "900 1"),
+        ("save 900 1\nsave \"\"\nsave 60 1", "60 1"),
+    ] {
+        assert_eq!(load_text("save", lines).unwrap().get(b"save").unwrap(), expected, "{lines:?}");
+    }
+    let folder = Folder::new("save-arguments");
+    let file = folder.file("redis.conf", "save 900 1\n");
+    let file = file.to_str().unwrap();
+    assert_eq!(load(&[file, "--save", "60", "1000"]).unwrap().save, [(900, 1), (60, 1000)]);
+    assert_eq!(load(&[file, "--save", ""]).unwrap().save, []);
+    let set = load(&[file]).unwrap().set(&[(b"save", b"5 6 7 8")]).unwrap();
+    assert_eq!(set.save, [(5, 6), (7, 8)]);
+}
+
+#[test]
+fn old_names_are_understood_wherever_a_name_is() {
+    let folder = Folder::new("aliases");
+    let file = folder.file("redis.conf", "SlaveOf 10.0.0.1 7000\nslave-priority 5\nmin-slaves-to-write 1\n");
+    let config = load(&[file.to_str().unwrap(), "--repl-ping-slave-period", "3"]).unwrap();
+    assert_eq!(config.replicaof, Some(("10.0.0.1".into(), 7000)));
+    assert_eq!(config.get(b"replica-priority").as_deref(), Some("5"));
+    assert_eq!(config.get(b"min-slaves-to-write").as_deref(), Some("1"));
+    assert_eq!(config.get(b"repl-ping-replica-period").as_deref(), Some("3"));
+    let config = config.set(&[(b"min-slaves-to-write", b"2")]).unwrap();
+    config.rewrite().unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(
+        text,
+        "SlaveOf 10.0.0.1 7000\nslave-priority 5\nmin-replicas-to-write 2\n# Generated by CONFIG REWRITE\n\
+         repl-ping-replica-period 3\n"
+    );
+    assert!(config.set(&[(b"min-slaves-to-write", b"2"), (b"min-replicas-to-write", b"2")]).is_err());
+    assert!(table::ALIASES.is_sorted());
+    for (alias, name) in table::ALIASES {
+        assert_eq!(table::find(alias.as_bytes()).unwrap().name, *name);
+    }
+}
+
+#[test]
+fn what_counts_on_the_log_needs_it() {
+    assert_eq!(
+        load_error(&["--write-durability", "disk"]),
+        "'write-durability disk': it needs 'appendonly yes': without the log nothing is on disk"
+    );
+    assert!(load_error(&["--write-durability", "quorum-disk"]).starts_with("'write-durability quorum-disk': it needs"));
+    assert!(load(&["--write-durability", "quorum"]).is_ok());
+    let config = load(&["--write-durability", "disk", "--appendonly", "yes"]).unwrap();
+    let refused = config.set(&[(b"appendonly", b"no")]).unwrap_err().to_string();
+    assert!(refused.contains("'write-durability'"), "{refused}");
+    assert!(config.set(&[(b"appendonly", b"no"), (b"write-durability", b"memory")]).is_ok());
+    assert!(Config::default().set(&[(b"write-durability", b"quorum-disk")]).is_err());
+    assert!(Config::default().set(&[(b"write-durability", b"disk"), (b"appendonly", b"yes")]).is_ok());
+}
+
+/// What the file that comes with redis-server 7.4 says about persistence and replication.
+#[test]
+fn lines_of_the_file_that_comes_with_redis() {
+    let text = "save 3600 1 300 100 60 10000\nstop-writes-on-bgsave-error yes\nrdbcompression yes\nrdbchecksum yes\n\
+                dbfilename dump.rdb\nrdb-del-sync-files no\ndir ./\nreplica-serve-stale-data yes\n\
+                replica-read-only yes\nrepl-diskless-sync yes\nrepl-diskless-sync-delay 5\n\
+                repl-diskless-sync-max-replicas 0\nrepl-diskless-load disabled\nrepl-ping-replica-period 10\n\
+                repl-timeout 60\nrepl-disable-tcp-nodelay no\nrepl-backlog-size 1mb\nrepl-backlog-ttl 3600\n\
+                replica-priority 100\nmin-replicas-to-write 3\nmin-replicas-max-lag 10\nreplica-lazy-flush no\n\
+                appendonly no\nappendfilename \"appendonly.aof\"\nappenddirname \"appendonlydir\"\n\
+                appendfsync everysec\nno-appendfsync-on-rewrite no\nauto-aof-rewrite-percentage 100\n\
+                auto-aof-rewrite-min-size 64mb\naof-load-truncated yes\naof-use-rdb-preamble yes\n\
+                aof-timestamp-enabled no\nshutdown-timeout 10\nshutdown-on-sigint default\n\
+                shutdown-on-sigterm default\naof-rewrite-incremental-fsync yes\nrdb-save-incremental-fsync yes\n";
+    let config = load_text("stock", text).unwrap();
+    assert_eq!(config.save, [(3600, 1), (300, 100), (60, 10000)]);
 }
 
 #[test]

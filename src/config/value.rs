@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::OutputLimit;
+use super::{OutputLimit, ShutdownOn};
 use crate::resp::number::parse_i64;
 
 /// Most addresses that `bind` takes.
@@ -73,17 +73,34 @@ pub fn parse_memory(text: &str) -> Option<i64> {
     Some(number.parse::<i64>().unwrap_or(i64::MAX).saturating_mul(factor))
 }
 
-/// Save points: pairs of seconds and changes; an empty word is none.
+/// Save points: pairs of seconds and changes; an empty word is none. On a command line they may stand in one word.
 pub fn parse_save(words: &[&str]) -> Result<Vec<(u64, u64)>, String> {
     if words.is_empty() || words == [""] {
         return Ok(Vec::new());
     }
+    let words: Vec<&str> = words.iter().flat_map(|word| word.split_ascii_whitespace()).collect();
     let number = |word: &str, min| u64::try_from(parse_i64(word.as_bytes())?).ok().filter(|&number| number >= min);
     let point = |pair: &[&str]| match pair {
         [seconds, changes] => Some((number(seconds, 1)?, number(changes, 0)?)),
         _ => None,
     };
     words.chunks(2).map(point).collect::<Option<_>>().ok_or_else(|| "Invalid save parameters".into())
+}
+
+/// What a signal to end means: `default`, or any of `save`, `nosave`, `now` and `force`.
+pub fn parse_shutdown_on(words: &[&str]) -> Result<ShutdownOn, String> {
+    let mut on = ShutdownOn::default();
+    for word in words {
+        match word.to_ascii_lowercase().as_str() {
+            "default" if words.len() == 1 => {}
+            "save" if on.save.is_none() => on.save = Some(true),
+            "nosave" if on.save.is_none() => on.save = Some(false),
+            "now" if !on.now => on.now = true,
+            "force" if !on.force => on.force = true,
+            _ => return Err("argument(s) must be 'default', or of save or nosave, now, force".into()),
+        }
+    }
+    Ok(on)
 }
 
 /// A primary: its host and its port; `no one`, or an empty word, is none.

@@ -39,7 +39,14 @@ pub(super) struct Log {
     pub sequencer: Sequencer,
     pub backlog: Backlog,
     wal: Option<Rc<Wal>>,
+    /// The log begins when a run ends whose copy goes to disk.
+    begins_at_base: Option<wal::Options>,
+    /// The log has begun and is not written yet: what comes before it is not on disk.
+    is_held: bool,
     disk: wal::Progress,
+    /// Bytes that the log on disk has got, and how many there were at the end of the last run whose copy went to disk.
+    pub appended_bytes: u64,
+    pub base_appended_bytes: u64,
     cores: Vec<Core>,
     /// Data cores record, or have been told to.
     recording: bool,
@@ -72,6 +79,10 @@ impl Log {
             sequencer: Sequencer::new(cores, histories, end, id),
             backlog: Backlog::new(backlog_bytes as usize),
             wal: None,
+            begins_at_base: None,
+            is_held: false,
+            appended_bytes: 0,
+            base_appended_bytes: 0,
             disk: wal::Progress { written: end, durable: end, healthy: true, closed: false },
             cores: (0..cores).map(|_| Core::default()).collect(),
             recording: false,
@@ -110,7 +121,44 @@ impl Log {
         if let Some(wal) = &wal {
             self.disk = wal.progress();
         }
-        self.wal = wal;
+        (self.wal, self.begins_at_base, self.is_held) = (wal, None, false);
+        if self.wal.is_none() && self.standing.disk_error.take().is_some() {
+            self.tell_standing();
+        }
+    }
+
+    /// The log is written to disk from the end of the next copy on that goes there; until that copy is complete, it is
+    /// held in memory.
+    pub fn begin_wal_at_base(&mut self, options: wal::Options) {
+        self.set_wal(None);
+        self.begins_at_base = Some(options);
+    }
+
+    /// A run whose copy goes to disk has ended before this index.
+    fn base_reached(&mut self, next: Index) {
+        self.base_appended_bytes = self.appended_bytes;
+        let Some(options) = &self.begins_at_base else { return };
+        let histories = self.sequencer.histories().to_vec();
+        let wal = Wal::new(options.clone(), wal::Start { next, histories, segments: Vec::new() });
+        // Of a log that is followed more has been received than was applied.
+        if next <= self.sequencer.end() {
+            let Some(mut frames) = self.backlog.from(next) else { return };
+            if frames.any(|frame| wal.append(frame.clone()).is_err()) {
+                // The next copy ends elsewhere.
+                return;
+            }
+        }
+        self.wal = Some(wal);
+        (self.begins_at_base, self.is_held) = (None, true);
+    }
+
+    /// What the log on disk begins with is there.
+    pub fn wal_begins(&mut self) {
+        self.is_held = false;
+        if let Some(wal) = &self.wal {
+            self.disk = wal.progress();
+            wal.request_sync(Index::MAX);
+        }
     }
 
     /// Tells data cores to record what they change.
@@ -178,12 +226,16 @@ impl Log {
                     {
                         tracing::error!(%error, index = frame.head.first, "the log cannot take a frame");
                     }
+                    self.appended_bytes += frame.bytes() as u64;
                     self.runs.push_log(&frame);
                     self.events.borrow_mut().push_back(Event::Appended(frame));
                 }
                 Entry::Cover { run, core, frame, done } => {
                     let moved = self.follows.map(|handed_out| frame.moved(self.sequencer.history(), handed_out + 1));
-                    self.runs.push_cover(run, core, moved.as_ref().unwrap_or(&frame), done);
+                    let frame = moved.as_ref().unwrap_or(&frame);
+                    if self.runs.push_cover(run, core, frame, done) {
+                        self.base_reached(frame.head.first);
+                    }
                 }
                 Entry::Spoiled { run } => self.runs.spoil(run),
                 Entry::Barrier { core } => self.barriers.push(core),
@@ -203,10 +255,12 @@ impl Log {
         self.wal.as_ref().is_none_or(|wal| wal.held_bytes() < UNWRITTEN_BYTES_MAX)
     }
 
-    /// Looks how far the disk is.
-    pub fn look_at_disk(&mut self) {
-        let Some(wal) = &self.wal else { return };
+    /// Looks how far the disk is with a log, which may be one that ends.
+    pub fn look_at_disk(&mut self, wal: &Rc<Wal>) {
         self.disk = wal.progress();
+        if !self.wal.as_ref().is_some_and(|ours| Rc::ptr_eq(ours, wal)) {
+            return;
+        }
         let error = wal.health().map(|health| Arc::from(&*health));
         if error != self.standing.disk_error {
             match &error {
@@ -218,9 +272,9 @@ impl Log {
         }
     }
 
-    /// The last index that survives a power cut here.
+    /// The last index that survives a power cut here; of a log that is written no longer, the last one that did.
     pub fn durable(&self) -> Index {
-        if self.wal.is_some() { self.disk.durable } else { 0 }
+        self.disk.durable
     }
 
     /// Tells data cores how far the log is with what they fed it, those that want to know. `replicated` and
@@ -248,7 +302,8 @@ impl Log {
                 self.out.push((id, Message::Progress(progress)));
             }
         }
-        let needed = if self.wal.is_some() { durable.min(replicated) } else { replicated };
+        let needed =
+            if self.wal.is_some() || self.begins_at_base.is_some() { durable.min(replicated) } else { replicated };
         self.sequencer.forget_marks(needed);
     }
 

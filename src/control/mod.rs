@@ -8,13 +8,15 @@
 //! Invariant: a core has at most one question open, so the rings from here never fill.
 
 mod apply;
+mod disk;
+mod ending;
 mod links;
 mod log;
 mod replication;
 mod runs;
 mod saves;
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -30,11 +32,10 @@ use glommio::timer::timeout;
 use crate::admin::http;
 use crate::command::log::{LogAnswer, LogAsk, LogNumbers};
 use crate::command::{Answer, Ask};
-use crate::config::{AppendFsync, Config};
+use crate::config::Config;
 use crate::log::files::DataDir;
 use crate::log::frame::{HistoryId, Index};
 use crate::log::recover::Plan;
-use crate::log::wal::{self, SyncPolicy, Wal};
 use crate::mesh::{Endpoint, Park, Wake};
 use crate::net::forward::Message;
 use crate::net::limits;
@@ -43,6 +44,8 @@ use crate::route::{CoreId, Hasher};
 use crate::stats::Snapshot;
 
 use apply::Apply;
+use disk::Disk;
+use ending::Ending;
 use log::Log;
 use replication::{Events, Replication, chain_of};
 pub use runs::Keyspace;
@@ -94,7 +97,7 @@ pub async fn run(parts: Parts) -> io::Result<()> {
     if let Some(listener) = admin {
         glommio::spawn_local(http::serve(listener, Rc::clone(&control))).detach();
     }
-    control.configure();
+    control.resume_log();
     match control.config().replicaof.clone() {
         Some((host, port)) => control.start_following(host, port),
         None => control.lead(),
@@ -103,8 +106,10 @@ pub async fn run(parts: Parts) -> io::Result<()> {
     glommio::spawn_local(Rc::clone(&control).tick()).detach();
     let mut stop_by = None;
     loop {
-        if let Ok(Order::Stop { .. }) = orders.try_recv() {
-            stop_by = Some(Instant::now() + STOP_PATIENCE);
+        match orders.try_recv() {
+            Ok(Order::Stop { .. }) => stop_by = Some(Instant::now() + STOP_PATIENCE),
+            Ok(Order::ShutDown(how)) => control.shut_down(how, None),
+            Err(_) => {}
         }
         control.receive();
         // Data cores go first: what they have changed to the end belongs into the log.
@@ -149,6 +154,10 @@ pub struct Control {
     log: RefCell<Log>,
     saves: RefCell<Saves>,
     waits: RefCell<Vec<CopyWait>>,
+    disk: Cell<Disk>,
+    ending: RefCell<Option<Ending>>,
+    /// Shutdowns that were begun.
+    endings: Cell<u64>,
     replication: RefCell<Replication>,
     /// Segments of the log that were there at the start, until they are handed to its writer.
     segments: RefCell<Vec<(Index, u64)>>,
@@ -203,6 +212,8 @@ impl Control {
         let config = node.state.config.latest().config;
         let Recovered { dir, plan } = recovered;
         let (histories, end) = plan.as_ref().map_or((Vec::new(), 0), |plan| (plan.histories.clone(), plan.end));
+        let replayed_bytes = plan.as_ref().map_or(0, |plan| plan.replayed().iter().map(|file| file.used_bytes).sum());
+        let base_bytes = plan.as_ref().and_then(|plan| plan.snapshot.as_ref()).map_or(0, |snapshot| snapshot.bytes);
         let events = Events::default();
         let recovered = histories.clone();
         let backlog_bytes = config.repl_backlog_size;
@@ -217,15 +228,19 @@ impl Control {
         let attempt = node.clock.clone().now().wall_ms as u64 * 1000;
         let chain = chain_of(log.sequencer.histories());
         let replication = Replication::new(id, &config, apply, chain, end, attempt, events);
+        log.appended_bytes = replayed_bytes;
         let path = std::path::Path::new(&config.dir).join(&config.appenddirname);
         let now_s = node.clock.clone().now().wall_ms / 1000;
-        let saves = Saves::new(path, dir, now_s);
+        let saves = Saves::new(path, dir, now_s, base_bytes);
         Control {
             node,
             state: RefCell::new(state),
             log: RefCell::new(log),
             saves: RefCell::new(saves),
             waits: RefCell::default(),
+            disk: Cell::default(),
+            ending: RefCell::default(),
+            endings: Cell::default(),
             replication: RefCell::new(replication),
             segments: RefCell::new(plan.map_or(Vec::new(), |plan| plan.start(Vec::new).segments)),
         }
@@ -250,61 +265,6 @@ impl Control {
         self.replication.borrow().in_use
     }
 
-    /// Does what the configuration says about the log, as far as it has changed.
-    fn configure(self: &Rc<Self>) {
-        let config = self.config();
-        let sync = match config.appendfsync {
-            AppendFsync::Always => SyncPolicy::Always,
-            AppendFsync::EverySec => SyncPolicy::EverySecond,
-            AppendFsync::No => SyncPolicy::No,
-        };
-        let wal = self.log.borrow().wal().cloned();
-        self.log.borrow_mut().backlog.set_bytes_max(config.repl_backlog_size as usize);
-        match (config.appendonly, wal) {
-            (true, None) => {
-                if let Err(error) = self.open_wal(&config, sync) {
-                    tracing::error!(error, "the log cannot be written");
-                }
-            }
-            (true, Some(wal)) => wal.set_sync(sync),
-            (false, Some(wal)) => {
-                self.log.borrow_mut().set_wal(None);
-                glommio::spawn_local(async move { drop(wal.close(CLOSE_PATIENCE).await) }).detach();
-            }
-            (false, None) => {}
-        }
-        self.advance();
-    }
-
-    fn open_wal(self: &Rc<Self>, config: &Config, sync: SyncPolicy) -> Result<(), String> {
-        let dir = self.saves.borrow_mut().directory()?;
-        let wal = {
-            let mut log = self.log.borrow_mut();
-            let options = wal::Options { sync, segment_bytes: config.wal_segment_size, ..wal::Options::new(dir) };
-            let start = wal::Start {
-                next: log.sequencer.end() + 1,
-                histories: log.sequencer.histories().to_vec(),
-                segments: self.segments.take(),
-            };
-            let wal = Wal::new(options, start);
-            log.set_wal(Some(Rc::clone(&wal)));
-            log.record();
-            wal
-        };
-        glommio::spawn_local(Rc::clone(&wal).run()).detach();
-        let control = Rc::clone(self);
-        glommio::spawn_local(async move {
-            let mut seen = wal.progress();
-            while !seen.closed {
-                control.log.borrow_mut().look_at_disk();
-                control.advance();
-                seen = wal.changed(seen).await;
-            }
-        })
-        .detach();
-        Ok(())
-    }
-
     /// Housekeeping.
     async fn tick(self: Rc<Self>) {
         let mut looked = Instant::now();
@@ -316,15 +276,14 @@ impl Control {
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
                 self.ask(Duration::from_millis(50)).await;
-                let config = self.config();
-                let due = self.saves.borrow().is_due(&config.save, self.changes(), self.wall_ms() / 1000);
-                let full = self.log.borrow().wal().is_some_and(|wal| wal.total_bytes() > config.wal_max_size);
-                if (due || (full && !self.saves.borrow().is_under_way()))
+                if self.save_is_due()
                     && let Err(error) = self.begin_save()
                 {
                     tracing::error!(error, "the snapshot failed");
                 }
-                self.configure();
+                if let Err(error) = self.configure() {
+                    tracing::error!(error, "the log cannot be written");
+                }
             }
         }
     }
@@ -371,6 +330,15 @@ impl Control {
     fn take_question(self: &Rc<Self>, core: CoreId, ask: u32, part: u16, question: LogAsk) {
         match question {
             LogAsk::Save { wait, schedule } => self.ask_save(core, ask, part, wait, schedule),
+            LogAsk::Configure => {
+                let answer = self.configure().map_or_else(LogAnswer::Failed, |()| LogAnswer::Done);
+                self.answer(core, ask, part, answer);
+            }
+            LogAsk::ShutDown(how) => self.shut_down(how, Some((core, ask, part))),
+            LogAsk::AbortShutDown => {
+                let answer = if self.abort_shutdown() { LogAnswer::Done } else { LogAnswer::Busy };
+                self.answer(core, ask, part, answer);
+            }
             LogAsk::LastSave => {
                 let time = LogAnswer::Time(self.saves.borrow().last_save_s);
                 self.answer(core, ask, part, time);
@@ -460,11 +428,13 @@ impl Control {
 
     /// Numbers for INFO and the metrics.
     pub fn log_numbers(&self) -> LogNumbers {
-        let changes = self.changes();
         let log = self.log.borrow();
         let mut numbers = LogNumbers {
-            wal: log.wal().is_some(),
+            wal: self.disk.get() != Disk::Off,
+            wal_starting: self.disk.get() == Disk::Starting,
             wal_bytes: log.wal().map_or(0, |wal| wal.total_bytes()),
+            appended_bytes: log.appended_bytes,
+            written: log.wal().map_or(0, |wal| wal.progress().written),
             unwritten_bytes: log.wal().map_or(0, |wal| wal.held_bytes() as u64),
             disk_error: log.standing.disk_error.as_deref().map(str::to_string),
             history: log.sequencer.history(),
@@ -474,7 +444,7 @@ impl Control {
             backlog_first: log.backlog.first().unwrap_or(0),
             ..LogNumbers::default()
         };
-        self.saves.borrow().describe(&mut numbers, changes);
+        self.saves.borrow().describe(&mut numbers);
         numbers.replication = self.replication_numbers();
         numbers
     }

@@ -29,6 +29,10 @@ pub(super) trait Take {
     fn is_gone(&self) -> bool;
     /// What has been taken is worthless.
     fn spoil(&mut self);
+    /// Whether the copy goes to this node's disk, so that the log before it can go.
+    fn is_base(&self) -> bool {
+        false
+    }
 }
 
 pub(super) type Consumer = Rc<RefCell<dyn Take>>;
@@ -104,9 +108,9 @@ impl Runs {
         }
     }
 
-    /// A piece of a run; the last one of all ends it.
-    pub fn push_cover(&mut self, number: u64, core: CoreId, frame: &Frame, done: bool) {
-        let Some(run) = self.run.as_mut().filter(|run| run.number == number) else { return };
+    /// A piece of a run; the last one of all ends it. Returns whether a copy is whole that goes to disk.
+    pub fn push_cover(&mut self, number: u64, core: CoreId, frame: &Frame, done: bool) -> bool {
+        let Some(run) = self.run.as_mut().filter(|run| run.number == number) else { return false };
         run.covers += 1;
         run.push(frame);
         let granted = &mut run.granted[core as usize];
@@ -115,8 +119,13 @@ impl Runs {
             let (history, next, wall_ms) = (frame.head.history, frame.head.first, frame.head.wall_ms);
             let end = Frame::of(Kind::End, history, next, wall_ms, &End { covers: run.covers });
             run.push(&end);
+            let mut consumers = run.consumers.iter().map(|consumer| consumer.borrow());
+            let base = consumers.any(|consumer| consumer.is_base() && !consumer.is_gone());
+            drop(consumers);
             self.run = None;
+            return base;
         }
+        false
     }
 
     /// Lets data cores make pieces, if all takers have room. A run that nobody takes any more ends.

@@ -8,8 +8,10 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::Control;
+use super::disk::Disk;
 use super::runs::Take;
 use crate::command::log::{LogAnswer, LogNumbers};
 use crate::log::files::DataDir;
@@ -19,6 +21,9 @@ use crate::route::CoreId;
 
 /// Bytes that may wait to be written before no more pieces are made.
 const QUEUED_BYTES_MAX: usize = 8 << 20;
+
+/// How long data cores may take to tell how much they have changed, before an older number counts.
+const COUNT_PATIENCE: Duration = Duration::from_millis(100);
 
 /// After a snapshot that failed, the next one by save points comes so much later, s.
 const RETRY_S: i64 = 5;
@@ -37,7 +42,9 @@ pub(super) struct Saves {
     started_s: i64,
     pub last_save_s: i64,
     last_try_s: i64,
-    last_ok: bool,
+    pub last_ok: bool,
+    /// Of the last one, or of the one that was there at the start.
+    pub last_bytes: u64,
     last_took_s: Option<i64>,
     saves: u64,
     /// Changes of keys before the last snapshot began, and before the one that is under way.
@@ -65,6 +72,10 @@ impl Take for Taker {
         self.writer.result().is_some()
     }
 
+    fn is_base(&self) -> bool {
+        true
+    }
+
     fn spoil(&mut self) {
         *self.spoiled.borrow_mut() = true;
         self.writer.abort();
@@ -72,7 +83,7 @@ impl Take for Taker {
 }
 
 impl Saves {
-    pub fn new(path: PathBuf, dir: Option<DataDir>, now_s: i64) -> Saves {
+    pub fn new(path: PathBuf, dir: Option<DataDir>, now_s: i64, last_bytes: u64) -> Saves {
         Saves {
             path,
             dir,
@@ -84,6 +95,7 @@ impl Saves {
             last_save_s: now_s,
             last_try_s: 0,
             last_ok: true,
+            last_bytes,
             last_took_s: None,
             saves: 0,
             changes: 0,
@@ -107,17 +119,27 @@ impl Saves {
     /// Whether a save point is reached, `changes` being all changes of keys since the start.
     pub fn is_due(&self, points: &[(u64, u64)], changes: u64, now_s: i64) -> bool {
         let (since_s, new) = (now_s - self.last_save_s, changes.saturating_sub(self.changes));
-        let retry = self.last_ok || now_s - self.last_try_s >= RETRY_S;
         let reached = |&(seconds, count): &(u64, u64)| new >= count && new > 0 && since_s >= seconds as i64;
-        self.writer.is_none() && retry && points.iter().any(reached)
+        points.iter().any(reached)
     }
 
-    pub fn describe(&self, numbers: &mut LogNumbers, changes: u64) {
+    /// Whether the last one was a success, or failed long enough ago.
+    pub fn may_retry(&self, now_s: i64) -> bool {
+        self.last_ok || now_s - self.last_try_s >= RETRY_S
+    }
+
+    /// The one that is under way.
+    pub fn writer(&self) -> Option<Rc<SnapshotWriter>> {
+        self.writer.clone()
+    }
+
+    pub fn describe(&self, numbers: &mut LogNumbers) {
         numbers.saving = self.writer.is_some();
         numbers.saving_since_s = self.writer.is_some().then_some(self.started_s);
         (numbers.last_save_s, numbers.last_save_ok) = (self.last_save_s, self.last_ok);
         (numbers.last_save_took_s, numbers.saves) = (self.last_took_s, self.saves);
-        numbers.changes_since_save = changes.saturating_sub(self.changes);
+        numbers.changes_saved = self.changes;
+        (numbers.last_save_bytes, numbers.save_scheduled) = (self.last_bytes, self.again);
     }
 }
 
@@ -141,6 +163,23 @@ impl Control {
         }
     }
 
+    /// Whether a snapshot is to be made: a save point is reached, or the log on disk has grown too long.
+    pub(super) fn save_is_due(&self) -> bool {
+        let config = self.config();
+        let (saves, log) = (self.saves.borrow(), self.log.borrow());
+        let now_s = self.wall_ms() / 1000;
+        if saves.is_under_way() || !saves.may_retry(now_s) {
+            return false;
+        }
+        let grown_bytes = log.appended_bytes.saturating_sub(log.base_appended_bytes);
+        let percentage = config.auto_aof_rewrite_percentage as u64;
+        let grown = percentage > 0
+            && grown_bytes > config.auto_aof_rewrite_min_size
+            && grown_bytes / percentage.max(1) > saves.last_bytes / 100;
+        let full = log.wal().is_some() && (grown || grown_bytes > config.wal_max_size);
+        full || saves.is_due(&config.save, self.changes(), now_s)
+    }
+
     /// Begins a snapshot; none is under way.
     pub(super) fn begin_save(self: &Rc<Self>) -> Result<(), String> {
         let now_s = self.wall_ms() / 1000;
@@ -159,8 +198,15 @@ impl Control {
         };
         tracing::info!("a snapshot begins");
         glommio::spawn_local(Rc::clone(&writer).run()).detach();
+        // What each core answers it has counted before its first piece: all of that is in the snapshot.
+        self.send_questions();
         let control = Rc::clone(self);
         glommio::spawn_local(async move {
+            control.ask(COUNT_PATIENCE).await;
+            let changes = control.changes();
+            if control.saves.borrow().writer().is_some_and(|ours| Rc::ptr_eq(&ours, &writer)) {
+                control.saves.borrow_mut().changes_before = changes;
+            }
             let result = writer.finished().await;
             control.end_save(result);
         })
@@ -184,6 +230,7 @@ impl Control {
             let mut saves = self.saves.borrow_mut();
             saves.last_ok = result.is_ok();
             if let Ok(done) = &result {
+                saves.last_bytes = done.bytes;
                 saves.last_took_s = Some(now_s - saves.started_s);
                 (saves.last_save_s, saves.changes, saves.saves) = (now_s, saves.changes_before, saves.saves + 1);
                 tracing::info!(end = done.end, bytes = done.bytes, path = %done.path.display(), "the snapshot is complete");
@@ -193,15 +240,18 @@ impl Control {
         if let Err(error) = &result {
             tracing::error!(%error, "the snapshot failed");
         }
-        {
-            let mut log = self.log.borrow_mut();
-            if let (Ok(done), Some(wal)) = (&result, log.wal()) {
-                wal.retain(done.end + 1);
+        self.base_ended(result.is_ok());
+        match (&result, self.disk.get()) {
+            (Ok(done), Disk::On) => {
+                if let Some(wal) = self.log.borrow().wal() {
+                    wal.retain(done.end + 1);
+                }
             }
-            if log.wal().is_none() && log.runs.is_idle() && !self.replicates() {
-                log.stop_recording(crate::control::random_id());
-            }
+            (Ok(_), Disk::Off) => self.remove_segments(),
+            _ => {}
         }
+        self.end_recording();
+        self.update_standing();
         for (core, ask, part) in waiting {
             let answer = result.as_ref().map_or_else(|error| LogAnswer::Failed(error.to_string()), |_| LogAnswer::Done);
             self.answer(core, ask, part, answer);

@@ -127,7 +127,10 @@ impl Engine {
             counted: false,
         };
         void.clear(0);
+        let changes = self.changes;
         self.apply(call, &mut Reply::new(void, Version::V2));
+        // Nothing has changed since the files were written.
+        self.changes = changes;
         Some(())
     }
 
@@ -148,11 +151,16 @@ impl Engine {
 
     /// What the node may do has changed.
     pub fn stand(&mut self, standing: Arc<Standing>) {
-        self.restricted = standing.is_restricted();
         let expiring = if standing.replica { Expiring::Elsewhere } else { Expiring::Here };
         self.shard.set_expiring(expiring);
         self.scratch.set_expiring(expiring);
         self.standing = standing;
+        self.restrict();
+    }
+
+    /// Whether a write of some client may have to be refused.
+    fn restrict(&mut self) {
+        self.restricted = self.standing.is_restricted() || (self.waits.disk && !self.config.appendonly);
     }
 
     /// Says in the feed that everything before is through.
@@ -184,6 +192,12 @@ impl Engine {
         if let Some(error) = &standing.disk_error {
             return Some(Error::MisconfLog(error.to_string()));
         }
+        if standing.snapshot_failed {
+            return Some(Error::MisconfSnapshot);
+        }
+        if !self.config.appendonly && matches!(durability, Durability::Disk | Durability::QuorumDisk) {
+            return Some(Error::DurabilityWithoutLog);
+        }
         let few = standing.few_replicas || (standing.few_in_sync && durability.is_quorum());
         few.then_some(Error::NoReplicas)
     }
@@ -193,6 +207,7 @@ impl Engine {
         self.default_durability = self.config.default_durability();
         self.expect_waits(chosen);
         self.expect_waits(self.default_durability);
+        self.restrict();
     }
 
     /// Replies of this durability have to wait on this core; once is for ever.

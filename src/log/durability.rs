@@ -84,6 +84,8 @@ pub struct Standing {
     pub loading: bool,
     /// Why the log cannot be written, if so.
     pub disk_error: Option<Arc<str>>,
+    /// The last snapshot failed, and writes are not to go on without.
+    pub snapshot_failed: bool,
     /// Fewer replicas than `min-replicas-to-write` keep up.
     pub few_replicas: bool,
     /// Fewer copies are in sync than `min-insync`.
@@ -96,6 +98,7 @@ impl Standing {
     /// Whether a write may have to be refused.
     #[inline]
     pub fn is_restricted(&self) -> bool {
-        self.replica || self.loading || self.disk_error.is_some() || self.few_replicas || self.few_in_sync
+        let broken = self.disk_error.is_some() || self.snapshot_failed;
+        self.replica || self.loading || broken || self.few_replicas || self.few_in_sync
     }
 }

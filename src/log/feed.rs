@@ -135,13 +135,12 @@ impl Feed {
             self.close_chunk(effects);
         }
         effects.enable(on);
-        if on && !self.on {
-            self.on = true;
+        self.on = on;
+        if on {
             // Tells that it records.
             self.mark(std::iter::empty(), effects);
             self.hurry = true;
         }
-        self.on = on;
     }
 
     #[inline]
@@ -304,7 +303,9 @@ mod tests {
 
     fn recording() -> (Feed, Effects) {
         let (mut feed, mut effects) = (Feed::new(), Effects::default());
-        feed.switch(true, &mut effects);
+        // Without the first mark, so that numbers are those of the units.
+        feed.on = true;
+        effects.enable(true);
         (feed, effects)
     }
 
@@ -383,7 +384,7 @@ mod tests {
         assert!(!feed.is_full());
         all(&mut feed, &mut effects);
         assert!(feed.is_full());
-        feed.taken(UNTAKEN_BYTES_MAX as u64 + 100);
+        feed.taken(1000);
         assert!(!feed.is_full());
     }
 }

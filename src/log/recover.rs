@@ -210,7 +210,12 @@ impl Plan {
         let forgotten = self.histories.first().map_or(0, |oldest| oldest.cut);
         let diverged = read.histories.iter().any(|entry| entry.cut >= forgotten && cut_off(entry));
         if !same_line(&self.histories, &read.histories) || (at == self.replayed_from && diverged) {
-            return Err(segment_error(read.reader.error(0, Why::Order(Disorder::Line))));
+            let disorder = read.reader.error(0, Why::Order(Disorder::Line));
+            if at == self.replayed_from && read.ends_by(from) {
+                self.replayed_from = at + 1;
+                return Ok(());
+            }
+            return Err(segment_error(disorder));
         }
         let latest = read.histories.last().map(|history| history.id);
         if !self.histories.iter().any(|ours| Some(ours.id) == latest) {
@@ -303,6 +308,18 @@ impl SegmentReader {
         let Some(head) = self.head()? else { return Ok(None) };
         self.passed(&head);
         self.reader.payload(head).map(Some)
+    }
+
+    /// Whether the segment is whole and has nothing after index `end`: it is of a log that ended before the snapshot which
+    /// ends there, as `appendonly` was off for a while.
+    fn ends_by(&mut self, end: Index) -> bool {
+        loop {
+            match self.next_head() {
+                Ok(Some(_)) => {}
+                Ok(None) => return self.next <= end + 1,
+                Err(_) => return false,
+            }
+        }
     }
 
     fn passed(&mut self, head: &Head) {

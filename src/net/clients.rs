@@ -417,6 +417,7 @@ impl Pump {
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 Order::Stop { deadline_ms } => self.begin_shutdown(deadline_ms),
+                Order::ShutDown(_) => debug_assert!(false, "only the control core is asked"),
             }
         }
     }

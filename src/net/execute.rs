@@ -273,7 +273,6 @@ impl Pump {
                 self.unqueue(index);
                 self.stop_monitor(index);
             }
-            Flow::Shutdown => self.node.request_shutdown(),
             Flow::HandOver => self.hand_over(index),
         }
     }

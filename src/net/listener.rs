@@ -36,6 +36,11 @@ impl Listener {
         self.socket.as_raw_fd()
     }
 
+    /// Another descriptor of the same socket.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone()
+    }
+
     /// The port that a listener on port 0 was given.
     pub fn port(&self) -> Option<u16> {
         self.address.rsplit_once(':').and_then(|(_, port)| port.parse().ok())

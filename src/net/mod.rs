@@ -3,7 +3,8 @@
 //! [`pump`] is the turn: collect what arrived, parse, execute as one batch, send. [`ring`] is the core's io_uring,
 //! [`connection`] one client, [`window`] the batch of requests under way, [`forward`] what travels between cores,
 //! [`owner`] what waits for keys that are lent, [`transact`] and [`steps`] transactions, [`wait`] clients that wait for an
-//! element, [`publish`] messages for subscribers, [`listener`] the sockets that accept, [`clock`] what time it is.
+//! element, [`publish`] messages for subscribers, [`listener`] the sockets that accept, [`loading`] what
+//! clients are told before the cores serve, [`clock`] what time it is.
 //!
 //! Every limit of this layer stands in [`limits`].
 
@@ -18,6 +19,7 @@ pub mod forward;
 mod held;
 mod intake;
 pub mod listener;
+pub mod loading;
 mod owner;
 mod publish;
 pub mod pump;

@@ -166,6 +166,17 @@ pub enum Error {
     NoReplicas,
     #[error("MISCONF Errors writing to the AOF file: {0}")]
     MisconfLog(String),
+    #[error(
+        "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk. Commands that \
+         may modify the data set are disabled, because this instance is configured to report errors during writes if RDB \
+         snapshotting fails (stop-writes-on-bgsave-error option). Please check the Redis logs for details about the RDB \
+         error."
+    )]
+    MisconfSnapshot,
+    #[error("ERR Errors trying to SHUTDOWN. Check logs.")]
+    ShutDownFailed,
+    #[error("ERR No shutdown in progress.")]
+    NoShutDown,
     #[error("WRONGPASS invalid username-password pair or user is disabled.")]
     WrongPass,
     #[error(

@@ -227,6 +227,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// Adds the numbers of another core.
     pub fn merge(&mut self, other: &Snapshot) {
+        self.changes += other.changes;
         if self.commands.len() < other.commands.len() {
             self.commands.resize(other.commands.len(), CommandStats::default());
         }

@@ -64,6 +64,23 @@ impl Server {
         Server::start(&redis_program(), &[&["--save", "", "--appendonly", "no"], args].concat())
     }
 
+    /// Starts the program under test again, in the same directory and on the same port, and waits until it answers.
+    pub fn restart(&mut self, args: &[&str]) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let end = Instant::now() + START_MAX;
+        loop {
+            self.child = Server::command(env!("CARGO_BIN_EXE_keyloom"), args, self.port, &self.dir);
+            if self.wait_until_it_answers() {
+                return;
+            }
+            // The kernel gives up the rings of a process that was killed, and what they hold, a little after it.
+            let port = self.log().trim_end().ends_with("Address already in use (os error 98)");
+            assert!(port && Instant::now() < end, "it does not start again; it said:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Starts a later redis-server, which `KEYLOOM_LATER_REDIS_SERVER` names, without persistence.
     pub fn later_redis(args: &[&str]) -> Server {
         let program = std::env::var("KEYLOOM_LATER_REDIS_SERVER").expect("KEYLOOM_LATER_REDIS_SERVER names a server");
@@ -99,17 +116,21 @@ impl Server {
         let name = format!("server-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&dir).unwrap();
-        let log = File::create(dir.join("output")).unwrap();
         let port = free_port();
-        let child = Command::new(program)
+        let child = Server::command(program, args, port, &dir);
+        Server { child, port, dir }
+    }
+
+    fn command(program: &str, args: &[&str], port: u16, dir: &std::path::Path) -> Child {
+        let log = File::options().create(true).append(true).open(dir.join("output")).unwrap();
+        Command::new(program)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir", dir.to_str().unwrap()])
             .args(args)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
-        Server { child, port, dir }
+            .unwrap_or_else(|error| panic!("cannot run {program}: {error}"))
     }
 
     /// False if it ended instead.
@@ -161,6 +182,12 @@ impl Server {
         let mut client = self.client();
         client.call(&["HELLO", &version.to_string()]);
         client
+    }
+
+    /// Sends a signal (`TERM`, `INT`).
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
+        assert!(sent.success(), "kill -s {name}");
     }
 
     /// SIGKILL; returns when the process has ended.

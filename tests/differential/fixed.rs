@@ -16,6 +16,40 @@ const LINES: &[&str] = &[
     "CONFIG GET tcp-backlog",
     "CONFIG GET save",
     "CONFIG GET appendonly",
+    "CONFIG GET appendfsync",
+    "CONFIG GET appenddirname",
+    "CONFIG GET appendfilename",
+    "CONFIG GET no-appendfsync-on-rewrite",
+    "CONFIG GET auto-aof-rewrite-percentage",
+    "CONFIG GET auto-aof-rewrite-min-size",
+    "CONFIG GET aof-load-truncated",
+    "CONFIG GET rdbcompression",
+    "CONFIG GET rdbchecksum",
+    "CONFIG GET stop-writes-on-bgsave-error",
+    "CONFIG GET shutdown*",
+    "CONFIG GET repl-diskless*",
+    "CONFIG GET repl-ping-slave-period",
+    "CONFIG GET repl-backlog-ttl",
+    "CONFIG GET replica-priority",
+    "CONFIG GET slave-read-only",
+    "CONFIG GET slaveof",
+    "CONFIG SET save 0",
+    "CONFIG SET appendfsync never",
+    "CONFIG SET rdbcompression maybe",
+    "CONFIG SET appendfilename x",
+    "CONFIG SET shutdown-on-sigterm now",
+    "CONFIG GET shutdown-on-sigterm",
+    "CONFIG SET shutdown-on-sigterm default",
+    "BGSAVE nonsense",
+    "BGSAVE a b",
+    "SAVE x",
+    "LASTSAVE x",
+    "WAIT",
+    "WAIT x 0",
+    "WAIT 0 x",
+    "WAIT 0 -1",
+    "WAIT 0 0",
+    "WAIT 1 1",
     "CONFIG GET maxmemory",
     "CONFIG GET maxmemory-policy",
     "CONFIG GET maxmemory-samples",
@@ -164,6 +198,30 @@ fn commands_are_described_as_by_redis() {
     }
     assert!(differences.is_empty(), "{differences}");
     assert!(ours.keys().filter(|name| redis.contains_key(*name)).count() > 100);
+}
+
+/// Commands about persistence, with their ACL categories and tips.
+#[test]
+fn commands_of_persistence_are_described_as_by_redis() {
+    let Some(mut sides) = sides() else { return };
+    let ask = words("COMMAND INFO bgsave save lastsave bgrewriteaof wait");
+    let replies: Vec<Vec<u8>> = sides
+        .iter_mut()
+        .map(|side| {
+            side.client.send(&ask);
+            side.client.read_raw()
+        })
+        .collect();
+    for ours in &replies[1..] {
+        assert_eq!(ours.escape_ascii().to_string(), replies[0].escape_ascii().to_string());
+    }
+    // Of Redis 7.2.
+    let waitaof = sides[1].client.call(&["COMMAND", "INFO", "waitaof"]);
+    let Value::Array(rows) = waitaof else { panic!("COMMAND INFO is an array") };
+    let Value::Array(row) = &rows[0] else { panic!("no row of waitaof") };
+    assert_eq!((text(&row[0]), &row[1], texts(&row[6])), {
+        ("waitaof".into(), &Value::Int(4), vec!["@connection".into(), "@slow".into()])
+    });
 }
 
 /// What routing depends on.
