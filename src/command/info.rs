@@ -311,15 +311,10 @@ fn stats(facts: &Facts, text: &mut Text) {
 }
 
 fn replication(facts: &Facts, text: &mut Text) {
-    text.field("role", "master");
-    text.field("connected_slaves", 0);
-    text.field("master_failover_state", "no-failover");
-    text.field("master_replid", &facts.node.run_id);
-    text.field("master_replid2", "0".repeat(40));
-    text.field("master_repl_offset", 0);
-    text.field("second_repl_offset", -1);
-    text.zeros(&["repl_backlog_active", "repl_backlog_size", "repl_backlog_first_byte_offset"]);
-    text.field("repl_backlog_histlen", 0);
+    let config = facts.config;
+    super::replication::describe(&facts.log, config.repl_backlog_size, config.min_replicas_to_write, |name, value| {
+        text.field(name, value)
+    });
 }
 
 fn cpu(facts: &Facts, text: &mut Text) {
