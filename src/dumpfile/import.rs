@@ -213,6 +213,7 @@ impl Visitor for Stream {
     }
 
     fn statement(&mut self, header: &KeyHeader, statement: &[&[u8]]) -> Result<(), Stop> {
+        self.imported.count(header);
         let partition = self.hasher.key(header.key).partition;
         let done = self.record(header.database as u8, partition, Some((header.key, statement)));
         done.map_err(Stop::Write)

@@ -84,6 +84,8 @@ pub struct Imported {
     /// Libraries of functions and data of modules that were left out.
     pub functions: u64,
     pub module_data: u64,
+    /// A key was taken, and no statement of it has come.
+    begun: bool,
 }
 
 impl Imported {
@@ -92,11 +94,18 @@ impl Imported {
         self.databases.values().sum()
     }
 
-    /// Whether a key is taken at this time; it counts then.
+    /// Whether a key is taken at this time.
     pub(super) fn takes(&mut self, header: &KeyHeader, now_ms: UnixMs) -> bool {
-        if header.expire_at.is_some_and(|ms| ms <= now_ms) {
-            self.expired += 1;
-            return false;
+        let expired = header.expire_at.is_some_and(|ms| ms <= now_ms);
+        self.expired += expired as u64;
+        self.begun = !expired;
+        !expired
+    }
+
+    /// A statement of a key that is taken: with the first one it counts. Empty collections have none.
+    pub(super) fn count(&mut self, header: &KeyHeader) {
+        if !std::mem::take(&mut self.begun) {
+            return;
         }
         let count = match header.kind {
             Kind::String => &mut self.strings,
@@ -107,7 +116,6 @@ impl Imported {
         };
         *count += 1;
         *self.databases.entry(header.database).or_default() += 1;
-        true
     }
 
     /// The file is read from its start again, for other keys: what it holds besides keys is counted anew.
@@ -230,6 +238,7 @@ impl<O: Fn(u16) -> bool, F: FnMut(u8, &[&[u8]]) -> Option<()>> Visitor for Loade
     }
 
     fn statement(&mut self, header: &KeyHeader, statement: &[&[u8]]) -> Result<(), Stop> {
+        self.imported.count(header);
         let unknown = || Stop::Statement(statement[0].escape_ascii().to_string());
         (self.visit)(header.database as u8, statement).ok_or_else(unknown)
     }
