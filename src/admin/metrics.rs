@@ -433,6 +433,12 @@ mod tests {
             ("keyloom_commands_total{core=\"0\"}", 4.0),
             ("keyloom_commands_total{core=\"1\"}", 0.0),
             ("keyloom_connected_clients{core=\"1\"}", 3.0),
+            ("keyloom_log_end_index", 7.0),
+            ("keyloom_log_durable_index", 5.0),
+            ("keyloom_log_healthy", 1.0),
+            ("keyloom_snapshot_in_progress", 0.0),
+            // SET twice, and one of both is in the snapshot.
+            ("keyloom_changes_since_snapshot", 1.0),
             ("keyloom_keyspace_hits_total{core=\"0\"}", 1.0),
             ("keyloom_errors_total{code=\"ERR\"}", 1.0),
             ("keyloom_db_keys{db=\"0\"}", 1.0),

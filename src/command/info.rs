@@ -216,10 +216,13 @@ fn memory(facts: &Facts, text: &mut Text) {
         text.field(&format!("{name}_ratio"), ratio);
         text.field(&format!("{name}_bytes"), bytes);
     }
-    text.zeros(&["mem_not_counted_for_evict", "mem_replication_backlog", "mem_total_replication_buffers"]);
+    text.field("mem_not_counted_for_evict", 0);
+    text.field("mem_replication_backlog", facts.log.backlog_bytes);
+    text.field("mem_total_replication_buffers", facts.log.backlog_bytes);
     text.field("mem_clients_slaves", 0);
     text.field("mem_clients_normal", facts.sum.net.client_memory_bytes);
-    text.zeros(&["mem_cluster_links", "mem_aof_buffer"]);
+    text.field("mem_cluster_links", 0);
+    text.field("mem_aof_buffer", facts.log.unwritten_bytes);
     text.field("mem_allocator", "jemalloc");
     text.zeros(&["active_defrag_running", "lazyfree_pending_objects", "lazyfreed_objects"]);
 }
@@ -441,6 +444,10 @@ mod tests {
         assert_eq!(field("Replication", "role"), "master");
         assert_eq!(field("Cluster", "cluster_enabled"), "0");
         assert_eq!(field("Persistence", "loading"), "0");
+        assert_eq!(field("Persistence", "rdb_changes_since_last_save"), "1");
+        assert_eq!(field("Persistence", "rdb_last_bgsave_time_sec"), "-1");
+        // Without a log its sizes are not told.
+        assert!(!all["Persistence"].contains_key("aof_current_size"));
         let get = field("Commandstats", "cmdstat_get");
         assert!(get.starts_with("calls=2,usec=") && get.ends_with(",rejected_calls=1,failed_calls=0"), "{get}");
         assert!(all["Commandstats"].contains_key("cmdstat_client.setname"));
