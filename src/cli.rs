@@ -275,7 +275,7 @@ fn import(file: &Path, dir: &Path, databases: usize, skip_unsupported: bool) -> 
     let target = Target { partitions: Config::default().partitions, databases, skip_unsupported, now_ms };
     let imported = dumpfile::import(file, &data, &target)?;
     let seconds = started.elapsed().as_secs_f64();
-    let _ = write!(std::io::stdout(), "{imported}imported into '{}' in {seconds:.2} s\n", dir.display());
+    let _ = writeln!(std::io::stdout(), "{imported}imported into '{}' in {seconds:.2} s", dir.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -286,9 +286,9 @@ fn export(dir: &Path, file: &Path) -> Result<ExitCode, CliError> {
     let dir = if below.is_dir() { &below } else { dir };
     let done = dumpfile::export(dir, file)?;
     let seconds = started.elapsed().as_secs_f64();
-    let _ = write!(
+    let _ = writeln!(
         std::io::stdout(),
-        "RDB version {}, {} bytes, {} keys in {} databases\nexported from '{}' in {seconds:.2} s\n",
+        "RDB version {}, {} bytes, {} keys in {} databases\nexported from '{}' in {seconds:.2} s",
         done.version,
         done.bytes,
         done.keys,

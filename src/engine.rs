@@ -177,7 +177,7 @@ impl Engine {
         engine.durability_changed(Durability::Memory);
         let replica = engine.config.replicaof.is_some();
         // Until the control core has seen any.
-        let few_replicas = !replica && engine.config.min_replicas_to_write > 0;
+        let few_replicas = !replica && engine.config.good_replicas_min() > 0;
         let few_in_sync = !replica && engine.config.min_insync > 1;
         engine.stand(Arc::new(Standing { replica, few_replicas, few_in_sync, ..Standing::default() }));
         engine

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 
-use common::{Client, Server, free_port, ok, wait_until};
+use common::{Client, Server, free_port, info, ok, wait_until};
 use keyloom::resp::read::Value;
 
 const TWO_CORES: &[&str] = &["--cpus", "0,1"];
@@ -134,7 +134,7 @@ fn both_sides_tell_of_each_other() {
     let primary = start(&["--admin-port", &admin, "--admin-bind", LOCAL]);
     let mut client = primary.client();
     client.call(&["SET", "before", "1"]);
-    let (server, mut follower) = follow(&primary, &["--replica-announce-port", "7777"]);
+    let (server, mut follower) = follow(&primary, &["--replica-announce-port", "7777", "--slave-priority", "5"]);
     for n in 0..50 {
         client.call(&["SET", &format!("key:{n}"), "value"]);
     }
@@ -179,7 +179,7 @@ fn both_sides_tell_of_each_other() {
         ("master_last_io_seconds_ago", "0"),
         ("master_sync_in_progress", "0"),
         ("slave_read_repl_offset", end),
-        ("slave_priority", "100"),
+        ("slave_priority", "5"),
         ("slave_read_only", "1"),
         ("replica_announced", "1"),
         ("connected_slaves", "0"),
@@ -207,8 +207,17 @@ fn both_sides_tell_of_each_other() {
     ] {
         assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
     }
+    assert_eq!(syncs(&mut client), [1, 0]);
+    // It loses its connection and goes on where it was.
+    assert_eq!(follower.call(&["REPLICAOF", "localhost", &port]), ok());
+    wait_until("it is back", || syncs(&mut client) == [1, 1] && replica(&mut client).contains_key("offset"));
     drop(server);
     wait_until("the replica is gone", || field(&mut client, "connected_slaves") == "0");
+}
+
+/// Full and partial ones.
+fn syncs(client: &mut Client) -> [u64; 2] {
+    ["sync_full", "sync_partial_ok"].map(|name| info(client, name))
 }
 
 fn scrape(port: u16) -> String {
@@ -308,7 +317,11 @@ fn writes_wait_for_enough_good_replicas() {
     assert_eq!(error(&mut other, "SET b 2"), REFUSED);
     assert_eq!(error(&mut client, "EXEC"), format!("EXECABORT Transaction discarded because of: {REFUSED}"));
     assert_eq!(client.call(&["GET", "a"]), Value::Bulk(b"1".to_vec()));
-    // At run time.
+    // At run time; either of the two turns it off.
+    assert_eq!(other.call(&["CONFIG", "SET", "min-replicas-max-lag", "0"]), ok());
+    wait_until("nobody is needed", || other.call(&["SET", "b", "1"]) == ok());
+    assert_eq!(other.call(&["CONFIG", "SET", "min-replicas-max-lag", "10"]), ok());
+    wait_until("somebody is needed", || matches!(other.call(&["SET", "b", "1"]), Value::Error(_)));
     assert_eq!(other.call(&["CONFIG", "SET", "min-slaves-to-write", "0"]), ok());
     wait_until("nobody is needed any more", || other.call(&["SET", "b", "1"]) == ok());
 }

@@ -212,6 +212,13 @@ fn replication(page: &mut Page, numbers: &ReplicationNumbers) {
         page.head(name, "gauge", help);
         page.sample(name, &[], value);
     }
+    for (name, help, value) in [
+        ("keyloom_replication_full_syncs_total", "Replicas that needed a copy.", numbers.syncs.full),
+        ("keyloom_replication_partial_syncs_total", "Replicas that went on where they were.", numbers.syncs.partial),
+    ] {
+        page.head(name, "counter", help);
+        page.sample(name, &[], value);
+    }
     if follows {
         for (name, help, value) in [
             ("keyloom_replication_link_up", "1 while the primary's log is followed.", one(numbers.link_up)),

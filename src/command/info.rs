@@ -283,7 +283,10 @@ fn stats(facts: &Facts, text: &mut Text) {
     text.field("instantaneous_input_repl_kbps", "0.00");
     text.field("instantaneous_output_repl_kbps", "0.00");
     text.field("rejected_connections", net.connections_rejected);
-    text.zeros(&["sync_full", "sync_partial_ok", "sync_partial_err"]);
+    let syncs = facts.log.replication.syncs;
+    text.field("sync_full", syncs.full);
+    text.field("sync_partial_ok", syncs.partial);
+    text.field("sync_partial_err", syncs.refused);
     text.field("expired_keys", sum.counters.expired);
     text.field("expired_subkeys", sum.counters.expired_fields);
     text.field("expired_time_cap_reached_count", sum.counters.expire_cap_reached);
@@ -314,10 +317,7 @@ fn stats(facts: &Facts, text: &mut Text) {
 }
 
 fn replication(facts: &Facts, text: &mut Text) {
-    let config = facts.config;
-    super::replication::describe(&facts.log, config.repl_backlog_size, config.min_replicas_to_write, |name, value| {
-        text.field(name, value)
-    });
+    super::replication::describe(&facts.log, facts.config, |name, value| text.field(name, value));
 }
 
 fn cpu(facts: &Facts, text: &mut Text) {

@@ -7,7 +7,7 @@ use super::{Answer, Args, Ask, Command, Flags, Flow, number::parse_i64};
 use crate::config::ShutdownOn;
 use crate::log::durability::Durability;
 use crate::log::frame::{HistoryId, Index};
-use crate::replication::primary::FailoverError;
+use crate::replication::primary::{FailoverError, Syncs};
 use crate::resp::{Error, Reply};
 use crate::route::CoreId;
 
@@ -157,6 +157,7 @@ pub struct ReplicationNumbers {
     pub lag: u64,
     pub suspicion: f64,
     pub replicas: Vec<ReplicaNumbers>,
+    pub syncs: Syncs,
     /// Replicas that are in sync, and those that count for `min-replicas-to-write`.
     pub in_sync: u64,
     pub good: u64,

@@ -9,6 +9,7 @@
 use super::log::{LogAnswer, LogAsk, LogNumbers};
 use super::number::parse_i64;
 use super::{Args, Command, Flags, Flow, Home};
+use crate::config::Config;
 use crate::replication::primary::FailoverError;
 use crate::resp::{Error, Reply};
 
@@ -202,12 +203,7 @@ fn write_role(numbers: &LogNumbers, reply: &mut Reply) {
 }
 
 /// The section Replication of INFO: names and values. Offsets are indices of the log: they count units, not bytes.
-pub(super) fn describe(
-    log: &LogNumbers,
-    backlog_bytes_max: u64,
-    min_replicas: u16,
-    mut field: impl FnMut(&str, String),
-) {
+pub(super) fn describe(log: &LogNumbers, config: &Config, mut field: impl FnMut(&str, String)) {
     let replication = &log.replication;
     match &replication.primary {
         None => field("role", "master".into()),
@@ -225,7 +221,7 @@ pub(super) fn describe(
             if !up {
                 field("master_link_down_since_seconds", seconds(replication.primary_silent_ms));
             }
-            field("slave_priority", "100".into());
+            field("slave_priority", config.get(b"replica-priority").unwrap_or_default());
             field("slave_read_only", "1".into());
             field("replica_announced", "1".into());
             field("master_link_lag_entries", replication.lag.to_string());
@@ -233,7 +229,7 @@ pub(super) fn describe(
         }
     }
     field("connected_slaves", replication.replicas.len().to_string());
-    if min_replicas > 0 {
+    if config.good_replicas_min() > 0 {
         field("min_slaves_good_slaves", replication.good.to_string());
     }
     for (at, replica) in replication.replicas.iter().enumerate() {
@@ -257,7 +253,7 @@ pub(super) fn describe(
         let name = format!("slave{at}");
         field(&name, format!("ip={host},port={port},state={state},offset={offset},lag={lag_s},{ours}"));
     }
-    describe_log(log, backlog_bytes_max, field);
+    describe_log(log, config.repl_backlog_size, field);
 }
 
 /// The part of it that leaders and followers have in common.

@@ -258,6 +258,11 @@ impl Config {
         }
     }
 
+    /// Replicas that writes need; as in Redis, either directive turns that off.
+    pub fn good_replicas_min(&self) -> usize {
+        if self.min_replicas_max_lag_s == 0 { 0 } else { self.min_replicas_to_write as usize }
+    }
+
     /// Whether directives fit together that are good each on its own: the one that does not, and why.
     pub(crate) fn check(&self) -> Result<(), (String, String)> {
         let on_disk = matches!(self.write_durability, Durability::Disk | Durability::QuorumDisk);

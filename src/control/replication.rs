@@ -197,7 +197,7 @@ fn primary_settings(node: u128, config: &Config) -> primary_machine::Settings {
         },
         replicas_max: REPLICAS_MAX,
         copy_delay_ms: COPY_DELAY_MS,
-        good_replicas_min: config.min_replicas_to_write as usize,
+        good_replicas_min: config.good_replicas_min(),
         good_replica_lag_ms_max: config.min_replicas_max_lag_s * 1000,
     }
 }
@@ -560,7 +560,7 @@ impl Control {
             let good = replication.primary.good_replicas(self.steady_ms(), lag_ms);
             let leads = replication.leads();
             let in_sync = replication.primary.in_sync() + 1;
-            (leads && good < config.min_replicas_to_write as usize, leads && in_sync < config.min_insync as usize)
+            (leads && good < config.good_replicas_min(), leads && in_sync < config.min_insync as usize)
         };
         let standing = self.log.borrow().standing.clone();
         if (standing.few_replicas, standing.few_in_sync) != (few_replicas, few_in_sync) {
@@ -1160,6 +1160,7 @@ impl Control {
             lag: replica.lag(),
             suspicion: replica.phi(now_ms),
             replicas: replicas.collect(),
+            syncs: replication.primary.syncs(),
             in_sync: replication.primary.in_sync() as u64,
             commit: replication.primary.commit(),
             good: replication.primary.good_replicas(now_ms, good_lag_ms) as u64,

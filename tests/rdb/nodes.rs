@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use keyloom::resp::read::Value as Reply;
 
-use crate::common::{Client, Random, Server, ok, seed};
+use crate::common::{Client, Random, Server, ok, seed, wait_until};
 use crate::files::{DATABASES, DEBUG, digest, fill, fill_server, redis};
 use crate::fixtures;
 use crate::model::{Keyspace, of_server};
@@ -289,4 +289,29 @@ fn deadlines_of_fields_survive() {
     let times = client.call(&["HPEXPIRETIME", "h", "FIELDS", "2", "a", "b"]);
     assert_eq!(times, Reply::Array(vec![Reply::Int(4_102_444_800_000), Reply::Int(-1)]));
     assert_eq!(client.call(&["PEXPIRETIME", "plain"]), Reply::Int(4_102_444_800_001));
+}
+
+/// Imported data has no index in the log; replicas get it all the same, and so does a replica that comes back.
+#[test]
+fn replicas_get_imported_data() {
+    for appendonly in ["yes", "no"] {
+        let dir = Directory::new("primary");
+        std::fs::write(dir.path("dump.rdb"), fixtures::file("REDIS0010", b"\x00\x01k\x01v\x00\x01l\x01w")).unwrap();
+        let args = ["--save", "", "--appendonly", appendonly];
+        let primary = node(&dir.path(""), &args);
+        let port = primary.port.to_string();
+        let replicaof = format!("127.0.0.1 {port}");
+        let args = ["--appendonly", "yes", "--replicaof", &replicaof];
+        let mut replica = Server::keyloom(&args);
+        for round in 0..2 {
+            let mut client = replica.client();
+            let value = |text: &str| Reply::Bulk(text.as_bytes().to_vec());
+            let both = Reply::Array(vec![value("v"), value("w")]);
+            wait_until("the replica has the data", || client.call(&["MGET", "k", "l"]) == both);
+            let key = format!("later:{round}");
+            assert_eq!(primary.client().call(&["SET", &key, "x"]), ok());
+            wait_until("the log arrives", || client.call(&["GET", &key]) == value("x"));
+            replica.restart(&args);
+        }
+    }
 }
