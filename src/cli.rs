@@ -5,14 +5,17 @@
 
 use std::ffi::OsString;
 use std::io::{BufWriter, ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 use keyloom::admin::{doctor, limits, logging};
 use keyloom::config::{Config, LoadError};
+use keyloom::dumpfile::{self, ExportError, ImportError, Target};
 use keyloom::loadgen;
+use keyloom::log::files::{DataDir, DirError};
 use keyloom::log::{check, dump, recover};
 use keyloom::net::pump::Service;
 use keyloom::node;
@@ -107,7 +110,35 @@ enum Command {
         #[arg(long, value_name = "INDEX")]
         from: Option<u64>,
     },
+    /// Make the data of a node from a dump file of Redis
+    #[command(after_help = IMPORT_HELP)]
+    Import {
+        /// An RDB file of Redis 2 to 8 or Valkey 9
+        file: PathBuf,
+        /// What the node has as 'dir'; its data lies in a directory below it
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        dir: PathBuf,
+        /// What the node has as 'appenddirname'
+        #[arg(long, value_name = "NAME", default_value = "appendonlydir")]
+        appenddirname: PathBuf,
+        /// What the node has as 'databases'
+        #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+        databases: u16,
+        /// Leave out what Keyloom has not: streams and values of modules
+        #[arg(long)]
+        skip_unsupported: bool,
+    },
+    /// Write a dump file that Redis can read
+    Export {
+        /// The data directory, or the one above it; nothing in it is changed
+        dir: PathBuf,
+        /// The file, which must not be there
+        file: PathBuf,
+    },
 }
+
+const IMPORT_HELP: &str = "\
+The node must not run, and its data directory must hold no data yet. Keys that have expired are left out.";
 
 const DUMP_HELP: &str = "\
 A line is: index, time of the frame (Unix, seconds), first digits of the history, [database], command. Statements of one
@@ -137,6 +168,10 @@ enum CliError {
     Data(#[from] recover::RecoverError),
     #[error("{0}")]
     Dump(#[from] dump::DumpError),
+    #[error("{0}")]
+    Import(#[from] ImportError),
+    #[error("{0}")]
+    Export(#[from] ExportError),
 }
 
 /// Runs the program with `args`, its name not among them.
@@ -222,7 +257,45 @@ fn parsed(mut args: Vec<OsString>) -> Result<ExitCode, CliError> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Command::Import { file, dir, appenddirname, databases, skip_unsupported } => {
+            import(&file, &dir.join(appenddirname), databases as usize, skip_unsupported)
+        }
+        Command::Export { dir, file } => export(&dir, &file),
     }
+}
+
+/// `keyloom import`: what was taken is printed.
+fn import(file: &Path, dir: &Path, databases: usize, skip_unsupported: bool) -> Result<ExitCode, CliError> {
+    let started = Instant::now();
+    std::fs::create_dir_all(dir)
+        .map_err(|source| DirError::Io { path: dir.into(), source })
+        .map_err(ImportError::from)?;
+    let data = DataDir::open(dir).map_err(ImportError::from)?;
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as i64);
+    let target = Target { partitions: Config::default().partitions, databases, skip_unsupported, now_ms };
+    let imported = dumpfile::import(file, &data, &target)?;
+    let seconds = started.elapsed().as_secs_f64();
+    let _ = writeln!(std::io::stdout(), "{imported}imported into '{}' in {seconds:.2} s", dir.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `keyloom export`: what was written is printed.
+fn export(dir: &Path, file: &Path) -> Result<ExitCode, CliError> {
+    let started = Instant::now();
+    let below = dir.join(Config::default().appenddirname);
+    let dir = if below.is_dir() { &below } else { dir };
+    let done = dumpfile::export(dir, file)?;
+    let seconds = started.elapsed().as_secs_f64();
+    let _ = writeln!(
+        std::io::stdout(),
+        "RDB version {}, {} bytes, {} keys in {} databases\nexported from '{}' in {seconds:.2} s",
+        done.version,
+        done.bytes,
+        done.keys,
+        done.databases,
+        dir.display()
+    );
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `keyloom doctor`: exit code 1 if a node could not start.

@@ -178,7 +178,10 @@ impl Engine {
         engine.apply_memory_config(0);
         engine.durability_changed(Durability::Memory);
         let replica = engine.config.replicaof.is_some();
-        engine.stand(Arc::new(Standing { replica, ..Standing::default() }));
+        // Until the control core has seen any.
+        let few_replicas = !replica && engine.config.good_replicas_min() > 0;
+        let few_in_sync = !replica && engine.config.min_insync > 1;
+        engine.stand(Arc::new(Standing { replica, few_replicas, few_in_sync, ..Standing::default() }));
         engine
     }
 
@@ -215,7 +218,7 @@ impl Engine {
             return Err(self.refuse(row, Error::NoAuth));
         }
         if self.restricted
-            && let Some(error) = self.refuses(row, session.durability.unwrap_or(self.default_durability))
+            && let Some(error) = self.refuses(row, session)
         {
             return Err(self.refuse(row, error));
         }

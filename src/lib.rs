@@ -11,6 +11,7 @@ pub mod collection;
 pub mod command;
 pub mod config;
 pub mod control;
+pub mod dumpfile;
 pub mod engine;
 pub mod loadgen;
 pub mod log;

@@ -17,6 +17,7 @@
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use crate::admin::http;
 use crate::config::{Config, ControlCore, ShutdownOn};
 use crate::control::{self, Keyspace, Recovered};
+use crate::dumpfile::{self, ImportError, Target};
 use crate::engine::Engine;
 use crate::log::files::{DataDir, DirError};
 use crate::log::recover::{self, Plan, RecoverError};
@@ -80,6 +82,12 @@ pub enum NodeError {
     Directory(#[from] DirError),
     #[error("cannot read the data: {0}")]
     Recover(#[from] RecoverError),
+    #[error("{0}; to start without it, move the file away")]
+    Import(#[from] ImportError),
+    #[error(
+        "'{}' has the append-only file of a redis-server, which cannot be read, and no data of Keyloom: make a dump of it \
+         (SAVE) for 'keyloom import', and move the files away", .0.display())]
+    AppendOnlyFile(PathBuf),
 }
 
 /// How long a shutdown may wait for clients to take what they are owed, ms.
@@ -185,6 +193,7 @@ pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
     let listeners = listener::open(&config)?;
     write_pid_file(&config).inspect_err(|_| remove_files(&config))?;
     let recovered = find_data(&config).inspect_err(|_| remove_files(&config))?;
+    let found = import_dump(&config, recovered, &listeners).inspect_err(|_| remove_files(&config))?;
     let signals = Signals::watch().map_err(NodeError::Signals)?;
     let cores = config.cpus.len();
     let executors = cores + 1;
@@ -198,7 +207,7 @@ pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
         state: Arc::new(NodeState::new(Arc::clone(&config))),
         clock: Clock::start(),
     });
-    let started = start(&config, service, &node, &listeners, admin, recovered, order_receivers)?;
+    let started = start(&config, service, &node, &listeners, admin, found, order_receivers)?;
     for listener in &listeners {
         tracing::info!(address = listener.address, cores, "ready to accept connections");
     }
@@ -239,6 +248,40 @@ fn find_data(config: &Config) -> Result<Recovered, NodeError> {
     Ok(Recovered { dir: Some(dir), plan })
 }
 
+/// A dump of Redis counts if there is nothing else. With a log it becomes a snapshot first, so that the data is whole on
+/// disk before the log goes on from there; without one every core reads the file, at each start.
+fn import_dump(config: &Config, mut recovered: Recovered, listeners: &[Listener]) -> Result<Found, NodeError> {
+    if recovered.plan.is_some() {
+        return Ok(Found { recovered, dump: None });
+    }
+    let dir = Path::new(&config.dir);
+    let manifest =
+        dir.join(&config.appenddirname).join(format!("{}.manifest", config.get(b"appendfilename").unwrap_or_default()));
+    if config.appendonly && manifest.exists() {
+        return Err(NodeError::AppendOnlyFile(dir.join(&config.appenddirname)));
+    }
+    let dump = Some(dir.join(&config.dbfilename)).filter(|path| path.is_file());
+    let (Some(path), Some(data), true) = (&dump, &recovered.dir, config.appendonly) else {
+        return Ok(Found { recovered, dump });
+    };
+    let started = Instant::now();
+    let _loading = Loading::start(listeners);
+    let (partitions, databases) = (config.partitions, config.databases);
+    let now_ms = Clock::start().now().wall_ms;
+    let imported = dumpfile::import(path, data, &Target { partitions, databases, skip_unsupported: false, now_ms })?;
+    let (keys, ms) = (imported.keys(), started.elapsed().as_millis() as u64);
+    tracing::info!(path = %path.display(), keys, left_out = imported.left_out(), ms, "a dump file is imported");
+    recovered.plan = Some(Arc::new(recover::inspect(data.path())?));
+    Ok(Found { recovered, dump: None })
+}
+
+/// What a node starts with.
+struct Found {
+    recovered: Recovered,
+    /// A dump file, if there is no other data.
+    dump: Option<PathBuf>,
+}
+
 fn uid() -> u32 {
     // SAFETY: a plain system call that cannot fail.
     unsafe { libc::getuid() }
@@ -264,6 +307,21 @@ fn replay_data(engine: &mut Engine, plan: &Plan) -> Result<(), RecoverError> {
     )?;
     let ms = started.elapsed().as_millis() as u64;
     tracing::info!(core = me, statements = counts.statements, bytes = counts.bytes, ms, "loaded");
+    Ok(())
+}
+
+/// Lets a core take what is its own of a dump file.
+fn load_dump(engine: &mut Engine, path: &Path) -> Result<(), ImportError> {
+    let started = Instant::now();
+    let (me, router) = (engine.router.me(), engine.router.clone());
+    let per_partition = crate::route::SLOTS / router.partitions();
+    let (databases, now_ms) = (engine.shard.databases(), engine.shard.now_ms());
+    let mut void = Output::new();
+    let owns = |slot| router.owner(slot / per_partition) == me;
+    let visit = |db: u8, args: &[&[u8]]| engine.replay(db, args, &mut void);
+    let imported = dumpfile::load(path, databases, now_ms, owns, visit)?;
+    let (keys, ms) = (imported.keys(), started.elapsed().as_millis() as u64);
+    tracing::info!(core = me, path = %path.display(), keys, left_out = imported.left_out(), ms, "a dump file is loaded");
     Ok(())
 }
 
@@ -297,7 +355,7 @@ fn start(
     node: &Arc<Node>,
     listeners: &[Listener],
     mut admin: Option<TcpListener>,
-    recovered: Recovered,
+    found: Found,
     orders: Vec<Receiver<Order>>,
 ) -> Result<Vec<Thread>, NodeError> {
     let cores = config.cpus.len();
@@ -310,8 +368,9 @@ fn start(
     let hasher = Hasher::new(config.partitions, [seed[0], seed[1], seed[2], seed[3]]);
     let (ready, all_ready) = crossbeam_channel::bounded::<Result<(), NodeError>>(cores + 1);
     let (go, may_go) = crossbeam_channel::bounded::<()>(cores + 1);
+    let Found { recovered, dump } = found;
     let plan = recovered.plan.clone();
-    let plan_is_there = plan.is_some();
+    let loads = plan.is_some() || dump.is_some();
     let mut recovered = Some(recovered);
     let keyspace = Keyspace {
         partitions: config.partitions,
@@ -331,7 +390,7 @@ fn start(
         };
         let admin = if control { admin.take() } else { None };
         let recovered = if control { recovered.take().unwrap_or_default() } else { Recovered::default() };
-        let plan = plan.clone();
+        let (plan, dump) = (plan.clone(), dump.clone());
         let name = if control { "keyloom-control".to_string() } else { format!("keyloom-{executor}") };
         let builder = LocalExecutorBuilder::new(cpu)
             .name(&name)
@@ -352,13 +411,16 @@ fn start(
             }
             let router = Router::new(executor as CoreId, cores as u16, config.partitions);
             let mut engine = Engine::of_node(router, hasher, Arc::clone(&node.state), random);
-            if let Some(plan) = plan {
-                engine.shard.set_now(node.clock.clone().now());
-                if let Err(error) = replay_data(&mut engine, &plan) {
-                    let text = error.to_string();
-                    let _ = ready.send(Err(error.into()));
-                    return Err(io::Error::other(text));
-                }
+            engine.shard.set_now(node.clock.clone().now());
+            let loaded = match (&plan, &dump) {
+                (Some(plan), _) => replay_data(&mut engine, plan).map_err(NodeError::from),
+                (None, Some(path)) => load_dump(&mut engine, path).map_err(NodeError::from),
+                (None, None) => Ok(()),
+            };
+            if let Err(error) = loaded {
+                let text = error.to_string();
+                let _ = ready.send(Err(error));
+                return Err(io::Error::other(text));
             }
             // From the first request on; the control core says the same a little later.
             engine.switch_feed(config.appendonly);
@@ -385,7 +447,7 @@ fn start(
         });
         threads.push(thread.map_err(|error| NodeError::Start { core: executor, error: error.to_string() })?);
     }
-    let loading = plan_is_there.then(|| Loading::start(listeners));
+    let loading = loads.then(|| Loading::start(listeners));
     // They serve together or not at all: an early return drops `go`, and those who wait for it end.
     drop(ready);
     for _ in 0..=cores {

@@ -8,7 +8,7 @@ use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use super::process::Process;
-use crate::command::log::LogNumbers;
+use crate::command::log::{LogNumbers, ReplicaNumbers, ReplicationNumbers};
 use crate::command::table;
 use crate::pubsub::Kind;
 use crate::state::{KEYLOOM_VERSION, REDIS_VERSION};
@@ -101,6 +101,7 @@ pub fn render(cores: &[Snapshot], facts: &NodeFacts) -> String {
     page.sample("keyloom_build_info", &[("version", KEYLOOM_VERSION), ("redis_version", REDIS_VERSION)], 1);
     node(&mut page, facts);
     persistence(&mut page, &facts.log, cores.iter().map(|core| core.changes).sum());
+    replication(&mut page, &facts.log.replication);
     for (name, kind, help, value) in PER_CORE {
         page.head(name, kind, help);
         for core in cores {
@@ -190,6 +191,77 @@ fn persistence(page: &mut Page, log: &LogNumbers, changes: u64) {
         page.head(name, kind, help);
         page.sample(name, &[], value);
     }
+}
+
+/// Who follows this node, and whom it follows. Offsets are indices of the log.
+fn replication(page: &mut Page, numbers: &ReplicationNumbers) {
+    let one = |yes: bool| yes as u8 as f64;
+    let follows = numbers.primary.is_some();
+    for (name, help, value) in [
+        ("keyloom_replication_leads", "1 if this node follows no other.", one(!follows)),
+        ("keyloom_replication_connected_replicas", "Replicas that are connected.", numbers.replicas.len() as f64),
+        ("keyloom_replication_in_sync_replicas", "Replicas that could take over.", numbers.in_sync as f64),
+        ("keyloom_replication_good_replicas", "Replicas that count for min-replicas-to-write.", numbers.good as f64),
+        ("keyloom_replication_commit_index", "Index up to which enough replicas have the log.", numbers.commit as f64),
+        (
+            "keyloom_replication_failover_in_progress",
+            "1 while the lead is handed over.",
+            one(!matches!(numbers.failover, "" | "no-failover")),
+        ),
+    ] {
+        page.head(name, "gauge", help);
+        page.sample(name, &[], value);
+    }
+    for (name, help, value) in [
+        ("keyloom_replication_full_syncs_total", "Replicas that needed a copy.", numbers.syncs.full),
+        ("keyloom_replication_partial_syncs_total", "Replicas that went on where they were.", numbers.syncs.partial),
+    ] {
+        page.head(name, "counter", help);
+        page.sample(name, &[], value);
+    }
+    if follows {
+        for (name, help, value) in [
+            ("keyloom_replication_link_up", "1 while the primary's log is followed.", one(numbers.link_up)),
+            ("keyloom_replication_copy_in_progress", "1 while a copy is received.", one(numbers.receiving)),
+            ("keyloom_replication_received_index", "Last index received.", numbers.received as f64),
+            ("keyloom_replication_applied_index", "Last index applied.", numbers.applied as f64),
+            (
+                "keyloom_replication_lag_entries",
+                "Units that the primary has and this node has not.",
+                numbers.lag as f64,
+            ),
+            (
+                "keyloom_replication_suspicion",
+                "Phi: how sure it is that the primary is dead.",
+                finite(numbers.suspicion),
+            ),
+        ] {
+            page.head(name, "gauge", help);
+            page.sample(name, &[], value);
+        }
+    }
+    type PerReplica = (&'static str, &'static str, fn(&ReplicaNumbers) -> f64);
+    let per_replica: [PerReplica; 7] = [
+        ("keyloom_replica_online", "1 if it follows the log.", |r| r.streaming as u8 as f64),
+        ("keyloom_replica_in_sync", "1 if it could take over.", |r| r.in_sync as u8 as f64),
+        ("keyloom_replica_received_index", "Last index that it has.", |r| r.received as f64),
+        ("keyloom_replica_lag_entries", "Units that it has not acknowledged.", |r| r.entries as f64),
+        ("keyloom_replica_lag_bytes", "Bytes that it has not acknowledged.", |r| r.bytes as f64),
+        ("keyloom_replica_lag_seconds", "For how long it has been behind.", |r| r.ms as f64 / 1000.0),
+        ("keyloom_replica_suspicion", "Phi: how sure it is that it is dead.", |r| finite(r.suspicion)),
+    ];
+    for (name, help, value) in per_replica {
+        page.head(name, "gauge", help);
+        for replica in &numbers.replicas {
+            let node = format!("{}:{}", replica.host, replica.port);
+            page.sample(name, &[("replica", &node)], value(replica));
+        }
+    }
+}
+
+/// Suspicion has no end; a scraper wants a number.
+fn finite(suspicion: f64) -> f64 {
+    if suspicion.is_finite() { suspicion } else { f64::MAX }
 }
 
 fn queues(page: &mut Page, cores: &[Snapshot]) {
@@ -287,13 +359,24 @@ mod tests {
     use crate::command::transcript::Client;
 
     fn facts() -> NodeFacts {
+        let replica = ReplicaNumbers {
+            host: "10.0.0.2".into(),
+            port: 7000,
+            ms: 1500,
+            suspicion: f64::INFINITY,
+            ..ReplicaNumbers::default()
+        };
+        let second = ReplicaNumbers { port: 7001, streaming: true, ..replica.clone() };
+        let primary = Some(("10.0.0.1".to_string(), 6379));
+        let replication =
+            ReplicationNumbers { primary, lag: 3, replicas: vec![replica, second], ..ReplicationNumbers::default() };
         NodeFacts {
             process: Process::read(),
             uptime_s: 5,
             maxmemory_bytes: 0,
             maxclients: 10_000,
             log_dropped_lines: 0,
-            log: LogNumbers { end: 7, durable: 5, wal: true, changes_saved: 1, ..LogNumbers::default() },
+            log: LogNumbers { end: 7, durable: 5, wal: true, changes_saved: 1, replication, ..LogNumbers::default() },
             snapshot_ages: vec![Duration::ZERO, Duration::from_millis(1500)],
         }
     }
@@ -377,6 +460,11 @@ mod tests {
             ("keyloom_expire_lag_seconds_bucket{core=\"0\",le=\"0.001\"}", 0.0),
             ("keyloom_expire_lag_seconds_bucket{core=\"0\",le=\"0.005\"}", 1.0),
             ("keyloom_uptime_seconds", 5.0),
+            ("keyloom_replication_leads", 0.0),
+            ("keyloom_replication_lag_entries", 3.0),
+            ("keyloom_replication_connected_replicas", 2.0),
+            ("keyloom_replica_lag_seconds{replica=\"10.0.0.2:7000\"}", 1.5),
+            ("keyloom_replica_online{replica=\"10.0.0.2:7001\"}", 1.0),
         ] {
             assert_eq!(samples.get(series), Some(&value), "{series}");
         }

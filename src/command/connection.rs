@@ -108,11 +108,12 @@ fn hello(home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> 
         home.session.version = version;
         reply.set_version(version);
     }
-    write_hello(home.session, reply);
+    let role = if home.engine.standing.replica { "replica" } else { "master" };
+    write_hello(home.session, role, reply);
     Ok(Flow::Done)
 }
 
-fn write_hello(session: &Session, reply: &mut Reply) {
+fn write_hello(session: &Session, role: &str, reply: &mut Reply) {
     reply.map(7);
     for (field, value) in [("server", SERVER_NAME), ("version", REDIS_VERSION)] {
         reply.bulk(field.as_bytes());
@@ -122,7 +123,7 @@ fn write_hello(session: &Session, reply: &mut Reply) {
     reply.int(if session.version == Version::V3 { 3 } else { 2 });
     reply.bulk(b"id");
     reply.int(session.id as i64);
-    for (field, value) in [("mode", "standalone"), ("role", "master")] {
+    for (field, value) in [("mode", "standalone"), ("role", role)] {
         reply.bulk(field.as_bytes());
         reply.bulk(value.as_bytes());
     }

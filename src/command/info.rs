@@ -283,7 +283,10 @@ fn stats(facts: &Facts, text: &mut Text) {
     text.field("instantaneous_input_repl_kbps", "0.00");
     text.field("instantaneous_output_repl_kbps", "0.00");
     text.field("rejected_connections", net.connections_rejected);
-    text.zeros(&["sync_full", "sync_partial_ok", "sync_partial_err"]);
+    let syncs = facts.log.replication.syncs;
+    text.field("sync_full", syncs.full);
+    text.field("sync_partial_ok", syncs.partial);
+    text.field("sync_partial_err", syncs.refused);
     text.field("expired_keys", sum.counters.expired);
     text.field("expired_subkeys", sum.counters.expired_fields);
     text.field("expired_time_cap_reached_count", sum.counters.expire_cap_reached);
@@ -314,15 +317,7 @@ fn stats(facts: &Facts, text: &mut Text) {
 }
 
 fn replication(facts: &Facts, text: &mut Text) {
-    text.field("role", "master");
-    text.field("connected_slaves", 0);
-    text.field("master_failover_state", "no-failover");
-    text.field("master_replid", &facts.node.run_id);
-    text.field("master_replid2", "0".repeat(40));
-    text.field("master_repl_offset", 0);
-    text.field("second_repl_offset", -1);
-    text.zeros(&["repl_backlog_active", "repl_backlog_size", "repl_backlog_first_byte_offset"]);
-    text.field("repl_backlog_histlen", 0);
+    super::replication::describe(&facts.log, facts.config, |name, value| text.field(name, value));
 }
 
 fn cpu(facts: &Facts, text: &mut Text) {

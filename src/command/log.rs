@@ -7,6 +7,7 @@ use super::{Answer, Args, Ask, Command, Flags, Flow, number::parse_i64};
 use crate::config::ShutdownOn;
 use crate::log::durability::Durability;
 use crate::log::frame::{HistoryId, Index};
+use crate::replication::primary::{FailoverError, Syncs};
 use crate::resp::{Error, Reply};
 use crate::route::CoreId;
 
@@ -29,37 +30,6 @@ pub static COMMANDS: &[Command] =
         ),
         Command::session("lastsave", 1, Flags::LOADING.or(Flags::STALE).or(Flags::FAST).or(Flags::ADMIN), lastsave)
             .doc("server", "1.0.0", "O(1)", "Returns the Unix time of the last snapshot."),
-        Command::session("failover", -1, SAVING, failover).doc(
-            "server",
-            "6.2.0",
-            "O(1)",
-            "Hands the lead over to a replica.",
-        ),
-        Command::session("replicaof", 3, SAVING.or(Flags::STALE), replicaof).doc(
-            "server",
-            "5.0.0",
-            "O(1)",
-            "Makes this node a replica of another one, or lets it lead.",
-        ),
-        Command::session("replicate", 1, SAVING.or(Flags::NO_MULTI).or(Flags::DRAINS), replicate).doc(
-            "server",
-            "7.4.0",
-            "O(1)",
-            "Used by replicas: the log follows on this connection.",
-        ),
-        Command::session(
-            "role",
-            1,
-            Flags::NOSCRIPT.or(Flags::LOADING).or(Flags::STALE).or(Flags::FAST).or(Flags::ADMIN).or(Flags::DANGEROUS),
-            role,
-        )
-        .doc("server", "2.8.12", "O(1)", "Returns whether this node leads or follows."),
-        Command::session("slaveof", 3, SAVING.or(Flags::STALE), replicaof).doc(
-            "server",
-            "1.0.0",
-            "O(1)",
-            "The old name of REPLICAOF.",
-        ),
         Command::session("save", 1, SAVING.or(Flags::NO_MULTI), save).doc(
             "server",
             "1.0.0",
@@ -130,6 +100,8 @@ pub enum LogAnswer {
         replicas: u32,
     },
     Numbers(Box<LogNumbers>),
+    /// Nothing is handed over.
+    NoFailover(FailoverError),
 }
 
 /// What INFO and the metrics tell of the log.
@@ -173,6 +145,10 @@ pub struct ReplicationNumbers {
     /// The one that is followed; None: this node leads.
     pub primary: Option<(String, u16)>,
     pub link_up: bool,
+    /// It is being connected to, and has not answered yet.
+    pub connecting: bool,
+    /// Since it was heard; None: never.
+    pub primary_silent_ms: Option<u64>,
     /// A copy of the primary's data.
     pub receiving: bool,
     pub received: Index,
@@ -181,9 +157,15 @@ pub struct ReplicationNumbers {
     pub lag: u64,
     pub suspicion: f64,
     pub replicas: Vec<ReplicaNumbers>,
+    pub syncs: Syncs,
+    /// Replicas that are in sync, and those that count for `min-replicas-to-write`.
     pub in_sync: u64,
+    pub good: u64,
     pub commit: Index,
-    pub handing_over: bool,
+    /// In Redis' words: `no-failover`, `waiting-for-sync`, `failover-in-progress`.
+    pub failover: &'static str,
+    /// The history before this one, and its last index here.
+    pub parent: Option<(HistoryId, Index)>,
     /// The file with what was set aside last.
     pub set_aside: Option<String>,
 }
@@ -196,7 +178,10 @@ pub struct ReplicaNumbers {
     pub in_sync: bool,
     /// It follows the log: no copy is under way, or waited for.
     pub streaming: bool,
+    /// It is being sent a copy.
+    pub copying: bool,
     pub received: Index,
+    pub applied: Index,
     pub durable: Index,
     /// What it has not acknowledged, and for how long there has been something.
     pub entries: u64,
@@ -287,6 +272,9 @@ fn timeout_ms(arg: &[u8]) -> Result<Option<u64>, Error> {
 
 /// WAIT numreplicas timeout
 fn wait(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
+    if home.engine.standing.replica {
+        return Err(Error::WaitOnReplica);
+    }
     let replicas = parse_i64(args[1]).map_err(|_| Error::NotInteger)?;
     let timeout_ms = timeout_ms(args[2])?;
     let replicas = u32::try_from(replicas.max(0)).unwrap_or(u32::MAX);
@@ -303,6 +291,9 @@ fn waitaof(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Erro
     let replicas = parse_i64(args[2]).map_err(|_| Error::NotInteger)?;
     let replicas = u32::try_from(replicas).map_err(|_| Error::MustBePositive)?;
     let timeout_ms = timeout_ms(args[3])?;
+    if home.engine.standing.replica {
+        return Err(Error::WaitAofOnReplica);
+    }
     if local && !home.engine.config.appendonly {
         return Err(Error::WaitAofWithoutLog);
     }
@@ -334,103 +325,6 @@ fn wait_for(
             Ok(())
         }))
     })
-}
-
-/// The connection is a replica's.
-fn replicate(_home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
-    Ok(Flow::HandOver)
-}
-
-/// REPLICAOF host port | NO ONE
-fn replicaof(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
-    let no_one = args[1].eq_ignore_ascii_case(b"no") && args[2].eq_ignore_ascii_case(b"one");
-    let target = if no_one { None } else { Some(address(args[1], args[2])?) };
-    Ok(home.ask_control(LogAsk::ReplicaOf(target), done))
-}
-
-fn done(answer: LogAnswer, reply: &mut Reply) -> Result<(), Error> {
-    match answer {
-        LogAnswer::Failed(why) => Err(Error::text(format!("ERR {why}"))),
-        _ => {
-            reply.ok();
-            Ok(())
-        }
-    }
-}
-
-fn address(host: &[u8], port: &[u8]) -> Result<(String, u16), Error> {
-    let port = parse_i64(port).ok().and_then(|port| u16::try_from(port).ok()).filter(|&port| port > 0);
-    let port = port.ok_or_else(|| Error::text("ERR Invalid master port"))?;
-    let host = std::str::from_utf8(host).map_err(|_| Error::Syntax)?;
-    Ok((host.to_string(), port))
-}
-
-/// FAILOVER [TO host port [FORCE]] [ABORT] [TIMEOUT milliseconds]
-fn failover(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
-    let (mut target, mut timeout_ms, mut force, mut abort) = (None, None, false, false);
-    let mut rest = &args[1..];
-    while let [word, more @ ..] = rest {
-        rest = match (&word.to_ascii_lowercase()[..], more) {
-            (b"to", [host, port, more @ ..]) => {
-                target = Some(address(host, port)?);
-                more
-            }
-            (b"timeout", [ms, more @ ..]) => {
-                let ms = parse_i64(ms).map_err(|_| Error::NotInteger)?;
-                let ms = u64::try_from(ms).ok().filter(|&ms| ms > 0);
-                timeout_ms = Some(ms.ok_or_else(|| Error::text("ERR FAILOVER timeout must be greater than 0"))?);
-                more
-            }
-            (b"force", more) => {
-                force = true;
-                more
-            }
-            (b"abort", more) => {
-                abort = true;
-                more
-            }
-            _ => return Err(Error::Syntax),
-        };
-    }
-    let ask = match abort {
-        true if target.is_some() || timeout_ms.is_some() || force => return Err(Error::Syntax),
-        true => LogAsk::AbortFailover,
-        false => LogAsk::Failover { target, timeout_ms, force },
-    };
-    Ok(home.ask_control(ask, done))
-}
-
-/// ROLE
-fn role(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
-    Ok(home.ask_control(LogAsk::Numbers, |answer, reply| {
-        let LogAnswer::Numbers(numbers) = answer else { return Ok(()) };
-        let replication = &numbers.replication;
-        if let Some((host, port)) = &replication.primary {
-            let state = match (replication.link_up, replication.receiving) {
-                (true, _) => "connected",
-                (false, true) => "sync",
-                (false, false) => "connect",
-            };
-            reply.array(5);
-            reply.bulk(b"slave");
-            reply.bulk(host.as_bytes());
-            reply.int(*port as i64);
-            reply.bulk(state.as_bytes());
-            reply.int(replication.received as i64);
-            return Ok(());
-        }
-        reply.array(3);
-        reply.bulk(b"master");
-        reply.int(numbers.end as i64);
-        reply.array(replication.replicas.len());
-        for replica in &replication.replicas {
-            reply.array(3);
-            reply.bulk(replica.host.as_bytes());
-            reply.bulk(replica.port.to_string().as_bytes());
-            reply.bulk(replica.received.to_string().as_bytes());
-        }
-        Ok(())
-    }))
 }
 
 /// CLIENT DURABILITY [memory | disk | quorum | quorum-disk | default]: what a reply means to this connection.

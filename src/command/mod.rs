@@ -29,6 +29,7 @@ pub mod merge;
 pub mod monitor;
 pub mod number;
 pub mod pubsub;
+pub mod replication;
 pub mod server;
 pub mod session;
 pub mod set;

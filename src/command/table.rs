@@ -310,6 +310,7 @@ static FAMILIES: &[&[Command]] = &[
     super::acl::COMMANDS,
     super::transaction::COMMANDS,
     super::log::COMMANDS,
+    super::replication::COMMANDS,
 ];
 
 static TABLE: LazyLock<Table> = LazyLock::new(Table::build);

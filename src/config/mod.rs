@@ -121,6 +121,8 @@ pub struct Config {
     /// A replica that has not acknowledged for so long is not in sync, ms.
     pub insync_timeout_ms: u64,
     pub min_replicas_to_write: u16,
+    /// The port at which others reach this node when it is a replica, if not `port`; 0 is `port`.
+    pub replica_announce_port: u16,
     pub min_replicas_max_lag_s: u64,
     /// Bytes of the log that are kept in memory for replicas that come back.
     pub repl_backlog_size: u64,
@@ -231,6 +233,7 @@ impl Default for Config {
             write_durability: Durability::Memory,
             min_insync: 1,
             insync_timeout_ms: 1000,
+            replica_announce_port: 0,
             min_replicas_to_write: 0,
             min_replicas_max_lag_s: 10,
             repl_backlog_size: 10 * MIB,
@@ -253,6 +256,11 @@ impl Config {
             Durability::Memory if self.appendonly && self.appendfsync == AppendFsync::Always => Durability::Disk,
             chosen => chosen,
         }
+    }
+
+    /// Replicas that writes need; as in Redis, either directive turns that off.
+    pub fn good_replicas_min(&self) -> usize {
+        if self.min_replicas_max_lag_s == 0 { 0 } else { self.min_replicas_to_write as usize }
     }
 
     /// Whether directives fit together that are good each on its own: the one that does not, and why.

@@ -363,22 +363,22 @@ impl Control {
                 }
             }
             LogAsk::ReplicaOf(target) => {
-                let done = match target {
-                    Some((host, port)) => {
-                        self.replicate_of(host, port);
-                        Ok(())
-                    }
-                    None => self.replicate_of_no_one(),
+                let answer = match target {
+                    Some((host, port)) => match self.replicate_of(host, port) {
+                        true => LogAnswer::Done,
+                        false => LogAnswer::Busy,
+                    },
+                    None => self.replicate_of_no_one().map_or_else(LogAnswer::Failed, |()| LogAnswer::Done),
                 };
-                self.answer(core, ask, part, done.map_or_else(LogAnswer::Failed, |()| LogAnswer::Done));
+                self.answer(core, ask, part, answer);
             }
             LogAsk::Failover { target, timeout_ms, force } => {
                 let done = self.fail_over(target, timeout_ms, force);
-                self.answer(core, ask, part, done.map_or_else(LogAnswer::Failed, |()| LogAnswer::Done));
+                self.answer(core, ask, part, done.map_or_else(LogAnswer::NoFailover, |()| LogAnswer::Done));
             }
             LogAsk::AbortFailover => {
                 let done = self.abort_fail_over();
-                self.answer(core, ask, part, done.map_or_else(LogAnswer::Failed, |()| LogAnswer::Done));
+                self.answer(core, ask, part, done.map_or_else(LogAnswer::NoFailover, |()| LogAnswer::Done));
             }
             LogAsk::Numbers => {
                 let numbers = self.log_numbers();

@@ -28,7 +28,7 @@ use crate::log::frame::{self, Frame, HistoryEntry, HistoryId, Index, Kind};
 use crate::log::snapshot::{Options, SnapshotWriter};
 use crate::replication::history::{Chain, History};
 use crate::replication::message::{self, Decoder, ToPrimary, ToReplica, Wire};
-use crate::replication::primary::{Action as Serve, Extent, Peer, Primary};
+use crate::replication::primary::{Action as Serve, Extent, FailoverError, Peer, Primary};
 use crate::replication::replica::{Action as Follow, Holdings, Replica};
 use crate::replication::{primary as primary_machine, replica as replica_machine};
 
@@ -197,7 +197,7 @@ fn primary_settings(node: u128, config: &Config) -> primary_machine::Settings {
         },
         replicas_max: REPLICAS_MAX,
         copy_delay_ms: COPY_DELAY_MS,
-        good_replicas_min: config.min_replicas_to_write as usize,
+        good_replicas_min: config.good_replicas_min(),
         good_replica_lag_ms_max: config.min_replicas_max_lag_s * 1000,
     }
 }
@@ -205,7 +205,7 @@ fn primary_settings(node: u128, config: &Config) -> primary_machine::Settings {
 fn replica_settings(node: u128, config: &Config) -> replica_machine::Settings {
     replica_machine::Settings {
         node,
-        port: config.port,
+        port: if config.replica_announce_port > 0 { config.replica_announce_port } else { config.port },
         heartbeat_ms: HEARTBEAT_MS,
         repl_timeout_ms: config.repl_timeout_s * 1000,
         phi_max: PHI_MAX,
@@ -472,6 +472,7 @@ impl Control {
             (replication.role, replication.chain) = (Role::Leading, chain.clone());
         }
         self.serve(|primary, now_ms, out| primary.lead(now_ms, chain, extent, out));
+        self.judge_replicas();
     }
 
     fn read_log(self: &Rc<Self>, peer: Peer, from: Index, bytes_max: u64) {
@@ -542,7 +543,11 @@ impl Control {
             primary.tick(now_ms, wall_ms, out);
         });
         let random = random_id() as u64;
-        self.follow(|replica, now_ms, out| replica.tick(now_ms, wall_ms, random, out));
+        let settings = replica_settings(self.replication.borrow().node, &config);
+        self.follow(|replica, now_ms, out| {
+            replica.configure(settings);
+            replica.tick(now_ms, wall_ms, random, out);
+        });
         self.judge_replicas();
         self.advance();
     }
@@ -556,7 +561,7 @@ impl Control {
             let good = replication.primary.good_replicas(self.steady_ms(), lag_ms);
             let leads = replication.leads();
             let in_sync = replication.primary.in_sync() + 1;
-            (leads && good < config.min_replicas_to_write as usize, leads && in_sync < config.min_insync as usize)
+            (leads && good < config.good_replicas_min(), leads && in_sync < config.min_insync as usize)
         };
         let standing = self.log.borrow().standing.clone();
         if (standing.few_replicas, standing.few_in_sync) != (few_replicas, few_in_sync) {
@@ -588,10 +593,15 @@ impl Control {
         }
     }
 
-    /// REPLICAOF host port.
-    pub(super) fn replicate_of(self: &Rc<Self>, host: String, port: u16) {
+    /// REPLICAOF host port. False: that one is followed already.
+    pub(super) fn replicate_of(self: &Rc<Self>, host: String, port: u16) -> bool {
         let role = self.replication.borrow().role.clone();
         match role {
+            Role::SteppingDown { host: known, port: at } | Role::Following { host: known, port: at }
+                if at == port && known.eq_ignore_ascii_case(&host) =>
+            {
+                return false;
+            }
             Role::Leading => {
                 tracing::info!(host, port, "this node is to become a replica");
                 self.replication.borrow_mut().role = Role::SteppingDown { host, port };
@@ -604,6 +614,7 @@ impl Control {
             }
             Role::TakingOver { .. } => {}
         }
+        true
     }
 
     /// Everything is in the log that this node has written: it follows from now on.
@@ -1080,23 +1091,23 @@ impl Control {
         target: Option<(String, u16)>,
         timeout_ms: Option<u64>,
         force: bool,
-    ) -> Result<(), String> {
+    ) -> Result<(), FailoverError> {
+        let bounded = target.is_some() && timeout_ms.is_some();
+        self.replication.borrow().primary.can_fail_over(force, bounded)?;
         let node = match &target {
             None => None,
-            Some((host, port)) => {
-                Some(self.replica_at(host, *port).ok_or("FAILOVER target HOST and PORT is not a replica.")?)
-            }
+            Some((host, port)) => Some(self.replica_at(host, *port).ok_or(FailoverError::NoTarget)?),
         };
         let mut result = Ok(());
         self.serve(|primary, now_ms, out| result = primary.failover(now_ms, node, timeout_ms, force, out));
-        result.map_err(|error| error.to_string())
+        result
     }
 
     /// FAILOVER ABORT.
-    pub(super) fn abort_fail_over(self: &Rc<Self>) -> Result<(), String> {
+    pub(super) fn abort_fail_over(self: &Rc<Self>) -> Result<(), FailoverError> {
         let mut result = Ok(());
         self.serve(|primary, _, out| result = primary.abort_failover(out));
-        result.map_err(|error| error.to_string())
+        result
     }
 
     fn replica_at(&self, host: &str, port: u16) -> Option<u128> {
@@ -1122,12 +1133,17 @@ impl Control {
             Role::TakingOver { .. } => None,
         };
         let replica = &replication.replica;
+        let good_lag_ms = self.config().min_replicas_max_lag_s * 1000;
+        let histories = replication.chain.histories();
+        let parent = histories.len().checked_sub(2).map(|at| (histories[at].id, histories[at + 1].cut));
         let replicas = replication.primary.lags(now_ms).map(|lag| ReplicaNumbers {
             host: replication.hosts.get(&lag.node).cloned().unwrap_or_default(),
             port: replication.primary.port_of(lag.node).unwrap_or(0),
             in_sync: lag.in_sync,
             streaming: lag.streaming,
+            copying: lag.copying,
             received: lag.received,
+            applied: lag.applied,
             durable: lag.durable,
             entries: lag.entries,
             bytes: lag.bytes,
@@ -1138,15 +1154,20 @@ impl Control {
         ReplicationNumbers {
             primary,
             link_up: replica.is_streaming(),
+            connecting: replica.is_connecting(),
+            primary_silent_ms: replica.silent_ms(now_ms),
             receiving: replication.receiving.is_some(),
             received: replica.has().received,
             applied: replica.has().applied,
             lag: replica.lag(),
             suspicion: replica.phi(now_ms),
             replicas: replicas.collect(),
+            syncs: replication.primary.syncs(),
             in_sync: replication.primary.in_sync() as u64,
             commit: replication.primary.commit(),
-            handing_over: self.log.borrow().standing.handing_over,
+            good: replication.primary.good_replicas(now_ms, good_lag_ms) as u64,
+            failover: replication.primary.failover_state(),
+            parent,
             set_aside: replication.set_aside.clone(),
         }
     }

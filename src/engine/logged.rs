@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{Call, Engine, Origin};
 use crate::borrow::Returned;
 use crate::command::table::Row;
-use crate::command::{Args, Flags, Handler, Owned, table};
+use crate::command::{Args, Flags, Handler, Owned, Session, table};
 use crate::log::durability::{Durability, Progress, Standing};
 use crate::log::feed::{After, Chunk, Content, Holds, Seq};
 use crate::resp::{Error, Output, Reply, Version};
@@ -196,13 +196,16 @@ impl Engine {
 
     /// Why a command must not be executed for a client of this durability.
     #[cold]
-    pub(super) fn refuses(&self, row: &Row, durability: Durability) -> Option<Error> {
+    pub(super) fn refuses(&self, row: &Row, session: &Session) -> Option<Error> {
+        let durability = session.durability.unwrap_or(self.default_durability);
         let standing = &*self.standing;
         let flags = row.command.flags;
+        // What was queued before things changed must not run either.
+        let queued = row.command.name == "exec" && session.multi.is_some_and(|multi| multi.writes);
         if standing.loading && !flags.has(Flags::LOADING) && matches!(row.command.handler, Handler::Keyspace(_)) {
             return Some(Error::Loading);
         }
-        if !flags.has(Flags::WRITE) {
+        if !flags.has(Flags::WRITE) && !queued {
             return None;
         }
         if standing.replica {

@@ -158,6 +158,41 @@ pub enum Error {
     TimeoutNotInteger,
     #[error("ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled.")]
     WaitAofWithoutLog,
+    #[error(
+        "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 if a replica is configured \
+         to be writable (which is not the default) writes to replicas are just local and are not propagated."
+    )]
+    WaitOnReplica,
+    #[error(
+        "ERR WAITAOF cannot be used with replica instances. Please also note that writes to replicas are just local and \
+         are not propagated."
+    )]
+    WaitAofOnReplica,
+    #[error("ERR Invalid master port")]
+    InvalidMasterPort,
+    #[error(
+        "ERR the replication protocol of Redis is not spoken here: only a Keyloom node can follow this one, with \
+         REPLICATE, which is not compatible"
+    )]
+    ForeignReplica,
+    #[error("ERR FAILOVER timeout must be greater than 0")]
+    FailoverTimeout,
+    #[error("ERR FAILOVER already in progress.")]
+    FailoverInProgress,
+    #[error("ERR No failover in progress.")]
+    NoFailover,
+    #[error("ERR FAILOVER is not valid when server is a replica.")]
+    FailoverOnReplica,
+    #[error("ERR FAILOVER requires connected replicas.")]
+    FailoverWithoutReplicas,
+    #[error("ERR FAILOVER with force option requires both a timeout and target HOST and IP.")]
+    FailoverForce,
+    #[error("ERR FAILOVER target HOST and PORT is not a replica.")]
+    FailoverTarget,
+    #[error("ERR FAILOVER target replica is not online.")]
+    FailoverTargetNotOnline,
+    #[error("ERR the failover cannot be aborted any more: its target may have taken over already")]
+    FailoverTooLate,
     #[error("ERR this durability needs 'appendonly yes'")]
     DurabilityWithoutLog,
     #[error("LOADING Redis is loading the dataset in memory")]

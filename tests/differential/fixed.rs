@@ -123,6 +123,30 @@ const LINES: &[&str] = &[
     "COMMAND INFO nosuch",
     "COMMAND LIST FILTERBY MODULE nosuch",
     "COMMAND LIST FILTERBY PATTERN getr*",
+    "REPLICAOF",
+    "REPLICAOF a b",
+    "REPLICAOF a 65536",
+    "REPLICAOF NO ONE",
+    "SLAVEOF no one",
+    "SLAVEOF no two",
+    "FAILOVER",
+    "FAILOVER TO",
+    "FAILOVER TO a b",
+    "FAILOVER TO a 1",
+    "FAILOVER TO a 1 FORCE",
+    "FAILOVER TO a 1 TO b 2",
+    "FAILOVER FORCE FORCE",
+    "FAILOVER TIMEOUT",
+    "FAILOVER TIMEOUT x",
+    "FAILOVER TIMEOUT -1",
+    "FAILOVER TIMEOUT 1 TIMEOUT 2",
+    "FAILOVER ABORT",
+    "FAILOVER ABORT ABORT",
+    "ROLE",
+    "WAIT a 1",
+    "WAIT 1 a",
+    "WAIT -1 1",
+    "WAIT 1 -1",
     "SHUTDOWN ABORT",
     "SHUTDOWN nonsense",
     "MEMORY USAGE nosuch",
@@ -222,6 +246,31 @@ fn commands_of_persistence_are_described_as_by_redis() {
     assert_eq!((text(&row[0]), &row[1], texts(&row[6])), {
         ("waitaof".into(), &Value::Int(4), vec!["@connection".into(), "@slow".into()])
     });
+}
+
+/// Commands about replication, with their ACL categories. Of those that the other's replicas would send, too.
+#[test]
+fn commands_of_replication_are_described_as_by_redis() {
+    let Some(mut sides) = sides() else { return };
+    let ask = words("COMMAND INFO replicaof slaveof role failover psync sync replconf");
+    let rows: Vec<Vec<Value>> = sides
+        .iter_mut()
+        .map(|side| {
+            let Value::Array(rows) = side.client.call(&ask) else { panic!("COMMAND INFO is an array") };
+            rows.into_iter()
+                .map(|row| {
+                    let Value::Array(mut parts) = row else { panic!("a row is an array") };
+                    if let Value::Array(flags) = &mut parts[2] {
+                        flags.retain(|flag| text(flag) != "allow_busy");
+                    }
+                    Value::Array(parts)
+                })
+                .collect()
+        })
+        .collect();
+    for ours in &rows[1..] {
+        assert_eq!(ours, &rows[0]);
+    }
 }
 
 /// What routing depends on.

@@ -13,15 +13,15 @@ use crate::common::{Client, Random, Server, engine, ok, seed, wait_until};
 use crate::fixtures::{self, LATER_MS};
 use crate::model::{Keyspace, Value, of_server, read};
 
-const DATABASES: [usize; 3] = [0, 3, 15];
+pub const DATABASES: [usize; 3] = [0, 3, 15];
 /// For DEBUG DIGEST.
-const DEBUG: &[&str] = &["--enable-debug-command", "yes"];
+pub const DEBUG: &[&str] = &["--enable-debug-command", "yes"];
 const START_MS: i64 = 1_700_000_000_000;
 
-type Command = Vec<Vec<u8>>;
+pub type Command = Vec<Vec<u8>>;
 
 /// redis-server, if it is the one with which the format was compared.
-fn redis() -> Server {
+pub fn redis() -> Server {
     let version = Server::redis_version();
     assert!(
         version.as_ref().is_some_and(|version| version.starts_with("7.0.")),
@@ -35,7 +35,7 @@ fn command(name: &str, key: &str, args: impl IntoIterator<Item = Vec<u8>>) -> Co
 }
 
 /// Commands that make values of every type, short and long, with every kind of element.
-fn fill() -> Vec<Command> {
+pub fn fill() -> Vec<Command> {
     let mut random = Random::new(seed());
     let text = |text: &str| text.as_bytes().to_vec();
     let mut noise = |len: usize| -> Vec<u8> { (0..len).map(|_| random.next() as u8).collect() };
@@ -76,7 +76,7 @@ fn fill() -> Vec<Command> {
 }
 
 /// Runs the commands in each of the databases.
-fn fill_server(client: &mut Client, commands: &[Command]) {
+pub fn fill_server(client: &mut Client, commands: &[Command]) {
     for database in DATABASES {
         client.call(&["SELECT", &database.to_string()]);
         for command in commands {
@@ -91,7 +91,7 @@ fn set(client: &mut Client, settings: &str) {
     assert_eq!(client.call(&words), ok(), "{settings}");
 }
 
-fn digest(client: &mut Client) -> Reply {
+pub fn digest(client: &mut Client) -> Reply {
     match client.call(&["DEBUG", "DIGEST"]) {
         Reply::Error(error) => panic!("{}", error.escape_ascii()),
         digest => digest,

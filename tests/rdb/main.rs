@@ -1,7 +1,7 @@
 //! Files in the format of Redis: those of redis-server are read, it reads ours, and damaged ones do no harm.
 //!
-//! `fixtures` are made by hand, `files` by redis-server, `damage` cuts and changes both. The tests of `files` need
-//! redis-server 7.0, as those of `tests/differential` do.
+//! `fixtures` are made by hand, `files` by redis-server, `damage` cuts and changes both; `nodes` takes whole data sets from one
+//! server to the other. The tests of `files` and `nodes` need redis-server 7.0, as those of `tests/differential` do.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -10,6 +10,7 @@ mod damage;
 mod files;
 mod fixtures;
 mod model;
+mod nodes;
 
 use keyloom::rdb::{Error, ImportOptions};
 use model::read;

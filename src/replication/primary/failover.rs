@@ -55,8 +55,12 @@ pub enum FailoverError {
     UnderWay,
     #[error("no failover is under way")]
     None,
-    #[error("no replica follows the log by this name")]
+    #[error("nobody follows this node")]
+    NoReplicas,
+    #[error("no replica is known by this name")]
     NoTarget,
+    #[error("no replica follows the log")]
+    NotOnline,
     #[error("a forced failover needs a target and a timeout")]
     ForceNeedsTarget,
     #[error("the target may have taken over already")]
@@ -74,23 +78,42 @@ impl Primary {
         force: bool,
         out: &mut Vec<Action>,
     ) -> Result<(), FailoverError> {
-        if !self.leading() {
-            return Err(FailoverError::NotLeading);
-        }
-        if self.failover_is_under_way() {
-            return Err(FailoverError::UnderWay);
-        }
-        if force && (target.is_none() || timeout_ms.is_none()) {
-            return Err(FailoverError::ForceNeedsTarget);
+        self.can_fail_over(force, target.is_some() && timeout_ms.is_some())?;
+        if target.is_some_and(|node| self.followers.iter().all(|f| f.node != node)) {
+            return Err(FailoverError::NoTarget);
         }
         let fits = |f: &Follower| f.phase == Phase::Streaming && target.is_none_or(|node| node == f.node);
         if !self.followers.iter().any(fits) {
-            return Err(FailoverError::NoTarget);
+            return Err(FailoverError::NotOnline);
         }
         let deadline_ms = timeout_ms.map(|timeout| now_ms.saturating_add(timeout));
         self.failover = Failover::Waiting { target, deadline_ms, force, paused: false };
         out.push(Action::PauseWrites);
         Ok(())
+    }
+
+    /// Whether a failover could begin, whoever its target is; `bounded`: a target and a timeout are given.
+    pub fn can_fail_over(&self, force: bool, bounded: bool) -> Result<(), FailoverError> {
+        if self.failover_is_under_way() {
+            Err(FailoverError::UnderWay)
+        } else if !self.leading() {
+            Err(FailoverError::NotLeading)
+        } else if self.followers.is_empty() {
+            Err(FailoverError::NoReplicas)
+        } else if force && !bounded {
+            Err(FailoverError::ForceNeedsTarget)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// How far a failover is, in Redis' words.
+    pub fn failover_state(&self) -> &'static str {
+        match self.failover {
+            Failover::None => "no-failover",
+            Failover::Waiting { .. } => "waiting-for-sync",
+            Failover::Handing { .. } | Failover::InDoubt { .. } => "failover-in-progress",
+        }
     }
 
     /// FAILOVER ABORT.

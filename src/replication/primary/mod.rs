@@ -172,8 +172,20 @@ pub struct Primary {
     run: Option<Run>,
     runs: u64,
     failover: Failover,
+    syncs: Syncs,
     #[cfg(test)]
     pub fault: Option<Fault>,
+}
+
+/// How replicas got what they lacked, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Syncs {
+    /// Needed a copy.
+    pub full: u64,
+    /// Went on where they were.
+    pub partial: u64,
+    /// Of those that needed a copy: had a log, with which they could not go on.
+    pub refused: u64,
 }
 
 impl Primary {
@@ -193,9 +205,14 @@ impl Primary {
             run: None,
             runs: 0,
             failover: Failover::None,
+            syncs: Syncs::default(),
             #[cfg(test)]
             fault: None,
         }
+    }
+
+    pub fn syncs(&self) -> Syncs {
+        self.syncs
     }
 
     /// CONFIG SET.
@@ -353,6 +370,14 @@ impl Primary {
             }
             _ => (Phase::Waiting { since_ms: now_ms }, None),
         };
+        match phase {
+            Phase::Streaming => self.syncs.partial += 1,
+            Phase::Waiting { .. } => {
+                self.syncs.full += 1;
+                self.syncs.refused += (hello.wants == Wants::Log && received > 0) as u64;
+            }
+            _ => {}
+        }
         self.followers.retain(|f| f.peer != peer);
         let mut follower = Follower::new(now_ms, peer, hello, phase, &self.settings);
         if phase == Phase::Streaming {

@@ -19,6 +19,8 @@ pub struct Lag {
     pub in_sync: bool,
     /// It follows the log: no copy is under way or awaited.
     pub streaming: bool,
+    /// It is being sent a copy, or has not yet said that it has it.
+    pub copying: bool,
     pub received: u64,
     pub applied: u64,
     pub durable: u64,
@@ -206,6 +208,7 @@ impl Primary {
                 port: f.port,
                 in_sync: f.in_sync(),
                 streaming: f.phase == Phase::Streaming,
+                copying: matches!(f.phase, Phase::Copying { .. } | Phase::Finishing { .. }),
                 received: f.received,
                 applied: f.applied,
                 durable: f.durable,

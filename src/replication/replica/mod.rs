@@ -166,6 +166,8 @@ pub struct Replica {
     /// Failures since the last success.
     failures: u32,
     heard_ms: u64,
+    /// When the primary said anything last.
+    primary_heard_ms: Option<u64>,
     heartbeat_sent_ms: u64,
     detector: Detector,
     refused: Option<Refusal>,
@@ -195,6 +197,7 @@ impl Replica {
             link: Link::Idle,
             failures: 0,
             heard_ms: 0,
+            primary_heard_ms: None,
             heartbeat_sent_ms: 0,
             detector,
             refused: None,
@@ -208,11 +211,16 @@ impl Replica {
         }
     }
 
+    /// The configuration may have changed.
+    pub fn configure(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// REPLICAOF: follows the primary that the shell connects to from now on.
     pub fn follow(&mut self, now_ms: u64, out: &mut Vec<Action>) {
         self.hang_up(out);
         self.failures = 0;
-        self.refused = None;
+        (self.refused, self.primary_heard_ms) = (None, None);
         self.connect(now_ms, out);
     }
 
@@ -264,7 +272,7 @@ impl Replica {
         if matches!(self.link, Link::Idle | Link::Pausing { .. } | Link::Connecting) {
             return;
         }
-        self.heard_ms = now_ms;
+        (self.heard_ms, self.primary_heard_ms) = (now_ms, Some(now_ms));
         let expected = match message {
             ToReplica::Frames { commit, frames } => self.frames(commit, frames, out),
             ToReplica::Stream { run, bytes } if self.link == (Link::Copying { run }) => {
@@ -342,6 +350,16 @@ impl Replica {
     /// The connection is there and the log is followed.
     pub fn is_streaming(&self) -> bool {
         self.link == Link::Streaming
+    }
+
+    /// The primary is being connected to, or was greeted and has not said what follows.
+    pub fn is_connecting(&self) -> bool {
+        matches!(self.link, Link::Connecting | Link::Greeting)
+    }
+
+    /// Since the primary that is followed said anything; None: it never has.
+    pub fn silent_ms(&self, now_ms: u64) -> Option<u64> {
+        self.primary_heard_ms.map(|heard_ms| now_ms.saturating_sub(heard_ms))
     }
 
     /// The data is whole, and nothing in it can still be taken back: a copy is, for a short while, ahead of the commit index.
