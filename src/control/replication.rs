@@ -777,9 +777,13 @@ impl Control {
                         return false;
                     }
                     match decoder.decode::<ToReplica>() {
-                        Ok(Some(message)) => {
+                        Ok(Some(message)) if is_sound(&message) => {
                             let random = random_id() as u64;
                             control.follow(|replica, now_ms, out| replica.message(now_ms, message, random, out));
+                        }
+                        Ok(Some(_)) => {
+                            tracing::error!(host, port, "a frame of the primary is damaged");
+                            return false;
                         }
                         Ok(None) => break,
                         Err(error) => {
@@ -812,10 +816,15 @@ impl Control {
 
     fn lost_upstream(self: &Rc<Self>, number: u64) {
         if self.replication.borrow().upstream_number == number {
-            self.hang_up();
-            let random = random_id() as u64;
-            self.follow(|replica, now_ms, _| replica.disconnected(now_ms, random));
+            self.break_upstream();
         }
+    }
+
+    /// Gives the connection to the primary up; another one follows.
+    fn break_upstream(self: &Rc<Self>) {
+        self.hang_up();
+        let random = random_id() as u64;
+        self.follow(|replica, now_ms, _| replica.disconnected(now_ms, random));
     }
 
     fn hang_up(&self) {
@@ -832,25 +841,13 @@ impl Control {
             receiving.later.push(frame.clone());
             return;
         }
-        let read = frame::take_frame(&mut &frame.bytes[..]);
-        let sound = |found: &Frame| {
-            let head = &found.head;
-            head.kind == Kind::Log
-                && (head.history, head.first, head.count) == (frame.history, frame.first, frame.count)
-                && found.bytes() == frame.bytes.len()
-        };
-        let frame = match read {
-            Ok(Some(found)) if sound(&found) => found,
-            _ => {
-                tracing::error!(index = frame.first, "a frame of the primary is damaged");
-                return self.hang_up();
-            }
-        };
+        // It was looked at when it came.
+        let Some(frame) = sound_frame(frame) else { return };
         let mut replication = self.replication.borrow_mut();
         let mut log = self.log.borrow_mut();
         let histories = entries_of(&replication.chain.upto(frame.last()));
         if let Some(wal) = log.wal().cloned() {
-            if log.sequencer.history() != frame.head.history
+            if wal.history() != Some(frame.head.history)
                 && let Err(error) = wal.start_history(histories.clone(), frame.head.first)
             {
                 tracing::error!(%error, "the log cannot begin a history");
@@ -904,13 +901,19 @@ impl Control {
             glommio::spawn_local(Rc::clone(writer).run()).detach();
             let (control, writer, written) = (Rc::clone(self), Rc::clone(writer), Rc::clone(&written));
             glommio::spawn_local(async move {
-                match writer.finished().await {
+                let result = writer.finished().await;
+                let is_current = control
+                    .replication
+                    .borrow()
+                    .receiving
+                    .as_ref()
+                    .is_some_and(|receiving| Rc::ptr_eq(&receiving.written, &written));
+                match result {
+                    _ if !is_current => return,
                     Ok(_) => written.set(true),
                     Err(error) => {
                         tracing::error!(%error, "the copy cannot be kept");
-                        control.hang_up();
-                        let random = random_id() as u64;
-                        control.follow(|replica, now_ms, _| replica.disconnected(now_ms, random));
+                        control.break_upstream();
                     }
                 }
                 control.advance();
@@ -927,7 +930,13 @@ impl Control {
             replication.apply.begin_copy();
             replication.relayed.clear();
         }
-        self.log.borrow_mut().backlog.clear();
+        {
+            // What is copied from here meanwhile is neither the old data nor the new.
+            let mut log = self.log.borrow_mut();
+            let ends = log.runs.spoil_all();
+            log.out.extend(ends);
+            log.backlog.clear();
+        }
         self.serve(|primary, now_ms, out| primary.suspend(now_ms, out));
         self.change_standing(|standing| standing.loading = true);
     }
@@ -962,9 +971,7 @@ impl Control {
         drop(replication);
         if let Some(error) = error {
             tracing::error!(error, "the copy of the primary's data is damaged");
-            self.hang_up();
-            let random = random_id() as u64;
-            self.follow(|replica, now_ms, _| replica.disconnected(now_ms, random));
+            self.break_upstream();
         }
     }
 
@@ -1024,6 +1031,7 @@ impl Control {
                 failed = passed.err();
                 log.may_cover = !apply.held || apply.is_drained();
             } else {
+                log.may_cover = false;
                 apply.flush();
             }
             log.out.append(&mut apply.out);
@@ -1032,9 +1040,9 @@ impl Control {
         if let Some(error) = failed {
             // What cannot be applied cannot be passed over either.
             tracing::error!(%error, "the primary's log cannot be applied; this node takes a copy");
-            self.hang_up();
-            let random = random_id() as u64;
-            self.follow(|replica, now_ms, _| replica.disconnected(now_ms, random));
+            self.replication.borrow_mut().apply.start_at(applied);
+            self.follow(|replica, _, _| replica.give_up_data());
+            self.break_upstream();
             return;
         }
         let receiving = self.replication.borrow().receiving.is_some();
@@ -1147,6 +1155,22 @@ impl Control {
             handing_over: self.log.borrow().standing.handing_over,
             set_aside: replication.set_aside.clone(),
         }
+    }
+}
+
+/// What a frame of a primary's log contains; None: it is not what it says it is.
+fn sound_frame(frame: &message::Frame) -> Option<Frame> {
+    let found = frame::take_frame(&mut &frame.bytes[..]).ok().flatten()?;
+    let head = &found.head;
+    let same = (head.history, head.first, head.count) == (frame.history, frame.first, frame.count);
+    (head.kind == Kind::Log && same && found.bytes() == frame.bytes.len()).then_some(found)
+}
+
+/// Whether a message can be believed as far as its frames go.
+fn is_sound(message: &ToReplica) -> bool {
+    match message {
+        ToReplica::Frames { frames, .. } => frames.iter().all(|frame| sound_frame(frame).is_some()),
+        _ => true,
     }
 }
 

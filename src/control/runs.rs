@@ -125,9 +125,8 @@ impl Runs {
         let Some(run) = &mut self.run else { return out };
         run.consumers.retain(|consumer| !consumer.borrow().is_gone());
         if run.consumers.is_empty() {
-            out.extend((0..self.cores as CoreId).map(|core| (core, Message::Cover { run: 0, pieces: 0 })));
             self.run = None;
-            return out;
+            return self.end_covering();
         }
         if !run.consumers.iter().all(|consumer| consumer.borrow().has_room()) {
             return out;
@@ -141,6 +140,17 @@ impl Runs {
             }
         }
         out
+    }
+
+    /// All data is replaced: what the run that goes on has taken is worthless. Data cores let go of what they hold for it.
+    pub fn spoil_all(&mut self) -> Vec<(CoreId, Message)> {
+        let Some(number) = self.run.as_ref().map(|run| run.number) else { return Vec::new() };
+        self.spoil(number);
+        self.end_covering()
+    }
+
+    fn end_covering(&self) -> Vec<(CoreId, Message)> {
+        (0..self.cores as CoreId).map(|core| (core, Message::Cover { run: 0, pieces: 0 })).collect()
     }
 
     /// Something has happened in this run that a stream cannot say.

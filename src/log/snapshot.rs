@@ -12,6 +12,7 @@ use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 
 use super::disk::{Disk, DiskFile};
@@ -120,7 +121,10 @@ impl SnapshotWriter {
     }
 
     pub(super) fn on(disk: Disk, options: Options) -> Rc<SnapshotWriter> {
-        let temporary = options.dir.join(files::temporary_name(&files::snapshot_name(0)));
+        // One that is given up removes its file when another one may be at work already.
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let name = files::snapshot_name(NUMBER.fetch_add(1, Ordering::Relaxed));
+        let temporary = options.dir.join(files::temporary_name(&name));
         let state = State {
             queue: VecDeque::new(),
             queued_bytes: 0,

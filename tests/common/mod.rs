@@ -13,7 +13,7 @@ pub mod keyspace;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -99,17 +99,35 @@ impl Server {
         let name = format!("server-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&dir).unwrap();
-        let log = File::create(dir.join("output")).unwrap();
         let port = free_port();
-        let child = Command::new(program)
+        let child = Server::run(program, port, &dir, args);
+        Server { child, port, dir }
+    }
+
+    fn run(program: &str, port: u16, dir: &Path, args: &[&str]) -> Child {
+        let log = File::options().create(true).append(true).open(dir.join("output")).unwrap();
+        Command::new(program)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir", dir.to_str().unwrap()])
             .args(args)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
-        Server { child, port, dir }
+            .unwrap_or_else(|error| panic!("cannot run {program}: {error}"))
+    }
+
+    /// Starts the program under test again after [`Server::kill`], with its port and its files, and waits until it
+    /// answers PING.
+    pub fn restart(&mut self, args: &[&str]) {
+        assert!(!self.is_running(), "it was not killed");
+        self.child = Server::run(env!("CARGO_BIN_EXE_keyloom"), self.port, &self.dir, args);
+        assert!(self.wait_until_it_answers(), "it does not start again; it said:\n{}", self.log());
+    }
+
+    /// Sends a signal by its name, as `kill` knows it.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "cannot send {name}");
     }
 
     /// False if it ended instead.
@@ -138,7 +156,7 @@ impl Server {
     }
 
     /// The working directory.
-    pub fn dir(&self) -> &std::path::Path {
+    pub fn dir(&self) -> &Path {
         &self.dir
     }
 
@@ -229,7 +247,7 @@ pub struct Client {
 }
 
 impl Client {
-    fn try_connect(addr: SocketAddr) -> Option<Client> {
+    pub fn try_connect(addr: SocketAddr) -> Option<Client> {
         let stream = TcpStream::connect_timeout(&addr, REPLY_MAX).ok()?;
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(REPLY_MAX)).unwrap();
@@ -262,6 +280,15 @@ impl Client {
         let mut bytes = Vec::new();
         encode_command(args, &mut bytes);
         self.send_bytes(&bytes);
+    }
+
+    /// Sends one command and reads its reply; None if the connection is broken.
+    pub fn try_call<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Option<Value> {
+        let mut bytes = Vec::new();
+        encode_command(args, &mut bytes);
+        self.stream.write_all(&bytes).ok()?;
+        let raw = self.try_read_raw()?;
+        Some(read::parse_value(&raw).unwrap().unwrap().0)
     }
 
     /// Sends one command and reads its reply.
