@@ -8,6 +8,7 @@
 //! Invariant: a core has at most one question open, so the rings from here never fill.
 
 mod apply;
+pub(crate) mod aside;
 mod links;
 mod log;
 mod replication;
@@ -395,10 +396,7 @@ impl Control {
             }
             LogAsk::ReplicaOf(target) => {
                 let done = match target {
-                    Some((host, port)) => {
-                        self.replicate_of(host, port);
-                        Ok(())
-                    }
+                    Some((host, port)) => self.replicate_of(host, port),
                     None => self.replicate_of_no_one(),
                 };
                 self.answer(core, ask, part, done.map_or_else(LogAnswer::Failed, |()| LogAnswer::Done));

@@ -15,22 +15,26 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use super::apply::Apply;
 use super::links::{self, Credentials, Outbox};
 use super::runs::Take;
-use super::{Control, random_id};
+use super::{Control, aside, random_id};
+use crate::command::Ask;
 use crate::command::log::{ReplicaNumbers, ReplicationNumbers};
 use crate::config::Config;
 use crate::log::frame::{self, Frame, HistoryEntry, HistoryId, Index, Kind};
 use crate::log::snapshot::{Options, SnapshotWriter};
+use crate::net::forward::Message;
 use crate::replication::history::{Chain, History};
 use crate::replication::message::{self, Decoder, ToPrimary, ToReplica, Wire};
 use crate::replication::primary::{Action as Serve, Extent, Peer, Primary};
 use crate::replication::replica::{Action as Follow, Holdings, Replica};
 use crate::replication::{primary as primary_machine, replica as replica_machine};
+use crate::route::CoreId;
 
 /// How often both sides of a connection say that they are there, ms.
 const HEARTBEAT_MS: u64 = 250;
@@ -118,6 +122,8 @@ pub(super) struct Replication {
     /// Room for pieces of the copy that is being sent.
     room: Rc<Cell<bool>>,
     sending: Option<(u64, Rc<Cell<bool>>)>,
+    /// Up to where replicas have what this node has written as the one that leads.
+    copies: (Index, Index),
     /// A failover waits for data cores to say that nothing is written.
     pausing: bool,
     pub set_aside: Option<String>,
@@ -241,6 +247,7 @@ impl Replication {
             in_use: false,
             room: Rc::new(Cell::new(true)),
             sending: None,
+            copies: (0, 0),
             pausing: false,
             set_aside: None,
         }
@@ -319,6 +326,13 @@ impl Control {
                 let host = self.replication.borrow().hosts.get(&node).cloned();
                 let Some(host) = host else { return };
                 tracing::info!(host, port, "another node leads now");
+                self.configure_primary(Some((host.clone(), port)));
+                // The other one has everything: replies that wait for copies need not wait any more.
+                let mut log = self.log.borrow_mut();
+                let copies = (log.sequencer.end(), log.durable().min(log.sequencer.end()));
+                log.tell_progress(copies.0, copies.1);
+                drop(log);
+                self.replication.borrow_mut().copies = copies;
                 self.replication.borrow_mut().role = Role::SteppingDown { host, port };
                 // Everything is in the log already: nothing has been written since it was handed over.
                 self.change_standing(|standing| (standing.replica, standing.handing_over) = (true, false));
@@ -528,7 +542,15 @@ impl Control {
         if let Some((run, _)) = &replication.sending {
             replication.room.set(replication.primary.copy_room(*run).unwrap_or(0) > 0);
         }
-        (replication.primary.commit(), replication.primary.commit_durable())
+        let copies = (replication.primary.commit(), replication.primary.commit_durable());
+        let leads = replication.leads();
+        drop(replication);
+        let mut replication = self.replication.borrow_mut();
+        // What others lead, is not for this node to vouch for.
+        if leads {
+            replication.copies = copies;
+        }
+        replication.copies
     }
 
     /// Time passes.
@@ -588,9 +610,16 @@ impl Control {
     }
 
     /// REPLICAOF host port.
-    pub(super) fn replicate_of(self: &Rc<Self>, host: String, port: u16) {
+    pub(super) fn replicate_of(self: &Rc<Self>, host: String, port: u16) -> Result<(), String> {
         let role = self.replication.borrow().role.clone();
+        let target = (host.clone(), port);
         match role {
+            Role::Leading if self.log.borrow().standing.handing_over => {
+                return Err("REPLICAOF not allowed while failing over.".into());
+            }
+            Role::TakingOver { .. } => return Err("this node is taking over".into()),
+            // As it is.
+            Role::Following { host: current, port: at } if (&current, at) == (&host, port) => {}
             Role::Leading => {
                 tracing::info!(host, port, "this node is to become a replica");
                 self.replication.borrow_mut().role = Role::SteppingDown { host, port };
@@ -601,8 +630,24 @@ impl Control {
                 self.replication.borrow_mut().role = Role::Following { host, port };
                 self.follow(|replica, now_ms, out| replica.follow(now_ms, out));
             }
-            Role::TakingOver { .. } => {}
         }
+        self.configure_primary(Some(target));
+        Ok(())
+    }
+
+    /// Whom this node follows is a directive like others: CONFIG GET shows it, and CONFIG REWRITE keeps it.
+    fn configure_primary(&self, target: Option<(String, u16)>) {
+        let change = |config: &Config| Ok::<_, Infallible>(Config { replicaof: target, ..config.clone() });
+        let Ok(configured) = self.node.state.config.change(change);
+        {
+            let mut log = self.log.borrow_mut();
+            let cores = log.cores() as CoreId;
+            log.out.extend((0..cores).map(|core| {
+                let question = Box::new(Ask::Configure(configured.clone()));
+                (core, Message::Question { ask: 0, part: core, question })
+            }));
+        }
+        self.flush();
     }
 
     /// Everything is in the log that this node has written: it follows from now on.
@@ -623,6 +668,7 @@ impl Control {
             replication.relayed.clear();
             (replication.role, replication.in_use) = (Role::Following { host, port }, true);
         }
+        self.change_standing(|standing| standing.follows = true);
         let extent = Extent { oldest, end, commit: end, durable };
         self.serve(|primary, now_ms, out| primary.relay(now_ms, chain, extent, out));
         self.follow(|replica, now_ms, out| replica.follow(now_ms, out));
@@ -643,6 +689,7 @@ impl Control {
             Role::SteppingDown { .. } => {
                 self.lead();
                 self.change_standing(|standing| standing.replica = false);
+                self.configure_primary(None);
                 Ok(())
             }
             Role::Leading | Role::TakingOver { .. } => Ok(()),
@@ -654,6 +701,7 @@ impl Control {
         let promoted = self.replication.borrow_mut().replica.promote(random_id(), &mut actions);
         let chain = promoted.map_err(|error| error.to_string())?;
         tracing::info!("this node takes over");
+        self.configure_primary(None);
         self.replication.borrow_mut().role = Role::TakingOver { chain };
         for action in actions {
             self.do_follow(action);
@@ -682,7 +730,9 @@ impl Control {
             log.record();
         }
         self.lead();
-        self.change_standing(|standing| (standing.replica, standing.loading) = (false, false));
+        self.change_standing(|standing| {
+            (standing.replica, standing.follows, standing.loading) = (false, false, false);
+        });
         tracing::info!("this node leads");
     }
 
@@ -867,16 +917,21 @@ impl Control {
         let log = self.log.borrow();
         let history: HistoryId = log.sequencer.history();
         let name = format!("set-aside-{:08x}-{from}-{to}.kl", (history >> 96) as u32);
-        let frames: Vec<Frame> = log.backlog.from(from).map(|frames| frames.cloned().collect()).unwrap_or_default();
-        let mut bytes = Vec::new();
-        frames.iter().filter(|frame| frame.last() >= from).for_each(|frame| frame.write_to(&mut bytes));
-        let written = dir.and_then(|dir| std::fs::write(dir.join(&name), &bytes).map_err(|error| error.to_string()));
+        let first = log.backlog.first().unwrap_or(Index::MAX);
+        let frames = log.backlog.from(from.max(first).min(to));
+        let frames: Vec<Frame> = frames.map(|frames| frames.cloned().collect()).unwrap_or_default();
+        let written = dir.and_then(|dir| {
+            let on_disk = log.wal().is_some().then_some(&*dir);
+            aside::write_tail(&dir.join(&name), on_disk, from, &frames).map_err(|error| error.to_string())
+        });
         match written {
-            Ok(()) => {
+            Ok(found) => {
+                let complete = found.is_some_and(|(first, last)| first <= from && last >= to);
                 tracing::warn!(
                     from,
                     to,
                     file = name,
+                    complete,
                     "the primary does not have the end of this node's log: it is set aside"
                 );
                 self.replication.borrow_mut().set_aside = Some(name);
@@ -889,7 +944,7 @@ impl Control {
         tracing::info!(run, "a copy of the primary's data begins");
         let writer = self.log.borrow().wal().is_some().then(|| self.saves.borrow_mut().directory());
         let writer = match writer {
-            Some(Ok(dir)) => Some(SnapshotWriter::new(Options { dir, keep: 1 })),
+            Some(Ok(dir)) => Some(SnapshotWriter::new(Options { dir, keep: 1, replaces: true })),
             Some(Err(error)) => {
                 tracing::error!(error, "the copy cannot be kept");
                 None
@@ -1087,6 +1142,9 @@ impl Control {
         timeout_ms: Option<u64>,
         force: bool,
     ) -> Result<(), String> {
+        if !self.replication.borrow().leads() {
+            return Err("FAILOVER is not valid when server is a replica.".into());
+        }
         let node = match &target {
             None => None,
             Some((host, port)) => {

@@ -80,6 +80,8 @@ impl Progress {
 pub struct Standing {
     /// It is a replica: clients must not write, and keys do not expire by themselves.
     pub replica: bool,
+    /// It is a replica, and everything that was written before is through.
+    pub follows: bool,
     /// A copy of another node's data is being received: there is nothing to show.
     pub loading: bool,
     /// Why the log cannot be written, if so.

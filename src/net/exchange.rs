@@ -111,14 +111,28 @@ impl Pump {
             let pause = Pause { until_ms: SteadyMs::MAX, writes_only: true };
             self.set_pause(standing.handing_over.then_some(pause));
         }
+        let (demoted, follows) = (standing.replica && !self.engine.standing.replica, standing.follows);
+        let begins = follows && !self.engine.standing.follows;
         self.engine.stand(standing);
         if stops {
             self.claim_barrier();
+        }
+        if demoted {
+            self.end_waits_of_demoted();
+        }
+        if begins {
+            self.give_up_held();
         }
     }
 
     /// A batch has come back with its replies.
     pub(super) fn replied(&mut self, from: CoreId, batch: Box<Batch>) {
+        if batch.lost {
+            let connection = self.connections[batch.connection as usize].as_deref();
+            if connection.is_some_and(|connection| connection.generation == batch.generation) {
+                self.kill(batch.connection);
+            }
+        }
         if batch.transaction.is_some() {
             return self.transaction_replied(from, batch);
         }

@@ -162,6 +162,8 @@ pub struct Batch {
     /// What a reply means to the connection, and what has to be reached for that.
     pub durability: Durability,
     pub needs: Seq,
+    /// What it tells of is not safe, and will not be: its connection must not hear of it.
+    pub lost: bool,
     /// Its requests are statements of a log that is followed.
     pub applies: bool,
 }
@@ -247,7 +249,8 @@ impl Batch {
         self.out.clear(Self::KEEP_BYTES_MAX);
         self.ends.clear();
         self.transaction = None;
-        (self.durability, self.needs, self.applies) = (Durability::Memory, 0, false);
+        (self.durability, self.needs) = (Durability::Memory, 0);
+        (self.lost, self.applies) = (false, false);
         keep
     }
 }

@@ -115,6 +115,22 @@ impl Pump {
         }
     }
 
+    /// This node follows another one from now on, and nobody knows whether what was executed here before will last:
+    /// connections whose replies wait for that are closed.
+    pub(super) fn give_up_held(&mut self) {
+        for index in std::mem::take(&mut self.holding.connections) {
+            let waits = |held: &Held| held.durability != Durability::Memory;
+            let connection = self.connections[index as usize].as_deref();
+            if connection.is_some_and(|connection| connection.held.iter().any(waits)) {
+                self.kill(index);
+            }
+        }
+        for (core, mut batch) in std::mem::take(&mut self.holding.batches) {
+            batch.lost = true;
+            self.give_back_batch(core, batch);
+        }
+    }
+
     /// Lets output leave that may; true if some has to wait on.
     fn release_held(&mut self, index: u32) -> bool {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return false };

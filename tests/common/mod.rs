@@ -120,8 +120,18 @@ impl Server {
     /// answers PING.
     pub fn restart(&mut self, args: &[&str]) {
         assert!(!self.is_running(), "it was not killed");
-        self.child = Server::run(env!("CARGO_BIN_EXE_keyloom"), self.port, &self.dir, args);
-        assert!(self.wait_until_it_answers(), "it does not start again; it said:\n{}", self.log());
+        let end = Instant::now() + START_MAX;
+        loop {
+            let said = self.log().len();
+            self.child = Server::run(env!("CARGO_BIN_EXE_keyloom"), self.port, &self.dir, args);
+            if self.wait_until_it_answers() {
+                return;
+            }
+            // The kernel takes a moment to close the rings of a process, and the sockets that are in them.
+            let log = self.log();
+            let busy = log[said..].contains("Address already in use");
+            assert!(busy && Instant::now() < end, "it does not start again; it said:\n{log}");
+        }
     }
 
     /// Sends a signal by its name, as `kill` knows it.

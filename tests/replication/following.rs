@@ -20,7 +20,7 @@ fn replicas_of_all_shapes_hold_the_same() {
     let two = replica(first.port, "0,1", &["--databases", "3"]);
     let one = replica(first.port, "0", &["--databases", "3", "--partitions", "64"]);
     let chained = replica(two.port, "1", &["--databases", "16", "--appendonly", "yes"]);
-    [&two, &one, &chained].map(wait_connected);
+    [&two, &one, &chained].into_iter().for_each(wait_connected);
     let stop = Arc::new(AtomicBool::new(false));
     let watchers = [&two, &one, &chained].map(|node| {
         let (mut client, stop) = (node.client(), Arc::clone(&stop));

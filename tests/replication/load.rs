@@ -76,12 +76,6 @@ fn command(random: &mut Random, clears: bool) -> Vec<Vec<u8>> {
     if at >= COMMANDS.len() - 2 && !random.one_in(10) {
         at = 0;
     }
-    if let Ok(skip) = std::env::var("SKIP") {
-        let name = COMMANDS[at].split(' ').next().unwrap();
-        if skip.split(',').any(|s| s == name) {
-            at = 0;
-        }
-    }
     let words = COMMANDS[at].split(' ').map(|word| match word {
         "$k" | "$K" => key(random),
         "$v" if random.one_in(40) => "long".repeat(random.below(2000)),

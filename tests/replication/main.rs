@@ -13,6 +13,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod breaks;
 mod following;
+mod histories;
+mod kills;
 mod load;
 mod nodes;
+mod proxy;
