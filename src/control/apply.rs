@@ -137,6 +137,11 @@ impl Apply {
         sent.chain(filling).chain(wide).min().map_or(self.handed_out, |first| first.saturating_sub(1))
     }
 
+    /// Nothing is under way, and the last unit that was handed out ends a frame.
+    pub fn is_at_rest(&self) -> bool {
+        self.at == 0 && self.is_drained()
+    }
+
     /// Nothing is under way.
     pub fn is_drained(&self) -> bool {
         self.wide.is_none() && self.under_way.iter().all(VecDeque::is_empty) && self.filling.iter().all(Option::is_none)
@@ -159,7 +164,8 @@ impl Apply {
 
     /// Hands out what may be, as far as cores have room. `pass` hears of each frame before its first unit goes out.
     pub fn advance(&mut self, mut pass: impl FnMut(&Frame)) -> Result<(), ApplyError> {
-        while !self.held && self.has_room() {
+        // A frame that was begun is ended: nobody can go on in the middle of one.
+        while (!self.held || self.at > 0) && self.has_room() {
             let Some(frame) = self.frames.front().filter(|frame| frame.last() <= self.upto).cloned() else { break };
             if self.at == 0 {
                 pass(&frame);

@@ -181,9 +181,9 @@ impl Log {
                     self.runs.push_log(&frame);
                     self.events.borrow_mut().push_back(Event::Appended(frame));
                 }
-                Entry::Cover { run, core, frame, done } => {
+                Entry::Cover { run, core, frame, open, done } => {
                     let moved = self.follows.map(|handed_out| frame.moved(self.sequencer.history(), handed_out + 1));
-                    self.runs.push_cover(run, core, moved.as_ref().unwrap_or(&frame), done);
+                    self.runs.push_cover(run, core, moved.as_ref().unwrap_or(&frame), open, done);
                 }
                 Entry::Spoiled { run } => self.runs.spoil(run),
                 Entry::Barrier { core } => self.barriers.push(core),

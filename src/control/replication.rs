@@ -1078,13 +1078,13 @@ impl Control {
             let mut log = self.log.borrow_mut();
             let mut failed = None;
             if receiving.is_none() {
-                apply.held = log.runs.wants_pieces();
+                apply.held = log.runs.wants_pieces() || log.runs.waits_to_begin();
                 let passed = apply.advance(|frame| {
                     log.runs.push_log(frame);
                     relayed.push_back(frame.clone());
                 });
                 failed = passed.err();
-                log.may_cover = !apply.held || apply.is_drained();
+                log.may_cover = !apply.held || apply.is_at_rest();
             } else {
                 log.may_cover = false;
                 apply.flush();

@@ -19,8 +19,9 @@ use crate::route::CoreId;
 pub enum Entry {
     /// The next frame of the log.
     Log(Frame),
-    /// A piece of a stream, at this place of the log. `done`: the last one of this core.
-    Cover { run: u64, core: CoreId, frame: Frame, done: bool },
+    /// A piece of a stream, at this place of the log. `open`: keys stay locked until more pieces are made; `done`: the last
+    /// one of this core.
+    Cover { run: u64, core: CoreId, frame: Frame, open: bool, done: bool },
     /// This run is worthless.
     Spoiled { run: u64 },
     /// All that this core has written is in the log.
@@ -113,8 +114,8 @@ impl Sequencer {
                     self.mark(core, last_seq);
                     return Some(Entry::Log(frame));
                 }
-                Content::Cover { run, done, .. } => {
-                    return Some(Entry::Cover { run, core, frame: frame(self.next), done });
+                Content::Cover { run, open, done, .. } => {
+                    return Some(Entry::Cover { run, core, frame: frame(self.next), open, done });
                 }
                 Content::Spoiled { .. } | Content::Barrier => unreachable!("returned above"),
             }
