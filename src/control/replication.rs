@@ -828,6 +828,9 @@ impl Control {
                     }
                     match decoder.decode::<ToReplica>() {
                         Ok(Some(message)) if is_sound(&message) => {
+                            if let ToReplica::Control(message::Control::Refused { reason }) = &message {
+                                tracing::warn!(host, port, ?reason, "the primary refuses this replica");
+                            }
                             let random = random_id() as u64;
                             control.follow(|replica, now_ms, out| replica.message(now_ms, message, random, out));
                         }

@@ -149,7 +149,8 @@ impl Engine {
     /// What the node may do has changed.
     pub fn stand(&mut self, standing: Arc<Standing>) {
         self.restricted = standing.is_restricted();
-        let expiring = if standing.replica { Expiring::Elsewhere } else { Expiring::Here };
+        // While it is handed over, nothing is written.
+        let expiring = if standing.replica || standing.handing_over { Expiring::Elsewhere } else { Expiring::Here };
         self.shard.set_expiring(expiring);
         self.scratch.set_expiring(expiring);
         self.standing = standing;
@@ -163,7 +164,9 @@ impl Engine {
     /// Why a request of another core must not be executed here, although that core has admitted it.
     #[inline]
     pub fn refuses_late(&self, row: &Row) -> Option<Error> {
-        let refused = self.restricted && self.standing.replica && row.command.flags.has(Flags::WRITE);
+        let refused = self.restricted
+            && (self.standing.replica || self.standing.handing_over)
+            && row.command.flags.has(Flags::WRITE);
         refused.then_some(Error::ReadOnly)
     }
 
@@ -172,14 +175,14 @@ impl Engine {
     pub(super) fn refuses(&self, row: &Row, durability: Durability) -> Option<Error> {
         let standing = &*self.standing;
         let flags = row.command.flags;
+        if standing.replica && flags.has(Flags::WRITE) {
+            return Some(Error::ReadOnly);
+        }
         if standing.loading && !flags.has(Flags::LOADING) && matches!(row.command.handler, Handler::Keyspace(_)) {
             return Some(Error::Loading);
         }
         if !flags.has(Flags::WRITE) {
             return None;
-        }
-        if standing.replica {
-            return Some(Error::ReadOnly);
         }
         if let Some(error) = &standing.disk_error {
             return Some(Error::MisconfLog(error.to_string()));

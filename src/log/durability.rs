@@ -98,6 +98,11 @@ impl Standing {
     /// Whether a write may have to be refused.
     #[inline]
     pub fn is_restricted(&self) -> bool {
-        self.replica || self.loading || self.disk_error.is_some() || self.few_replicas || self.few_in_sync
+        self.replica
+            || self.handing_over
+            || self.loading
+            || self.disk_error.is_some()
+            || self.few_replicas
+            || self.few_in_sync
     }
 }

@@ -97,6 +97,8 @@ pub struct Pump {
     pub(super) waits: Waits,
     /// Transactions of this core's clients.
     pub(super) transactions: Vec<Option<Box<Transaction>>>,
+    /// The control core is to hear of it when these are through.
+    pub(super) barrier_due: bool,
     pub(super) pool: Vec<Output>,
     pub(super) spare_batches: Vec<Box<Batch>>,
     /// Batches whose replies are used up; empty between calls.
@@ -181,6 +183,7 @@ impl Pump {
             owner: Owner::default(),
             waits: Waits::default(),
             transactions: Vec::new(),
+            barrier_due: false,
             pool: Vec::new(),
             spare_batches: Vec::new(),
             done_batches: Vec::new(),

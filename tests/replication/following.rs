@@ -49,7 +49,8 @@ fn replicas_of_all_shapes_hold_the_same() {
 #[test]
 fn a_replica_expires_and_evicts_nothing_by_itself() {
     let first = primary(&["--databases", "3"]);
-    let second = replica(first.port, "0,1", &["--databases", "3", "--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru"]);
+    let second =
+        replica(first.port, "0,1", &["--databases", "3", "--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru"]);
     wait_connected(&second);
     let (mut client, mut reader) = (first.client(), second.client());
     // The primary stands still when the deadline comes, so nobody tells the replica.

@@ -92,7 +92,9 @@ fn command(random: &mut Random, clears: bool) -> Vec<Vec<u8>> {
 pub fn pair(n: usize) -> [String; 2] {
     let find = |low: bool| {
         let names = (0..).map(|i| format!("pair:{n}:{i}"));
-        names.into_iter().find(|name| (slot_of(name.as_bytes()) < 4000, slot_of(name.as_bytes()) > 12400) == (low, !low))
+        names
+            .into_iter()
+            .find(|name| (slot_of(name.as_bytes()) < 4000, slot_of(name.as_bytes()) > 12400) == (low, !low))
     };
     [find(true).unwrap(), find(false).unwrap()]
 }

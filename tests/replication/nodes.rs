@@ -60,9 +60,10 @@ pub fn leads(client: &mut Client) -> bool {
 #[track_caller]
 pub fn wait_connected(replica: &Server) {
     let mut client = replica.client();
-    wait_until("the replica is connected", || {
-        matches!(role(&mut client), Role::Follows { state, .. } if state == "connected")
-    });
+    wait_until(
+        "the replica is connected",
+        || matches!(role(&mut client), Role::Follows { state, .. } if state == "connected"),
+    );
 }
 
 /// Everything in a keyspace by database and key: type, value, deadlines; what has no order is sorted.

@@ -13,8 +13,6 @@ struct State {
     ends: AtomicBool,
     /// New connections are closed at once.
     cut: AtomicBool,
-    /// Nothing is passed on.
-    still: AtomicBool,
     /// Bytes that were passed to whoever has connected, and where that stands still.
     bytes: AtomicU64,
     still_at: AtomicU64,
@@ -73,12 +71,6 @@ impl Proxy {
     pub fn mend(&self) {
         self.state.still_at.store(u64::MAX, Ordering::Relaxed);
         self.state.cut.store(false, Ordering::Relaxed);
-        self.state.still.store(false, Ordering::Relaxed);
-    }
-
-    /// From now on nothing is passed on.
-    pub fn hold(&self) {
-        self.state.still.store(true, Ordering::Relaxed);
     }
 
     /// Nothing is passed on any more when so many more bytes were.
@@ -107,10 +99,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, state: Arc<State>, counts: bool)
     std::thread::spawn(move || {
         let mut chunk = [0; 16 * 1024];
         while let Ok(count @ 1..) = from.read(&mut chunk) {
-            let stands = || {
-                let past = counts && state.bytes.load(Ordering::Relaxed) >= state.still_at.load(Ordering::Relaxed);
-                state.still.load(Ordering::Relaxed) || past
-            };
+            let stands = || counts && state.bytes.load(Ordering::Relaxed) >= state.still_at.load(Ordering::Relaxed);
             while stands() && !state.ends.load(Ordering::Relaxed) {
                 std::thread::sleep(POLL);
             }
