@@ -27,7 +27,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::admin::http;
 use crate::config::{Config, ControlCore, ShutdownOn};
-use crate::control::{self, Keyspace, Recovered};
+use crate::control::{self, Keyspace, Recovered, aside};
 use crate::dumpfile::{self, ImportError, Target};
 use crate::engine::Engine;
 use crate::log::files::{DataDir, DirError};
@@ -241,9 +241,17 @@ fn find_data(config: &Config) -> Result<Recovered, NodeError> {
             source,
         })?;
     }
-    let dir = DataDir::open(&path)?;
-    let mut plan = recover::inspect(&path)?;
-    plan.settle()?;
+    let (dir, plan) = match read_data(&path) {
+        // A replica takes a copy of what it has lost; what is here, somebody may want to look at.
+        Err(error @ NodeError::Recover(_)) if config.replicaof.is_some() => {
+            let moved = aside::rename_directory(&path);
+            let moved = moved.map_err(|source| RecoverError::Io { path: path.clone(), source })?;
+            tracing::warn!(%error, moved_to = %moved.display(), "the data cannot be read: it is set aside, and this replica starts empty");
+            std::fs::create_dir_all(&path).map_err(|source| RecoverError::Io { path: path.clone(), source })?;
+            read_data(&path)?
+        }
+        read => read?,
+    };
     let plan = (!plan.is_empty()).then(|| Arc::new(plan));
     Ok(Recovered { dir: Some(dir), plan })
 }
@@ -280,6 +288,13 @@ struct Found {
     recovered: Recovered,
     /// A dump file, if there is no other data.
     dump: Option<PathBuf>,
+}
+
+fn read_data(path: &std::path::Path) -> Result<(DataDir, Plan), NodeError> {
+    let dir = DataDir::open(path)?;
+    let mut plan = recover::inspect(path)?;
+    plan.settle()?;
+    Ok((dir, plan))
 }
 
 fn uid() -> u32 {

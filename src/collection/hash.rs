@@ -256,6 +256,11 @@ pub fn update(value: &mut Value, field: &[u8], text: &[u8], thresholds: &Thresho
     true
 }
 
+/// Sees to it that [`Hash::at`] does not show fields that are due, although they stay.
+pub fn hide_due(value: &mut Value) {
+    make_large(value);
+}
+
 /// Makes a hash large, if it is not; its fields.
 fn make_large(value: &mut Value) -> &mut Fields {
     if let Value::Compact(bytes) = value {

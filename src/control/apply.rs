@@ -4,7 +4,9 @@
 //! cores is applied as a client's transaction would be: its keys are claimed on one core after the other, ascending, all
 //! of them run it, and only then are they released ([`crate::borrow`]). So nobody who reads here sees half of it.
 //!
-//! Requests to a core arrive and run in the order in which they are sent. A unit counts as applied when all cores have
+//! Requests to a core arrive and run in the order in which they are sent, waiting behind each other if one needs a key
+//! that a client's transaction holds. Claims do not wait behind requests, so they are made when the cores concerned have
+//! answered everything before. A unit counts as applied when all cores have
 //! answered it and everything before it.
 //!
 //! How much is under way is bounded ([`BATCHES_MAX`]); what has been received and may not be applied yet is bounded by what
@@ -50,6 +52,8 @@ struct Wide {
     wants: BTreeMap<CoreId, Wants<Lock>>,
     batches: BTreeMap<CoreId, Box<Batch>>,
     tickets: Vec<(CoreId, Ticket)>,
+    /// The first claim was made.
+    claims: bool,
     answers: usize,
 }
 
@@ -133,6 +137,11 @@ impl Apply {
         sent.chain(filling).chain(wide).min().map_or(self.handed_out, |first| first.saturating_sub(1))
     }
 
+    /// Nothing is under way, and the last unit that was handed out ends a frame.
+    pub fn is_at_rest(&self) -> bool {
+        self.at == 0 && self.is_drained()
+    }
+
     /// Nothing is under way.
     pub fn is_drained(&self) -> bool {
         self.wide.is_none() && self.under_way.iter().all(VecDeque::is_empty) && self.filling.iter().all(Option::is_none)
@@ -155,7 +164,8 @@ impl Apply {
 
     /// Hands out what may be, as far as cores have room. `pass` hears of each frame before its first unit goes out.
     pub fn advance(&mut self, mut pass: impl FnMut(&Frame)) -> Result<(), ApplyError> {
-        while !self.held && self.has_room() {
+        // A frame that was begun is ended: nobody can go on in the middle of one.
+        while (!self.held || self.at > 0) && self.has_room() {
             let Some(frame) = self.frames.front().filter(|frame| frame.last() <= self.upto).cloned() else { break };
             if self.at == 0 {
                 pass(&frame);
@@ -291,9 +301,18 @@ impl Apply {
         self.flush();
         self.wides = self.wides.wrapping_add(1);
         let cores = wants.keys().copied().collect();
-        self.wide = Some(Wide { index, cores, wants, batches, tickets: Vec::new(), answers: 0 });
-        self.claim_next();
+        self.wide = Some(Wide { index, cores, wants, batches, tickets: Vec::new(), claims: false, answers: 0 });
+        self.claim_first();
         Ok(())
+    }
+
+    /// Makes the first claim, if the cores concerned are through with what comes before.
+    fn claim_first(&mut self) {
+        let Some(wide) = self.wide.as_mut().filter(|wide| !wide.claims) else { return };
+        if wide.cores.iter().all(|&core| self.under_way[core as usize].is_empty()) {
+            wide.claims = true;
+            self.claim_next();
+        }
     }
 
     /// Claims the keys of the next core, or lets all of them run their part.
@@ -317,9 +336,24 @@ impl Apply {
 
     /// A core has granted a claim.
     pub fn lent(&mut self, core: CoreId, transaction: u32, lent: &Lent) {
-        if let Some(wide) = self.wide.as_mut().filter(|_| transaction == self.wides) {
-            wide.tickets.push((core, lent.ticket));
-            self.claim_next();
+        match self.wide.as_mut().filter(|_| transaction == self.wides) {
+            Some(wide) => {
+                wide.tickets.push((core, lent.ticket));
+                self.claim_next();
+            }
+            // It was given up in the meantime.
+            None => self.give_back(core, lent.ticket),
+        }
+    }
+
+    fn give_back(&mut self, core: CoreId, ticket: Ticket) {
+        self.out.push((core, Message::Return { ticket, entries: Vec::new(), keep: false, seq: 0 }));
+    }
+
+    /// Gives a unit up that no core has begun to run.
+    fn give_up_wide(&mut self) {
+        if let Some(wide) = self.wide.take_if(|wide| wide.answers == 0) {
+            wide.tickets.into_iter().for_each(|(core, ticket)| self.give_back(core, ticket));
         }
     }
 
@@ -331,22 +365,21 @@ impl Apply {
         }
         if !part {
             self.under_way[core as usize].pop_front();
-            return;
+            return self.claim_first();
         }
         let Some(wide) = &mut self.wide else { return };
         wide.answers = wide.answers.saturating_sub(1);
         if wide.answers == 0
             && let Some(wide) = self.wide.take()
         {
-            for (core, ticket) in wide.tickets {
-                self.out.push((core, Message::Return { ticket, entries: Vec::new(), keep: false, seq: 0 }));
-            }
+            wide.tickets.into_iter().for_each(|(core, ticket)| self.give_back(core, ticket));
         }
     }
 
     /// A copy begins: everything is dropped.
     pub fn begin_copy(&mut self) {
         self.start_at(0);
+        self.give_up_wide();
         self.coverage = None;
         let flush = Statement { db: 0, slot: None, args: vec![b"FLUSHALL"] };
         for core in 0..self.router.cores() {

@@ -28,6 +28,9 @@ const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// Bytes that are read at once.
 const READ_BYTES: usize = 256 * 1024;
 
+/// How long what is queued may take to be sent when a connection is closed.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
+
 /// The longest answer of a primary before it speaks in messages.
 const ANSWER_BYTES_MAX: usize = 4096;
 
@@ -41,6 +44,7 @@ struct Waiting {
     /// Nothing comes any more; with `true`, what is here is not sent either.
     closed: Option<bool>,
     writer: Option<Waker>,
+    closer: Option<Waker>,
 }
 
 impl Outbox {
@@ -57,7 +61,26 @@ impl Outbox {
     pub fn close(&self, at_once: bool) {
         let mut waiting = self.0.borrow_mut();
         waiting.closed = Some(at_once || waiting.closed == Some(true));
-        waiting.writer.take().into_iter().for_each(Waker::wake);
+        if at_once {
+            waiting.messages.clear();
+        }
+        let Waiting { writer, closer, .. } = &mut *waiting;
+        writer.take().into_iter().chain(closer.take()).for_each(Waker::wake);
+    }
+
+    /// Waits until the connection is to be closed, whatever is under way: whoever does not read must not hold it open.
+    async fn over(&self) {
+        let at_once = poll_fn(|context| {
+            let mut waiting = self.0.borrow_mut();
+            if let Some(at_once) = waiting.closed {
+                return Poll::Ready(at_once);
+            }
+            waiting.closer = Some(context.waker().clone());
+            Poll::Pending
+        });
+        if !at_once.await {
+            glommio::timer::sleep(CLOSE_TIME).await;
+        }
     }
 
     async fn next(&self) -> Option<(Vec<u8>, u64)> {
@@ -90,15 +113,20 @@ pub(super) fn halves(socket: OwnedFd) -> io::Result<(TcpStream, TcpStream)> {
 /// Sends what is queued until the outbox is closed or the connection broken, and then ends both directions. `sent` hears of
 /// the cost of each message.
 pub(super) async fn write_all(mut stream: TcpStream, outbox: Rc<Outbox>, mut sent: impl FnMut(u64)) {
-    while let Some((bytes, cost)) = outbox.next().await {
-        if stream.write_all(&bytes).await.is_err() {
-            break;
+    let fd = stream.as_raw_fd();
+    let write = async {
+        while let Some((bytes, cost)) = outbox.next().await {
+            if stream.write_all(&bytes).await.is_err() {
+                break;
+            }
+            sent(cost);
         }
-        sent(cost);
-    }
+    };
+    futures_lite::future::or(write, outbox.over()).await;
     outbox.close(true);
-    // SAFETY: a plain system call on an open socket: whoever reads from it sees the end.
-    unsafe { libc::shutdown(stream.as_raw_fd(), libc::SHUT_RDWR) };
+    // SAFETY: a plain system call on a socket that is open as long as its stream: whoever reads from it sees the end.
+    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+    drop(stream);
 }
 
 /// Reads until the end; `take` returns false to stop.

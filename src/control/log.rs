@@ -235,10 +235,10 @@ impl Log {
                     self.runs.push_log(&frame);
                     self.events.borrow_mut().push_back(Event::Appended(frame));
                 }
-                Entry::Cover { run, core, frame, done } => {
+                Entry::Cover { run, core, frame, open, done } => {
                     let moved = self.follows.map(|handed_out| frame.moved(self.sequencer.history(), handed_out + 1));
                     let frame = moved.as_ref().unwrap_or(&frame);
-                    if self.runs.push_cover(run, core, frame, done) {
+                    if self.runs.push_cover(run, core, frame, open, done) {
                         self.base_reached(frame.head.first);
                     }
                 }

@@ -8,6 +8,7 @@
 //! Invariant: a core has at most one question open, so the rings from here never fill.
 
 mod apply;
+pub(crate) mod aside;
 mod disk;
 mod ending;
 mod links;
@@ -365,8 +366,9 @@ impl Control {
             LogAsk::ReplicaOf(target) => {
                 let answer = match target {
                     Some((host, port)) => match self.replicate_of(host, port) {
-                        true => LogAnswer::Done,
-                        false => LogAnswer::Busy,
+                        Ok(true) => LogAnswer::Done,
+                        Ok(false) => LogAnswer::Busy,
+                        Err(error) => LogAnswer::Failed(error),
                     },
                     None => self.replicate_of_no_one().map_or_else(LogAnswer::Failed, |()| LogAnswer::Done),
                 };

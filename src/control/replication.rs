@@ -15,22 +15,26 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use super::apply::Apply;
 use super::links::{self, Credentials, Outbox};
 use super::runs::Take;
-use super::{Control, random_id};
+use super::{Control, aside, random_id};
+use crate::command::Ask;
 use crate::command::log::{ReplicaNumbers, ReplicationNumbers};
 use crate::config::Config;
 use crate::log::frame::{self, Frame, HistoryEntry, HistoryId, Index, Kind};
 use crate::log::snapshot::{Options, SnapshotWriter};
+use crate::net::forward::Message;
 use crate::replication::history::{Chain, History};
 use crate::replication::message::{self, Decoder, ToPrimary, ToReplica, Wire};
 use crate::replication::primary::{Action as Serve, Extent, FailoverError, Peer, Primary};
 use crate::replication::replica::{Action as Follow, Holdings, Replica};
 use crate::replication::{primary as primary_machine, replica as replica_machine};
+use crate::route::CoreId;
 
 /// How often both sides of a connection say that they are there, ms.
 const HEARTBEAT_MS: u64 = 250;
@@ -118,6 +122,8 @@ pub(super) struct Replication {
     /// Room for pieces of the copy that is being sent.
     room: Rc<Cell<bool>>,
     sending: Option<(u64, Rc<Cell<bool>>)>,
+    /// Up to where replicas have what this node has written as the one that leads.
+    copies: (Index, Index),
     /// A failover waits for data cores to say that nothing is written.
     pausing: bool,
     pub set_aside: Option<String>,
@@ -241,6 +247,7 @@ impl Replication {
             in_use: false,
             room: Rc::new(Cell::new(true)),
             sending: None,
+            copies: (0, 0),
             pausing: false,
             set_aside: None,
         }
@@ -319,6 +326,13 @@ impl Control {
                 let host = self.replication.borrow().hosts.get(&node).cloned();
                 let Some(host) = host else { return };
                 tracing::info!(host, port, "another node leads now");
+                self.configure_primary(Some((host.clone(), port)));
+                // The other one has everything: replies that wait for copies need not wait any more.
+                let mut log = self.log.borrow_mut();
+                let copies = (log.sequencer.end(), log.durable().min(log.sequencer.end()));
+                log.tell_progress(copies.0, copies.1);
+                drop(log);
+                self.replication.borrow_mut().copies = copies;
                 self.replication.borrow_mut().role = Role::SteppingDown { host, port };
                 // Everything is in the log already: nothing has been written since it was handed over.
                 self.change_standing(|standing| (standing.replica, standing.handing_over) = (true, false));
@@ -530,7 +544,15 @@ impl Control {
         if let Some((run, _)) = &replication.sending {
             replication.room.set(replication.primary.copy_room(*run).unwrap_or(0) > 0);
         }
-        (replication.primary.commit(), replication.primary.commit_durable())
+        let copies = (replication.primary.commit(), replication.primary.commit_durable());
+        let leads = replication.leads();
+        drop(replication);
+        let mut replication = self.replication.borrow_mut();
+        // What others lead, is not for this node to vouch for.
+        if leads {
+            replication.copies = copies;
+        }
+        replication.copies
     }
 
     /// Time passes.
@@ -594,13 +616,18 @@ impl Control {
     }
 
     /// REPLICAOF host port. False: that one is followed already.
-    pub(super) fn replicate_of(self: &Rc<Self>, host: String, port: u16) -> bool {
+    pub(super) fn replicate_of(self: &Rc<Self>, host: String, port: u16) -> Result<bool, String> {
         let role = self.replication.borrow().role.clone();
+        let target = (host.clone(), port);
         match role {
+            Role::Leading if self.log.borrow().standing.handing_over => {
+                return Err("REPLICAOF not allowed while failing over.".into());
+            }
+            Role::TakingOver { .. } => return Err("this node is taking over".into()),
             Role::SteppingDown { host: known, port: at } | Role::Following { host: known, port: at }
                 if at == port && known.eq_ignore_ascii_case(&host) =>
             {
-                return false;
+                return Ok(false);
             }
             Role::Leading => {
                 tracing::info!(host, port, "this node is to become a replica");
@@ -612,9 +639,24 @@ impl Control {
                 self.replication.borrow_mut().role = Role::Following { host, port };
                 self.follow(|replica, now_ms, out| replica.follow(now_ms, out));
             }
-            Role::TakingOver { .. } => {}
         }
-        true
+        self.configure_primary(Some(target));
+        Ok(true)
+    }
+
+    /// Whom this node follows is a directive like others: CONFIG GET shows it, and CONFIG REWRITE keeps it.
+    fn configure_primary(&self, target: Option<(String, u16)>) {
+        let change = |config: &Config| Ok::<_, Infallible>(Config { replicaof: target, ..config.clone() });
+        let Ok(configured) = self.node.state.config.change(change);
+        {
+            let mut log = self.log.borrow_mut();
+            let cores = log.cores() as CoreId;
+            log.out.extend((0..cores).map(|core| {
+                let question = Box::new(Ask::Configure(configured.clone()));
+                (core, Message::Question { ask: 0, part: core, question })
+            }));
+        }
+        self.flush();
     }
 
     /// Everything is in the log that this node has written: it follows from now on.
@@ -635,6 +677,7 @@ impl Control {
             replication.relayed.clear();
             (replication.role, replication.in_use) = (Role::Following { host, port }, true);
         }
+        self.change_standing(|standing| standing.follows = true);
         let extent = Extent { oldest, end, commit: end, durable };
         self.serve(|primary, now_ms, out| primary.relay(now_ms, chain, extent, out));
         self.follow(|replica, now_ms, out| replica.follow(now_ms, out));
@@ -655,6 +698,7 @@ impl Control {
             Role::SteppingDown { .. } => {
                 self.lead();
                 self.change_standing(|standing| standing.replica = false);
+                self.configure_primary(None);
                 Ok(())
             }
             Role::Leading | Role::TakingOver { .. } => Ok(()),
@@ -666,6 +710,7 @@ impl Control {
         let promoted = self.replication.borrow_mut().replica.promote(random_id(), &mut actions);
         let chain = promoted.map_err(|error| error.to_string())?;
         tracing::info!("this node takes over");
+        self.configure_primary(None);
         self.replication.borrow_mut().role = Role::TakingOver { chain };
         for action in actions {
             self.do_follow(action);
@@ -694,7 +739,9 @@ impl Control {
             log.record();
         }
         self.lead();
-        self.change_standing(|standing| (standing.replica, standing.loading) = (false, false));
+        self.change_standing(|standing| {
+            (standing.replica, standing.follows, standing.loading) = (false, false, false);
+        });
         tracing::info!("this node leads");
     }
 
@@ -789,9 +836,16 @@ impl Control {
                         return false;
                     }
                     match decoder.decode::<ToReplica>() {
-                        Ok(Some(message)) => {
+                        Ok(Some(message)) if is_sound(&message) => {
+                            if let ToReplica::Control(message::Control::Refused { reason }) = &message {
+                                tracing::warn!(host, port, ?reason, "the primary refuses this replica");
+                            }
                             let random = random_id() as u64;
                             control.follow(|replica, now_ms, out| replica.message(now_ms, message, random, out));
+                        }
+                        Ok(Some(_)) => {
+                            tracing::error!(host, port, "a frame of the primary is damaged");
+                            return false;
                         }
                         Ok(None) => break,
                         Err(error) => {
@@ -824,10 +878,15 @@ impl Control {
 
     fn lost_upstream(self: &Rc<Self>, number: u64) {
         if self.replication.borrow().upstream_number == number {
-            self.hang_up();
-            let random = random_id() as u64;
-            self.follow(|replica, now_ms, _| replica.disconnected(now_ms, random));
+            self.break_upstream();
         }
+    }
+
+    /// Gives the connection to the primary up; another one follows.
+    fn break_upstream(self: &Rc<Self>) {
+        self.hang_up();
+        let random = random_id() as u64;
+        self.follow(|replica, now_ms, _| replica.disconnected(now_ms, random));
     }
 
     fn hang_up(&self) {
@@ -844,25 +903,13 @@ impl Control {
             receiving.later.push(frame.clone());
             return;
         }
-        let read = frame::take_frame(&mut &frame.bytes[..]);
-        let sound = |found: &Frame| {
-            let head = &found.head;
-            head.kind == Kind::Log
-                && (head.history, head.first, head.count) == (frame.history, frame.first, frame.count)
-                && found.bytes() == frame.bytes.len()
-        };
-        let frame = match read {
-            Ok(Some(found)) if sound(&found) => found,
-            _ => {
-                tracing::error!(index = frame.first, "a frame of the primary is damaged");
-                return self.hang_up();
-            }
-        };
+        // It was looked at when it came.
+        let Some(frame) = sound_frame(frame) else { return };
         let mut replication = self.replication.borrow_mut();
         let mut log = self.log.borrow_mut();
         let histories = entries_of(&replication.chain.upto(frame.last()));
         if let Some(wal) = log.wal().cloned() {
-            if log.sequencer.history() != frame.head.history
+            if wal.history() != Some(frame.head.history)
                 && let Err(error) = wal.start_history(histories.clone(), frame.head.first)
             {
                 tracing::error!(%error, "the log cannot begin a history");
@@ -882,16 +929,21 @@ impl Control {
         let log = self.log.borrow();
         let history: HistoryId = log.sequencer.history();
         let name = format!("set-aside-{:08x}-{from}-{to}.kl", (history >> 96) as u32);
-        let frames: Vec<Frame> = log.backlog.from(from).map(|frames| frames.cloned().collect()).unwrap_or_default();
-        let mut bytes = Vec::new();
-        frames.iter().filter(|frame| frame.last() >= from).for_each(|frame| frame.write_to(&mut bytes));
-        let written = dir.and_then(|dir| std::fs::write(dir.join(&name), &bytes).map_err(|error| error.to_string()));
+        let first = log.backlog.first().unwrap_or(Index::MAX);
+        let frames = log.backlog.from(from.max(first).min(to));
+        let frames: Vec<Frame> = frames.map(|frames| frames.cloned().collect()).unwrap_or_default();
+        let written = dir.and_then(|dir| {
+            let on_disk = log.wal().is_some().then_some(&*dir);
+            aside::write_tail(&dir.join(&name), on_disk, from, &frames).map_err(|error| error.to_string())
+        });
         match written {
-            Ok(()) => {
+            Ok(found) => {
+                let complete = found.is_some_and(|(first, last)| first <= from && last >= to);
                 tracing::warn!(
                     from,
                     to,
                     file = name,
+                    complete,
                     "the primary does not have the end of this node's log: it is set aside"
                 );
                 self.replication.borrow_mut().set_aside = Some(name);
@@ -904,7 +956,7 @@ impl Control {
         tracing::info!(run, "a copy of the primary's data begins");
         let writer = self.log.borrow().wal().is_some().then(|| self.saves.borrow_mut().directory());
         let writer = match writer {
-            Some(Ok(dir)) => Some(SnapshotWriter::new(Options { dir, keep: 1 })),
+            Some(Ok(dir)) => Some(SnapshotWriter::new(Options { dir, keep: 1, replaces: true })),
             Some(Err(error)) => {
                 tracing::error!(error, "the copy cannot be kept");
                 None
@@ -916,13 +968,19 @@ impl Control {
             glommio::spawn_local(Rc::clone(writer).run()).detach();
             let (control, writer, written) = (Rc::clone(self), Rc::clone(writer), Rc::clone(&written));
             glommio::spawn_local(async move {
-                match writer.finished().await {
+                let result = writer.finished().await;
+                let is_current = control
+                    .replication
+                    .borrow()
+                    .receiving
+                    .as_ref()
+                    .is_some_and(|receiving| Rc::ptr_eq(&receiving.written, &written));
+                match result {
+                    _ if !is_current => return,
                     Ok(_) => written.set(true),
                     Err(error) => {
                         tracing::error!(%error, "the copy cannot be kept");
-                        control.hang_up();
-                        let random = random_id() as u64;
-                        control.follow(|replica, now_ms, _| replica.disconnected(now_ms, random));
+                        control.break_upstream();
                     }
                 }
                 control.advance();
@@ -939,7 +997,13 @@ impl Control {
             replication.apply.begin_copy();
             replication.relayed.clear();
         }
-        self.log.borrow_mut().backlog.clear();
+        {
+            // What is copied from here meanwhile is neither the old data nor the new.
+            let mut log = self.log.borrow_mut();
+            let ends = log.runs.spoil_all();
+            log.out.extend(ends);
+            log.backlog.clear();
+        }
         self.serve(|primary, now_ms, out| primary.suspend(now_ms, out));
         self.change_standing(|standing| standing.loading = true);
     }
@@ -974,9 +1038,7 @@ impl Control {
         drop(replication);
         if let Some(error) = error {
             tracing::error!(error, "the copy of the primary's data is damaged");
-            self.hang_up();
-            let random = random_id() as u64;
-            self.follow(|replica, now_ms, _| replica.disconnected(now_ms, random));
+            self.break_upstream();
         }
     }
 
@@ -1028,14 +1090,15 @@ impl Control {
             let mut log = self.log.borrow_mut();
             let mut failed = None;
             if receiving.is_none() {
-                apply.held = log.runs.wants_pieces();
+                apply.held = log.runs.wants_pieces() || log.runs.waits_to_begin();
                 let passed = apply.advance(|frame| {
                     log.runs.push_log(frame);
                     relayed.push_back(frame.clone());
                 });
                 failed = passed.err();
-                log.may_cover = !apply.held || apply.is_drained();
+                log.may_cover = !apply.held || apply.is_at_rest();
             } else {
+                log.may_cover = false;
                 apply.flush();
             }
             log.out.append(&mut apply.out);
@@ -1044,9 +1107,9 @@ impl Control {
         if let Some(error) = failed {
             // What cannot be applied cannot be passed over either.
             tracing::error!(%error, "the primary's log cannot be applied; this node takes a copy");
-            self.hang_up();
-            let random = random_id() as u64;
-            self.follow(|replica, now_ms, _| replica.disconnected(now_ms, random));
+            self.replication.borrow_mut().apply.start_at(applied);
+            self.follow(|replica, _, _| replica.give_up_data());
+            self.break_upstream();
             return;
         }
         let receiving = self.replication.borrow().receiving.is_some();
@@ -1170,6 +1233,22 @@ impl Control {
             parent,
             set_aside: replication.set_aside.clone(),
         }
+    }
+}
+
+/// What a frame of a primary's log contains; None: it is not what it says it is.
+fn sound_frame(frame: &message::Frame) -> Option<Frame> {
+    let found = frame::take_frame(&mut &frame.bytes[..]).ok().flatten()?;
+    let head = &found.head;
+    let same = (head.history, head.first, head.count) == (frame.history, frame.first, frame.count);
+    (head.kind == Kind::Log && same && found.bytes() == frame.bytes.len()).then_some(found)
+}
+
+/// Whether a message can be believed as far as its frames go.
+fn is_sound(message: &ToReplica) -> bool {
+    match message {
+        ToReplica::Frames { frames, .. } => frames.iter().all(|frame| sound_frame(frame).is_some()),
+        _ => true,
     }
 }
 

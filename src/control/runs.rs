@@ -52,6 +52,9 @@ struct Run {
     covers: u64,
     /// Per core: pieces that were granted and have not come; None: it has covered everything.
     granted: Vec<Option<u32>>,
+    /// Per core: it holds keys until more pieces are made. A log that is followed must not be applied meanwhile: it could
+    /// need one of these, and nothing more is granted while it is applied.
+    open: Vec<bool>,
 }
 
 /// See the module.
@@ -85,7 +88,7 @@ impl Runs {
 
     /// A run goes on that would like to have pieces.
     pub fn wants_pieces(&self) -> bool {
-        let room = |run: &Run| run.consumers.iter().all(|consumer| consumer.borrow().has_room());
+        let room = |run: &Run| run.open.contains(&true) || run.has_room();
         self.run.as_ref().is_some_and(|run| run.granted.iter().any(Option::is_some) && (room(run) || run.is_owed()))
     }
 
@@ -98,7 +101,8 @@ impl Runs {
         let consumers = std::mem::take(&mut self.next);
         consumers.iter().for_each(|consumer| consumer.borrow_mut().take(&frame));
         let granted = vec![Some(0); self.cores];
-        self.run = Some(Run { number: self.number, consumers, covers: 0, granted });
+        let open = vec![false; self.cores];
+        self.run = Some(Run { number: self.number, consumers, covers: 0, granted, open });
     }
 
     /// A frame of the log: part of every copy that is under way.
@@ -109,10 +113,11 @@ impl Runs {
     }
 
     /// A piece of a run; the last one of all ends it. Returns whether a copy is whole that goes to disk.
-    pub fn push_cover(&mut self, number: u64, core: CoreId, frame: &Frame, done: bool) -> bool {
+    pub fn push_cover(&mut self, number: u64, core: CoreId, frame: &Frame, open: bool, done: bool) -> bool {
         let Some(run) = self.run.as_mut().filter(|run| run.number == number) else { return false };
         run.covers += 1;
         run.push(frame);
+        run.open[core as usize] = open;
         let granted = &mut run.granted[core as usize];
         *granted = if done { None } else { granted.map(|count| count.saturating_sub(1)) };
         if run.granted.iter().all(Option::is_none) {
@@ -134,11 +139,10 @@ impl Runs {
         let Some(run) = &mut self.run else { return out };
         run.consumers.retain(|consumer| !consumer.borrow().is_gone());
         if run.consumers.is_empty() {
-            out.extend((0..self.cores as CoreId).map(|core| (core, Message::Cover { run: 0, pieces: 0 })));
             self.run = None;
-            return out;
+            return self.end_covering();
         }
-        if !run.consumers.iter().all(|consumer| consumer.borrow().has_room()) {
+        if !run.has_room() {
             return out;
         }
         for (core, granted) in run.granted.iter_mut().enumerate() {
@@ -152,6 +156,17 @@ impl Runs {
         out
     }
 
+    /// All data is replaced: what the run that goes on has taken is worthless. Data cores let go of what they hold for it.
+    pub fn spoil_all(&mut self) -> Vec<(CoreId, Message)> {
+        let Some(number) = self.run.as_ref().map(|run| run.number) else { return Vec::new() };
+        self.spoil(number);
+        self.end_covering()
+    }
+
+    fn end_covering(&self) -> Vec<(CoreId, Message)> {
+        (0..self.cores as CoreId).map(|core| (core, Message::Cover { run: 0, pieces: 0 })).collect()
+    }
+
     /// Something has happened in this run that a stream cannot say.
     pub fn spoil(&mut self, number: u64) {
         if let Some(run) = self.run.take_if(|run| run.number == number) {
@@ -161,6 +176,10 @@ impl Runs {
 }
 
 impl Run {
+    fn has_room(&self) -> bool {
+        self.consumers.iter().all(|consumer| consumer.borrow().has_room())
+    }
+
     fn is_owed(&self) -> bool {
         self.granted.iter().flatten().any(|&count| count > 0)
     }

@@ -188,7 +188,7 @@ impl Control {
             let mut saves = self.saves.borrow_mut();
             saves.last_try_s = now_s;
             let dir = saves.directory().inspect_err(|_| saves.last_ok = false)?;
-            let writer = SnapshotWriter::new(Options { dir, keep: 1 });
+            let writer = SnapshotWriter::new(Options { dir, keep: 1, replaces: false });
             (saves.started_s, saves.changes_before) = (now_s, changes);
             *saves.spoiled.borrow_mut() = false;
             saves.writer = Some(Rc::clone(&writer));

@@ -29,7 +29,8 @@ impl Engine {
             }
             self.shard.unwatch(db as usize, &key);
         }
-        if loan.writes && self.standing.replica && verdict == Verdict::Granted {
+        let written_elsewhere = self.standing.replica || self.standing.handing_over;
+        if loan.writes && written_elsewhere && verdict == Verdict::Granted {
             verdict = Verdict::ReadOnly;
         }
         if verdict == Verdict::Granted

@@ -170,7 +170,8 @@ impl Engine {
 
     /// What the node may do has changed.
     pub fn stand(&mut self, standing: Arc<Standing>) {
-        let expiring = if standing.replica { Expiring::Elsewhere } else { Expiring::Here };
+        // While it is handed over, nothing is written.
+        let expiring = if standing.replica || standing.handing_over { Expiring::Elsewhere } else { Expiring::Here };
         self.shard.set_expiring(expiring);
         self.scratch.set_expiring(expiring);
         self.standing = standing;
@@ -190,7 +191,9 @@ impl Engine {
     /// Why a request of another core must not be executed here, although that core has admitted it.
     #[inline]
     pub fn refuses_late(&self, row: &Row) -> Option<Error> {
-        let refused = self.restricted && self.standing.replica && row.command.flags.has(Flags::WRITE);
+        let refused = self.restricted
+            && (self.standing.replica || self.standing.handing_over)
+            && row.command.flags.has(Flags::WRITE);
         refused.then_some(Error::ReadOnly)
     }
 
@@ -202,14 +205,14 @@ impl Engine {
         let flags = row.command.flags;
         // What was queued before things changed must not run either.
         let queued = row.command.name == "exec" && session.multi.is_some_and(|multi| multi.writes);
+        if standing.replica && (flags.has(Flags::WRITE) || queued) {
+            return Some(Error::ReadOnly);
+        }
         if standing.loading && !flags.has(Flags::LOADING) && matches!(row.command.handler, Handler::Keyspace(_)) {
             return Some(Error::Loading);
         }
         if !flags.has(Flags::WRITE) && !queued {
             return None;
-        }
-        if standing.replica {
-            return Some(Error::ReadOnly);
         }
         if let Some(error) = &standing.disk_error {
             return Some(Error::MisconfLog(error.to_string()));

@@ -80,6 +80,8 @@ impl Progress {
 pub struct Standing {
     /// It is a replica: clients must not write, and keys do not expire by themselves.
     pub replica: bool,
+    /// It is a replica, and everything that was written before is through.
+    pub follows: bool,
     /// A copy of another node's data is being received: there is nothing to show.
     pub loading: bool,
     /// Why the log cannot be written, if so.
@@ -99,6 +101,6 @@ impl Standing {
     #[inline]
     pub fn is_restricted(&self) -> bool {
         let broken = self.disk_error.is_some() || self.snapshot_failed;
-        self.replica || self.loading || broken || self.few_replicas || self.few_in_sync
+        self.replica || self.handing_over || self.loading || broken || self.few_replicas || self.few_in_sync
     }
 }

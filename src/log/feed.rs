@@ -74,8 +74,8 @@ pub struct Holds {
 pub enum Content {
     /// So many units.
     Units(u32),
-    /// So many cover records of a run; `done`: the last ones of this core.
-    Cover { run: u64, ranges: u32, done: bool },
+    /// So many cover records of a run. `open`: keys stay locked until more are made; `done`: the last ones of this core.
+    Cover { run: u64, ranges: u32, open: bool, done: bool },
     /// Everything before is through, and no write comes after it.
     Barrier,
     /// A run has become worthless: databases have been exchanged meanwhile.
@@ -352,7 +352,7 @@ mod tests {
         feed.come_after(After { core: 3, seq: 0 }, &mut effects);
         let marked = feed.mark([4].into_iter(), &mut effects);
         effects.push(0, &[b"DEL", b"a"]);
-        feed.cover(Content::Cover { run: 1, ranges: 1, done: true }, vec![0; 9], &mut effects);
+        feed.cover(Content::Cover { run: 1, ranges: 1, open: false, done: true }, vec![0; 9], &mut effects);
         let after = vec![After { core: 2, seq: 9 }];
         assert_eq!(marked, 3);
         assert_eq!(
@@ -361,7 +361,7 @@ mod tests {
                 (Content::Units(1), 2, vec![]),
                 (Content::Units(0), 3, after),
                 (Content::Units(1), 4, vec![]),
-                (Content::Cover { run: 1, ranges: 1, done: true }, 5, vec![]),
+                (Content::Cover { run: 1, ranges: 1, open: false, done: true }, 5, vec![]),
             ]
         );
     }

@@ -19,8 +19,9 @@ use crate::route::CoreId;
 pub enum Entry {
     /// The next frame of the log.
     Log(Frame),
-    /// A piece of a stream, at this place of the log. `done`: the last one of this core.
-    Cover { run: u64, core: CoreId, frame: Frame, done: bool },
+    /// A piece of a stream, at this place of the log. `open`: keys stay locked until more pieces are made; `done`: the last
+    /// one of this core.
+    Cover { run: u64, core: CoreId, frame: Frame, open: bool, done: bool },
     /// This run is worthless.
     Spoiled { run: u64 },
     /// All that this core has written is in the log.
@@ -119,9 +120,9 @@ impl Sequencer {
                     self.mark(core, last_seq);
                     return Some(Entry::Log(frame));
                 }
-                Content::Cover { run, done, .. } => {
+                Content::Cover { run, open, done, .. } => {
                     self.mark(core, last_seq);
-                    return Some(Entry::Cover { run, core, frame: frame(self.next), done });
+                    return Some(Entry::Cover { run, core, frame: frame(self.next), open, done });
                 }
                 Content::Spoiled { .. } | Content::Barrier => unreachable!("returned above"),
             }
@@ -212,7 +213,7 @@ mod tests {
         log.push(0, chunk(1, 1, &[]));
         assert!(matches!(log.pop(0), Some(Entry::Log(_))));
         assert!(log.pop(0).is_none());
-        let content = Content::Cover { run: 1, ranges: 1, done: false };
+        let content = Content::Cover { run: 1, ranges: 1, open: false, done: false };
         log.push(0, Chunk { content, last_seq: 2, ..Chunk::default() });
         assert!(matches!(log.pop(0), Some(Entry::Cover { .. })));
         assert!(matches!(log.pop(0), Some(Entry::Log(frame)) if frame.head.first == 2));

@@ -12,6 +12,7 @@ use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 
 use super::disk::{Disk, DiskFile};
@@ -28,6 +29,8 @@ pub struct Options {
     pub dir: PathBuf,
     /// How many are kept, with the new one; at least one.
     pub keep: usize,
+    /// It takes the place of all data that is there: the log that lies there goes, too.
+    pub replaces: bool,
 }
 
 /// Why there is no snapshot.
@@ -120,7 +123,10 @@ impl SnapshotWriter {
     }
 
     pub(super) fn on(disk: Disk, options: Options) -> Rc<SnapshotWriter> {
-        let temporary = options.dir.join(files::temporary_name(&files::snapshot_name(0)));
+        // One that is given up removes its file when another one may be at work already.
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let name = files::snapshot_name(NUMBER.fetch_add(1, Ordering::Relaxed));
+        let temporary = options.dir.join(files::temporary_name(&name));
         let state = State {
             queue: VecDeque::new(),
             queued_bytes: 0,
@@ -211,12 +217,30 @@ impl SnapshotWriter {
         let written = self.write_frames(&file).await;
         file.close().await;
         let (end, bytes) = written?;
+        if self.options.replaces {
+            self.remove_segments().await?;
+        }
         let path = self.options.dir.join(files::snapshot_name(end));
         let renamed = self.disk.rename(&self.temporary, &path).await;
         renamed.map_err(failure("rename", &self.temporary))?;
         let dir = &self.options.dir;
         self.disk.sync_dir(dir).await.map_err(failure("sync", dir))?;
         Ok(Done { path, end, bytes, kept: self.remove_old(end).await })
+    }
+
+    /// Removes the log of the data that is replaced, the latest segment first: whenever this ends, what is left is an
+    /// earlier state of that data.
+    async fn remove_segments(&self) -> Result<(), SnapshotError> {
+        let dir = &self.options.dir;
+        let listing = self.disk.list(dir).map_err(failure("list", dir))?;
+        for first in listing.segments.into_iter().rev() {
+            let path = dir.join(files::segment_name(first));
+            match self.disk.remove(&path).await {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failure("remove", &path)(error)),
+                _ => self.disk.sync_dir(dir).await.map_err(failure("sync", dir))?,
+            }
+        }
+        Ok(())
     }
 
     /// Writes all frames, and syncs. Returns the end index and the size.

@@ -28,7 +28,7 @@ fn stream(after: Index) -> Vec<Frame> {
 }
 
 fn options(scratch: &Scratch) -> Options {
-    Options { dir: scratch.0.clone(), keep: 2 }
+    Options { dir: scratch.0.clone(), keep: 2, replaces: false }
 }
 
 fn names(scratch: &Scratch) -> Vec<String> {

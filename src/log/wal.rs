@@ -35,7 +35,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::disk::Disk;
-use super::frame::{Frame, HistoryEntry, Index, Kind, check_histories};
+use super::frame::{Frame, HistoryEntry, HistoryId, Index, Kind, check_histories};
 
 pub(in crate::log) use writer::gather;
 
@@ -256,6 +256,11 @@ impl Wal {
         state.queue.push_back(Item::Frame(frame));
         state.wake_writer();
         Ok(())
+    }
+
+    /// The history to which the next frame has to belong.
+    pub fn history(&self) -> Option<HistoryId> {
+        self.state.borrow().histories.last().map(|history| history.id)
     }
 
     /// Another history goes on from `next`, which is not beyond the end: after a promotion, or because a new primary does

@@ -174,6 +174,7 @@ impl Pump {
         covering.rest(started, served);
         let done = covering.next.is_none() && deferred.is_empty();
         let slices = last.filter(|_| !deferred.is_empty());
+        let open = slices.is_some();
         if let Some(place) = slices {
             let hasher = &self.engine.hasher;
             let locks = deferred.iter().map(|key| (place.db as u8, hasher.hash(key))).collect();
@@ -185,7 +186,7 @@ impl Pump {
         if done {
             self.covering = None;
         }
-        self.engine.cover(Content::Cover { run, ranges, done }, bytes);
+        self.engine.cover(Content::Cover { run, ranges, open, done }, bytes);
     }
 
     /// Writes the next slice of a large collection.
@@ -223,7 +224,8 @@ impl Pump {
         if done {
             self.covering = None;
         }
-        self.engine.cover(Content::Cover { run, ranges: !bytes.is_empty() as u32, done }, bytes);
+        let ranges = !bytes.is_empty() as u32;
+        self.engine.cover(Content::Cover { run, ranges, open: freed.is_none(), done }, bytes);
         if let Some(ticket) = freed {
             self.release_claim(ticket);
             self.settle_claims();

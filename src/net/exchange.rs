@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::connection::{Connection, Hold};
+use super::connection::Hold;
 use super::forward::{Batch, Message};
 use super::limits;
 use super::publish::Turn;
@@ -112,22 +112,29 @@ impl Pump {
             let pause = Pause { until_ms: SteadyMs::MAX, writes_only: true };
             self.set_pause(standing.handing_over.then_some(pause));
         }
+        let (demoted, follows) = (standing.replica && !self.engine.standing.replica, standing.follows);
+        let begins = follows && !self.engine.standing.follows;
         self.engine.stand(standing);
         // What waits may have to be refused instead.
         self.update_restraint();
-        if self.engine.standing.replica {
-            self.abandon_held();
-        }
         if stops {
             self.claim_barrier();
+        }
+        if demoted {
+            self.end_waits_of_demoted();
+        }
+        if begins {
+            self.give_up_held();
         }
     }
 
     /// A batch has come back with its replies.
     pub(super) fn replied(&mut self, from: CoreId, batch: Box<Batch>) {
-        let same = |connection: &Connection| connection.generation == batch.generation;
-        if batch.in_doubt && self.connections[batch.connection as usize].as_deref().is_some_and(same) {
-            self.kill(batch.connection);
+        if batch.lost {
+            let connection = self.connections[batch.connection as usize].as_deref();
+            if connection.is_some_and(|connection| connection.generation == batch.generation) {
+                self.kill(batch.connection);
+            }
         }
         if batch.transaction.is_some() {
             return self.transaction_replied(from, batch);

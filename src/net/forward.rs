@@ -164,10 +164,10 @@ pub struct Batch {
     /// What a reply means to the connection, and what has to be reached for that.
     pub durability: Durability,
     pub needs: Seq,
+    /// What it tells of is not safe, and will not be: its connection must not hear of it.
+    pub lost: bool,
     /// Its requests are statements of a log that is followed.
     pub applies: bool,
-    /// Nobody can tell whether what its replies say is going to last: the connection is to be closed.
-    pub in_doubt: bool,
 }
 
 /// How far the requests of a batch have been read.
@@ -252,7 +252,7 @@ impl Batch {
         self.ends.clear();
         self.transaction = None;
         (self.durability, self.needs) = (Durability::Memory, 0);
-        (self.applies, self.in_doubt) = (false, false);
+        (self.lost, self.applies) = (false, false);
         keep
     }
 }

@@ -14,7 +14,6 @@
 
 use std::collections::VecDeque;
 
-use super::connection::Connection;
 use super::forward::{Batch, Message};
 use super::pump::Pump;
 use crate::log::durability::{Durability, Progress};
@@ -65,11 +64,6 @@ impl Pump {
             return true;
         }
         (connection.needs, connection.needs_for) = (0, Durability::Memory);
-        if waits && self.is_in_doubt(durability) {
-            self.kill(index);
-            return true;
-        }
-        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return false };
         if !waits && connection.held.is_empty() {
             return false;
         }
@@ -88,31 +82,9 @@ impl Pump {
         true
     }
 
-    /// Whether a reply that waits for replicas can never be given: this node leads no longer.
-    fn is_in_doubt(&self, durability: Durability) -> bool {
-        self.engine.standing.replica && durability.is_quorum()
-    }
-
-    /// This node leads no longer. Whether what waits for replicas is going to last, nobody here can tell: the connections are
-    /// closed, which says just that.
-    pub(super) fn abandon_held(&mut self) {
-        let quorum = |connection: &Connection| connection.held.iter().any(|held| held.durability.is_quorum());
-        for index in self.holding.connections.clone() {
-            if self.connections[index as usize].as_deref().is_some_and(quorum) {
-                self.kill(index);
-            }
-        }
-        for (core, batch) in std::mem::take(&mut self.holding.batches) {
-            self.return_batch(core, batch);
-        }
-    }
-
     /// Sends an executed batch back, when it may.
-    pub(super) fn return_batch(&mut self, core: CoreId, mut batch: Box<Batch>) {
-        let mut waits = batch.needs > self.engine.progress.reached(batch.durability);
-        if waits && self.is_in_doubt(batch.durability) {
-            (batch.in_doubt, waits) = (true, false);
-        }
+    pub(super) fn return_batch(&mut self, core: CoreId, batch: Box<Batch>) {
+        let waits = batch.needs > self.engine.progress.reached(batch.durability);
         // Batches of one connection come back in order.
         let behind = |(to, held): &(CoreId, Box<Batch>)| *to == core && held.connection == batch.connection;
         if waits || self.holding.batches.iter().any(behind) {
@@ -152,6 +124,22 @@ impl Pump {
             if self.release_held(index) {
                 self.holding.connections.push(index);
             }
+        }
+    }
+
+    /// This node follows another one from now on, and nobody knows whether what was executed here before will last:
+    /// connections whose replies wait for that are closed.
+    pub(super) fn give_up_held(&mut self) {
+        for index in std::mem::take(&mut self.holding.connections) {
+            let waits = |held: &Held| held.durability != Durability::Memory;
+            let connection = self.connections[index as usize].as_deref();
+            if connection.is_some_and(|connection| connection.held.iter().any(waits)) {
+                self.kill(index);
+            }
+        }
+        for (core, mut batch) in std::mem::take(&mut self.holding.batches) {
+            batch.lost = true;
+            self.give_back_batch(core, batch);
         }
     }
 

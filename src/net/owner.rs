@@ -187,6 +187,15 @@ impl Pump {
         self.settle_claims();
     }
 
+    /// What a transaction changes elsewhere is told by the core that coordinates it: nothing is through before all of them
+    /// are.
+    pub(super) fn tell_due_barrier(&mut self) {
+        if self.barrier_due && self.transactions.iter().all(Option::is_none) {
+            self.barrier_due = false;
+            self.engine.tell_barrier();
+        }
+    }
+
     /// Keeps only these keys of a claim on the whole core.
     pub(super) fn narrow_claim(&mut self, ticket: Ticket, locks: Vec<Lock>) {
         let Owner { lending, granted, .. } = &mut self.owner;
@@ -216,8 +225,9 @@ impl Pump {
                 }
                 Some(Claim::Cover) => self.cover(ticket),
                 Some(Claim::Barrier) => {
-                    self.engine.tell_barrier();
                     self.release_claim(ticket);
+                    self.barrier_due = true;
+                    self.tell_due_barrier();
                 }
                 None => debug_assert!(false, "a claim without a purpose was granted"),
             }
@@ -275,6 +285,8 @@ impl Pump {
             let (row, partition, seq) = (call.row, call.first.map(|key| key.partition), self.engine.seq());
             match batch.applies {
                 true => self.engine.apply(call, &mut reply),
+                // A transaction was judged as a whole.
+                false if batch.transaction.is_some() => self.engine.call(call, &mut reply),
                 false => match self.engine.refuses_late(row) {
                     Some(error) => reply.error(&error),
                     None => self.engine.call(call, &mut reply),

@@ -323,6 +323,7 @@ impl Pump {
         for Held { core, ticket, places } in std::mem::take(&mut transaction.held) {
             self.send_back(core, ticket, places, false);
         }
+        self.tell_due_barrier();
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         connection.transaction = None;
         connection.wait_for(needs, durability);

@@ -30,6 +30,8 @@ pub(super) enum Ending {
     Timeout,
     /// CLIENT UNBLOCK ... ERROR.
     Error,
+    /// The node has become a replica.
+    Demoted,
 }
 
 /// A connection that waits. Invariant: it is a waiter at each of `cores`.
@@ -168,6 +170,7 @@ impl Pump {
         match ending {
             Ending::Timeout => write_timeout(&mut reply),
             Ending::Error => reply.error(&Error::Unblocked),
+            Ending::Demoted => reply.error(&Error::UnblockedByRole),
         }
         self.deliver_void(index);
         self.stop_waiting(index);
@@ -185,6 +188,15 @@ impl Pump {
             self.end_wait(index as u32, if error { Ending::Error } else { Ending::Timeout });
         }
         found.is_some()
+    }
+
+    /// The node has become a replica: nobody waits any more for what only a write could take.
+    pub(super) fn end_waits_of_demoted(&mut self) {
+        for index in 0..self.connections.len() {
+            if self.connections[index].as_deref().is_some_and(|connection| connection.blocked.is_some()) {
+                self.end_wait(index as u32, Ending::Demoted);
+            }
+        }
     }
 
     /// Ends the waits whose time is over.

@@ -84,6 +84,8 @@ pub enum Error {
     TimeoutRange,
     #[error("UNBLOCKED client unblocked via CLIENT UNBLOCK")]
     Unblocked,
+    #[error("UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)")]
+    UnblockedByRole,
     #[error("ERR value is out of range, must be positive")]
     MustBePositive,
     #[error("ERR value is out of range")]

@@ -25,6 +25,7 @@
 use super::entry::Meta;
 use super::expiry::{Expiring, NEVER_MS};
 use super::{Classes, Clock, Deadline, Handle, Key, Kind, Place, ROOM, Shard, Value};
+use crate::collection::ValueRef;
 use crate::collection::deadlines::Earliest;
 use crate::collection::hash::{self, Hash};
 
@@ -87,13 +88,27 @@ impl Shard {
             return Some(found);
         }
         if self.expiring == Expiring::Elsewhere {
-            // Reads do not show the fields that are over.
-            return (!self.fields_are_over(found.1)).then_some(found);
+            return self.hide_fields(db, key, found);
         }
         // The entry may have to move, and whoever asks for it has been promised room for one entry.
         self.make_room();
         let (place, handle) = self.find(db, key)?;
         self.expire_fields(db, key, place, handle, LOOK_FIELDS_MAX, |_| ());
+        self.make_room();
+        self.find(db, key)
+    }
+
+    /// Sees to it that reads do not show the fields that are over.
+    fn hide_fields(&mut self, db: usize, key: &Key, found: (Place, Handle)) -> Option<(Place, Handle)> {
+        if self.fields_are_over(found.1) {
+            return None;
+        }
+        if !matches!(self.entry(found.1).collection(), ValueRef::Compact(_)) {
+            return Some(found);
+        }
+        self.make_room();
+        let (place, handle) = self.find(db, key)?;
+        self.change_fields(db, key, place, handle, hash::hide_due);
         self.make_room();
         self.find(db, key)
     }

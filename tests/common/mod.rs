@@ -13,7 +13,7 @@ pub mod keyspace;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -164,7 +164,7 @@ impl Server {
     }
 
     /// The working directory.
-    pub fn dir(&self) -> &std::path::Path {
+    pub fn dir(&self) -> &Path {
         &self.dir
     }
 
@@ -261,7 +261,7 @@ pub struct Client {
 }
 
 impl Client {
-    fn try_connect(addr: SocketAddr) -> Option<Client> {
+    pub fn try_connect(addr: SocketAddr) -> Option<Client> {
         let stream = TcpStream::connect_timeout(&addr, REPLY_MAX).ok()?;
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(REPLY_MAX)).unwrap();
@@ -294,6 +294,15 @@ impl Client {
         let mut bytes = Vec::new();
         encode_command(args, &mut bytes);
         self.send_bytes(&bytes);
+    }
+
+    /// Sends one command and reads its reply; None if the connection is broken.
+    pub fn try_call<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Option<Value> {
+        let mut bytes = Vec::new();
+        encode_command(args, &mut bytes);
+        self.stream.write_all(&bytes).ok()?;
+        let raw = self.try_read_raw()?;
+        Some(read::parse_value(&raw).unwrap().unwrap().0)
     }
 
     /// Sends one command and reads its reply.

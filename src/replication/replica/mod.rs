@@ -304,6 +304,11 @@ impl Replica {
         }
     }
 
+    /// What was received cannot be applied: only a copy helps.
+    pub fn give_up_data(&mut self) {
+        self.must_copy = true;
+    }
+
     /// The copy is durable, and so is the note that it is complete.
     pub fn copy_durable(&mut self, run: u64, out: &mut Vec<Action>) {
         if self.link == (Link::Finishing { run }) {

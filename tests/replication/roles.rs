@@ -1,0 +1,246 @@
+//! REPLICAOF and FAILOVER, in and out of season.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+
+use keyloom::resp::read::Value;
+
+use crate::common::{Client, Server, free_port, ok, wait_until};
+use crate::load::Load;
+use crate::nodes::{Role, equal_at_rest, leads, logs, primary, replica, role, text, wait_connected};
+use crate::proxy::Proxy;
+
+fn replica_of(client: &mut Client, port: u16) -> Value {
+    client.call(&["REPLICAOF", "127.0.0.1", &port.to_string()])
+}
+
+fn no_one(client: &mut Client) -> String {
+    text(&client.call(&["REPLICAOF", "NO", "ONE"]))
+}
+
+fn configured(client: &mut Client) -> String {
+    let Value::Array(pair) = client.call(&["CONFIG", "GET", "replicaof"]) else { panic!("a pair") };
+    text(&pair[1])
+}
+
+fn addr(port: u16) -> std::net::SocketAddr {
+    (std::net::Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// Pushes 0, 1, 2, ... to wherever the lead is, until told to stop. A write whose reply was lost is looked up.
+fn push_everywhere(list: &str, port: &AtomicU16, other: [u16; 2], stop: &AtomicBool) -> u64 {
+    let mut at = port.load(Ordering::Relaxed);
+    let mut client = Client::try_connect(addr(at)).unwrap();
+    let mut n = 0;
+    while !stop.load(Ordering::Relaxed) {
+        match client.try_call(&["RPUSH", list, &n.to_string()]) {
+            Some(Value::Int(len)) => {
+                assert_eq!(len as u64, n + 1, "a write was lost, or done twice");
+                n += 1;
+            }
+            Some(error) => {
+                let error = text(&error);
+                assert!(error.starts_with("READONLY") || error.starts_with("LOADING"), "{error}");
+                at = if at == other[0] { other[1] } else { other[0] };
+                client = Client::try_connect(addr(at)).unwrap();
+            }
+            None => panic!("a failover breaks no connection"),
+        }
+    }
+    n
+}
+
+#[test]
+fn failovers_under_load_lose_nothing() {
+    let nodes = [primary(&[]), Server::keyloom(&["--cpus", "0,1", "--appendonly", "yes"])];
+    assert_eq!(replica_of(&mut nodes[1].client(), nodes[0].port), ok());
+    wait_connected(&nodes[1]);
+    let ports = [nodes[0].port, nodes[1].port];
+    let (stop, lead) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU16::new(ports[0])));
+    let threads: Vec<_> = (0..3)
+        .map(|n| {
+            let (stop, lead) = (Arc::clone(&stop), Arc::clone(&lead));
+            std::thread::spawn(move || push_everywhere(&format!("list:{n}"), &lead, ports, &stop))
+        })
+        .collect();
+    let mut clients = [nodes[0].client(), nodes[1].client()];
+    for turn in 0..4 {
+        let (old, new) = (turn % 2, 1 - turn % 2);
+        wait_until("the other one is in sync", || {
+            let port = nodes[new].port.to_string();
+            let plain = turn < 2;
+            let args = ["FAILOVER", "TO", "127.0.0.1", &port, "TIMEOUT", "5000"];
+            clients[old].call(if plain { &args[..1] } else { &args[..] }) == ok()
+        });
+        wait_until("the lead has changed", || leads(&mut clients[new]) && !leads(&mut clients[old]));
+        assert!(text(&clients[old].call(&["SET", "a", "b"])).starts_with("READONLY"));
+        assert_eq!(configured(&mut clients[old]), format!("127.0.0.1 {}", nodes[new].port));
+        assert_eq!(configured(&mut clients[new]), "");
+        wait_connected(&nodes[old]);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let pushed: Vec<u64> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    equal_at_rest(&[&nodes[0], &nodes[1]]);
+    for (n, pushed) in pushed.into_iter().enumerate() {
+        let list = format!("list:{n}");
+        assert_eq!(clients[0].call(&["LLEN", &list]), Value::Int(pushed as i64), "{}", logs(&[&nodes[0], &nodes[1]]));
+        assert!(pushed > 20);
+    }
+    // Nobody has needed a copy but the first replica.
+    let copies = |node: &Server| node.log().matches("a copy of the primary's data begins").count();
+    assert_eq!([copies(&nodes[0]), copies(&nodes[1])], [0, 1], "{}", logs(&[&nodes[0], &nodes[1]]));
+}
+
+#[test]
+fn failovers_that_cannot_be_done_change_nothing() {
+    let first = primary(&[]);
+    let mut client = first.client();
+    let failover = |client: &mut Client, rest: &[&str]| text(&client.call(&[&["FAILOVER"], rest].concat()));
+    assert!(failover(&mut client, &[]).starts_with("ERR"));
+    assert!(failover(&mut client, &["ABORT"]).starts_with("ERR"));
+    let second = replica(first.port, "0,1", &[]);
+    wait_connected(&second);
+    let gone = free_port().to_string();
+    assert!(failover(&mut client, &["TO", "127.0.0.1", &gone]).starts_with("ERR"));
+    assert!(failover(&mut second.client(), &[]).starts_with("ERR"));
+    let port = second.port.to_string();
+    // It stands still: the failover waits, and clients with it, until it is over by itself, or ended.
+    second.signal("STOP");
+    client.call(&["SET", "before", "1"]);
+    assert_eq!(failover(&mut client, &["TO", "127.0.0.1", &port, "TIMEOUT", "700"]), "OK");
+    assert!(failover(&mut client, &[]).starts_with("ERR"));
+    assert!(text(&replica_of(&mut client, second.port)).starts_with("ERR REPLICAOF not allowed while failing over"));
+    let mut writer = first.client();
+    assert_eq!(writer.call(&["SET", "waits", "1"]), ok());
+    assert!(failover(&mut client, &["ABORT"]).starts_with("ERR"), "it is over");
+    assert_eq!(failover(&mut client, &["TO", "127.0.0.1", &port]), "OK");
+    writer.send(&["SET", "waits", "2"]);
+    assert_eq!(failover(&mut client, &["ABORT"]), "OK");
+    assert_eq!(writer.read(), ok());
+    assert!(leads(&mut client));
+    second.signal("CONT");
+    equal_at_rest(&[&first, &second]);
+}
+
+#[test]
+fn odd_primaries_are_refused_politely() {
+    let guarded = primary(&["--requirepass", "secret"]);
+    let node = Server::keyloom(&["--cpus", "0,1"]);
+    let mut client = node.client();
+    client.call(&["SET", "mine", "1"]);
+    let kept = |client: &mut Client| {
+        assert_eq!(no_one(client), "OK");
+        wait_until("it leads", || leads(client));
+        assert_eq!(client.call(&["GET", "mine"]), Value::Bulk(b"1".to_vec()));
+        assert_eq!(client.call(&["SET", "mine", "1"]), ok());
+    };
+    let fails = |client: &mut Client, port: u16, word: &str| {
+        let before = node.log().len();
+        assert_eq!(replica_of(client, port), ok());
+        wait_until("it is said why", || node.log()[before..].contains(word));
+        assert!(matches!(role(client), Role::Follows { state, .. } if state == "connect"), "{}", node.log());
+        assert_eq!(configured(client), format!("127.0.0.1 {port}"));
+    };
+    fails(&mut client, node.port, "refuses this replica");
+    kept(&mut client);
+    fails(&mut client, free_port(), "cannot be reached");
+    kept(&mut client);
+    fails(&mut client, guarded.port, "NOAUTH");
+    client.call(&["CONFIG", "SET", "masterauth", "wrong"]);
+    kept(&mut client);
+    fails(&mut client, guarded.port, "WRONGPASS");
+    client.call(&["CONFIG", "SET", "masterauth", "secret"]);
+    wait_connected(&node);
+    assert_eq!(client.call(&["GET", "mine"]), Value::Null);
+    assert_eq!(no_one(&mut client), "OK");
+    wait_until("it leads", || leads(&mut client));
+    assert_eq!(configured(&mut client), "");
+    client.call(&["SET", "mine", "1"]);
+    if Server::redis_version().is_some() {
+        client.call(&["CONFIG", "SET", "masterauth", ""]);
+        let redis = Server::redis(&[]);
+        fails(&mut client, redis.port, "unknown command");
+        kept(&mut client);
+    }
+}
+
+#[test]
+fn the_role_can_change_during_a_copy() {
+    let first = primary(&["--databases", "3"]);
+    let mut client = first.client();
+    for n in 0..100 {
+        client.call(&["SET", &format!("big:{n}"), &"x".repeat(100_000)]);
+    }
+    let other = primary(&["--databases", "3"]);
+    let load = Load::start(&first, 1, 3);
+    let other_load = Load::start(&other, 1, 4);
+    let way = Proxy::to(first.port);
+    let node = Server::keyloom(&["--cpus", "0,1", "--databases", "3", "--appendonly", "yes"]);
+    let mut client = node.client();
+    for _ in 0..3 {
+        way.hold_after(2_000_000);
+        assert_eq!(replica_of(&mut client, way.port), ok());
+        wait_until("a copy has begun", || way.is_still() && text(&client.call(&["GET", "a"])).starts_with("LOADING"));
+        let refused = no_one(&mut client);
+        assert!(refused.starts_with("ERR a copy was begun and is not complete"), "{refused}");
+        assert!(text(&client.call(&["SET", "a", "b"])).starts_with("READONLY"));
+        assert!(!leads(&mut client));
+        assert_eq!(replica_of(&mut client, other.port), ok());
+        wait_connected(&node);
+        way.mend();
+    }
+    load.stop();
+    other_load.stop();
+    equal_at_rest(&[&other, &node]);
+    assert_eq!(replica_of(&mut client, first.port), ok());
+    equal_at_rest(&[&first, &node]);
+    // To the same one again is no news.
+    assert_eq!(replica_of(&mut client, first.port), ok());
+    equal_at_rest(&[&first, &node]);
+    assert!(!node.log().contains("does not fit"), "{}", node.log());
+}
+
+#[test]
+fn the_role_is_kept_by_config_rewrite() {
+    let first = primary(&[]);
+    let mut node = Server::keyloom(&["--cpus", "0"]);
+    node.kill();
+    let file = node.dir().join("node.conf");
+    std::fs::write(&file, "cpus 0\n").unwrap();
+    // The file comes before the options.
+    let file = file.to_str().unwrap().to_string();
+    node.restart(&["--config", &file]);
+    let mut client = node.client();
+    assert_eq!(replica_of(&mut client, first.port), ok());
+    assert_eq!(client.call(&["CONFIG", "REWRITE"]), ok());
+    let kept = std::fs::read_to_string(&file).unwrap();
+    assert!(kept.contains(&format!("replicaof 127.0.0.1 {}", first.port)), "{kept}");
+    assert_eq!(no_one(&mut client), "OK");
+    assert_eq!(client.call(&["CONFIG", "REWRITE"]), ok());
+    let kept = std::fs::read_to_string(&file).unwrap();
+    assert!(!kept.contains(&first.port.to_string()), "{kept}");
+}
+
+#[test]
+fn clients_that_wait_when_the_role_changes() {
+    let first = primary(&[]);
+    let node = Server::keyloom(&["--cpus", "0,1", "--min-insync", "2"]);
+    let follower = replica(node.port, "0", &[]);
+    wait_connected(&follower);
+    let (mut client, mut blocked, mut quorum) = (node.client(), node.client(), node.client());
+    blocked.send(&["BLPOP", "queue", "0"]);
+    quorum.call(&["CLIENT", "DURABILITY", "quorum"]);
+    wait_until("enough are in sync", || quorum.call(&["SET", "q", "0"]) == ok());
+    wait_until("it waits", || crate::common::info(&mut client, "blocked_clients") == 1);
+    follower.signal("STOP");
+    // Nobody can say any more whether this one will last.
+    quorum.send(&["SET", "q", "1"]);
+    quorum.send(&["SET", "another", "1"]);
+    wait_until("it is executed", || client.call(&["GET", "another"]) != Value::Null);
+    assert_eq!(replica_of(&mut client, first.port), ok());
+    assert!(text(&blocked.read()).starts_with("UNBLOCKED"));
+    assert_eq!(quorum.try_read_raw(), None, "what is not confirmed must not be acknowledged");
+    wait_connected(&node);
+    equal_at_rest(&[&first, &node]);
+    follower.signal("CONT");
+}
