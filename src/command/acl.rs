@@ -41,7 +41,8 @@ pub fn is_in(row: &Row, category: &str) -> bool {
         "read" => has(Flags::READONLY),
         "write" => has(Flags::WRITE),
         "pubsub" => has(Flags::PUBSUB),
-        "admin" => has(Flags::ADMIN),
+        // The two are in it without being administrative.
+        "admin" => has(Flags::ADMIN) || matches!(command.name, "lastsave" | "role"),
         "fast" => has(Flags::FAST),
         "slow" => !has(Flags::FAST),
         "blocking" => has(Flags::BLOCKING),

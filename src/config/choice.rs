@@ -56,9 +56,9 @@ choice! {
 choice! {
     /// When the log is synced to disk.
     AppendFsync {
+        EverySec = "everysec",
         /// Before a write is acknowledged.
         Always = "always",
-        EverySec = "everysec",
         /// When the system thinks fit.
         No = "no",
     }
