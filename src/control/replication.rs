@@ -15,6 +15,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -22,10 +23,12 @@ use super::apply::Apply;
 use super::links::{self, Credentials, Outbox};
 use super::runs::Take;
 use super::{Control, random_id};
+use crate::command::Ask;
 use crate::command::log::{ReplicaNumbers, ReplicationNumbers};
 use crate::config::Config;
 use crate::log::frame::{self, Frame, HistoryEntry, HistoryId, Index, Kind};
 use crate::log::snapshot::{Options, SnapshotWriter};
+use crate::net::forward::Message;
 use crate::replication::history::{Chain, History};
 use crate::replication::message::{self, Decoder, ToPrimary, ToReplica, Wire};
 use crate::replication::primary::{Action as Serve, Extent, FailoverError, Peer, Primary};
@@ -548,7 +551,28 @@ impl Control {
             replica.tick(now_ms, wall_ms, random, out);
         });
         self.judge_replicas();
+        self.note_primary();
         self.advance();
+    }
+
+    /// Sees to it that the configuration names whom this node follows, for CONFIG GET and CONFIG REWRITE.
+    pub(super) fn note_primary(&self) {
+        let primary = match &self.replication.borrow().role {
+            Role::Leading => None,
+            Role::SteppingDown { host, port } | Role::Following { host, port } => Some((host.clone(), *port)),
+            Role::TakingOver { .. } => return,
+        };
+        if self.config().replicaof == primary {
+            return;
+        }
+        let changed = |config: &Config| Ok::<_, Infallible>(Config { replicaof: primary.clone(), ..config.clone() });
+        let Ok(configured) = self.node.state.config.change(changed);
+        self.log.borrow_mut().tell_all(|| {
+            // Nobody waits for the answer.
+            let question = Box::new(Ask::Configure(configured.clone()));
+            Message::Question { ask: 0, part: 0, question }
+        });
+        self.flush();
     }
 
     /// Whether there are enough replicas for writes.
