@@ -14,41 +14,45 @@ use crate::route::CoreId;
 const SAVING: Flags = Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::NO_ASYNC_LOADING);
 const WAITING: Flags = Flags::NOSCRIPT.or(Flags::DRAINS).or(Flags::CONNECTION);
 
-pub static COMMANDS: &[Command] =
-    &[
-        Command::session("bgrewriteaof", 1, SAVING, bgrewriteaof).doc(
-            "server",
-            "1.0.0",
-            "O(1)",
-            "Makes a snapshot in the background, so that the log before it can go.",
-        ),
-        Command::session("bgsave", -1, SAVING, bgsave).doc(
-            "server",
-            "1.0.0",
-            "O(1)",
-            "Makes a snapshot in the background.",
-        ),
-        Command::session("lastsave", 1, Flags::LOADING.or(Flags::STALE).or(Flags::FAST).or(Flags::ADMIN), lastsave)
-            .doc("server", "1.0.0", "O(1)", "Returns the Unix time of the last snapshot."),
-        Command::session("save", 1, SAVING.or(Flags::NO_MULTI), save).doc(
-            "server",
-            "1.0.0",
-            "O(N) in keys",
-            "Makes a snapshot and waits for its end.",
-        ),
-        Command::session("wait", 3, WAITING, wait).doc(
-            "generic",
-            "3.0.0",
-            "O(1)",
-            "Waits until replicas have received the writes of this connection.",
-        ),
-        Command::session("waitaof", 4, WAITING, waitaof).doc(
-            "generic",
-            "7.2.0",
-            "O(1)",
-            "Waits until the writes of this connection are on disk, here and on replicas.",
-        ),
-    ];
+pub static COMMANDS: &[Command] = &[
+    Command::session("bgrewriteaof", 1, SAVING, bgrewriteaof).doc(
+        "server",
+        "1.0.0",
+        "O(1)",
+        "Makes a snapshot in the background, so that the log before it can go.",
+    ),
+    Command::session("bgsave", -1, SAVING, bgsave).doc(
+        "server",
+        "1.0.0",
+        "O(1)",
+        "Makes a snapshot in the background.",
+    ),
+    Command::session(
+        "lastsave",
+        1,
+        Flags::LOADING.or(Flags::STALE).or(Flags::FAST).or(Flags::ADMIN_CATEGORY),
+        lastsave,
+    )
+    .doc("server", "1.0.0", "O(1)", "Returns the Unix time of the last snapshot."),
+    Command::session("save", 1, SAVING.or(Flags::NO_MULTI), save).doc(
+        "server",
+        "1.0.0",
+        "O(N) in keys",
+        "Makes a snapshot and waits for its end.",
+    ),
+    Command::session("wait", 3, WAITING, wait).doc(
+        "generic",
+        "3.0.0",
+        "O(1)",
+        "Waits until replicas have received the writes of this connection.",
+    ),
+    Command::session("waitaof", 4, WAITING, waitaof).doc(
+        "generic",
+        "7.2.0",
+        "O(1)",
+        "Waits until the writes of this connection are on disk, here and on replicas.",
+    ),
+];
 
 /// A question to the control core.
 #[derive(Clone, Debug)]
