@@ -254,6 +254,8 @@ fn a_replica_refuses_what_only_a_primary_can() {
     ] {
         assert_eq!(error(&mut client, line), text, "{line}");
     }
+    let following = |client: &mut Client| words(client.call(&["CONFIG", "GET", "replicaof"]))[1].clone();
+    assert_eq!(following(&mut client), format!("{LOCAL} {port}"));
     // Its primary has a replica now, and says what is wrong with other targets.
     let mut primary = primary.client();
     for (line, text) in [
@@ -268,6 +270,7 @@ fn a_replica_refuses_what_only_a_primary_can() {
     }
     assert_eq!(client.call(&["REPLICAOF", "NO", "ONE"]), ok());
     wait_until("it leads", || client.call(&["SET", "a", "1"]) == ok());
+    wait_until("its configuration says so", || following(&mut client).is_empty());
     // What it was is its second id now.
     let fields = section(&mut client, "replication");
     assert_eq!(fields["master_replid2"], field(&mut primary, "master_replid"));
@@ -360,6 +363,8 @@ fn a_failover_is_told_of() {
     wait_until("the replica leads", || field(&mut follower, "role") == "master");
     wait_until("the primary follows", || field(&mut client, "master_link_status") == "up");
     assert_eq!(field(&mut client, "master_port"), server.port.to_string());
+    let configured = format!("{LOCAL} {}", server.port);
+    wait_until("its configuration says so", || words(client.call(&["CONFIG", "GET", "slaveof"]))[1] == configured);
     assert_eq!(field(&mut client, "master_replid"), field(&mut follower, "master_replid"));
     assert_eq!(field(&mut follower, "master_failover_state"), "no-failover");
     assert_eq!(follower.call(&["SET", "b", "2"]), ok());

@@ -41,14 +41,13 @@ pub fn is_in(row: &Row, category: &str) -> bool {
         "read" => has(Flags::READONLY),
         "write" => has(Flags::WRITE),
         "pubsub" => has(Flags::PUBSUB),
-        // The two are in it without being administrative.
-        "admin" => has(Flags::ADMIN) || matches!(command.name, "lastsave" | "role"),
+        "admin" => has(Flags::ADMIN.or(Flags::ADMIN_CATEGORY)),
         "fast" => has(Flags::FAST),
         "slow" => !has(Flags::FAST),
         "blocking" => has(Flags::BLOCKING),
         // It belongs to three types.
         "set" | "sortedset" | "list" if command.keys.patterns != Patterns::None => true,
-        "dangerous" => has(Flags::DANGEROUS) || has(Flags::ADMIN),
+        "dangerous" => has(Flags::DANGEROUS.or(Flags::ADMIN).or(Flags::ADMIN_CATEGORY)),
         "connection" => has(Flags::CONNECTION),
         "transaction" => command.group == "transactions",
         "sortedset" => command.group == "sorted-set",

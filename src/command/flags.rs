@@ -49,6 +49,8 @@ impl Flags {
 
     /// Not allowed while a replica loads data beside those that it shows.
     pub const NO_ASYNC_LOADING: Flags = Flags(1 << 20);
+    /// Changes nothing, and is of the ACL categories `@admin` and `@dangerous` all the same (ROLE).
+    pub const ADMIN_CATEGORY: Flags = Flags(1 << 21);
 
     pub const fn or(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)

@@ -27,8 +27,13 @@ pub static COMMANDS: &[Command] = &[
         "O(1)",
         "Makes a snapshot in the background.",
     ),
-    Command::session("lastsave", 1, Flags::LOADING.or(Flags::STALE).or(Flags::FAST).or(Flags::DANGEROUS), lastsave)
-        .doc("server", "1.0.0", "O(1)", "Returns the Unix time of the last snapshot."),
+    Command::session(
+        "lastsave",
+        1,
+        Flags::LOADING.or(Flags::STALE).or(Flags::FAST).or(Flags::ADMIN_CATEGORY),
+        lastsave,
+    )
+    .doc("server", "1.0.0", "O(1)", "Returns the Unix time of the last snapshot."),
     Command::session("save", 1, SAVING.or(Flags::NO_MULTI), save).doc(
         "server",
         "1.0.0",

@@ -68,7 +68,7 @@ pub static COMMANDS: &[Command] = &[
     ),
 ];
 
-const ROLE: Flags = Flags::NOSCRIPT.or(Flags::LOADING).or(Flags::STALE).or(Flags::FAST).or(Flags::DANGEROUS);
+const ROLE: Flags = Flags::NOSCRIPT.or(Flags::LOADING).or(Flags::STALE).or(Flags::FAST).or(Flags::ADMIN_CATEGORY);
 
 /// PSYNC, SYNC, REPLCONF
 fn foreign(_home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {

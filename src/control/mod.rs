@@ -372,6 +372,7 @@ impl Control {
                     },
                     None => self.replicate_of_no_one().map_or_else(LogAnswer::Failed, |()| LogAnswer::Done),
                 };
+                self.note_primary();
                 self.answer(core, ask, part, answer);
             }
             LogAsk::Failover { target, timeout_ms, force } => {

@@ -571,7 +571,28 @@ impl Control {
             replica.tick(now_ms, wall_ms, random, out);
         });
         self.judge_replicas();
+        self.note_primary();
         self.advance();
+    }
+
+    /// Sees to it that the configuration names whom this node follows, for CONFIG GET and CONFIG REWRITE.
+    pub(super) fn note_primary(&self) {
+        let primary = match &self.replication.borrow().role {
+            Role::Leading => None,
+            Role::SteppingDown { host, port } | Role::Following { host, port } => Some((host.clone(), *port)),
+            Role::TakingOver { .. } => return,
+        };
+        if self.config().replicaof == primary {
+            return;
+        }
+        let changed = |config: &Config| Ok::<_, Infallible>(Config { replicaof: primary.clone(), ..config.clone() });
+        let Ok(configured) = self.node.state.config.change(changed);
+        self.log.borrow_mut().tell_all(|| {
+            // Nobody waits for the answer.
+            let question = Box::new(Ask::Configure(configured.clone()));
+            Message::Question { ask: 0, part: 0, question }
+        });
+        self.flush();
     }
 
     /// Whether there are enough replicas for writes.

@@ -300,8 +300,7 @@ fn replicas_get_imported_data() {
         let args = ["--save", "", "--appendonly", appendonly];
         let primary = node(&dir.path(""), &args);
         let port = primary.port.to_string();
-        let replicaof = format!("127.0.0.1 {port}");
-        let args = ["--appendonly", "yes", "--replicaof", &replicaof];
+        let args = ["--appendonly", "yes", "--replicaof", "127.0.0.1", &port];
         let mut replica = Server::keyloom(&args);
         for round in 0..2 {
             let mut client = replica.client();
