@@ -9,6 +9,7 @@
 
 pub mod engine;
 pub mod keyspace;
+pub mod network;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -32,6 +33,9 @@ const PORTS_MAX: usize = 5;
 pub struct Server {
     child: Child,
     pub port: u16,
+    host: Ipv4Addr,
+    /// What its command line begins with.
+    prefix: Vec<String>,
     dir: PathBuf,
 }
 
@@ -57,6 +61,14 @@ impl Server {
     /// Starts the program under test with `args`, and waits until it answers PING.
     pub fn keyloom(args: &[&str]) -> Server {
         Server::start(env!("CARGO_BIN_EXE_keyloom"), args)
+    }
+
+    /// As [`Server::keyloom`], in a network of its own.
+    pub fn keyloom_in(network: &network::Namespace, args: &[&str]) -> Server {
+        let args = [&["--protected-mode", "no"], args].concat();
+        let mut server = Server::spawn(env!("CARGO_BIN_EXE_keyloom"), &args, network.there, network.prefix());
+        assert!(server.wait_until_it_answers(), "it does not start; it said:\n{}", server.log());
+        server
     }
 
     /// Starts redis-server without persistence.
@@ -85,7 +97,7 @@ impl Server {
     fn start(program: &str, args: &[&str]) -> Server {
         let mut said = String::new();
         for _ in 0..PORTS_MAX {
-            let mut server = Server::spawn(program, args);
+            let mut server = Server::spawn(program, args, Ipv4Addr::LOCALHOST, Vec::new());
             if server.wait_until_it_answers() {
                 return server;
             }
@@ -94,20 +106,22 @@ impl Server {
         panic!("{program} {args:?} does not answer; it said:\n{said}");
     }
 
-    fn spawn(program: &str, args: &[&str]) -> Server {
+    fn spawn(program: &str, args: &[&str], host: Ipv4Addr, prefix: Vec<String>) -> Server {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("server-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&dir).unwrap();
         let port = free_port();
-        let child = Server::run(program, port, &dir, args);
-        Server { child, port, dir }
+        let child = Server::run(program, port, &dir, args, host, &prefix);
+        Server { child, port, host, prefix, dir }
     }
 
-    fn run(program: &str, port: u16, dir: &Path, args: &[&str]) -> Child {
+    fn run(program: &str, port: u16, dir: &Path, args: &[&str], host: Ipv4Addr, prefix: &[String]) -> Child {
         let log = File::options().create(true).append(true).open(dir.join("output")).unwrap();
-        Command::new(program)
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir", dir.to_str().unwrap()])
+        let mut words = prefix.iter().map(String::as_str).chain([program]);
+        Command::new(words.next().unwrap_or(program))
+            .args(words)
+            .args(["--port", &port.to_string(), "--bind", &host.to_string(), "--dir", dir.to_str().unwrap()])
             .args(args)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -123,7 +137,8 @@ impl Server {
         let end = Instant::now() + START_MAX;
         loop {
             let said = self.log().len();
-            self.child = Server::run(env!("CARGO_BIN_EXE_keyloom"), self.port, &self.dir, args);
+            self.child =
+                Server::run(env!("CARGO_BIN_EXE_keyloom"), self.port, &self.dir, args, self.host, &self.prefix);
             if self.wait_until_it_answers() {
                 return;
             }
@@ -158,7 +173,7 @@ impl Server {
     }
 
     pub fn addr(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
+        (self.host, self.port).into()
     }
 
     pub fn pid(&self) -> u32 {
