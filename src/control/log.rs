@@ -186,7 +186,9 @@ impl Log {
                     self.runs.push_cover(run, core, moved.as_ref().unwrap_or(&frame), open, done);
                 }
                 Entry::Spoiled { run } => self.runs.spoil(run),
-                Entry::Barrier { core } => self.barriers.push(core),
+                Entry::Barrier { core, stop } if stop == self.standing.stops => self.barriers.push(core),
+                // Writes have gone on since.
+                Entry::Barrier { .. } => {}
             }
         }
         if let Some(wal) = &self.wal

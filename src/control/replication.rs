@@ -315,7 +315,10 @@ impl Control {
             }
             Serve::PauseWrites => {
                 self.replication.borrow_mut().pausing = true;
-                self.change_standing(|standing| standing.handing_over = true);
+                self.change_standing(|standing| {
+                    standing.handing_over = true;
+                    standing.stops += 1;
+                });
             }
             Serve::ResumeWrites => {
                 self.replication.borrow_mut().pausing = false;
@@ -623,7 +626,10 @@ impl Control {
             Role::Leading => {
                 tracing::info!(host, port, "this node is to become a replica");
                 self.replication.borrow_mut().role = Role::SteppingDown { host, port };
-                self.change_standing(|standing| standing.replica = true);
+                self.change_standing(|standing| {
+                    standing.replica = true;
+                    standing.stops += 1;
+                });
             }
             Role::SteppingDown { .. } => self.replication.borrow_mut().role = Role::SteppingDown { host, port },
             Role::Following { .. } => {

@@ -58,6 +58,7 @@ fn a_replica_that_stands_still_does_not_fill_the_primary() {
     let mut client = first.client();
     fill(&mut client, 100, 50_000, "a");
     equal_at_rest(&[&first, &second]);
+    let copies = second.log().matches(COPY).count();
     second.signal("STOP");
     let before = resident(&first);
     for letter in ["b", "c", "d", "e", "f", "g", "h", "i", "j", "k"] {
@@ -71,7 +72,7 @@ fn a_replica_that_stands_still_does_not_fill_the_primary() {
     assert!(grown < 30_000_000, "{grown} bytes more");
     second.signal("CONT");
     equal_at_rest(&[&first, &second]);
-    assert_eq!(second.log().matches(COPY).count(), 2, "{}", second.log());
+    assert_eq!(second.log().matches(COPY).count(), copies + 1, "{}", second.log());
 }
 
 #[test]
@@ -119,18 +120,17 @@ fn copies_that_are_cut_off_begin_anew() {
     let load = Load::start(&first, 2, seed() + 2);
     let way = Proxy::to(first.port);
     let second = replica(way.port, "0,1", &["--databases", "3", "--appendonly", "yes"]);
-    for round in 0..6 {
-        let copies = second.log().matches(COPY).count();
-        way.hold_after(random.below(8_000_000) as u64);
-        if round > 0 {
-            way.tear();
-        }
-        wait_until("a copy goes on, and stands still", || {
-            second.log().matches(COPY).count() > copies.min(5) && way.is_still()
-        });
-        way.tear();
-        way.mend();
+    for _ in 0..6 {
+        way.cut();
+        // Too much for the backlog, so a copy is taken; and that has more bytes than are let through. (The load flushes
+        // databases.)
+        fill(&mut client, 200, 50_000, "b");
+        way.mend_for(random.below(5_000_000) as u64);
+        wait_until("a copy has begun, and stands still", || way.is_still());
     }
+    way.cut();
+    way.mend();
+    assert!(second.log().matches(COPY).count() > 2, "{}", second.log());
     wait_connected(&second);
     load.goes_on(500);
     load.stop();

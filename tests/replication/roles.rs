@@ -235,6 +235,7 @@ fn the_role_is_kept_by_config_rewrite() {
     assert_eq!(client.call(&["CONFIG", "REWRITE"]), ok());
     let kept = std::fs::read_to_string(&file).unwrap();
     assert!(kept.contains(&format!("replicaof 127.0.0.1 {}", first.port)), "{kept}");
+    wait_connected(&node);
     assert_eq!(no_one(&mut client), "OK");
     assert_eq!(client.call(&["CONFIG", "REWRITE"]), ok());
     let kept = std::fs::read_to_string(&file).unwrap();
