@@ -75,6 +75,9 @@ pub(super) enum Role {
     /// Waits for everything to be applied that was received; then it leads, by this chain.
     TakingOver {
         chain: Chain,
+        /// Who was followed so far.
+        host: String,
+        port: u16,
     },
 }
 
@@ -255,6 +258,10 @@ impl Replication {
 
     pub fn leads(&self) -> bool {
         self.role == Role::Leading
+    }
+
+    pub fn takes_over(&self) -> bool {
+        matches!(self.role, Role::TakingOver { .. })
     }
 
     pub fn has_peers(&self) -> bool {
@@ -708,7 +715,12 @@ impl Control {
         let chain = promoted.map_err(|error| error.to_string())?;
         tracing::info!("this node takes over");
         self.configure_primary(None);
-        self.replication.borrow_mut().role = Role::TakingOver { chain };
+        {
+            let mut replication = self.replication.borrow_mut();
+            if let Role::Following { host, port } = replication.role.clone() {
+                replication.role = Role::TakingOver { chain, host, port };
+            }
+        }
         for action in actions {
             self.do_follow(action);
         }
@@ -720,7 +732,7 @@ impl Control {
     fn finish_taking_over(self: &Rc<Self>) {
         {
             let mut replication = self.replication.borrow_mut();
-            let Role::TakingOver { chain } = replication.role.clone() else { return };
+            let Role::TakingOver { chain, .. } = replication.role.clone() else { return };
             let end = replication.replica.has().received;
             if replication.apply.applied() < end || !replication.apply.is_drained() {
                 return;
@@ -1191,8 +1203,9 @@ impl Control {
         let replication = self.replication.borrow();
         let primary = match &replication.role {
             Role::Leading => None,
-            Role::SteppingDown { host, port } | Role::Following { host, port } => Some((host.clone(), *port)),
-            Role::TakingOver { .. } => None,
+            Role::SteppingDown { host, port }
+            | Role::Following { host, port }
+            | Role::TakingOver { host, port, .. } => Some((host.clone(), *port)),
         };
         let replica = &replication.replica;
         let replicas = replication.primary.lags(now_ms).map(|lag| ReplicaNumbers {
