@@ -14,6 +14,8 @@
 //!
 //! Owned by the control core.
 
+#![allow(clippy::vec_box, reason = "boxed batches travel between cores; the box itself is what is used again")]
+
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::borrow::{Lent, Loan, Lock, Ticket, Wants};

@@ -174,8 +174,7 @@ impl Control {
         let spoiled = {
             let mut saves = self.saves.borrow_mut();
             saves.writer = None;
-            let spoiled = *saves.spoiled.borrow();
-            spoiled
+            *saves.spoiled.borrow()
         };
         if spoiled && self.begin_save().is_ok() {
             return;

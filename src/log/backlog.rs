@@ -50,7 +50,9 @@ impl Backlog {
 
     /// Takes away what comes after `to`; a frame goes as a whole.
     pub fn truncate(&mut self, to: Index) {
-        while let Some(frame) = self.frames.pop_back_if(|frame| frame.last() > to) {
+        while self.frames.back().is_some_and(|frame| frame.last() > to)
+            && let Some(frame) = self.frames.pop_back()
+        {
             self.bytes -= frame.bytes();
         }
     }
