@@ -243,7 +243,9 @@ impl Log {
                     }
                 }
                 Entry::Spoiled { run } => self.runs.spoil(run),
-                Entry::Barrier { core } => self.barriers.push(core),
+                Entry::Barrier { core, stop } if stop == self.standing.stops => self.barriers.push(core),
+                // Writes have gone on since.
+                Entry::Barrier { .. } => {}
             }
         }
         if let Some(wal) = &self.wal

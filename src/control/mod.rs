@@ -145,6 +145,10 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 const BUSY_TICK: Duration = Duration::from_millis(20);
 const TICK: Duration = Duration::from_millis(100);
 
+/// How long the answer to REPLICAOF waits for the change that it makes, and how often it looks.
+const ROLE_PATIENCE: Duration = Duration::from_secs(5);
+const ROLE_LOOK: Duration = Duration::from_millis(1);
+
 /// How often save points and the like are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -373,7 +377,14 @@ impl Control {
                     None => self.replicate_of_no_one().map_or_else(LogAnswer::Failed, |()| LogAnswer::Done),
                 };
                 self.note_primary();
-                self.answer(core, ask, part, answer);
+                let control = Rc::clone(self);
+                glommio::spawn_local(async move {
+                    if matches!(answer, LogAnswer::Done) {
+                        control.role_is_known().await;
+                    }
+                    control.answer(core, ask, part, answer);
+                })
+                .detach();
             }
             LogAsk::Failover { target, timeout_ms, force } => {
                 let done = self.fail_over(target, timeout_ms, force);
@@ -387,6 +398,18 @@ impl Control {
                 let numbers = self.log_numbers();
                 self.answer(core, ask, part, LogAnswer::Numbers(Box::new(numbers)));
             }
+        }
+    }
+
+    /// Waits, not too long, until a takeover is complete and all data cores know the role of the node.
+    async fn role_is_known(self: &Rc<Self>) {
+        let by = Instant::now() + ROLE_PATIENCE;
+        while self.replication.borrow().takes_over() && Instant::now() < by {
+            glommio::timer::sleep(ROLE_LOOK).await;
+        }
+        // The answer to a question that was asked before tells nothing.
+        for _ in 0..2 {
+            self.ask(ROLE_PATIENCE).await;
         }
     }
 

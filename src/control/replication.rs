@@ -34,7 +34,6 @@ use crate::replication::message::{self, Decoder, ToPrimary, ToReplica, Wire};
 use crate::replication::primary::{Action as Serve, Extent, FailoverError, Peer, Primary};
 use crate::replication::replica::{Action as Follow, Holdings, Replica};
 use crate::replication::{primary as primary_machine, replica as replica_machine};
-use crate::route::CoreId;
 
 /// How often both sides of a connection say that they are there, ms.
 const HEARTBEAT_MS: u64 = 250;
@@ -75,6 +74,9 @@ pub(super) enum Role {
     /// Waits for everything to be applied that was received; then it leads, by this chain.
     TakingOver {
         chain: Chain,
+        /// Who was followed so far.
+        host: String,
+        port: u16,
     },
 }
 
@@ -257,6 +259,10 @@ impl Replication {
         self.role == Role::Leading
     }
 
+    pub fn takes_over(&self) -> bool {
+        matches!(self.role, Role::TakingOver { .. })
+    }
+
     pub fn has_peers(&self) -> bool {
         !self.peers.is_empty()
     }
@@ -315,7 +321,10 @@ impl Control {
             }
             Serve::PauseWrites => {
                 self.replication.borrow_mut().pausing = true;
-                self.change_standing(|standing| standing.handing_over = true);
+                self.change_standing(|standing| {
+                    standing.handing_over = true;
+                    standing.stops += 1;
+                });
             }
             Serve::ResumeWrites => {
                 self.replication.borrow_mut().pausing = false;
@@ -326,7 +335,6 @@ impl Control {
                 let host = self.replication.borrow().hosts.get(&node).cloned();
                 let Some(host) = host else { return };
                 tracing::info!(host, port, "another node leads now");
-                self.configure_primary(Some((host.clone(), port)));
                 // The other one has everything: replies that wait for copies need not wait any more.
                 let mut log = self.log.borrow_mut();
                 let copies = (log.sequencer.end(), log.durable().min(log.sequencer.end()));
@@ -639,7 +647,6 @@ impl Control {
     /// REPLICAOF host port. False: that one is followed already.
     pub(super) fn replicate_of(self: &Rc<Self>, host: String, port: u16) -> Result<bool, String> {
         let role = self.replication.borrow().role.clone();
-        let target = (host.clone(), port);
         match role {
             Role::Leading if self.log.borrow().standing.handing_over => {
                 return Err("REPLICAOF not allowed while failing over.".into());
@@ -653,7 +660,10 @@ impl Control {
             Role::Leading => {
                 tracing::info!(host, port, "this node is to become a replica");
                 self.replication.borrow_mut().role = Role::SteppingDown { host, port };
-                self.change_standing(|standing| standing.replica = true);
+                self.change_standing(|standing| {
+                    standing.replica = true;
+                    standing.stops += 1;
+                });
             }
             Role::SteppingDown { .. } => self.replication.borrow_mut().role = Role::SteppingDown { host, port },
             Role::Following { .. } => {
@@ -661,23 +671,8 @@ impl Control {
                 self.follow(|replica, now_ms, out| replica.follow(now_ms, out));
             }
         }
-        self.configure_primary(Some(target));
+        self.note_primary();
         Ok(true)
-    }
-
-    /// Whom this node follows is a directive like others: CONFIG GET shows it, and CONFIG REWRITE keeps it.
-    fn configure_primary(&self, target: Option<(String, u16)>) {
-        let change = |config: &Config| Ok::<_, Infallible>(Config { replicaof: target, ..config.clone() });
-        let Ok(configured) = self.node.state.config.change(change);
-        {
-            let mut log = self.log.borrow_mut();
-            let cores = log.cores() as CoreId;
-            log.out.extend((0..cores).map(|core| {
-                let question = Box::new(Ask::Configure(configured.clone()));
-                (core, Message::Question { ask: 0, part: core, question })
-            }));
-        }
-        self.flush();
     }
 
     /// Everything is in the log that this node has written: it follows from now on.
@@ -719,7 +714,7 @@ impl Control {
             Role::SteppingDown { .. } => {
                 self.lead();
                 self.change_standing(|standing| standing.replica = false);
-                self.configure_primary(None);
+                self.note_primary();
                 Ok(())
             }
             Role::Leading | Role::TakingOver { .. } => Ok(()),
@@ -731,8 +726,12 @@ impl Control {
         let promoted = self.replication.borrow_mut().replica.promote(random_id(), &mut actions);
         let chain = promoted.map_err(|error| error.to_string())?;
         tracing::info!("this node takes over");
-        self.configure_primary(None);
-        self.replication.borrow_mut().role = Role::TakingOver { chain };
+        {
+            let mut replication = self.replication.borrow_mut();
+            if let Role::Following { host, port } = replication.role.clone() {
+                replication.role = Role::TakingOver { chain, host, port };
+            }
+        }
         for action in actions {
             self.do_follow(action);
         }
@@ -744,7 +743,7 @@ impl Control {
     fn finish_taking_over(self: &Rc<Self>) {
         {
             let mut replication = self.replication.borrow_mut();
-            let Role::TakingOver { chain } = replication.role.clone() else { return };
+            let Role::TakingOver { chain, .. } = replication.role.clone() else { return };
             let end = replication.replica.has().received;
             if replication.apply.applied() < end || !replication.apply.is_drained() {
                 return;
@@ -1213,8 +1212,9 @@ impl Control {
         let replication = self.replication.borrow();
         let primary = match &replication.role {
             Role::Leading => None,
-            Role::SteppingDown { host, port } | Role::Following { host, port } => Some((host.clone(), *port)),
-            Role::TakingOver { .. } => None,
+            Role::SteppingDown { host, port }
+            | Role::Following { host, port }
+            | Role::TakingOver { host, port, .. } => Some((host.clone(), *port)),
         };
         let replica = &replication.replica;
         let good_lag_ms = self.config().min_replicas_max_lag_s * 1000;

@@ -184,8 +184,8 @@ impl Engine {
     }
 
     /// Says in the feed that everything before is through.
-    pub fn tell_barrier(&mut self) {
-        self.feed.cover(Content::Barrier, Vec::new(), &mut self.shard.effects);
+    pub fn tell_barrier(&mut self, stop: u64) {
+        self.feed.cover(Content::Barrier { stop }, Vec::new(), &mut self.shard.effects);
     }
 
     /// Why a request of another core must not be executed here, although that core has admitted it.

@@ -94,6 +94,8 @@ pub struct Standing {
     pub few_in_sync: bool,
     /// A failover is under way: writes wait for its end.
     pub handing_over: bool,
+    /// How many times writes had to end. Data cores say by this number that everything before is through.
+    pub stops: u64,
 }
 
 impl Standing {

@@ -77,7 +77,7 @@ pub enum Content {
     /// So many cover records of a run. `open`: keys stay locked until more are made; `done`: the last ones of this core.
     Cover { run: u64, ranges: u32, open: bool, done: bool },
     /// Everything before is through, and no write comes after it.
-    Barrier,
+    Barrier { stop: u64 },
     /// A run has become worthless: databases have been exchanged meanwhile.
     Spoiled { run: u64 },
 }

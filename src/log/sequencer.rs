@@ -24,8 +24,8 @@ pub enum Entry {
     Cover { run: u64, core: CoreId, frame: Frame, open: bool, done: bool },
     /// This run is worthless.
     Spoiled { run: u64 },
-    /// All that this core has written is in the log.
-    Barrier { core: CoreId },
+    /// All that this core has written before it was told for the time `stop` that writes end, is in the log.
+    Barrier { core: CoreId, stop: u64 },
 }
 
 /// See the module.
@@ -106,9 +106,9 @@ impl Sequencer {
                     self.mark(core, last_seq);
                     return Some(Entry::Spoiled { run });
                 }
-                Content::Barrier => {
+                Content::Barrier { stop } => {
                     self.mark(core, last_seq);
-                    return Some(Entry::Barrier { core });
+                    return Some(Entry::Barrier { core, stop });
                 }
             };
             let frame = |first| Frame::with_crc(kind, history, first, wall_ms, count, bytes, crc);
@@ -124,7 +124,7 @@ impl Sequencer {
                     self.mark(core, last_seq);
                     return Some(Entry::Cover { run, core, frame: frame(self.next), open, done });
                 }
-                Content::Spoiled { .. } | Content::Barrier => unreachable!("returned above"),
+                Content::Spoiled { .. } | Content::Barrier { .. } => unreachable!("returned above"),
             }
         }
     }

@@ -47,7 +47,8 @@ enum Claim {
     /// Cover some keys.
     Cover,
     /// Say in the feed that everything before is through.
-    Barrier,
+    /// Everything is through that was before writes had to end for this time.
+    Barrier(u64),
     /// Answer.
     Question { from: CoreId, ask: u32, part: u16, question: Ask },
 }
@@ -183,16 +184,19 @@ impl Pump {
 
     /// Says in the feed when everything that is under way is through.
     pub(super) fn claim_barrier(&mut self) {
-        self.claim(Wants::Whole, Claim::Barrier);
+        let stop = self.engine.standing.stops;
+        self.claim(Wants::Whole, Claim::Barrier(stop));
         self.settle_claims();
     }
 
     /// What a transaction changes elsewhere is told by the core that coordinates it: nothing is through before all of them
     /// are.
     pub(super) fn tell_due_barrier(&mut self) {
-        if self.barrier_due && self.transactions.iter().all(Option::is_none) {
-            self.barrier_due = false;
-            self.engine.tell_barrier();
+        if let Some(stop) = self.barrier_due
+            && self.transactions.iter().all(Option::is_none)
+        {
+            self.barrier_due = None;
+            self.engine.tell_barrier(stop);
         }
     }
 
@@ -224,9 +228,9 @@ impl Pump {
                     self.release_claim(ticket);
                 }
                 Some(Claim::Cover) => self.cover(ticket),
-                Some(Claim::Barrier) => {
+                Some(Claim::Barrier(stop)) => {
                     self.release_claim(ticket);
-                    self.barrier_due = true;
+                    self.barrier_due = Some(stop);
                     self.tell_due_barrier();
                 }
                 None => debug_assert!(false, "a claim without a purpose was granted"),

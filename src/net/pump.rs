@@ -105,7 +105,7 @@ pub struct Pump {
     /// Transactions of this core's clients.
     pub(super) transactions: Vec<Option<Box<Transaction>>>,
     /// The control core is to hear of it when these are through.
-    pub(super) barrier_due: bool,
+    pub(super) barrier_due: Option<u64>,
     pub(super) pool: Vec<Output>,
     pub(super) spare_batches: Vec<Box<Batch>>,
     /// Batches whose replies are used up; empty between calls.
@@ -193,7 +193,7 @@ impl Pump {
             waits: Waits::default(),
             suspended: 0,
             transactions: Vec::new(),
-            barrier_due: false,
+            barrier_due: None,
             pool: Vec::new(),
             spare_batches: Vec::new(),
             done_batches: Vec::new(),

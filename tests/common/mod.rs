@@ -9,6 +9,7 @@
 
 pub mod engine;
 pub mod keyspace;
+pub mod network;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -32,6 +33,9 @@ const PORTS_MAX: usize = 5;
 pub struct Server {
     child: Child,
     pub port: u16,
+    host: Ipv4Addr,
+    /// What its command line begins with.
+    prefix: Vec<String>,
     dir: PathBuf,
 }
 
@@ -64,6 +68,14 @@ impl Server {
         Server::start(program.to_str().unwrap(), args)
     }
 
+    /// As [`Server::keyloom`], in a network of its own.
+    pub fn keyloom_in(network: &network::Namespace, args: &[&str]) -> Server {
+        let args = [&["--protected-mode", "no"], args].concat();
+        let mut server = Server::spawn(env!("CARGO_BIN_EXE_keyloom"), &args, network.there, network.prefix());
+        assert!(server.wait_until_it_answers(), "it does not start; it said:\n{}", server.log());
+        server
+    }
+
     /// Starts redis-server without persistence.
     pub fn redis(args: &[&str]) -> Server {
         Server::start(&redis_program(), &[&["--save", "", "--appendonly", "no"], args].concat())
@@ -75,7 +87,8 @@ impl Server {
         let _ = self.child.wait();
         let end = Instant::now() + START_MAX;
         loop {
-            self.child = Server::command(env!("CARGO_BIN_EXE_keyloom"), args, self.port, &self.dir);
+            let program = env!("CARGO_BIN_EXE_keyloom");
+            self.child = Server::run(program, self.port, &self.dir, args, self.host, &self.prefix);
             if self.wait_until_it_answers() {
                 return;
             }
@@ -107,7 +120,7 @@ impl Server {
     fn start(program: &str, args: &[&str]) -> Server {
         let mut said = String::new();
         for _ in 0..PORTS_MAX {
-            let mut server = Server::spawn(program, args);
+            let mut server = Server::spawn(program, args, Ipv4Addr::LOCALHOST, Vec::new());
             if server.wait_until_it_answers() {
                 return server;
             }
@@ -116,20 +129,22 @@ impl Server {
         panic!("{program} {args:?} does not answer; it said:\n{said}");
     }
 
-    fn spawn(program: &str, args: &[&str]) -> Server {
+    fn spawn(program: &str, args: &[&str], host: Ipv4Addr, prefix: Vec<String>) -> Server {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("server-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&dir).unwrap();
         let port = free_port();
-        let child = Server::command(program, args, port, &dir);
-        Server { child, port, dir }
+        let child = Server::run(program, port, &dir, args, host, &prefix);
+        Server { child, port, host, prefix, dir }
     }
 
-    fn command(program: &str, args: &[&str], port: u16, dir: &std::path::Path) -> Child {
+    fn run(program: &str, port: u16, dir: &Path, args: &[&str], host: Ipv4Addr, prefix: &[String]) -> Child {
         let log = File::options().create(true).append(true).open(dir.join("output")).unwrap();
-        Command::new(program)
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir", dir.to_str().unwrap()])
+        let mut words = prefix.iter().map(String::as_str).chain([program]);
+        Command::new(words.next().unwrap_or(program))
+            .args(words)
+            .args(["--port", &port.to_string(), "--bind", &host.to_string(), "--dir", dir.to_str().unwrap()])
             .args(args)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -156,7 +171,7 @@ impl Server {
     }
 
     pub fn addr(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
+        (self.host, self.port).into()
     }
 
     pub fn pid(&self) -> u32 {

@@ -47,6 +47,49 @@ fn replicas_of_all_shapes_hold_the_same() {
 }
 
 #[test]
+fn large_collections_are_copied_from_a_relay_under_load() {
+    let first = primary(&["--databases", "3"]);
+    let mut client = first.client();
+    for key in ["large", "{a}large", "{b}large"] {
+        for n in 0..200 {
+            let mut command = vec!["SADD".to_string(), key.to_string()];
+            command.extend((0..250).map(|m| format!("member {n} {m} {}", "x".repeat(20))));
+            client.send(&command);
+        }
+        (0..200).for_each(|_| drop(client.read()));
+    }
+    let load = Load::start(&first, 2, seed() + 21);
+    let second = replica(first.port, "0,1", &["--databases", "3"]);
+    wait_connected(&second);
+    // They change all the time, on the relay, too, while they are copied from there in pieces.
+    let changing = {
+        let (mut client, load) = (first.client(), std::sync::Arc::new(AtomicBool::new(false)));
+        let stop = Arc::clone(&load);
+        let thread = std::thread::spawn(move || {
+            for n in 0.. {
+                let member = format!("new {n}");
+                for key in ["large", "{a}large", "{b}large"] {
+                    client.call(&["SADD", key, &member]);
+                    client.call(&["SPOP", key]);
+                }
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        (load, thread)
+    };
+    let third = replica(second.port, "0", &["--databases", "3", "--appendonly", "yes"]);
+    let fourth = replica(third.port, "1", &["--databases", "3"]);
+    [&third, &fourth].into_iter().for_each(wait_connected);
+    load.goes_on(500);
+    changing.0.store(true, Ordering::Relaxed);
+    changing.1.join().unwrap();
+    load.stop();
+    equal_at_rest(&[&first, &second, &third, &fourth]);
+}
+
+#[test]
 fn a_replica_expires_and_evicts_nothing_by_itself() {
     let first = primary(&["--databases", "3"]);
     let second =

@@ -63,13 +63,14 @@ impl Proxy {
         }
     }
 
-    /// Closes all connections; new ones are let through.
-    pub fn tear(&self) {
-        self.close_all();
-    }
-
     pub fn mend(&self) {
         self.state.still_at.store(u64::MAX, Ordering::Relaxed);
+        self.state.cut.store(false, Ordering::Relaxed);
+    }
+
+    /// New connections are let through, and nothing is passed on any more when so many more bytes were.
+    pub fn mend_for(&self, bytes: u64) {
+        self.hold_after(bytes);
         self.state.cut.store(false, Ordering::Relaxed);
     }
 

@@ -1,12 +1,12 @@
 //! REPLICAOF and FAILOVER, in and out of season.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use keyloom::resp::read::Value;
 
 use crate::common::{Client, Server, free_port, ok, wait_until};
-use crate::load::Load;
+use crate::load::{Load, pair};
 use crate::nodes::{Role, equal_at_rest, leads, logs, primary, replica, role, text, wait_connected};
 use crate::proxy::Proxy;
 
@@ -27,27 +27,43 @@ fn addr(port: u16) -> std::net::SocketAddr {
     (std::net::Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// Pushes 0, 1, 2, ... to wherever the lead is, until told to stop. A write whose reply was lost is looked up.
-fn push_everywhere(list: &str, port: &AtomicU16, other: [u16; 2], stop: &AtomicBool) -> u64 {
-    let mut at = port.load(Ordering::Relaxed);
+/// Pushes to two lists on different cores, in a transaction or by itself. The length of both.
+fn push_to_both(client: &mut Client, list: &str, n: u64) -> Option<Value> {
+    let n = n.to_string();
+    let [a, b] = pair(0).map(|key| format!("{{{key}}}:{list}"));
+    client.try_call(&["MULTI"])?;
+    let queued = [client.try_call(&["RPUSH", &a, &n])?, client.try_call(&["RPUSH", &b, &n])?];
+    let done = client.try_call(&["EXEC"])?;
+    match done {
+        Value::Array(both) => {
+            assert_eq!(both[0], both[1], "half of a transaction");
+            Some(both[0].clone())
+        }
+        _ => queued.into_iter().find(|reply| matches!(reply, Value::Error(_))).or(Some(done)),
+    }
+}
+
+/// Pushes 0, 1, 2, ... to wherever the lead is, until told to stop; `pushed` counts.
+fn push_everywhere(list: &str, ports: [u16; 2], pushed: &AtomicU64, stop: &AtomicBool) {
+    let mut at = ports[0];
     let mut client = Client::try_connect(addr(at)).unwrap();
     let mut n = 0;
     while !stop.load(Ordering::Relaxed) {
-        match client.try_call(&["RPUSH", list, &n.to_string()]) {
+        match push_to_both(&mut client, list, n) {
             Some(Value::Int(len)) => {
                 assert_eq!(len as u64, n + 1, "a write was lost, or done twice");
                 n += 1;
+                pushed.store(n, Ordering::Relaxed);
             }
             Some(error) => {
                 let error = text(&error);
-                assert!(error.starts_with("READONLY") || error.starts_with("LOADING"), "{error}");
-                at = if at == other[0] { other[1] } else { other[0] };
+                assert!(["READONLY", "LOADING", "EXECABORT"].iter().any(|word| error.starts_with(word)), "{error}");
+                at = if at == ports[0] { ports[1] } else { ports[0] };
                 client = Client::try_connect(addr(at)).unwrap();
             }
             None => panic!("a failover breaks no connection"),
         }
     }
-    n
 }
 
 #[test]
@@ -56,16 +72,19 @@ fn failovers_under_load_lose_nothing() {
     assert_eq!(replica_of(&mut nodes[1].client(), nodes[0].port), ok());
     wait_connected(&nodes[1]);
     let ports = [nodes[0].port, nodes[1].port];
-    let (stop, lead) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU16::new(ports[0])));
+    let (stop, pushed) = (Arc::new(AtomicBool::new(false)), [(); 3].map(|()| Arc::new(AtomicU64::new(0))));
     let threads: Vec<_> = (0..3)
         .map(|n| {
-            let (stop, lead) = (Arc::clone(&stop), Arc::clone(&lead));
-            std::thread::spawn(move || push_everywhere(&format!("list:{n}"), &lead, ports, &stop))
+            let (stop, pushed) = (Arc::clone(&stop), Arc::clone(&pushed[n]));
+            std::thread::spawn(move || push_everywhere(&format!("list:{n}"), ports, &pushed, &stop))
         })
         .collect();
+    let all = |from: [u64; 3]| (0..3).all(|n| pushed[n].load(Ordering::Relaxed) >= from[n] + 20);
     let mut clients = [nodes[0].client(), nodes[1].client()];
     for turn in 0..4 {
         let (old, new) = (turn % 2, 1 - turn % 2);
+        let from = [0, 1, 2].map(|n| pushed[n].load(Ordering::Relaxed));
+        wait_until("all clients write", || all(from));
         wait_until("the other one is in sync", || {
             let port = nodes[new].port.to_string();
             let plain = turn < 2;
@@ -79,12 +98,13 @@ fn failovers_under_load_lose_nothing() {
         wait_connected(&nodes[old]);
     }
     stop.store(true, Ordering::Relaxed);
-    let pushed: Vec<u64> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
     equal_at_rest(&[&nodes[0], &nodes[1]]);
-    for (n, pushed) in pushed.into_iter().enumerate() {
-        let list = format!("list:{n}");
-        assert_eq!(clients[0].call(&["LLEN", &list]), Value::Int(pushed as i64), "{}", logs(&[&nodes[0], &nodes[1]]));
-        assert!(pushed > 20);
+    for (n, pushed) in pushed.iter().enumerate() {
+        let [a, b] = pair(0).map(|key| clients[0].call(&["LRANGE", &format!("{{{key}}}:list:{n}"), "0", "-1"]));
+        let expected = (0..pushed.load(Ordering::Relaxed)).map(|n| Value::Bulk(n.to_string().into_bytes())).collect();
+        assert_eq!(a, Value::Array(expected), "{}", logs(&[&nodes[0], &nodes[1]]));
+        assert_eq!(a, b);
     }
     // Nobody has needed a copy but the first replica.
     let copies = |node: &Server| node.log().matches("a copy of the primary's data begins").count();
@@ -215,6 +235,7 @@ fn the_role_is_kept_by_config_rewrite() {
     assert_eq!(client.call(&["CONFIG", "REWRITE"]), ok());
     let kept = std::fs::read_to_string(&file).unwrap();
     assert!(kept.contains(&format!("replicaof 127.0.0.1 {}", first.port)), "{kept}");
+    wait_connected(&node);
     assert_eq!(no_one(&mut client), "OK");
     assert_eq!(client.call(&["CONFIG", "REWRITE"]), ok());
     let kept = std::fs::read_to_string(&file).unwrap();
