@@ -70,8 +70,9 @@ fn data(server: &Server) -> PathBuf {
 }
 
 /// Where a snapshot is written before it is complete.
-fn temporary(server: &Server) -> PathBuf {
-    data(server).join("snapshot-00000000000000000000.kl.tmp")
+/// What a process calls its snapshots while it writes them: they are counted from 0.
+fn temporary(server: &Server, number: u64) -> PathBuf {
+    data(server).join(format!("snapshot-{number:020}.kl.tmp"))
 }
 
 fn files(server: &Server, start: &str) -> usize {
@@ -349,7 +350,7 @@ fn a_snapshot_that_fails_refuses_the_end_and_writes() {
     let mut server = start(&["--save", "3600 1000"]);
     let mut client = server.client();
     set(&mut client, "key", "1");
-    std::fs::create_dir(temporary(&server)).unwrap();
+    std::fs::create_dir(temporary(&server, 0)).unwrap();
     assert_eq!(error(&mut client, &["SHUTDOWN"]), "ERR Errors trying to SHUTDOWN. Check logs.");
     assert_eq!(field(&mut client, "rdb_last_bgsave_status"), "err");
     let refused = error(&mut client, &["SET", "key", "2"]);
@@ -360,24 +361,24 @@ fn a_snapshot_that_fails_refuses_the_end_and_writes() {
     config_set(&mut client, "stop-writes-on-bgsave-error", "yes");
     error(&mut client, &["SET", "key", "3"]);
     // The next one that succeeds ends it.
-    std::fs::remove_dir(temporary(&server)).unwrap();
+    std::fs::remove_dir(temporary(&server, 0)).unwrap();
     assert_eq!(client.call(&["SAVE"]), ok());
     set(&mut client, "key", "4");
 
-    std::fs::create_dir(temporary(&server)).unwrap();
+    std::fs::create_dir(temporary(&server, 2)).unwrap();
     client.send(&["SHUTDOWN", "SAVE", "FORCE"]);
     assert_eq!(server.wait_for_exit(EXIT_MAX), Some(0));
-    std::fs::remove_dir(temporary(&server)).unwrap();
+    std::fs::remove_dir(temporary(&server, 2)).unwrap();
     let mut client = restart(&mut server, &["--save", "3600 1000"]);
     assert_eq!(client.call(&["GET", "key"]), bulk("2"), "as in the last snapshot");
-    std::fs::create_dir(temporary(&server)).unwrap();
+    std::fs::create_dir(temporary(&server, 0)).unwrap();
     server.signal("TERM");
     assert_eq!(server.wait_for_exit(EXIT_MAX), Some(0), "nobody could be told");
 }
 
 /// A pipe in the place of the snapshot's file: whoever opens it waits for a reader.
 fn block_snapshots(server: &Server) {
-    assert!(Command::new("mkfifo").arg(temporary(server)).status().unwrap().success());
+    assert!(Command::new("mkfifo").arg(temporary(server, 0)).status().unwrap().success());
 }
 
 #[test]

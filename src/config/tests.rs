@@ -240,7 +240,7 @@ fn bad_values_say_what_is_wrong() {
         ("save", "0 1", "Invalid save parameters"),
         ("save", "1 -1", "Invalid save parameters"),
         ("save", "3600 1 300", "Invalid save parameters"),
-        ("appendfsync", "sometimes", "argument(s) must be one of the following: always, everysec, no"),
+        ("appendfsync", "sometimes", "argument(s) must be one of the following: everysec, always, no"),
         (
             "no-appendfsync-on-rewrite",
             "yes",

@@ -342,6 +342,7 @@ impl Control {
                 drop(log);
                 self.replication.borrow_mut().copies = copies;
                 self.replication.borrow_mut().role = Role::SteppingDown { host, port };
+                self.note_primary();
                 // Everything is in the log already: nothing has been written since it was handed over.
                 self.change_standing(|standing| (standing.replica, standing.handing_over) = (true, false));
                 self.finish_stepping_down();
@@ -762,6 +763,7 @@ impl Control {
         self.change_standing(|standing| {
             (standing.replica, standing.follows, standing.loading) = (false, false, false);
         });
+        self.note_primary();
         tracing::info!("this node leads");
     }
 
