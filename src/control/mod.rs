@@ -388,7 +388,14 @@ impl Control {
             }
             LogAsk::Failover { target, timeout_ms, force } => {
                 let done = self.fail_over(target, timeout_ms, force);
-                self.answer(core, ask, part, done.map_or_else(LogAnswer::NoFailover, |()| LogAnswer::Done));
+                let control = Rc::clone(self);
+                glommio::spawn_local(async move {
+                    if done.is_ok() {
+                        control.role_is_known().await;
+                    }
+                    control.answer(core, ask, part, done.map_or_else(LogAnswer::NoFailover, |()| LogAnswer::Done));
+                })
+                .detach();
             }
             LogAsk::AbortFailover => {
                 let done = self.abort_fail_over();

@@ -142,11 +142,11 @@ impl Runs {
             self.run = None;
             return self.end_covering();
         }
-        if !run.has_room() {
-            return out;
-        }
+        let room = run.has_room();
         for (core, granted) in run.granted.iter_mut().enumerate() {
+            // A core in the middle of a large collection holds its key: it goes on to the end of that in any case.
             if let Some(count) = granted
+                && (room || run.open[core])
                 && *count <= PIECES_AHEAD / 2
             {
                 out.push((core as CoreId, Message::Cover { run: run.number, pieces: PIECES_AHEAD - *count }));
