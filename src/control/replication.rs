@@ -607,6 +607,7 @@ impl Control {
     /// Whether there are enough replicas for writes.
     fn judge_replicas(self: &Rc<Self>) {
         let config = self.config();
+        let replicated = self.replication.borrow().has_peers();
         let (few_replicas, few_in_sync) = {
             let replication = self.replication.borrow();
             let lag_ms = config.min_replicas_max_lag_s * 1000;
@@ -616,9 +617,13 @@ impl Control {
             (leads && good < config.good_replicas_min(), leads && in_sync < config.min_insync as usize)
         };
         let standing = self.log.borrow().standing.clone();
-        if (standing.few_replicas, standing.few_in_sync) != (few_replicas, few_in_sync) {
+        let (known, now) = (
+            (standing.few_replicas, standing.few_in_sync, standing.replicated),
+            (few_replicas, few_in_sync, replicated),
+        );
+        if known != now {
             let mut log = self.log.borrow_mut();
-            (log.standing.few_replicas, log.standing.few_in_sync) = (few_replicas, few_in_sync);
+            (log.standing.few_replicas, log.standing.few_in_sync, log.standing.replicated) = now;
             log.tell_standing();
         }
     }

@@ -174,6 +174,7 @@ impl Engine {
         let expiring = if standing.replica || standing.handing_over { Expiring::Elsewhere } else { Expiring::Here };
         self.shard.set_expiring(expiring);
         self.scratch.set_expiring(expiring);
+        self.feed.set_linger(standing.replicated);
         self.standing = standing;
         self.restrict();
     }

@@ -92,6 +92,8 @@ pub struct Standing {
     pub few_replicas: bool,
     /// Fewer copies are in sync than `min-insync`.
     pub few_in_sync: bool,
+    /// There are replicas: what is recorded leaves soon.
+    pub replicated: bool,
     /// A failover is under way: writes wait for its end.
     pub handing_over: bool,
     /// How many times writes had to end. Data cores say by this number that everything before is through.

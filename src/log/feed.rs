@@ -7,7 +7,7 @@
 //!
 //! # When a chunk leaves
 //!
-//! To wake the control core costs more than to execute a command. So a chunk waits up to [`LINGER_MS`], or until it has
+//! To wake the control core costs more than to execute a command. So a chunk waits for some milliseconds ([`Feed::set_linger`]), or until it has
 //! [`CHUNK_BYTES`], unless somebody waits for the log to have it ([`Feed::hurry`]).
 //!
 //! # Sequence numbers without a unit
@@ -33,7 +33,10 @@ pub type Seq = u64;
 pub const CHUNK_BYTES: usize = 64 * 1024;
 
 /// The longest that a chunk waits for more, ms.
-pub const LINGER_MS: i64 = 1;
+pub const LINGER_MS: i64 = 10;
+
+/// The same while there are replicas, which are not to be behind by more.
+pub const LINGER_REPLICATED_MS: i64 = 1;
 
 /// Bytes that a core has sent and the control core has not taken, above which its clients' writes wait.
 pub const UNTAKEN_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -99,6 +102,7 @@ pub struct Feed {
     /// When the oldest unit that has not left was seen, steady ms.
     waiting_since_ms: Option<SteadyMs>,
     hurry: bool,
+    linger_ms: i64,
     sent_bytes: u64,
     taken_bytes: u64,
     partitions: Option<Partitions>,
@@ -123,6 +127,7 @@ impl Feed {
             after: Vec::new(),
             waiting_since_ms: None,
             hurry: false,
+            linger_ms: LINGER_MS,
             sent_bytes: 0,
             taken_bytes: 0,
             partitions: None,
@@ -205,6 +210,17 @@ impl Feed {
         self.hurry = true;
     }
 
+    /// How long a chunk waits for more, ms.
+    #[inline]
+    pub fn linger_ms(&self) -> i64 {
+        self.linger_ms
+    }
+
+    /// Says how long a chunk may wait: less if there are replicas.
+    pub fn set_linger(&mut self, replicated: bool) {
+        self.linger_ms = if replicated { LINGER_REPLICATED_MS } else { LINGER_MS };
+    }
+
     /// Somebody waits for what has been recorded so far.
     #[inline]
     pub fn hurry(&mut self) {
@@ -243,7 +259,7 @@ impl Feed {
         }
         let since_ms = *self.waiting_since_ms.get_or_insert(now_ms);
         let full = effects.bytes() >= CHUNK_BYTES;
-        if !self.hurry && !full && now_ms - since_ms < LINGER_MS && self.ready.is_empty() {
+        if !self.hurry && !full && now_ms - since_ms < self.linger_ms && self.ready.is_empty() {
             return None;
         }
         self.close_chunk(effects);

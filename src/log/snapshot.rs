@@ -18,10 +18,14 @@ use std::task::{Poll, Waker};
 use super::disk::{Disk, DiskFile};
 use super::files;
 use super::frame::{Frame, Index, Kind, read_begin, read_end};
-use super::wal::{GROUP_BYTES_MAX, gather};
+use super::wal::gather;
 
 /// The kernel is asked to write after this many bytes, so that the last sync does not hold up the disk for long.
 const SYNC_BYTES: u64 = 16 << 20;
+
+/// Bytes that are written at once, or one frame that has more. A data core may share the CPU, and waits as long as that
+/// takes.
+const WRITE_BYTES: usize = 256 << 10;
 
 /// Where snapshots are written.
 #[derive(Clone, Debug)]
@@ -283,7 +287,7 @@ impl SnapshotWriter {
             }
             let (mut group, mut bytes) = (Vec::new(), 0);
             while let Some(frame) = state.queue.front()
-                && (group.is_empty() || bytes + frame.bytes() <= GROUP_BYTES_MAX)
+                && (group.is_empty() || bytes + frame.bytes() <= WRITE_BYTES)
             {
                 bytes += frame.bytes();
                 group.extend(state.queue.pop_front());

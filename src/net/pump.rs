@@ -40,7 +40,6 @@ use super::window::Window;
 use crate::command::ask::Pause;
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::log::feed::LINGER_MS;
 use crate::mesh::{Endpoint, Park, Wake};
 use crate::node::{Node, Order};
 use crate::pubsub::Told;
@@ -115,6 +114,8 @@ pub struct Pump {
     /// Where replies go that nobody wants.
     pub(super) void: Output,
     pub(super) orders: Receiver<Order>,
+    /// The ring is going to say when what is recorded has to leave.
+    linger_armed: bool,
     /// Something other than the tick happened since the last tick.
     pub(super) active: bool,
     /// The tick before this moment found no activity: park deep.
@@ -199,6 +200,7 @@ impl Pump {
             done_batches: Vec::new(),
             bounds,
             void: Output::new(),
+            linger_armed: false,
             active: false,
             quiet: false,
             tick_count: 0,
@@ -288,6 +290,7 @@ impl Pump {
                 self.ring.arm_tick(limits::TICK_MS);
                 self.tick();
             }
+            Op::Linger => self.linger_armed = false,
             Op::Cancel => {}
         }
     }
@@ -321,12 +324,21 @@ impl Pump {
         let deadline_ms = self.waits.next_deadline_ms().map(|at| at.saturating_sub(self.engine.shard.steady_ms()));
         let wait_ms = deadline_ms.map(|wait_ms| wait_ms.clamp(0, limits::TICK_MS as i64) as u32);
         let wait_ms = wait_ms.filter(|&wait_ms| wait_ms < limits::TICK_MS);
-        let linger_ms = (self.engine.feed_lingers() || self.covers()).then_some(LINGER_MS as u32);
-        self.expiry_wait_ms().into_iter().chain(wait_ms).chain(linger_ms).min()
+        let cover_ms = self.covers().then_some(COVER_WAIT_MS);
+        self.expiry_wait_ms().into_iter().chain(wait_ms).chain(cover_ms).min()
+    }
+
+    /// Sees to it that what is recorded leaves, also if nothing else happens.
+    fn arm_linger(&mut self) {
+        if self.engine.feed_lingers() && !self.linger_armed {
+            self.linger_armed = true;
+            self.ring.arm_linger(self.engine.feed.linger_ms() as u32);
+        }
     }
 
     /// Enters the kernel, blocking if there is nothing else to do.
     fn enter(&mut self) -> io::Result<()> {
+        self.arm_linger();
         let timer_wait_us = self.timer_wait_ms().map(|wait_ms| wait_ms * 1000);
         if !self.ready.is_empty() || timer_wait_us == Some(0) || self.has_work() {
             return self.ring.enter(false);
@@ -346,6 +358,7 @@ impl Pump {
 
     /// Waits in glommio until the ring has a completion or another thread rings.
     async fn park_deep(&mut self, bell: &BufferedFile) -> io::Result<()> {
+        self.arm_linger();
         self.ring.notify_deep(true);
         // Runs what the kernel has deferred; whatever comes later signals the bell.
         self.ring.enter(false)?;
@@ -419,6 +432,9 @@ impl Pump {
         });
     }
 }
+
+/// How long a core waits at the most that has to make a piece of a copy after a rest, ms.
+const COVER_WAIT_MS: u32 = 1;
 
 /// How long a core with a filled outbox sleeps before it tries again, µs.
 const OUTBOX_RETRY_US: u32 = 200;

@@ -37,6 +37,8 @@ pub enum Op {
     Send,
     /// Another thread rang this core's bell.
     Bell,
+    /// What lingers has lingered long enough.
+    Linger,
     /// The periodic tick.
     Tick,
     /// An operation was cancelled; the result does not matter.
@@ -50,7 +52,8 @@ impl Op {
             2 => Op::Receive,
             3 => Op::Send,
             4 => Op::Bell,
-            5 => Op::Tick,
+            5 => Op::Linger,
+            6 => Op::Tick,
             _ => Op::Cancel,
         }
     }
@@ -82,6 +85,7 @@ pub struct Ring {
     /// Where the kernel puts what it read from `bell`; boxed, because the kernel keeps the address.
     bell_count: Box<u64>,
     tick: Box<Timespec>,
+    linger: Box<Timespec>,
     /// Signalled by the kernel at each completion while it is enabled: wakes the core out of glommio's park.
     deep_bell: OwnedFd,
 }
@@ -109,6 +113,7 @@ impl Ring {
             bell: eventfd()?,
             bell_count: Box::new(0),
             tick: Box::new(Timespec::new()),
+            linger: Box::new(Timespec::new()),
             deep_bell,
         };
         ring.notify_deep(false);
@@ -153,6 +158,15 @@ impl Ring {
         let target: *const Timespec = &*self.tick;
         // SAFETY: the boxed timespec lives as long as the ring.
         unsafe { self.push(opcode::Timeout::new(target).build().user_data(Op::Tick.data(0))) }
+    }
+
+    /// Completes with [`Op::Linger`] once, `after_ms` from now; none is armed. One timer for many turns costs far less than
+    /// waits that are timed, as each of these programs the clock anew.
+    pub fn arm_linger(&mut self, after_ms: u32) {
+        *self.linger = Timespec::new().sec(after_ms as u64 / 1000).nsec(after_ms % 1000 * 1_000_000);
+        let target: *const Timespec = &*self.linger;
+        // SAFETY: the boxed timespec lives as long as the ring.
+        unsafe { self.push(opcode::Timeout::new(target).build().user_data(Op::Linger.data(0))) }
     }
 
     /// Accepts on `listener` until it fails or is cancelled.
