@@ -32,6 +32,8 @@ pub(super) const MAGIC: u32 = 0x5246_4c4b;
 
 /// Most bytes of a payload.
 pub const PAYLOAD_BYTES_MAX: usize = i32::MAX as usize;
+// A frame fits into a message to a replica.
+const _: () = assert!(PAYLOAD_BYTES_MAX + (512 << 20) < crate::replication::message::CARRIED_LEN_MAX);
 
 /// Most histories that are kept; older ones are forgotten, and who knows only those starts anew.
 pub const HISTORIES_MAX: usize = crate::replication::history::CHAIN_LEN_MAX;

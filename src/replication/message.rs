@@ -28,8 +28,9 @@ pub const PROTOCOL_VERSION: u16 = 1;
 pub const HEADER_LEN: usize = 12;
 /// Payload of a message that carries nothing of the log.
 pub const CONTROL_LEN_MAX: usize = 64 << 10;
-/// Payload of a message with parts of the log or of a copy: the largest value (512 MiB) fits with room.
-pub const CARRIED_LEN_MAX: usize = 768 << 20;
+/// Payload of a message with parts of the log or of a copy: the largest frame that there can be, with room for others. Its
+/// bytes are kept as they arrive, so that nobody can have memory reserved by naming a length.
+pub const CARRIED_LEN_MAX: usize = 3 << 30;
 /// Frames in one message.
 pub const FRAMES_PER_MESSAGE_MAX: usize = 1024;
 /// Bytes that a message counts in a queue beyond what it carries.
