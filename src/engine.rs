@@ -23,7 +23,7 @@ use crate::log::feed::{Feed, Holds};
 use crate::pubsub::PubSub;
 use crate::resp::{Error, Reply};
 use crate::route::{Hasher, Key, Router};
-use crate::shard::{Counters, NEVER_MS, Shard, TransactionId, UnixMs};
+use crate::shard::{Counters, NEVER_MS, Shard, UnixMs};
 use crate::state::NodeState;
 use crate::stats::{CommandStats, ErrorCounts, Latency, NetStats, RateSampler, Snapshot};
 
@@ -118,10 +118,8 @@ pub struct Engine {
     /// Changes of keys since the start.
     changes: u64,
     random: u64,
-    /// Transactions that this core has coordinated.
-    transactions: u64,
-    /// The one that the command belongs to which runs now.
-    transaction: Option<TransactionId>,
+    /// The command that runs is part of a transaction.
+    in_transaction: bool,
 }
 
 impl Engine {
@@ -172,8 +170,7 @@ impl Engine {
             tick,
             changes: 0,
             random: seed | 1,
-            transactions: 0,
-            transaction: None,
+            in_transaction: false,
         };
         engine.apply_memory_config(0);
         engine.durability_changed(Durability::Memory);
@@ -292,7 +289,7 @@ impl Engine {
     #[inline(always)]
     pub fn call(&mut self, call: Call, reply: &mut Reply) {
         let Handler::Keyspace(run) = call.row.command.handler else { unreachable!("routed as a keyspace command") };
-        if !self.make_way(call.row, call.args) && self.transaction.is_none() {
+        if !self.make_way(call.row, call.args) && !self.in_transaction {
             return self.refuse_memory(call.row, reply);
         }
         self.random = xorshift(self.random);
@@ -541,12 +538,6 @@ impl Engine {
         self.net.reset();
         self.sampler.reset();
     }
-}
-
-/// A name for a transaction that this core coordinates.
-fn next_transaction(transactions: &mut u64, router: &Router) -> TransactionId {
-    *transactions += 1;
-    *transactions * router.cores() as u64 + router.me() as u64
 }
 
 fn slow_nanos_min(config: &Config) -> u64 {

@@ -293,7 +293,9 @@ fn rs_messages(server: &Server, client: &mut Connection) {
     let mut subscribers: Vec<Connection> = (0..4).map(|_| open(server, 0, 2)).collect();
     let mut pubsubs: Vec<_> = subscribers.iter_mut().map(|connection| connection.as_pubsub()).collect();
     for pubsub in &mut pubsubs {
-        pubsub.subscribe(&["news", "weather"]).unwrap();
+        // One by one: redis-rs waits for one confirmation per call.
+        pubsub.subscribe("news").unwrap();
+        pubsub.subscribe("weather").unwrap();
         pubsub.psubscribe("n*s").unwrap();
     }
     let binary = binary();

@@ -37,6 +37,7 @@ pub mod set;
 pub mod shard_transcript;
 pub mod slowlog;
 pub mod sorted;
+pub mod statement;
 pub mod string;
 pub mod table;
 pub mod transaction;

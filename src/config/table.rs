@@ -1,4 +1,6 @@
 //! The table of directives: every setting, how it is read and printed, and whether it can change while the node runs.
+//!
+//! Longer than other files, because it is one list, to be read as such.
 
 use std::borrow::Cow;
 

@@ -19,7 +19,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::borrow::{Lent, Loan, Lock, Ticket, Wants};
-use crate::command::{Handler, Owned, table};
+use crate::command::{Owned, statement};
 use crate::log::cover::next_record;
 use crate::log::frame::{Frame, Index, Kind, read_begin};
 use crate::log::replay::Coverage;
@@ -205,7 +205,7 @@ impl Apply {
                     self.put(&mut batch, statement)?;
                 }
                 let loan = Loan { wants: Wants::Keys(locks), ..Loan::default() };
-                batch.transaction = Some(Box::new(Atomic::new(0, index, loan)));
+                batch.transaction = Some(Box::new(Atomic::new(0, loan)));
                 self.under_way[core as usize].push_back(index);
                 self.out.push((core, Message::Requests(batch)));
                 Ok(())
@@ -229,16 +229,11 @@ impl Apply {
     /// Adds a statement to a batch.
     fn put(&self, batch: &mut Batch, statement: &Statement) -> Result<(), ApplyError> {
         let args = &statement.args;
-        let row = table().resolve(args).map_err(|_| ApplyError::Unknown)?;
-        let keyspace = matches!(row.command.handler, Handler::Keyspace(_));
-        if !keyspace || !row.command.arity_ok(args.len()) || statement.db as usize >= self.databases {
+        let (row, key) = statement::resolve(args).ok_or(ApplyError::Unknown)?;
+        if statement.db as usize >= self.databases || key.is_some() != statement.slot.is_some() {
             return Err(ApplyError::Unknown);
         }
-        let at = row.command.keys.positions(args).next();
-        if at.is_some() != statement.slot.is_some() {
-            return Err(ApplyError::Unknown);
-        }
-        let key = at.map(|at| (at, self.hasher.key(args[at])));
+        let key = key.map(|key| self.hasher.key(key));
         let request = Forwarded {
             row: row.id,
             db: statement.db,
@@ -246,7 +241,7 @@ impl Apply {
             no_touch: true,
             counted: false,
             argc: args.len() as u32,
-            key: key.map(|(at, key)| RequestKey { at: at as u16, partition: key.partition, hash: key.hash }),
+            key: key.map(|key| RequestKey { at: 1, partition: key.partition, hash: key.hash }),
         };
         batch.push(request, args, &Owned::default());
         Ok(())
@@ -330,7 +325,7 @@ impl Apply {
         for (core, mut batch) in std::mem::take(&mut wide.batches) {
             let under = wide.tickets.iter().find(|(holder, _)| *holder == core).map(|(_, ticket)| *ticket);
             let loan = Loan { under, ..Loan::default() };
-            batch.transaction = Some(Box::new(Atomic::new(transaction, wide.index, loan)));
+            batch.transaction = Some(Box::new(Atomic::new(transaction, loan)));
             wide.answers += 1;
             self.out.push((core, Message::Requests(batch)));
         }

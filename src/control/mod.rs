@@ -1,7 +1,8 @@
 //! The control core: the executor that runs what is not a client's request.
 //!
-//! Its main task receives what the data cores send, and sleeps in glommio in between. The admin endpoint
-//! ([`super::http`]) runs in tasks beside it, which ask the data cores for their numbers through [`Control::ask`]. A data
+//! Its main task receives what the data cores send, and sleeps in glommio in between. It writes the log and the
+//! snapshots, and runs the replication streams. The admin endpoint ([`crate::admin::http`]) runs in tasks beside it,
+//! which ask the data cores for their numbers through [`Control::ask`]. A data
 //! core may be busy for long, so nobody waits for one without a bound: what it said last is kept.
 //!
 //! Invariant: no borrow of [`Control::state`] lives across an await.

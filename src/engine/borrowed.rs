@@ -2,12 +2,12 @@
 //!
 //! Owned by one core.
 
-use super::{Call, Engine, next_transaction};
+use super::{Call, Engine};
 use crate::borrow::{Loan, Place, Returned, Verdict};
 use crate::command::Args;
 use crate::command::generic::sort;
 use crate::resp::Reply;
-use crate::shard::{Detached, TransactionId};
+use crate::shard::Detached;
 
 impl Engine {
     /// The owner's side of a loan whose claim is granted.
@@ -116,33 +116,28 @@ impl Engine {
         std::mem::swap(&mut shard.counters, &mut scratch.counters);
     }
 
-    /// A name for a transaction that this core coordinates.
-    pub fn new_transaction(&mut self) -> TransactionId {
-        next_transaction(&mut self.transactions, &self.router)
-    }
-
-    /// From now on commands run as part of this transaction: they are not refused for want of memory, must not block, which
+    /// From now on commands run as part of a transaction: they are not refused for want of memory, must not block, which
     /// [`Engine::in_transaction`] tells them, and their effects are one unit.
-    pub fn begin_transaction(&mut self, transaction: TransactionId) {
-        self.transaction = Some(transaction);
+    pub fn begin_transaction(&mut self) {
+        self.in_transaction = true;
         self.shard.effects.begin_unit();
     }
 
     /// The transaction has run.
     pub fn end_transaction(&mut self) {
-        self.transaction = None;
+        self.in_transaction = false;
         self.shard.effects.end_unit();
     }
 
     /// The transaction goes on later, or elsewhere: the statements of its unit so far.
     pub fn leave_transaction(&mut self) -> Vec<u8> {
-        self.transaction = None;
+        self.in_transaction = false;
         self.shard.effects.take_statements()
     }
 
     /// Whether the command that runs is part of a transaction.
     pub fn in_transaction(&self) -> bool {
-        self.transaction.is_some()
+        self.in_transaction
     }
 }
 
@@ -244,11 +239,10 @@ mod tests {
                 }
             }
             let mut replies = Vec::new();
-            let id = self.0[0].new_transaction();
             let mut statements = Vec::new();
             if refused.is_none() {
                 for args in commands {
-                    self.0[0].begin_transaction(id);
+                    self.0[0].begin_transaction();
                     replies.push(Cores::run_at(&mut self.0[0], args, true));
                     statements.extend(self.0[0].leave_transaction());
                 }

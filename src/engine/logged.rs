@@ -8,12 +8,12 @@ use std::sync::Arc;
 use super::{Call, Engine, Origin};
 use crate::borrow::Returned;
 use crate::command::table::Row;
-use crate::command::{Args, Flags, Handler, Owned, Session, table};
+use crate::command::{Args, Flags, Handler, Owned, Session, statement};
 use crate::log::durability::{Durability, Progress, Standing};
 use crate::log::feed::{After, Chunk, Content, Holds, Seq};
 use crate::resp::{Error, Output, Reply, Version};
+use crate::shard::Expiring;
 use crate::shard::statement::next_statement;
-use crate::shard::{Expiring, TransactionId};
 
 impl Engine {
     /// Switches the recording of effects.
@@ -71,8 +71,8 @@ impl Engine {
     /// A transaction on this core's own keys goes on that was suspended, and has changed what these statements say. A key
     /// that is not there any more has made way for others meanwhile, which the log has been told already: it is told again
     /// where it belongs, behind what the transaction has done before.
-    pub fn resume_transaction(&mut self, id: TransactionId, statements: &mut Vec<u8>) {
-        self.begin_transaction(id);
+    pub fn resume_transaction(&mut self, statements: &mut Vec<u8>) {
+        self.begin_transaction();
         let (mut rest, mut seen) = (&statements[..], HashSet::new());
         while let Ok(Some(statement)) = next_statement(&mut rest) {
             let Some(key) = statement.args.get(1).filter(|_| statement.slot.is_some()) else { continue };
@@ -128,17 +128,19 @@ impl Engine {
         self.shard.set_expiring(expiring);
     }
 
-    /// Runs a statement of a log that is read at start; None: there is no such command.
+    /// Runs a statement of a log that is read at start; None: it is none, or not one of this core's keys.
     pub fn replay(&mut self, db: u8, args: Args, void: &mut Output) -> Option<()> {
-        let row = table().resolve(args).ok().filter(|row| matches!(row.command.handler, Handler::Keyspace(_)))?;
-        if db as usize >= self.shard.databases() || !row.command.arity_ok(args.len()) {
+        let (row, key) = statement::resolve(args)?;
+        let first = key.map(|key| self.hasher.key(key));
+        let owns = first.is_none_or(|key| self.shard.partitions().contains(&key.partition));
+        if db as usize >= self.shard.databases() || !owns {
             return None;
         }
         let owned = Owned::default();
         let call = Call {
             row,
             args,
-            first: row.command.keys.positions(args).next().map(|at| self.hasher.key(args[at])),
+            first,
             db: db as usize,
             no_touch: true,
             owned: &owned,

@@ -107,7 +107,7 @@ fn a_replay_lets_nothing_expire() {
 fn what_was_evicted_under_a_suspended_transaction_is_told_again() {
     let maxmemory_policy = MaxmemoryPolicy::AllkeysLru;
     let mut client = recording(Config { maxmemory_bytes: 1 << 30, maxmemory_policy, ..Config::default() });
-    client.engine.begin_transaction(1);
+    client.engine.begin_transaction();
     client.run("RPUSH l a");
     client.run("SET k v");
     client.run("SET other v");
@@ -126,8 +126,8 @@ fn what_was_evicted_under_a_suspended_transaction_is_told_again() {
     let mut evicted = recorded(&mut client.engine.shard.effects);
     evicted.sort();
     assert_eq!(evicted, ["DEL k", "DEL l"]);
-    client.engine.resume_transaction(1, &mut statements);
-    client.engine.begin_transaction(1);
+    client.engine.resume_transaction(&mut statements);
+    client.engine.begin_transaction();
     client.run("RPUSH l b");
     statements.extend(client.engine.leave_transaction());
     let whole = ["RPUSH l a", "SET k v", "SET other v", "DEL other", "DEL l", "DEL k", "DEL other", "RPUSH l b"];

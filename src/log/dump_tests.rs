@@ -1,3 +1,5 @@
+//! Tests of printing a data directory: what is shown, and that damage is an error and never a panic.
+
 use super::*;
 use crate::log::files::scratch::Scratch;
 use crate::log::files::segment_name;

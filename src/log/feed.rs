@@ -7,8 +7,9 @@
 //!
 //! # When a chunk leaves
 //!
-//! To wake the control core costs more than to execute a command. So a chunk waits for some milliseconds ([`Feed::set_linger`]), or until it has
-//! [`CHUNK_BYTES`], unless somebody waits for the log to have it ([`Feed::hurry`]).
+//! To wake the control core costs more than to execute a command. So a chunk waits for some milliseconds
+//! ([`LINGER_MS`], [`LINGER_REPLICATED_MS`]), or until it has [`CHUNK_BYTES`], unless somebody waits for the log to have
+//! it ([`Feed::hurry`]).
 //!
 //! # Sequence numbers without a unit
 //!
@@ -48,13 +49,12 @@ pub struct After {
     pub seq: Seq,
 }
 
-/// Units of one core, in order.
+/// Something that a core says, in order: units mostly.
 #[derive(Debug, Default)]
 pub struct Chunk {
-    /// Encoded units, or a cover record.
+    /// Encoded units, or cover records ([`super::cover`]).
     pub bytes: Vec<u8>,
     pub crc: u32,
-    /// Units in it. None: it is a piece of a stream of the run with this number ([`super::cover`]).
     pub content: Content,
     /// The sequence number that is reached with it.
     pub last_seq: Seq,

@@ -1,3 +1,5 @@
+//! Tests of looking at a data directory: what may be torn, what is refused, and where the place of damage is said.
+
 use std::fs;
 use std::path::Path;
 

@@ -5,8 +5,7 @@
 //! contains it. Ranges are those of the partitions and of the hash of the node that wrote the file; which core a statement
 //! belongs to is decided by its slot alone, so the number of cores and of partitions may be another one now.
 //!
-//! A statement of several keys must treat each key for itself (DEL, MSET), since some of its keys may be covered and
-//! others not.
+//! A statement names one key, its first argument, or none, and then concerns everything.
 //!
 //! Blocking; used by a data core's thread before anything is served.
 
@@ -17,7 +16,6 @@ use super::cover::{Covered, Range};
 use super::frame::{Begin, Head, Index, Kind};
 use super::reader::{Disorder, FrameReader, Located, ReadError, Why, covers};
 use super::recover::{Plan, RecoverError, SegmentFile, SegmentReader, SnapshotFile, SnapshotStream, segment_error};
-use crate::command::table::table;
 use crate::route::{Hasher, SLOTS};
 use crate::shard::statement::{self, Encoded, Malformed};
 
@@ -98,7 +96,6 @@ pub struct Coverage {
     hasher: Hasher,
     databases: u16,
     covered: Vec<Covered>,
-    positions: Vec<usize>,
 }
 
 impl Coverage {
@@ -107,7 +104,6 @@ impl Coverage {
             hasher: Hasher::new(begin.partitions, begin.seeds),
             databases: begin.databases,
             covered: vec![Covered::default(); begin.partitions as usize],
-            positions: Vec::new(),
         }
     }
 
@@ -136,17 +132,6 @@ impl Coverage {
     pub fn has(&self, db: u8, key: &[u8]) -> bool {
         let key = self.hasher.key(key);
         self.covered[key.partition as usize].has(db, (key.hash >> 32) as u32)
-    }
-}
-
-/// Where the keys stand. Statements are commands of the one table; what is not in there has its key first.
-fn key_positions(args: &[&[u8]], positions: &mut Vec<usize>) {
-    positions.clear();
-    if let Ok(row) = table().resolve(args) {
-        positions.extend(row.command.keys.positions(args));
-    }
-    if positions.is_empty() && args.len() > 1 {
-        positions.push(1);
     }
 }
 
@@ -245,9 +230,9 @@ where
         Ok(())
     }
 
-    fn unit(&mut self, index: Index, mut unit: &[u8], mut coverage: Option<&mut Coverage>) -> Result<(), Stop> {
+    fn unit(&mut self, index: Index, mut unit: &[u8], coverage: Option<&Coverage>) -> Result<(), Stop> {
         while let Some(Encoded { slot, bytes }) = statement::next_encoded(&mut unit)? {
-            match (slot, &mut coverage) {
+            match (slot, coverage) {
                 (Some(slot), _) if !self.owned[slot as usize] => {}
                 (Some(_), Some(coverage)) => self.execute_covered(index, bytes, coverage)?,
                 (None, Some(_)) if is_swap(bytes)? => return Err(Disorder::Swapped.into()),
@@ -257,24 +242,11 @@ where
         Ok(())
     }
 
-    /// Executes a statement as far as its keys have been covered.
-    fn execute_covered(&mut self, index: Index, mut encoded: &[u8], coverage: &mut Coverage) -> Result<(), Stop> {
+    /// Executes a statement if its key has been covered.
+    fn execute_covered(&mut self, index: Index, mut encoded: &[u8], coverage: &Coverage) -> Result<(), Stop> {
         let Some(statement) = statement::next_statement(&mut encoded)? else { return Ok(()) };
-        let (db, args) = (statement.db, &statement.args);
-        let mut positions = std::mem::take(&mut coverage.positions);
-        key_positions(args, &mut positions);
-        let keys = positions.len();
-        positions.retain(|at| !coverage.has(db, args[*at]));
-        let mut done = Ok(());
-        if positions.len() < keys {
-            done = self.call(index, db, args);
-            // What it made of keys that come later is not the beginning of what these are made of.
-            for at in &positions {
-                done = done.and_then(|()| self.call(index, db, &[b"DEL", args[*at]]));
-            }
-        }
-        coverage.positions = positions;
-        done
+        let key = statement.args.get(1).ok_or(Malformed::NoKey)?;
+        if coverage.has(statement.db, key) { self.call(index, statement.db, &statement.args) } else { Ok(()) }
     }
 
     fn execute(&mut self, index: Index, mut encoded: &[u8]) -> Result<(), Stop> {

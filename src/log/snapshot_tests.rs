@@ -1,3 +1,5 @@
+//! Tests of the snapshot writer: order of frames, ends and failures, on a disk that fails when it is told to.
+
 use std::rc::Rc;
 
 use super::{Options, SnapshotError, SnapshotWriter};

@@ -19,7 +19,7 @@ use crate::log::feed::{Chunk, Seq};
 use crate::pubsub::{Bucket, Told};
 use crate::resp::{Output, Version};
 use crate::route::{CoreId, Key};
-use crate::shard::{Kind, TransactionId};
+use crate::shard::Kind;
 
 use super::window::RequestKey;
 
@@ -127,7 +127,6 @@ pub struct Forwarded {
 pub struct Atomic {
     /// Its place among the transactions of the core that it comes from.
     pub transaction: u32,
-    pub id: TransactionId,
     pub loan: Loan,
     pub verdict: Verdict,
     /// If its keys are held for a transaction that is larger: what it has changed, as statements.
@@ -137,8 +136,8 @@ pub struct Atomic {
 }
 
 impl Atomic {
-    pub fn new(transaction: u32, id: TransactionId, loan: Loan) -> Atomic {
-        Atomic { transaction, id, loan, verdict: Verdict::Granted, statements: Vec::new(), seq: 0 }
+    pub fn new(transaction: u32, loan: Loan) -> Atomic {
+        Atomic { transaction, loan, verdict: Verdict::Granted, statements: Vec::new(), seq: 0 }
     }
 }
 

@@ -311,14 +311,14 @@ impl Pump {
     /// Executes a batch that is a transaction, unless a watched key has changed or memory is short.
     fn run_atomic(&mut self, batch: &mut Batch) {
         let Some(atomic) = &mut batch.transaction else { return };
-        let Atomic { id, loan, verdict, .. } = &mut **atomic;
+        let Atomic { loan, verdict, .. } = &mut **atomic;
         let held = loan.under.is_some();
         *verdict = self.engine.judge(loan);
         if *verdict != crate::borrow::Verdict::Granted {
             return;
         }
         let before = self.engine.seq();
-        self.engine.begin_transaction(*id);
+        self.engine.begin_transaction();
         let mut cursor = Cursor::default();
         for _ in 0..batch.requests.len() {
             self.run_next(batch, &mut cursor);

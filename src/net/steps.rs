@@ -59,9 +59,9 @@ impl Pump {
         if !transaction.stepping {
             transaction.at += 1;
             if std::mem::take(&mut transaction.suspended) {
-                let (id, mut statements) = (transaction.id, std::mem::take(&mut transaction.statements));
+                let mut statements = std::mem::take(&mut transaction.statements);
                 self.suspended -= 1;
-                self.engine.resume_transaction(id, &mut statements);
+                self.engine.resume_transaction(&mut statements);
                 if let Some(transaction) = self.transaction(at) {
                     transaction.statements = statements;
                 }
@@ -85,9 +85,9 @@ impl Pump {
     fn step_session(&mut self, at: u32) {
         let Some(transaction) = self.transaction(at) else { return };
         let command = &transaction.commands[transaction.at];
-        let (index, id, row, args) = (transaction.connection, transaction.id, command.row, command.shared_args());
+        let (index, row, args) = (transaction.connection, command.row, command.shared_args());
         let args = args.slices();
-        self.engine.begin_transaction(id);
+        self.engine.begin_transaction();
         self.run_session(index, row, &args);
         let statements = self.engine.leave_transaction();
         if let Some(transaction) = self.transaction(at) {
@@ -148,7 +148,7 @@ impl Pump {
             counted: connection.blocked.is_none(),
         };
         let random = self.engine.random();
-        self.engine.begin_transaction(transaction.id);
+        self.engine.begin_transaction();
         self.engine.start_clock();
         let mark = transaction.out.mark();
         let mut reply = Reply::new(&mut transaction.out, session.version);
@@ -245,7 +245,7 @@ impl Pump {
             batch.client = session.id;
             batch.push(request, &args, &command.owned());
             let loan = Loan { under: transaction.ticket(core), ..Loan::default() };
-            let atomic = Atomic::new(at, transaction.id, loan);
+            let atomic = Atomic::new(at, loan);
             batch.transaction = Some(Box::new(atomic));
             batch.sent_at = self.engine.clock_raw();
             batches.push((core, batch));
@@ -300,7 +300,7 @@ impl Pump {
             (batch.connection, batch.generation) = (transaction.connection, connection.generation);
             batch.client = connection.session.id;
             batch.push(request, &args, &owned);
-            batch.transaction = Some(Box::new(Atomic::new(at, transaction.id, loan)));
+            batch.transaction = Some(Box::new(Atomic::new(at, loan)));
             batch.sent_at = self.engine.clock_raw();
             batches.push((core, batch));
         }

@@ -31,7 +31,6 @@ use crate::engine::Refusal;
 use crate::log::feed::After;
 use crate::resp::{Error, Output, Reply};
 use crate::route::CoreId;
-use crate::shard::TransactionId;
 
 /// A claim that a core has granted.
 pub(super) struct Held {
@@ -62,7 +61,6 @@ pub(super) enum Waiting {
 
 /// One transaction. See the module.
 pub(super) struct Transaction {
-    pub(super) id: TransactionId,
     pub(super) connection: u32,
     /// EXEC, or the one command.
     pub(super) row: &'static Row,
@@ -173,7 +171,6 @@ impl Pump {
             _ => plan.loans.keys().copied().collect(),
         };
         let transaction = Transaction {
-            id: self.engine.new_transaction(),
             connection: index,
             row,
             exec,
@@ -218,7 +215,7 @@ impl Pump {
         batch.client = session.id;
         batch.durability = session.durability.unwrap_or(self.engine.default_durability);
         let loan = transaction.loans.remove(&core).unwrap_or_default();
-        batch.transaction = Some(Box::new(Atomic::new(at, transaction.id, loan)));
+        batch.transaction = Some(Box::new(Atomic::new(at, loan)));
         let mut db = session.db;
         for command in &transaction.commands {
             let args = command.args();

@@ -17,9 +17,6 @@
 use super::statement;
 use crate::route::slot_of;
 
-/// The name of a transaction, unique among those of one node.
-pub type TransactionId = u64;
-
 /// One statement, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effect {

@@ -60,7 +60,7 @@ use changes::Changes;
 pub use changes::Version;
 pub use clock::{Clock, Deadline, Expiry, Now, SteadyMs};
 use db::Db;
-pub use effect::{Effect, Effects, TransactionId};
+pub use effect::{Effect, Effects};
 use entry::{Entries, Meta};
 use evict::Evictor;
 pub use evict::{Policy, Rule};

@@ -37,6 +37,8 @@ pub enum Malformed {
     Slot(u16),
     #[error("a statement without a command")]
     NoCommand,
+    #[error("a statement of a key that does not name it")]
+    NoKey,
     #[error("a unit without statements")]
     Empty,
 }

@@ -1,3 +1,5 @@
+//! Tests of the log's writer: groups, segments, histories, failures, on a disk that fails when it is told to.
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
