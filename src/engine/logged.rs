@@ -194,10 +194,15 @@ impl Engine {
     /// Why a request of another core must not be executed here, although that core has admitted it.
     #[inline]
     pub fn refuses_late(&self, row: &Row) -> Option<Error> {
-        let refused = self.restricted
-            && (self.standing.replica || self.standing.handing_over)
-            && row.command.flags.has(Flags::WRITE);
+        let refused = self.restricted && self.standing.replica && row.command.flags.has(Flags::WRITE);
         refused.then_some(Error::ReadOnly)
+    }
+
+    /// Whether a request of another core, which did not know yet that a failover is under way, waits here for its end.
+    #[inline]
+    pub fn holds_late(&self, row: &Row) -> bool {
+        let standing = &*self.standing;
+        self.restricted && standing.handing_over && !standing.replica && row.command.flags.has(Flags::WRITE)
     }
 
     /// Why a command must not be executed for a client of this durability.

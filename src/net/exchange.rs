@@ -117,6 +117,7 @@ impl Pump {
         self.engine.stand(standing);
         // What waits may have to be refused instead.
         self.update_restraint();
+        self.release_held_up();
         if stops {
             self.claim_barrier();
         }

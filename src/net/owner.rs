@@ -46,8 +46,7 @@ enum Claim {
     Loan { to: CoreId, transaction: u32, loan: Box<Loan> },
     /// Cover some keys.
     Cover,
-    /// Say in the feed that everything before is through.
-    /// Everything is through that was before writes had to end for this time.
+    /// Say in the feed that everything is through that was before writes had to end for this time.
     Barrier(u64),
     /// Answer.
     Question { from: CoreId, ask: u32, part: u16, question: Ask },
@@ -55,12 +54,15 @@ enum Claim {
 
 /// See the module.
 ///
-/// Invariant: every claim of `lending` is in `claims`, or is a loan that is out; every stream has a batch and a claim.
+/// Invariant: every claim of `lending` is in `claims`, or is a loan that is out; every stream has a batch, and a claim or a
+/// place in `held_up`.
 #[derive(Default)]
 pub(super) struct Owner {
     lending: Lending<Lock>,
     claims: HashMap<Ticket, Claim>,
     streams: HashMap<StreamId, VecDeque<(Box<Batch>, Cursor)>>,
+    /// Streams whose next request is a write that waits for the end of a failover.
+    held_up: Vec<StreamId>,
     /// Claims that are granted and were not acted upon yet.
     granted: VecDeque<Ticket>,
     /// Somebody is acting upon `granted`.
@@ -68,10 +70,10 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// Nothing is lent, so nothing has to wait.
+    /// Nothing is lent and nobody is held up, so nothing has to wait.
     #[inline]
     pub(super) fn is_idle(&self) -> bool {
-        self.lending.is_idle()
+        self.lending.is_idle() && self.held_up.is_empty()
     }
 
     /// A transaction has this whole core.
@@ -156,8 +158,30 @@ impl Pump {
         }
     }
 
+    /// Whether what is next in a stream has to wait for the end of a failover.
+    fn is_held_up_front(&self, id: StreamId) -> bool {
+        let Some((batch, cursor)) = self.owner.streams.get(&id).and_then(VecDeque::front) else { return false };
+        // A transaction is judged when it begins.
+        if !self.engine.standing.handing_over || batch.applies || batch.transaction.is_some() {
+            return false;
+        }
+        let next = batch.read(&mut cursor.clone(), &mut Vec::new());
+        next.is_some_and(|(request, _)| self.engine.holds_late(table().row(request.row)))
+    }
+
+    /// Looks again at the streams that a failover has held up.
+    pub(super) fn release_held_up(&mut self) {
+        for id in std::mem::take(&mut self.owner.held_up) {
+            self.claim_front(id);
+        }
+        self.settle_claims();
+    }
+
     /// Makes the claim of whatever is next in a stream.
     fn claim_front(&mut self, id: StreamId) {
+        if self.is_held_up_front(id) {
+            return self.owner.held_up.push(id);
+        }
         let Some((batch, cursor)) = self.owner.streams.get_mut(&id).and_then(VecDeque::front_mut) else { return };
         let wants = match &mut batch.transaction {
             Some(atomic) => std::mem::replace(&mut atomic.loan.wants, Wants::Keys(Vec::new())),
@@ -246,6 +270,10 @@ impl Pump {
 
     /// Runs what is next in a stream, whose claim is granted, and makes the next claim.
     fn run_front(&mut self, id: StreamId, ticket: Ticket) {
+        if self.is_held_up_front(id) {
+            self.release_claim(ticket);
+            return self.owner.held_up.push(id);
+        }
         let Some((mut batch, mut cursor)) = self.owner.streams.get_mut(&id).and_then(VecDeque::pop_front) else {
             return self.release_claim(ticket);
         };
