@@ -329,6 +329,48 @@ fn connections_that_come_and_go_leave_nothing_behind() {
     assert!(info(&mut control, "total_connections_received").parse::<usize>().unwrap() >= 2000);
 }
 
+/// The kernel does not always tell that a connection was reset when that happens right behind its last bytes.
+#[test]
+fn clients_that_reset_within_a_request_are_forgotten() {
+    let server = two_cores(&[]);
+    let mut control = server.client();
+    wait_until_alone(&mut control);
+    let before = descriptors(&server);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for n in 0..10_000 {
+                    let mut client = server.client();
+                    client.send_bytes(&vec![b'x'; 1 + n % 7 * 1000]);
+                    reset(client);
+                }
+            });
+        }
+    });
+    wait_until_alone(&mut control);
+    wait_until("all descriptors are closed", || descriptors(&server) == before);
+}
+
+#[test]
+fn a_half_closed_client_whose_last_bytes_are_no_request_is_let_go() {
+    let server = two_cores(&[]);
+    let mut control = server.client();
+    for n in 0..8 {
+        let big = vec![b'b'; 20_000_000 + n * 100_000];
+        assert_eq!(control.call(&[b"SET", b"big", &big[..]]), ok());
+        let mut client = server.client();
+        client.send(&["GET", "big"]);
+        wait_until("the reply is held up", || {
+            let list = text(control.call(&["CLIENT", "LIST"]));
+            list.lines().any(|line| !line.contains(" omem=0 "))
+        });
+        client.send_bytes(b"\r\n");
+        client.stream().shutdown(Shutdown::Write).unwrap();
+        assert_eq!(client.read_to_end().len(), big.len() + "$20000000\r\n\r\n".len());
+    }
+    wait_until_alone(&mut control);
+}
+
 /// Opens and ends 500 connections in every way there is.
 fn churn(server: &Server, thread: u64, mut random: Random) {
     let mut open: Vec<Client> = Vec::new();

@@ -10,7 +10,7 @@ use super::limits;
 use super::listener;
 use super::publish::output_limit;
 use super::pump::{Pump, Stopping};
-use super::ring::Completion;
+use super::ring::{self, Completion};
 use crate::command::ask::Pause;
 use crate::command::session::{ClientFilter, NetInfo};
 use crate::command::table::Row;
@@ -302,8 +302,15 @@ impl Pump {
         if idle_ms > 1000 && !connection.owes() {
             connection.forwarding = None;
         }
-        let bytes = connection.output_bytes();
-        if bytes > 0 {
+        // The kernel may have missed the end of the connection; receiving anew tells.
+        if idle_ms > 1000 && connection.receiving && !connection.receive_cancelled && !connection.looked {
+            connection.looked = true;
+            if ring::has_input(connection.fd()) {
+                connection.receive_cancelled = true;
+                self.ring.cancel_receive(index);
+            }
+        }
+        if connection.output_bytes() > 0 {
             self.check_large_output(index);
         }
         self.reclaim(index);

@@ -90,6 +90,8 @@ pub struct Connection {
     gather: Option<Box<Gather>>,
     pub receiving: bool,
     pub receive_cancelled: bool,
+    /// Since the kernel has told of something received, it was made sure that nothing more is there to be told.
+    pub looked: bool,
     pub forwarding: Option<Box<Forwarding>>,
     /// Requests since MULTI.
     pub queue: Vec<Queued>,
@@ -144,6 +146,7 @@ impl Connection {
             gather: None,
             receiving: false,
             receive_cancelled: false,
+            looked: false,
             forwarding: None,
             queue: Vec::new(),
             transaction: None,

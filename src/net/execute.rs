@@ -76,6 +76,10 @@ impl Pump {
                 connection.inbuf.drain(..connection.consumed);
             }
             connection.consumed = 0;
+            // What was pinned may have been no request at all, and the last thing that kept the connection open.
+            if connection.eof {
+                self.mark_dirty(index);
+            }
         }
         self.window.pinned = pinned;
     }

@@ -33,6 +33,7 @@ impl Pump {
         let index = completion.index;
         self.used_buffers.extend(completion.buffer);
         let Some(connection) = &mut self.connections[index as usize] else { return };
+        connection.looked = false;
         if !completion.more {
             connection.receiving = false;
             connection.receive_cancelled = false;
