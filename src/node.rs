@@ -14,6 +14,9 @@
 //!    have done so too;
 //! 4. the control core ends, then the process: the socket file and the pid file are removed, the log is flushed.
 
+mod scheduling;
+mod signals;
+
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::RawFd;
@@ -45,6 +48,9 @@ use crate::resp::Output;
 use crate::route::{CoreId, Hasher, Router};
 use crate::shard::SteadyMs;
 use crate::state::NodeState;
+
+use scheduling::Role;
+use signals::Signals;
 
 /// What a plain thread can ask of a core.
 #[derive(Clone, Copy, Debug)]
@@ -415,6 +421,7 @@ fn start(
         let (listeners, hasher) = (listeners.to_vec(), hasher.clone());
         let random = seed[4].wrapping_mul(executor as u64 * 2 + 1);
         let thread = builder.spawn(move || async move {
+            scheduling::set(if control { Role::Control } else { Role::Data });
             if control {
                 let _ = ready.send(Ok(()));
                 if may_go.recv().is_err() {
@@ -446,10 +453,6 @@ fn start(
                     return Err(error);
                 }
             };
-            if config.appendonly {
-                // From the first command on: the control core may come later.
-                engine.switch_feed(true);
-            }
             // The descriptors outlive the ring, so that a late bell never hits somebody else's.
             let bells = Bells { shallow: duplicate(ring.bell()), deep: duplicate(ring.deep_bell()) };
             node.set_bells(executor as CoreId, bells);
@@ -486,51 +489,4 @@ fn dedicated(config: &Config) -> Placement {
 fn duplicate(fd: RawFd) -> RawFd {
     // SAFETY: a plain system call on an open descriptor.
     unsafe { libc::dup(fd) }
-}
-
-/// Signals, turned into messages for the main thread.
-struct Signals(Receiver<i32>);
-
-impl Signals {
-    fn watch() -> io::Result<Signals> {
-        use signal_hook::consts::{SIGINT, SIGTERM};
-        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-        let (to, from) = crossbeam_channel::bounded(4);
-        std::thread::Builder::new().name("keyloom-signals".into()).spawn(move || {
-            for signal in signals.forever() {
-                let _ = to.try_send(signal);
-            }
-        })?;
-        Ok(Signals(from))
-    }
-
-    /// Waits for a reason to stop, and names it. A signal goes to the control core first, which may have something to
-    /// save; it has a bounded time for that, and a second signal ends the wait.
-    fn wait(&self, ends: &Receiver<End>, node: &Node) -> &'static str {
-        let mut signalled: Option<(&'static str, Instant)> = None;
-        loop {
-            let late = signalled.map_or_else(crossbeam_channel::never, |(_, by)| crossbeam_channel::at(by));
-            crossbeam_channel::select! {
-                recv(self.0) -> signal => {
-                    let name = if signal == Ok(signal_hook::consts::SIGINT) { "SIGINT" } else { "SIGTERM" };
-                    if signalled.is_some() {
-                        return name;
-                    }
-                    let config = node.state.config.latest().config;
-                    let how = if name == "SIGINT" { config.shutdown_on_sigint } else { config.shutdown_on_sigterm };
-                    let patience = Duration::from_secs(config.shutdown_timeout_s) + CONTROL_GRACE;
-                    signalled = Some((name, Instant::now() + patience));
-                    node.order(node.orders.len() - 1, Order::ShutDown(how));
-                },
-                recv(ends) -> end => match end {
-                    Ok(End::Aborted) => signalled = None,
-                    _ => return signalled.map_or("SHUTDOWN", |(name, _)| name),
-                },
-                recv(late) -> _ => {
-                    tracing::error!("the control core does not answer");
-                    return "a signal";
-                }
-            }
-        }
-    }
 }

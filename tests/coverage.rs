@@ -18,9 +18,9 @@ use keyloom::collection::random::Random;
 use keyloom::config::{Config, MaxmemoryPolicy};
 use keyloom::engine::Engine;
 use keyloom::route::{Hasher, Router};
-use keyloom::shard::Effect;
 use keyloom::shard::cover::{Budget, Covered, position_of};
 use keyloom::shard::rebuild::Cursor;
+use keyloom::shard::{Effect, Expiring};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -418,4 +418,28 @@ fn a_walk_leaves_no_trace() {
     assert_eq!(engine.shard.size(0).keys, 2);
     let idle_s = engine.shard.peek(0, &engine.hasher.key(b"key")).unwrap().idle_s;
     assert_eq!(idle_s, 60);
+}
+
+/// A copy made by a replica has what is over by its clock: its primary may have given it more time before.
+#[test]
+fn where_another_node_decides_what_is_over_it_is_covered() {
+    let mut engine = engine_of(Router::new(0, 1, 1), START_MS, Config { databases: DATABASES, ..Config::default() });
+    run(&mut engine, 0, &[b"SET", b"over", b"v", b"PX", b"1"]);
+    run(&mut engine, 0, &[b"SADD", b"large", b"1", b"2"]);
+    run(&mut engine, 0, &[b"PEXPIRE", b"large", b"1"]);
+    engine.shard.set_now(START_MS + 60_000);
+    for (expiring, names) in [(Expiring::Here, vec![]), (Expiring::Elsewhere, vec!["SADD", "SET"])] {
+        engine.shard.set_expiring(expiring);
+        let mut seen = Vec::new();
+        engine.shard.cover(0, 0, 0, Budget::default(), |covered| {
+            let Covered::Statement(statement) = covered else { panic!("nothing is large") };
+            seen.push(String::from_utf8(statement[0].to_vec()).unwrap());
+        });
+        seen.retain(|name| name != "PEXPIREAT");
+        seen.sort_unstable();
+        assert_eq!(seen, names, "{expiring:?}");
+        let (key, mut slices) = (engine.hasher.key(b"large"), 0);
+        engine.shard.rebuild_some(0, &key, Cursor::default(), 1, |_| slices += 1);
+        assert_eq!(slices > 0, !names.is_empty(), "{expiring:?}");
+    }
 }

@@ -4,6 +4,7 @@ mod common;
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{Client, Server, info, ok, wait_until};
@@ -79,6 +80,51 @@ fn files(server: &Server, start: &str) -> usize {
     let Ok(entries) = std::fs::read_dir(data(server)) else { return 0 };
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with(start) && name.ends_with(".kl")).count()
+}
+
+/// Tells others to stop, at the end and after a failure.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Data cores may have finished before they hear that they may go on.
+#[test]
+fn snapshots_of_any_size_end_with_nothing_locked() {
+    let server = start(&[]);
+    let mut client = server.client();
+    let large: Vec<String> = (0..4).map(|n| format!("large {n}")).collect();
+    for key in &large {
+        let members = (0..10_000).map(|n| format!("a member that is not so short {n}"));
+        client.call(&["SADD".to_string(), key.clone()].into_iter().chain(members).collect::<Vec<_>>());
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = server.client();
+                while !stop.load(Ordering::Relaxed) {
+                    (0..100).for_each(|n| client.send(&["SET", &format!("busy {n}"), "value"]));
+                    (0..100).for_each(|_| assert_eq!(client.read(), ok()));
+                }
+            });
+        }
+        let _stop = Stop(&stop);
+        for n in 0..60 {
+            set(&mut client, &format!("filler {n}"), &"x".repeat(30_000));
+            client.call(&["BGSAVE"]);
+            wait_until("the snapshot is there", || info(&mut client, "rdb_bgsave_in_progress") == 0);
+            for key in &large {
+                assert_eq!(client.call(&["SADD", key, &n.to_string()]), Value::Int(1));
+            }
+            // That takes the whole node.
+            assert_eq!(client.call(&["SWAPDB", "0", "1"]), ok());
+            assert_eq!(client.call(&["SWAPDB", "0", "1"]), ok());
+        }
+    });
 }
 
 #[test]

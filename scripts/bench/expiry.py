@@ -12,33 +12,26 @@ At the end, DBSIZE must be the number of the other keys: a key that is forgotten
 """
 
 import argparse
-import json
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 
 import servers
+from openloop import PERCENTILES, OpenLoop
 from servers import FILL_BATCH, Failure, Keys, Server
 
 NAMES = ("keyloom", "redis", "valkey")
 SERVER_CPUS = [0]
-LOAD_CPUS = [1]
 # The keys of the requests, which do not expire.
 LIVE = Keys(10_000, 64)
-CLIENTS = 20
-# Requests in flight per connection: an open loop must not wait for a server that does.
-PIPELINE = 64
 # Odd and prime to a million: deadlines are unrelated to the order of the keys.
 SPREAD = 618_033_989
 FILL_KEYS_PER_S_MIN = 50_000
 BEFORE_S, AFTER_S = 3, 4
 POLL_S = 0.01
 GONE_S_MAX = 60
-SLICE_S_MAX = 30
-PERCENTILES = ("p50", "p99", "p99.9", "max")
 
 
 @dataclass(frozen=True)
@@ -87,11 +80,7 @@ class Requests:
     """The load: one `keyloom bench` for each second, started on the second."""
 
     def __init__(self, server, options, first_s):
-        self.argv = servers.pinned(LOAD_CPUS, [
-            options.keyloom, "bench", "--host", "127.0.0.1", "--port", str(server.port), "--clients", str(CLIENTS),
-            "--pipeline", str(PIPELINE), "--rate", str(options.rate), "--test-time", "1", "--ratio", "1:10",
-            "--key-prefix", "key:", "--key-width", "12", "--key-minimum", "0", "--key-maximum", str(LIVE.count - 1),
-            "--data-size", str(LIVE.value_bytes), "--quiet", "--json", "-"])
+        self.binary, self.server, self.rate = options.keyloom, server, options.rate
         # Start of the next second, s from the first deadline.
         self.next_s, self.first_s = -BEFORE_S, first_s
         self.running = []
@@ -99,29 +88,15 @@ class Requests:
     def keep_up(self):
         """Starts the second that has begun."""
         if time.time() >= self.first_s + self.next_s:
-            process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                       stderr=subprocess.DEVNULL)
-            self.running.append((self.next_s, process))
+            self.running.append((self.next_s, OpenLoop(self.binary, self.server, LIVE, self.rate, 1, "1:10")))
             self.next_s += 1
 
     def slices(self):
-        return [Slice(start_s, self.times_ms(process)) for start_s, process in self.running]
-
-    @staticmethod
-    def times_ms(process):
-        out, _ = process.communicate(timeout=SLICE_S_MAX)
-        if process.returncode != 0:
-            raise Failure(f"keyloom bench failed with exit code {process.returncode}")
-        totals = json.loads(out)["run"]["totals"]
-        if totals["errors"] or totals["misses"]:
-            raise Failure(f"{totals['errors']} errors and {totals['misses']} misses in the load")
-        return {name: totals["response_us"][name] / 1000 for name in PERCENTILES}
+        return [Slice(start_s, load.times_ms()) for start_s, load in self.running]
 
     def stop(self):
-        for _, process in self.running:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        for _, load in self.running:
+            load.stop()
 
 
 def watch(client, requests, keys, first_s, span_s):

@@ -2,29 +2,25 @@
 redis-server's, which forks.
 
 A server is filled to so many bytes. Then `keyloom bench` sends GETs and SETs of these keys at a steady rate (open loop),
-first for a time without a snapshot, then for as long from the moment on at which BGSAVE is sent. Times count from when a
-request was due. Memory is the proportional set size of the server and its children, so that what a fork shares counts
+first for a time without a snapshot, then for as long with one, BGSAVE being sent in its first second; and so for some
+rounds, whose medians are shown. Times count from when a request was due. Memory is the proportional set size of the server and its children, so that what a fork shares counts
 once; the peak is the highest value seen during the snapshot, and its ratio is to the moment before.
 """
 
 import argparse
-import json
-import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 import servers
+from openloop import PERCENTILES, OpenLoop
 from servers import Failure, Keys, Server
 
 NAMES = ("keyloom", "redis")
 SERVER_CPUS = [0]
-LOAD_CPUS = [1]
-CLIENTS = 20
-PIPELINE = 64
 POLL_S = 0.02
 SNAPSHOT_S_MAX = 300
-PERCENTILES = ("p50", "p99", "p99.9", "max")
 
 
 def arguments():
@@ -33,6 +29,7 @@ def arguments():
     add("--mib", type=int, default=2048, help="bytes of values, MiB (default %(default)s)")
     add("--value-bytes", type=int, default=1024, help="bytes of a value (default %(default)s)")
     add("--rate", type=int, default=20_000, help="requests per second (default %(default)s)")
+    add("--rounds", type=int, default=3, help="runs without and with a snapshot (default %(default)s)")
     add("--seconds", type=int, default=20, help="of each run (default %(default)s)")
     add("--only", default=",".join(NAMES), help="servers (default %(default)s)")
     add("--keyloom", default=servers.OWN_BINARY, metavar="PATH",
@@ -42,29 +39,13 @@ def arguments():
     unknown = set(options.only) - set(NAMES)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    if min(options.mib, options.value_bytes, options.rate, options.seconds) < 1:
+    if min(options.mib, options.value_bytes, options.rate, options.rounds, options.seconds) < 1:
         parser.error("all numbers must be positive")
     return options
 
 
 def load(server, keys, options):
-    return subprocess.Popen(
-        servers.pinned(LOAD_CPUS, [
-            options.keyloom, "bench", "--host", "127.0.0.1", "--port", str(server.port), "--clients", str(CLIENTS),
-            "--pipeline", str(PIPELINE), "--rate", str(options.rate), "--test-time", str(options.seconds),
-            "--ratio", "1:1", "--key-prefix", "key:", "--key-width", "12", "--key-minimum", "0",
-            "--key-maximum", str(keys.count - 1), "--data-size", str(keys.value_bytes), "--quiet", "--json", "-"]),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-
-
-def times_ms(process):
-    out, _ = process.communicate()
-    if process.returncode != 0:
-        raise Failure(f"keyloom bench failed with exit code {process.returncode}")
-    totals = json.loads(out)["run"]["totals"]
-    if totals["errors"]:
-        raise Failure(f"{totals['errors']} errors in the load")
-    return {name: totals["response_us"][name] / 1000 for name in PERCENTILES}
+    return OpenLoop(options.keyloom, server, keys, options.rate, options.seconds)
 
 
 def family(pid):
@@ -108,21 +89,32 @@ def measure(kind, options):
     keys = Keys(options.mib * servers.MIB // options.value_bytes, options.value_bytes)
     with Server(kind, SERVER_CPUS) as server, server.connect(timeout_s=SNAPSHOT_S_MAX) as client:
         server.fill(keys)
-        without = times_ms(load(server, keys, options))
-        before = pss_bytes(server.process.pid)
-        running = load(server, keys, options)
-        time.sleep(1)
-        seconds, memory = snapshot(server, client, before)
-        with_it = times_ms(running)
-    print(f"{kind.name:9}{'without':>9}" + "".join(f"{without[name]:10.2f}" for name in PERCENTILES))
-    print(f"{'':9}{'with':>9}" + "".join(f"{with_it[name]:10.2f}" for name in PERCENTILES)
-          + f"{seconds:10.1f} s{memory:10.3f}")
+        rounds = [measure_round(server, client, keys, options) for _ in range(options.rounds)]
+    without, with_it, seconds, memory = zip(*rounds)
+
+    def line(label, runs, rest=""):
+        times = "".join(f"{median(run[name] for run in runs):10.2f}" for name in PERCENTILES)
+        print(f"{label:>18}{times}{rest}", flush=True)
+
+    line(f"{kind.name}, without", without)
+    line("with", with_it, f"{median(seconds):10.1f} s{median(memory):10.3f}")
+
+
+def measure_round(server, client, keys, options):
+    without = load(server, keys, options).times_ms()
+    before = pss_bytes(server.process.pid)
+    running = load(server, keys, options)
+    time.sleep(1)
+    seconds, memory = snapshot(server, client, before)
+    if not running.is_running():
+        raise Failure(f"{server.kind.name}: the snapshot took {seconds:.1f} s, longer than the load")
+    return without, running.times_ms(), seconds, memory
 
 
 def main():
     options = arguments()
     kinds = servers.find_all(options.only, options.keyloom)
-    print(f"\n{options.mib} MiB in values of {options.value_bytes} bytes, {options.rate} requests/s, response time in ms\n")
+    print(f"\n{options.mib} MiB in values of {options.value_bytes} bytes, {options.rate} requests/s, response times in ms\n")
     print(f"{'':18}" + "".join(f"{name:>10}" for name in PERCENTILES) + f"{'snapshot':>12}{'memory':>10}")
     for kind in kinds:
         measure(kind, options)

@@ -199,8 +199,7 @@ impl Log {
     /// A chunk has arrived.
     pub fn feed(&mut self, core: CoreId, chunk: Chunk) {
         let known = &mut self.cores[core as usize];
-        known.holds.log |= chunk.holds.log;
-        known.holds.disk |= chunk.holds.disk;
+        known.holds = known.holds.and(chunk.holds);
         // The first one says that it records.
         known.records = self.recording;
         self.sequencer.push(core, chunk);
@@ -242,7 +241,10 @@ impl Log {
                         self.base_reached(frame.head.first);
                     }
                 }
-                Entry::Spoiled { run } => self.runs.spoil(run),
+                Entry::Spoiled { run } => {
+                    let ends = self.runs.spoil(run);
+                    self.out.extend(ends);
+                }
                 Entry::Barrier { core, stop } if stop == self.standing.stops => self.barriers.push(core),
                 // Writes have gone on since.
                 Entry::Barrier { .. } => {}
@@ -293,15 +295,17 @@ impl Log {
             let id = at as CoreId;
             let taken_bytes = self.sequencer.taken_bytes(id);
             let hungry = taken_bytes >= core.sent.taken_bytes + TAKEN_STEP_BYTES;
-            if !core.holds.log && !hungry {
+            if core.holds == Holds::default() && !hungry {
                 continue;
             }
             let of = |index| self.sequencer.seq_at(id, index);
+            // To be told of what it does not wait for would only wake it.
+            let Holds { disk, replicas } = core.holds;
             let progress = Progress {
                 taken_bytes,
-                durable: of(durable),
-                replicated: of(replicated),
-                replicated_durable: of(replicated_durable),
+                durable: if disk { of(durable) } else { core.sent.durable },
+                replicated: if replicas { of(replicated) } else { core.sent.replicated },
+                replicated_durable: if replicas { of(replicated_durable) } else { core.sent.replicated_durable },
             };
             let moved = Progress { taken_bytes: core.sent.taken_bytes, ..progress } != core.sent;
             if hungry || moved {

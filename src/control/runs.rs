@@ -158,20 +158,18 @@ impl Runs {
 
     /// All data is replaced: what the run that goes on has taken is worthless. Data cores let go of what they hold for it.
     pub fn spoil_all(&mut self) -> Vec<(CoreId, Message)> {
-        let Some(number) = self.run.as_ref().map(|run| run.number) else { return Vec::new() };
-        self.spoil(number);
-        self.end_covering()
+        self.run.as_ref().map(|run| run.number).map_or(Vec::new(), |number| self.spoil(number))
     }
 
     fn end_covering(&self) -> Vec<(CoreId, Message)> {
         (0..self.cores as CoreId).map(|core| (core, Message::Cover { run: 0, pieces: 0 })).collect()
     }
 
-    /// Something has happened in this run that a stream cannot say.
-    pub fn spoil(&mut self, number: u64) {
-        if let Some(run) = self.run.take_if(|run| run.number == number) {
-            run.consumers.iter().for_each(|consumer| consumer.borrow_mut().spoil());
-        }
+    /// Something has happened in this run that a stream cannot say. It ends, on the other data cores, too.
+    pub fn spoil(&mut self, number: u64) -> Vec<(CoreId, Message)> {
+        let Some(run) = self.run.take_if(|run| run.number == number) else { return Vec::new() };
+        run.consumers.iter().for_each(|consumer| consumer.borrow_mut().spoil());
+        self.end_covering()
     }
 }
 

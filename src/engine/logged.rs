@@ -106,7 +106,10 @@ impl Engine {
             (true, Some(partition)) => self.feed.seq_of(partition, self.router.partitions(), &self.shard.effects),
         };
         if needs > self.progress.reached(durability) {
-            self.feed.hurry();
+            match durability {
+                Durability::Quorum => self.feed.hurry(),
+                _ => self.feed.hurry_to_disk(),
+            }
         }
         needs
     }
@@ -167,6 +170,7 @@ impl Engine {
     /// The log has come further.
     pub fn progressed(&mut self, progress: Progress) {
         self.feed.taken(progress.taken_bytes);
+        self.feed.synced(progress.durable);
         self.progress = progress;
     }
 
@@ -246,10 +250,9 @@ impl Engine {
     /// Replies of this durability have to wait on this core; once is for ever.
     #[inline]
     fn expect_waits(&mut self, durability: Durability) {
-        let log = durability > Durability::Memory;
-        let disk = matches!(durability, Durability::Disk | Durability::QuorumDisk);
-        if (log && !self.waits.log) || (disk && !self.waits.disk) {
-            self.waits = Holds { log: self.waits.log | log, disk: self.waits.disk | disk };
+        let waits = self.waits.and(Holds::of(durability));
+        if waits != self.waits {
+            self.waits = waits;
             self.holds = true;
             if self.feed.is_on() {
                 // The control core is to know.

@@ -44,6 +44,19 @@ impl Disk {
         }
     }
 
+    /// Opens a file that is there for writing: what a write says is written is durable. One operation instead of two.
+    pub async fn open_through(&self, path: &Path) -> io::Result<DiskFile> {
+        match self {
+            Disk::System => {
+                let mut options = OpenOptions::new();
+                options.write(true).custom_flags(libc::O_DSYNC);
+                Ok(DiskFile::System(options.buffered_open(path).await?))
+            }
+            #[cfg(test)]
+            Disk::Simulated(disk) => disk.open_through(path).map(DiskFile::Simulated),
+        }
+    }
+
     /// Opens a file for reading.
     pub async fn open(&self, path: &Path) -> io::Result<DiskFile> {
         match self {

@@ -54,6 +54,8 @@ pub struct SimulatedDisk {
 pub struct SimulatedFile {
     disk: Rc<SimulatedDisk>,
     content: Shared,
+    /// A write ends when it is durable.
+    through: bool,
 }
 
 fn name(path: &Path) -> String {
@@ -90,12 +92,16 @@ impl SimulatedDisk {
         self.fate(Op::Create)?;
         let content = Shared::default();
         self.names.borrow_mut().insert(name(path), Rc::clone(&content));
-        Ok(SimulatedFile { disk: Rc::clone(self), content })
+        Ok(SimulatedFile { disk: Rc::clone(self), content, through: false })
+    }
+
+    pub fn open_through(self: &Rc<Self>, path: &Path) -> io::Result<SimulatedFile> {
+        Ok(SimulatedFile { through: true, ..self.open(path)? })
     }
 
     pub fn open(self: &Rc<Self>, path: &Path) -> io::Result<SimulatedFile> {
         let content = self.names.borrow().get(&name(path)).cloned().ok_or_else(Self::no_entry)?;
-        Ok(SimulatedFile { disk: Rc::clone(self), content })
+        Ok(SimulatedFile { disk: Rc::clone(self), content, through: false })
     }
 
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -182,12 +188,19 @@ impl SimulatedFile {
             count = (count * permille as usize / 1000).max(1).min(count);
         }
         let (from, to) = (position as usize, position as usize + count);
-        let mut content = self.content.borrow_mut();
-        if content.now.len() < to {
-            content.now.resize(to, 0);
+        {
+            let mut content = self.content.borrow_mut();
+            if content.now.len() < to {
+                content.now.resize(to, 0);
+            }
+            content.now[from..to].copy_from_slice(&bytes[..count]);
+            if !self.through {
+                content.dirty.push((from, to));
+            }
         }
-        content.now[from..to].copy_from_slice(&bytes[..count]);
-        content.dirty.push((from, to));
+        if self.through {
+            self.sync_ranges(vec![(from, to)]).await?;
+        }
         Ok(count)
     }
 
@@ -199,6 +212,10 @@ impl SimulatedFile {
 
     pub async fn sync(&self) -> io::Result<()> {
         let dirty = std::mem::take(&mut self.content.borrow_mut().dirty);
+        self.sync_ranges(dirty).await
+    }
+
+    async fn sync_ranges(&self, dirty: Vec<(usize, usize)>) -> io::Result<()> {
         // What is written meanwhile is not part of it.
         glommio::executor().yield_now().await;
         let fate = self.disk.fate(Op::Sync);

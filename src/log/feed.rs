@@ -9,7 +9,8 @@
 //!
 //! To wake the control core costs more than to execute a command. So a chunk waits for some milliseconds
 //! ([`LINGER_MS`], [`LINGER_REPLICATED_MS`]), or until it has [`CHUNK_BYTES`], unless somebody waits for the log to have
-//! it ([`Feed::hurry`]).
+//! it ([`Feed::hurry`]). Who waits for this node's disk ([`Feed::hurry_to_disk`]) gains nothing while an earlier chunk is
+//! being synced: then the next one gathers until that has ended, and one sync serves many clients.
 //!
 //! # Sequence numbers without a unit
 //!
@@ -23,6 +24,7 @@
 
 use std::collections::VecDeque;
 
+use super::durability::Durability;
 use crate::route::{CoreId, SLOTS};
 use crate::shard::statement::{next_unit, slots};
 use crate::shard::{Effects, SteadyMs};
@@ -66,10 +68,23 @@ pub struct Chunk {
 /// What connections of a core may have to wait for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holds {
-    /// For the log, wherever.
-    pub log: bool,
     /// For this node's disk.
     pub disk: bool,
+    /// For replicas.
+    pub replicas: bool,
+}
+
+impl Holds {
+    /// What replies of this durability wait for.
+    pub fn of(durability: Durability) -> Holds {
+        let disk = matches!(durability, Durability::Disk | Durability::QuorumDisk);
+        Holds { disk, replicas: durability.is_quorum() }
+    }
+
+    /// One as well as the other.
+    pub fn and(self, other: Holds) -> Holds {
+        Holds { disk: self.disk | other.disk, replicas: self.replicas | other.replicas }
+    }
 }
 
 /// What a chunk holds.
@@ -102,6 +117,10 @@ pub struct Feed {
     /// When the oldest unit that has not left was seen, steady ms.
     waiting_since_ms: Option<SteadyMs>,
     hurry: bool,
+    /// The same, once the chunk that went to the disk before is durable: [`Feed::synced`].
+    hurry_to_disk: bool,
+    syncing: Seq,
+    synced: Seq,
     linger_ms: i64,
     sent_bytes: u64,
     taken_bytes: u64,
@@ -127,6 +146,9 @@ impl Feed {
             after: Vec::new(),
             waiting_since_ms: None,
             hurry: false,
+            hurry_to_disk: false,
+            syncing: 0,
+            synced: 0,
             linger_ms: LINGER_MS,
             sent_bytes: 0,
             taken_bytes: 0,
@@ -227,6 +249,17 @@ impl Feed {
         self.hurry = true;
     }
 
+    /// Somebody waits until what has been recorded so far is on this node's disk.
+    #[inline]
+    pub fn hurry_to_disk(&mut self) {
+        self.hurry_to_disk = true;
+    }
+
+    /// What is on disk of what this feed has said.
+    pub fn synced(&mut self, seq: Seq) {
+        self.synced = seq;
+    }
+
     fn close_chunk(&mut self, effects: &mut Effects) {
         if effects.count() == 0 {
             return;
@@ -253,17 +286,21 @@ impl Feed {
 
     fn next_if_due(&mut self, now_ms: SteadyMs, effects: &mut Effects) -> Option<Chunk> {
         if effects.count() == 0 && self.ready.is_empty() {
-            self.hurry = false;
+            (self.hurry, self.hurry_to_disk) = (false, false);
             self.waiting_since_ms = None;
             return None;
         }
         let since_ms = *self.waiting_since_ms.get_or_insert(now_ms);
+        let hurry = self.hurry || (self.hurry_to_disk && self.syncing <= self.synced);
         let full = effects.bytes() >= CHUNK_BYTES;
-        if !self.hurry && !full && now_ms - since_ms < self.linger_ms && self.ready.is_empty() {
+        if !hurry && !full && now_ms - since_ms < self.linger_ms && self.ready.is_empty() {
             return None;
         }
         self.close_chunk(effects);
         let chunk = self.ready.pop_front();
+        if self.hurry_to_disk {
+            self.syncing = self.seq;
+        }
         self.sent_bytes += chunk.as_ref().map_or(0, |chunk| chunk.bytes.len() as u64);
         chunk
     }
@@ -357,6 +394,33 @@ mod tests {
         assert!(feed.next(9, &mut effects).is_none());
         effects.push(0, &[b"DEL", b"a"]);
         assert!(feed.next(9, &mut effects).is_none(), "the hurry is over");
+    }
+
+    #[test]
+    fn who_waits_for_the_disk_waits_for_the_sync_that_goes_on() {
+        let (mut feed, mut effects) = recording();
+        let mut write = |feed: &mut Feed| {
+            effects.push(0, &[b"DEL", b"a"]);
+            feed.hurry_to_disk();
+            let sent = feed.next(5, &mut effects).map(|chunk| chunk.last_seq);
+            assert!(feed.next(5, &mut effects).is_none());
+            sent
+        };
+        assert_eq!(write(&mut feed), Some(2));
+        assert_eq!(write(&mut feed), None);
+        feed.synced(1);
+        assert_eq!(write(&mut feed), None);
+        feed.synced(2);
+        assert_eq!(write(&mut feed), Some(5), "all that has gathered");
+        // A sync that does not end holds nobody up for long, and somebody who waits for something else not at all.
+        assert_eq!(write(&mut feed), None);
+        assert_eq!(feed.next(5 + LINGER_MS, &mut effects).unwrap().last_seq, 6);
+        assert!(feed.next(5 + LINGER_MS, &mut effects).is_none());
+        effects.push(0, &[b"DEL", b"a"]);
+        feed.hurry_to_disk();
+        assert!(feed.next(20, &mut effects).is_none());
+        feed.hurry();
+        assert_eq!(feed.next(20, &mut effects).unwrap().last_seq, 7);
     }
 
     #[test]

@@ -12,7 +12,8 @@
 //! on. That goes on, with pauses, until it succeeds; meanwhile [`Wal::health`] says what is wrong.
 //!
 //! While a group of frames is written and synced, the next one gathers in the queue (group commit). How often is synced
-//! is the policy's to say ([`SyncPolicy`]). Whoever appends bounds what is held: [`Wal::held_bytes`].
+//! is the policy's to say ([`SyncPolicy`]). A group that is to be durable at once is one write that ends when it is
+//! (O_DSYNC), instead of a write and a sync: half the wake-ups. Whoever appends bounds what is held: [`Wal::held_bytes`].
 //!
 //! Owned by the control core. Invariant: no borrow of the state lives across an await.
 //! Invariant: durable <= written < next; all segments but the one being written are durable to their end.

@@ -70,6 +70,10 @@ impl Pump {
         if pieces == 0 {
             return self.end_covering();
         }
+        // Granted before the control core had heard that this core is done.
+        if run <= self.covered_run {
+            return;
+        }
         let partitions = self.engine.shard.partitions();
         let first = Place { partition: partitions.start, db: 0, from: 0 };
         let swaps = self.engine.shard.swaps();
@@ -100,6 +104,12 @@ impl Pump {
         }
     }
 
+    /// This core has nothing more to say in a run.
+    fn covered(&mut self, run: u64) {
+        self.covering = None;
+        self.covered_run = run;
+    }
+
     /// Something that grows with every request.
     fn served(&self) -> u64 {
         self.engine.net.input_bytes + self.engine.net.hops_in
@@ -128,17 +138,20 @@ impl Pump {
             return self.cover_slice();
         }
         covering.claimed = true;
-        self.claim_cover();
+        let run = covering.run;
+        self.claim_cover(run);
     }
 
     /// The claim on the whole core is granted: covers what comes next.
-    pub(super) fn cover(&mut self, ticket: Ticket) {
+    pub(super) fn cover(&mut self, run: u64, ticket: Ticket) {
         let (started, served) = (Instant::now(), self.served());
-        let Some(covering) = &mut self.covering else { return self.release_claim(ticket) };
+        // The claim may be older than the run that goes on.
+        let Some(covering) = self.covering.as_mut().filter(|covering| covering.run == run) else {
+            return self.release_claim(ticket);
+        };
         covering.claimed = false;
-        let run = covering.run;
         if covering.swaps != self.engine.shard.swaps() {
-            self.covering = None;
+            self.covered(run);
             self.engine.cover(Content::Spoiled { run }, Vec::new());
             return self.release_claim(ticket);
         }
@@ -184,7 +197,7 @@ impl Pump {
             self.release_claim(ticket);
         }
         if done {
-            self.covering = None;
+            self.covered(run);
         }
         self.engine.cover(Content::Cover { run, ranges, open, done }, bytes);
     }
@@ -222,7 +235,7 @@ impl Pump {
             covering.slices = None;
         }
         if done {
-            self.covering = None;
+            self.covered(run);
         }
         let ranges = !bytes.is_empty() as u32;
         self.engine.cover(Content::Cover { run, ranges, open: freed.is_none(), done }, bytes);

@@ -45,7 +45,7 @@ enum Claim {
     /// Lend; the claim ends with the return.
     Loan { to: CoreId, transaction: u32, loan: Box<Loan> },
     /// Cover some keys.
-    Cover,
+    Cover { run: u64 },
     /// Say in the feed that everything is through that was before writes had to end for this time.
     Barrier(u64),
     /// Answer.
@@ -201,8 +201,8 @@ impl Pump {
     }
 
     /// Covers some keys as soon as nothing is lent.
-    pub(super) fn claim_cover(&mut self) {
-        self.claim(Wants::Whole, Claim::Cover);
+    pub(super) fn claim_cover(&mut self, run: u64) {
+        self.claim(Wants::Whole, Claim::Cover { run });
         self.settle_claims();
     }
 
@@ -251,7 +251,7 @@ impl Pump {
                     self.answer_question(from, ask, part, question);
                     self.release_claim(ticket);
                 }
-                Some(Claim::Cover) => self.cover(ticket),
+                Some(Claim::Cover { run }) => self.cover(run, ticket),
                 Some(Claim::Barrier(stop)) => {
                     self.release_claim(ticket);
                     self.barrier_due = Some(stop);

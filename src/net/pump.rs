@@ -92,6 +92,8 @@ pub struct Pump {
     pub(super) asks: Vec<Option<Asking>>,
     /// The part in a whole copy of the keyspace, while one is made.
     pub(super) covering: Option<Covering>,
+    /// The last one to which this core has said all that it has to say.
+    pub(super) covered_run: u64,
     /// Replies that wait until what they tell of is safe.
     pub(super) holding: Holding,
     /// Keys of this core that are lent, and what waits for them.
@@ -189,6 +191,7 @@ impl Pump {
             told: Vec::new(),
             asks: Vec::new(),
             covering: None,
+            covered_run: 0,
             holding: Holding::default(),
             owner: Owner::default(),
             waits: Waits::default(),

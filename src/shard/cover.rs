@@ -67,7 +67,7 @@ impl Shard {
     /// Visits what rebuilds the live entries of a partition of `db` from the hash position `from` on, in whole buckets, until
     /// the budget is used up; returns the position up to which, exclusive, all of them have been visited, or None at the
     /// partition's end. Neither an access nor an expiry: an entry that is over is left out, and its removal is an effect
-    /// that is still to come.
+    /// that is still to come; but not if another node decides what is over.
     ///
     /// A small string costs no allocation.
     pub fn cover(
@@ -86,7 +86,7 @@ impl Shard {
             used += SKIPPED_BYTES;
             from = self.scan_bucket(db, partition, position, |shard, handle| {
                 used += SKIPPED_BYTES;
-                if shard.is_over(handle) {
+                if shard.is_gone(handle) {
                     return;
                 }
                 let (key, entry) = (shard.entries.key(handle), shard.entry(handle));

@@ -110,6 +110,12 @@ impl Shard {
         self.has_expired(handle) || self.fields_are_over(handle)
     }
 
+    /// Whether an entry is as good as removed: it is over, and nobody can say that it is not. Where another node decides, an
+    /// entry that is over by the clock of this one may have been given more time.
+    pub(super) fn is_gone(&self, handle: Handle) -> bool {
+        self.expiring == Expiring::Here && self.is_over(handle)
+    }
+
     /// Removes an entry that is over, with its effect, if that is for this shard to do.
     #[cold]
     pub(super) fn expire(&mut self, db: usize, handle: Handle) {

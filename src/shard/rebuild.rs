@@ -68,7 +68,8 @@ impl Cursor {
 }
 
 impl Shard {
-    /// Visits all statements that rebuild what is at `key`, without counting, touching or expiring: nothing if it is over.
+    /// Visits all statements that rebuild what is at `key`, without counting, touching or expiring: nothing if it is over, and
+    /// this shard decides that.
     pub fn rebuild(&self, db: usize, key: &Key, visit: impl FnMut(&[&[u8]])) {
         if let Some(entry) = self.look(db, key) {
             rebuild(key.bytes, entry, self.now, visit);
@@ -87,10 +88,10 @@ impl Shard {
         rebuild_some(key.bytes, self.look(db, key)?, self.now, from, elements, visit)
     }
 
-    /// The live entry of `key`, without counting, touching or expiring.
+    /// The entry of `key` that is not gone, without counting, touching or expiring.
     fn look(&self, db: usize, key: &Key) -> Option<EntryRef<'_>> {
         let (_, handle) = self.find(db, key)?;
-        (!self.is_over(handle)).then(|| self.entry(handle))
+        (!self.is_gone(handle)).then(|| self.entry(handle))
     }
 }
 

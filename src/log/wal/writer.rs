@@ -42,6 +42,8 @@ struct Writer {
 
 struct Open {
     file: DiskFile,
+    /// The same file, for writes that end when they are durable; opened when there is one.
+    through: Option<DiskFile>,
     path: PathBuf,
     bytes: u64,
     /// Whether it has more than its first frame. One that has not is never full.
@@ -83,9 +85,7 @@ pub(super) async fn run(wal: Rc<Wal>) {
             Err(failure) => writer.failed(failure).await,
         }
     }
-    if let Some(open) = writer.open.take() {
-        open.file.close().await;
-    }
+    writer.close_segment().await;
     let mut state = writer.wal.state.borrow_mut();
     state.phase = Phase::Closed;
     state.publish();
@@ -144,6 +144,11 @@ impl State {
         group
     }
 
+    /// Whether the next group is to be durable at once, and can be without a look at what was written before.
+    fn writes_through(&self) -> bool {
+        self.unsynced.is_empty() && (self.sync == SyncPolicy::Always || self.sync_wanted > self.durable)
+    }
+
     /// What the open segment has is in the kernel now.
     fn was_written(&mut self) {
         if let Some(frame) = self.unsynced.back() {
@@ -196,20 +201,44 @@ impl Writer {
             return if cut { Ok(()) } else { self.begin_segment().await };
         }
         let Some(open) = &mut self.open else { return Ok(()) };
+        let through = self.wal.state.borrow().writes_through();
+        if through && open.through.is_none() {
+            let opened = self.wal.disk.open_through(&open.path).await;
+            open.through = Some(opened.map_err(failure("open", &open.path))?);
+        }
         let mut bytes = 0;
         let group = self.wal.state.borrow_mut().take(|frame| {
             let fits = bytes == 0 || bytes + frame.bytes() <= GROUP_BYTES_MAX;
             bytes += frame.bytes();
             fits
         });
+        // Meanwhile the log may have been cut.
+        if group.is_empty() {
+            return Ok(());
+        }
         open.has_units = true;
-        open.write(&group).await?;
+        // A large group takes several writes, and one sync for all of them.
+        let through = through && group.iter().map(Frame::bytes).sum::<usize>() <= WRITE_BYTES_MAX;
+        open.write(&group, through).await?;
         let mut state = self.wal.state.borrow_mut();
         if let Some(segment) = state.segments.back_mut() {
             segment.bytes = open.bytes;
         }
-        state.was_written();
+        if through {
+            state.was_synced()
+        } else {
+            state.was_written()
+        }
         Ok(())
+    }
+
+    async fn close_segment(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.file.close().await;
+            if let Some(through) = open.through {
+                through.close().await;
+            }
+        }
     }
 
     /// Makes what the segment has durable.
@@ -233,9 +262,7 @@ impl Writer {
             let to = state.rewrite_to;
             (state.durable + 1, state.take(|frame| frame.last() <= to))
         };
-        if let Some(open) = self.open.take() {
-            open.file.close().await;
-        }
+        self.close_segment().await;
         let name = files::segment_name(first);
         let temporary = self.wal.options.dir.join(files::temporary_name(&name));
         let mut open = self.write_segment(first, &rewritten, &temporary).await?;
@@ -262,10 +289,10 @@ impl Writer {
         let segment = Segment { histories: self.histories.clone() };
         let head = Frame::of(Kind::Segment, history, first, wall_ms(), &segment);
         let file = self.wal.disk.create(temporary).await.map_err(failure("create", temporary))?;
-        let mut open = Open { file, path: temporary.into(), bytes: 0, has_units: !frames.is_empty() };
+        let mut open = Open { file, through: None, path: temporary.into(), bytes: 0, has_units: !frames.is_empty() };
         let written = async {
-            open.write(&[head]).await?;
-            open.write(frames).await?;
+            open.write(&[head], false).await?;
+            open.write(frames, false).await?;
             open.file.sync().await.map_err(failure("sync", temporary))
         };
         match written.await {
@@ -294,9 +321,7 @@ impl Writer {
         self.sync().await?;
         let Some(Item::History(begun)) = self.wal.state.borrow().queue.front().map(Item::shared) else { return Ok(()) };
         let next = begun.next;
-        if let Some(open) = self.open.take() {
-            open.file.close().await;
-        }
+        self.close_segment().await;
         // The latest first: whenever this ends, what is left is a log.
         while let Some(last) = self.last_segment().filter(|last| begun.anew || last.first >= next) {
             let path = self.wal.options.dir.join(files::segment_name(last.first));
@@ -360,9 +385,7 @@ impl Writer {
     /// Puts back what is not durable, and pauses.
     async fn failed(&mut self, failure: Failure) {
         tracing::error!(error = %failure, "the log cannot be written");
-        if let Some(open) = self.open.take() {
-            open.file.close().await;
-        }
+        self.close_segment().await;
         {
             let state = &mut *self.wal.state.borrow_mut();
             if let Some(last) = state.unsynced.back() {
@@ -399,12 +422,13 @@ impl Writer {
 }
 
 impl Open {
-    /// Writes frames at the end.
-    async fn write(&mut self, frames: &[Frame]) -> Result<(), Failure> {
+    /// Writes frames at the end; `through`: they are durable then.
+    async fn write(&mut self, frames: &[Frame], through: bool) -> Result<(), Failure> {
+        let file = self.through.as_ref().filter(|_| through).unwrap_or(&self.file);
         let total: usize = frames.iter().map(Frame::bytes).sum();
         let mut done = 0;
         while done < total {
-            let written = self.file.write_at(gather(frames, done), self.bytes).await;
+            let written = file.write_at(gather(frames, done), self.bytes).await;
             let written = written.map_err(failure("write", &self.path))?;
             if written == 0 {
                 return Err(failure("write", &self.path)(io::ErrorKind::WriteZero.into()));

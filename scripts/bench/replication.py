@@ -1,0 +1,144 @@
+"""How far a replica is behind, and what clients of a primary notice of a full copy: keyloom and redis-server.
+
+A primary is filled. First `keyloom bench` sends GETs and SETs at a steady rate (open loop) without a replica; then again
+from the moment on at which a replica begins to copy everything ("copy"); then again while it follows ("follow").
+Meanwhile a number is written to the primary every few milliseconds, and a client of the replica reads it in a loop. The
+lag of a number is the time from the primary's answer to it until the replica shows it; it is exact to about the time of
+one read. Response times are those of the primary, and count from when a request was due.
+
+The primary has one CPU; the load, the replica and the reader share the other.
+"""
+
+import argparse
+import sys
+import threading
+import time
+
+import servers
+from openloop import PERCENTILES, OpenLoop
+from servers import REPLICA_CPUS, Failure, Keys, Kind, Server
+
+NAMES = ("keyloom", "redis")
+SERVER_CPUS = [0]
+NUMBER = b"replication-lag"
+NUMBER_EVERY_S = 0.005
+READ_EVERY_S = 0.0002
+COPY_S_MAX = 120
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="scripts/replication.sh", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--mib", type=int, default=512, help="bytes of values, MiB (default %(default)s)")
+    add("--value-bytes", type=int, default=1024, help="bytes of a value (default %(default)s)")
+    add("--rate", type=int, default=20_000, help="requests per second (default %(default)s)")
+    add("--seconds", type=int, default=10, help="of each run (default %(default)s)")
+    add("--only", default=",".join(NAMES), help="servers (default %(default)s)")
+    add("--keyloom", default=servers.OWN_BINARY, metavar="PATH",
+        help="keyloom's binary (default: built from this tree)")
+    options = parser.parse_args()
+    options.only = options.only.split(",")
+    unknown = set(options.only) - set(NAMES)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    if min(options.mib, options.value_bytes, options.rate, options.seconds) < 1:
+        parser.error("all numbers must be positive")
+    return options
+
+
+class Lag:
+    """Writes numbers to one server, reads them from another, and knows how long each took."""
+
+    def __init__(self, primary, replica):
+        self.primary, self.replica = primary, replica
+        self.answered_at = []
+        self.seen_at = []
+        self.ended = False
+        self.threads = [threading.Thread(target=work, daemon=True) for work in (self.write, self.read)]
+        for thread in self.threads:
+            thread.start()
+
+    def write(self):
+        with self.primary.connect() as client:
+            while not self.ended:
+                servers.ask(client, b"SET", NUMBER, b"%d" % len(self.answered_at))
+                self.answered_at.append(time.monotonic())
+                time.sleep(NUMBER_EVERY_S)
+
+    def read(self):
+        with self.replica.connect() as client:
+            while not self.ended or len(self.seen_at) < len(self.answered_at):
+                number = servers.ask(client, b"GET", NUMBER)
+                now = time.monotonic()
+                # What was written before this began does not count.
+                newest = int(number) if number.isdigit() else -1
+                while len(self.seen_at) <= newest < len(self.answered_at) + 1:
+                    self.seen_at.append(now)
+                time.sleep(READ_EVERY_S)
+
+    def lags_ms(self):
+        """Ends it: how long each number took, ms, ascending. A replica may be faster than the primary's answer."""
+        self.ended = True
+        for thread in self.threads:
+            thread.join(servers.REPLY_S_MAX)
+            if thread.is_alive():
+                raise Failure("the replica does not show what was written")
+        pairs = zip(self.answered_at, self.seen_at)
+        return sorted(max(0.0, (seen - answered) * 1000) for answered, seen in pairs)
+
+
+def copy(replica, primary):
+    """Lets a server follow; seconds until it has everything."""
+    started = time.monotonic()
+    with replica.connect() as client:
+        servers.ask(client, b"REPLICAOF", b"127.0.0.1", b"%d" % primary.port)
+        while servers.info(client).get("master_link_status") != "up":
+            if time.monotonic() - started > COPY_S_MAX:
+                raise Failure(f"no copy after {COPY_S_MAX} s")
+            time.sleep(0.02)
+    return time.monotonic() - started
+
+
+def measure(kind, options):
+    keys = Keys(options.mib * servers.MIB // options.value_bytes, options.value_bytes)
+
+    def load():
+        return OpenLoop(options.keyloom, primary, keys, options.rate, options.seconds)
+
+    def line(label, times, rest=""):
+        print(f"{kind.name:9}{label:>9}" + "".join(f"{times[name]:10.2f}" for name in PERCENTILES) + rest, flush=True)
+
+    single = Kind(kind.name + "'s replica", kind.argv)
+    with Server(kind, SERVER_CPUS) as primary, Server(single, REPLICA_CPUS) as replica:
+        primary.fill(keys)
+        line("alone", load().times_ms())
+        running = load()
+        time.sleep(1)
+        seconds = copy(replica, primary)
+        if not running.is_running():
+            raise Failure(f"the copy took {seconds:.1f} s, longer than the load")
+        line("copy", running.times_ms(), f"   copied in {seconds:.1f} s")
+        running = load()
+        time.sleep(1)
+        lag = Lag(primary, replica)
+        times = running.times_ms()
+        lags = lag.lags_ms()
+        at = [lags[min(len(lags) - 1, int(len(lags) * share))] for share in (0.5, 0.99, 0.999, 1)]
+        line("follow", times)
+        print(f"{'':9}{'lag':>9}" + "".join(f"{value:10.2f}" for value in at) + f"   of {len(lags)} writes", flush=True)
+
+
+def main():
+    options = arguments()
+    kinds = servers.find_all(options.only, options.keyloom)
+    print(f"\n{options.mib} MiB in values of {options.value_bytes} bytes, {options.rate} requests/s, times in ms\n")
+    print(f"{'':18}" + "".join(f"{name:>10}" for name in PERCENTILES))
+    for kind in kinds:
+        measure(kind, options)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failure as failure:
+        sys.exit(f"replication.py: {failure}")
