@@ -6,7 +6,8 @@ Meanwhile a number is written to the primary every few milliseconds, and a clien
 lag of a number is the time from the primary's answer to it until the replica shows it; it is exact to about the time of
 one read. Response times are those of the primary, and count from when a request was due.
 
-The primary has one CPU; the load, the replica and the reader share the other.
+The primary has one CPU, and how busy that is stands behind each line. The load, the replica and the reader share the other;
+the load goes first there, but for the last run.
 """
 
 import argparse
@@ -31,8 +32,8 @@ def arguments():
     add = parser.add_argument
     add("--mib", type=int, default=512, help="bytes of values, MiB (default %(default)s)")
     add("--value-bytes", type=int, default=1024, help="bytes of a value (default %(default)s)")
-    add("--rate", type=int, default=20_000, help="requests per second (default %(default)s)")
-    add("--seconds", type=int, default=10, help="of each run (default %(default)s)")
+    add("--rate", type=int, default=40_000, help="requests per second (default %(default)s)")
+    add("--seconds", type=int, default=20, help="of each run (default %(default)s)")
     add("--only", default=",".join(NAMES), help="servers (default %(default)s)")
     add("--keyloom", default=servers.OWN_BINARY, metavar="PATH",
         help="keyloom's binary (default: built from this tree)")
@@ -54,6 +55,10 @@ class Lag:
         self.answered_at = []
         self.seen_at = []
         self.ended = False
+        with primary.connect() as client, replica.connect() as reader:
+            servers.ask(client, b"SET", NUMBER, b"none")
+            while servers.ask(reader, b"EXISTS", NUMBER) != b"1":
+                time.sleep(READ_EVERY_S)
         self.threads = [threading.Thread(target=work, daemon=True) for work in (self.write, self.read)]
         for thread in self.threads:
             thread.start()
@@ -70,7 +75,6 @@ class Lag:
             while not self.ended or len(self.seen_at) < len(self.answered_at):
                 number = servers.ask(client, b"GET", NUMBER)
                 now = time.monotonic()
-                # What was written before this began does not count.
                 newest = int(number) if number.isdigit() else -1
                 while len(self.seen_at) <= newest < len(self.answered_at) + 1:
                     self.seen_at.append(now)
@@ -102,29 +106,33 @@ def copy(replica, primary):
 def measure(kind, options):
     keys = Keys(options.mib * servers.MIB // options.value_bytes, options.value_bytes)
 
-    def load():
-        return OpenLoop(options.keyloom, primary, keys, options.rate, options.seconds)
+    def load(first=True):
+        return OpenLoop(options.keyloom, primary, keys, options.rate, options.seconds, first=first)
 
-    def line(label, times, rest=""):
-        print(f"{kind.name:9}{label:>9}" + "".join(f"{times[name]:10.2f}" for name in PERCENTILES) + rest, flush=True)
+    def line(label, running, cpu_ns, rest=""):
+        times = running.times_ms()
+        busy = (primary.cpu_ns() - cpu_ns) / options.seconds / 1e7
+        print(f"{kind.name:9}{label:>9}" + "".join(f"{times[name]:10.2f}" for name in PERCENTILES)
+              + f"{busy:9.0f} %{rest}", flush=True)
 
     single = Kind(kind.name + "'s replica", kind.argv)
     with Server(kind, SERVER_CPUS) as primary, Server(single, REPLICA_CPUS) as replica:
         primary.fill(keys)
-        line("alone", load().times_ms())
-        running = load()
+        cpu_ns = primary.cpu_ns()
+        line("alone", load(), cpu_ns)
+        cpu_ns, running = primary.cpu_ns(), load()
         time.sleep(1)
         seconds = copy(replica, primary)
         if not running.is_running():
             raise Failure(f"the copy took {seconds:.1f} s, longer than the load")
-        line("copy", running.times_ms(), f"   copied in {seconds:.1f} s")
-        running = load()
+        line("copy", running, cpu_ns, f"   copied in {seconds:.1f} s")
+        # The replica must not wait for the load.
+        cpu_ns, running = primary.cpu_ns(), load(first=False)
         time.sleep(1)
         lag = Lag(primary, replica)
-        times = running.times_ms()
+        line("follow", running, cpu_ns)
         lags = lag.lags_ms()
         at = [lags[min(len(lags) - 1, int(len(lags) * share))] for share in (0.5, 0.99, 0.999, 1)]
-        line("follow", times)
         print(f"{'':9}{'lag':>9}" + "".join(f"{value:10.2f}" for value in at) + f"   of {len(lags)} writes", flush=True)
 
 
@@ -132,7 +140,7 @@ def main():
     options = arguments()
     kinds = servers.find_all(options.only, options.keyloom)
     print(f"\n{options.mib} MiB in values of {options.value_bytes} bytes, {options.rate} requests/s, times in ms\n")
-    print(f"{'':18}" + "".join(f"{name:>10}" for name in PERCENTILES))
+    print(f"{'':18}" + "".join(f"{name:>10}" for name in PERCENTILES) + f"{'busy':>11}")
     for kind in kinds:
         measure(kind, options)
 

@@ -5,8 +5,12 @@
 //! it wakes the control core, that is to come when the data core has nothing more to do: so one write of the log has what
 //! many clients have sent.
 //!
-//! Neither needs a privilege, and both only say who goes first: everybody has the same share. A kernel that does not know
-//! slices ([`SLICE`] is heeded from Linux 6.12 on) schedules as it ever does.
+//! That a thread goes first does not help it if it has had more than its share. Half of a CPU is too little for a data core
+//! while everything is being copied for a replica, so the control core's share is smaller ([`NICE`]). It cannot be starved:
+//! when feeds are behind by more than they may, clients' writes wait (`net/backpressure.rs`).
+//!
+//! Nothing of this needs a privilege. A kernel that does not know slices ([`SLICE`] is heeded from Linux 6.12 on) schedules
+//! as it ever does.
 
 use std::time::Duration;
 
@@ -21,17 +25,23 @@ pub(super) enum Role {
 /// goes first.
 const SLICE: Duration = Duration::from_micros(100);
 
+/// The control core's niceness: a quarter of the CPU if a data core wants all of it.
+const NICE: i32 = 5;
+
 /// Says what the calling thread is; threads that the kernel starts for it inherit that.
 pub(super) fn set(role: Role) {
-    let (policy, slice) = match role {
-        Role::Data => (libc::SCHED_NORMAL, SLICE),
+    let (policy, slice, nice) = match role {
+        Role::Data => (libc::SCHED_NORMAL, SLICE, None),
         // Such a thread does not interrupt another one when it wakes.
-        Role::Control => (libc::SCHED_BATCH, Duration::ZERO),
+        Role::Control => (libc::SCHED_BATCH, Duration::ZERO, Some(NICE)),
     };
     // SAFETY: all-zero is a valid sched_attr.
     let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
     attributes.size = size_of_val(&attributes) as u32;
     attributes.sched_policy = policy as u32;
+    // SAFETY: a plain system call; this thread has a priority, so no value means an error.
+    let inherited = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    attributes.sched_nice = nice.map_or(inherited, |nice| inherited.max(nice));
     attributes.sched_runtime = slice.as_nanos() as u64;
     // SAFETY: a plain system call for the calling thread; the attributes outlive it and have the size that they name.
     let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
