@@ -25,7 +25,7 @@ use crate::shard::rebuild::Cursor;
 use crate::shard::statement;
 
 /// How much longer than a piece takes the next one waits, on a core that serves clients; and the longest time that counts.
-const REST: u32 = 3;
+const REST: u32 = 8;
 const REST_MAX: Duration = Duration::from_millis(10);
 
 /// Elements of a large collection in one slice.
