@@ -3,6 +3,8 @@
 //! Every command, whether it arrived here, was forwarded by another core, or is replayed, runs through
 //! [`Engine::call`] (or, for session commands, [`Engine::call_session`]): there it is counted and timed, there access is
 //! checked, there slow commands are noted and effects are emitted.
+//!
+//! Longer than other files, because the fast path, with all that is inlined into it, is to be read in one piece.
 
 mod borrowed;
 mod logged;

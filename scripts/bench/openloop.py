@@ -1,5 +1,6 @@
 """A steady load, `keyloom bench` in an open loop: requests are due at a fixed rate, and times count from when they were."""
 
+import argparse
 import json
 import subprocess
 
@@ -14,6 +15,32 @@ CLIENTS = 20
 PIPELINE = 64
 PERCENTILES = ("p50", "p99", "p99.9", "max")
 BEYOND_S_MAX = 30
+
+
+def parser(script, doc, mib, rate, names):
+    """The options of a script that compares servers, filled and then under this load."""
+    made = argparse.ArgumentParser(prog=script, description=doc.splitlines()[0])
+    add = made.add_argument
+    add("--mib", type=int, default=mib, help="bytes of values, MiB (default %(default)s)")
+    add("--value-bytes", type=int, default=1024, help="bytes of a value (default %(default)s)")
+    add("--rate", type=int, default=rate, help="requests per second (default %(default)s)")
+    add("--seconds", type=int, default=20, help="of each run (default %(default)s)")
+    add("--only", default=",".join(names), help="servers (default %(default)s)")
+    add("--keyloom", default=servers.OWN_BINARY, metavar="PATH",
+        help="keyloom's binary (default: built from this tree)")
+    return made
+
+
+def parsed(made, names):
+    """What such a script was given."""
+    options = made.parse_args()
+    options.only = options.only.split(",")
+    unknown = set(options.only) - set(names)
+    if unknown:
+        made.error(f"unknown: {', '.join(sorted(unknown))}")
+    if min(value for value in vars(options).values() if isinstance(value, int)) < 1:
+        made.error("all numbers must be positive")
+    return options
 
 
 class OpenLoop:

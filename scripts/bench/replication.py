@@ -10,11 +10,11 @@ The primary has one CPU, and how busy that is stands behind each line. The load,
 the load goes first there, but for the last run.
 """
 
-import argparse
 import sys
 import threading
 import time
 
+import openloop
 import servers
 from openloop import PERCENTILES, OpenLoop
 from servers import REPLICA_CPUS, Failure, Keys, Kind, Server
@@ -28,23 +28,8 @@ COPY_S_MAX = 120
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="scripts/replication.sh", description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--mib", type=int, default=512, help="bytes of values, MiB (default %(default)s)")
-    add("--value-bytes", type=int, default=1024, help="bytes of a value (default %(default)s)")
-    add("--rate", type=int, default=40_000, help="requests per second (default %(default)s)")
-    add("--seconds", type=int, default=20, help="of each run (default %(default)s)")
-    add("--only", default=",".join(NAMES), help="servers (default %(default)s)")
-    add("--keyloom", default=servers.OWN_BINARY, metavar="PATH",
-        help="keyloom's binary (default: built from this tree)")
-    options = parser.parse_args()
-    options.only = options.only.split(",")
-    unknown = set(options.only) - set(NAMES)
-    if unknown:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    if min(options.mib, options.value_bytes, options.rate, options.seconds) < 1:
-        parser.error("all numbers must be positive")
-    return options
+    made = openloop.parser("scripts/replication.sh", __doc__, 512, 40_000, NAMES)
+    return openloop.parsed(made, NAMES)
 
 
 class Lag:

@@ -7,12 +7,12 @@ rounds, whose medians are shown. Times count from when a request was due. Memory
 once; the peak is the highest value seen during the snapshot, and its ratio is to the moment before.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
 from statistics import median
 
+import openloop
 import servers
 from openloop import PERCENTILES, OpenLoop
 from servers import Failure, Keys, Server
@@ -24,24 +24,9 @@ SNAPSHOT_S_MAX = 300
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="scripts/snapshot.sh", description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--mib", type=int, default=2048, help="bytes of values, MiB (default %(default)s)")
-    add("--value-bytes", type=int, default=1024, help="bytes of a value (default %(default)s)")
-    add("--rate", type=int, default=20_000, help="requests per second (default %(default)s)")
-    add("--rounds", type=int, default=3, help="runs without and with a snapshot (default %(default)s)")
-    add("--seconds", type=int, default=20, help="of each run (default %(default)s)")
-    add("--only", default=",".join(NAMES), help="servers (default %(default)s)")
-    add("--keyloom", default=servers.OWN_BINARY, metavar="PATH",
-        help="keyloom's binary (default: built from this tree)")
-    options = parser.parse_args()
-    options.only = options.only.split(",")
-    unknown = set(options.only) - set(NAMES)
-    if unknown:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    if min(options.mib, options.value_bytes, options.rate, options.rounds, options.seconds) < 1:
-        parser.error("all numbers must be positive")
-    return options
+    made = openloop.parser("scripts/snapshot.sh", __doc__, 2048, 20_000, NAMES)
+    made.add_argument("--rounds", type=int, default=3, help="runs without and with a snapshot (default %(default)s)")
+    return openloop.parsed(made, NAMES)
 
 
 def load(server, keys, options):

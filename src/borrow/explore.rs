@@ -13,8 +13,6 @@
 //! and in each world in which nothing more can happen: every operation is answered (no deadlock), every value is at its
 //! owner, and no claim is left.
 //!
-//! Longer than other files, because the world, what may happen in it and what must hold of it are one definition.
-//!
 //! The controls at the end make one mistake each, and the exploration must find it.
 //!
 //! Longer than other files: the world, its steps and the cases make sense together only.

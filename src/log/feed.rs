@@ -117,9 +117,11 @@ pub struct Feed {
     /// When the oldest unit that has not left was seen, steady ms.
     waiting_since_ms: Option<SteadyMs>,
     hurry: bool,
-    /// The same, once the chunk that went to the disk before is durable: [`Feed::synced`].
+    /// The same, once what went to the disk before is durable: `synced` has reached `syncing`.
     hurry_to_disk: bool,
+    /// How far the last chunk reaches for which somebody waits until it is on disk.
     syncing: Seq,
+    /// How far everything is on disk.
     synced: Seq,
     linger_ms: i64,
     sent_bytes: u64,

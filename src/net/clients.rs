@@ -9,14 +9,13 @@ use super::forward::Message;
 use super::limits;
 use super::listener;
 use super::publish::output_limit;
-use super::pump::{Pump, Stopping};
+use super::pump::Pump;
 use super::ring::{self, Completion};
 use crate::command::ask::Pause;
 use crate::command::session::{ClientFilter, NetInfo};
 use crate::command::table::Row;
 use crate::command::{Answer, Flags, Session};
 use crate::config::Config;
-use crate::node::Order;
 
 /// Connections looked at in one tick for timeouts: a tenth of them, so that each is looked at once a second.
 const TICKS_PER_SWEEP: u64 = 10;
@@ -414,60 +413,6 @@ impl Pump {
             }
         }
     }
-
-    /// Messages from plain threads.
-    pub(super) fn take_orders(&mut self) {
-        while let Ok(order) = self.orders.try_recv() {
-            match order {
-                Order::Stop { deadline_ms } => self.begin_shutdown(deadline_ms),
-                Order::ShutDown(_) => debug_assert!(false, "only the control core is asked"),
-            }
-        }
-    }
-
-    /// Step 1 of a core's shutdown: no new clients, no new requests.
-    fn begin_shutdown(&mut self, deadline_ms: i64) {
-        if self.stopping.is_some() {
-            return;
-        }
-        self.stopping = Some(Stopping { deadline_ms, mesh_closed: false });
-        self.run_window();
-        for index in 0..self.listeners.len() {
-            self.ring.cancel_accept(index as u32);
-        }
-        for index in 0..self.connections.len() as u32 {
-            if let Some(connection) = self.connection(index) {
-                connection.hold.set(Hold::CLOSE);
-                connection.close_when_sent = true;
-                self.settle(index);
-                self.update_receive(index);
-            }
-        }
-    }
-
-    /// Step 2: wait for what clients are owed, up to the deadline; then close the mesh.
-    fn continue_shutdown(&mut self, now_ms: i64) {
-        let Some(stopping) = self.stopping else { return };
-        let served = self.connections.iter().flatten().count() == 0;
-        if !served && now_ms < stopping.deadline_ms {
-            return;
-        }
-        for index in 0..self.connections.len() as u32 {
-            self.kill(index);
-        }
-        if !stopping.mesh_closed {
-            self.mesh.close(|_, _| {});
-            self.stopping = Some(Stopping { mesh_closed: true, ..stopping });
-        }
-    }
-
-    /// Step 3: this core is done when all others have closed too.
-    pub(super) fn stopped(&self) -> bool {
-        self.stopping.is_some_and(|stopping| {
-            let late = self.engine.shard.steady_ms() > stopping.deadline_ms + STOP_GRACE_MS;
-            stopping.mesh_closed && (self.mesh.all_finished() || late)
-        })
-    }
 }
 
 /// Whether CLIENT PAUSE holds a command of this client back. CLIENT itself goes on, otherwise nobody could end a pause.
@@ -480,9 +425,6 @@ pub(super) fn is_paused(pause: Pause, row: &Row, session: &Session) -> bool {
 pub(super) fn writes(row: &Row, session: &Session) -> bool {
     row.command.flags.has(Flags::WRITE) || row.command.name == "exec" && session.multi.is_some_and(|multi| multi.writes)
 }
-
-/// How long a core waits, after the deadline, for the others to close their side of the mesh.
-const STOP_GRACE_MS: i64 = 2000;
 
 const PROTECTED: &str = "-DENIED Keyloom is running in protected mode because protected mode is enabled and no password is \
 set for the default user. In this mode connections are only accepted from the loopback interface. To connect from \

@@ -2,6 +2,8 @@
 //!
 //! Local requests run here; requests for other cores join the batch that this turn sends there. Replies are written in
 //! request order: while another core owes an earlier one, later ones are held back ([`super::forward::Forwarding`]).
+//!
+//! Longer than other files: all ways on which a request is executed stand beside each other.
 
 use super::connection::{Connection, Hold};
 use super::forward::{Batch, Forwarding, Message, Slot, Split};

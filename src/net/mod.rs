@@ -4,8 +4,8 @@
 //! [`connection`] one client, [`window`] the batch of requests under way, [`forward`] what travels between cores,
 //! [`owner`] what waits for keys that are lent, [`transact`] and [`steps`] transactions, [`wait`] clients that wait for an
 //! element, [`held`] replies that wait for the log, [`backpressure`] writes that do, [`cover`] a core's part in snapshots,
-//! [`publish`] messages for subscribers, [`listener`] the sockets that accept, [`loading`] what clients are told before
-//! the cores serve, [`clock`] what time it is.
+//! [`publish`] messages for subscribers, [`shutdown`] a core's end, [`listener`] the sockets that accept, [`loading`] what
+//! clients are told before the cores serve, [`clock`] what time it is.
 //!
 //! Every limit of this layer stands in [`limits`].
 
@@ -26,6 +26,7 @@ mod owner;
 mod publish;
 pub mod pump;
 pub mod ring;
+mod shutdown;
 mod steps;
 mod transact;
 mod wait;

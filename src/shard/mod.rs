@@ -10,6 +10,8 @@
 //! [`expiry`], what is about limits in [`pressure`], what walks over many keys in [`walk`]. `unsafe` is found in `heap`,
 //! `entry` and `table` only. Handles do not leave this directory.
 //!
+//! Longer than other files, because of this overview and the one definition of what a shard is.
+//!
 //! # When the address space is used up
 //!
 //! A shard reserves 32 GiB for entries, which is what handles can reach. The memory limit should be reached long before.
