@@ -1,18 +1,23 @@
 """How far a replica is behind, and what clients of a primary notice of a full copy: keyloom and redis-server.
 
-A primary is filled. First `keyloom bench` sends GETs and SETs at a steady rate (open loop) without a replica; then again
-from the moment on at which a replica begins to copy everything ("copy"); then again while it follows ("follow").
+A primary is filled, and `keyloom bench` sends it GETs and SETs at a steady rate (open loop): first while a replica copies
+everything, to know how long that takes. Then come rounds of two runs of just that length: one without a replica
+("alone"), one while a new replica copies everything ("copy"); the medians of the rounds are shown. Last comes a run
+during which the replica follows ("follow").
 Meanwhile a number is written to the primary every few milliseconds, and a client of the replica reads it in a loop. The
 lag of a number is the time from the primary's answer to it until the replica shows it; it is exact to about the time of
 one read. Response times are those of the primary, and count from when a request was due.
 
 The primary has one CPU, and how busy that is stands behind each line. The load, the replica and the reader share the other;
-the load goes first there, but for the last run.
+the load goes first there, but for the last run. It cannot go before what the kernel does for the replica, so part of what
+"copy" and "follow" show beyond "alone" is that.
 """
 
+import math
 import sys
 import threading
 import time
+from statistics import median
 
 import openloop
 import servers
@@ -29,6 +34,7 @@ COPY_S_MAX = 120
 
 def arguments():
     made = openloop.parser("scripts/replication.sh", __doc__, 512, 40_000, NAMES)
+    made.add_argument("--rounds", type=int, default=5, help="runs without and with a copy (default %(default)s)")
     return openloop.parsed(made, NAMES)
 
 
@@ -88,37 +94,62 @@ def copy(replica, primary):
     return time.monotonic() - started
 
 
+class Primary:
+    """A filled server and its load."""
+
+    def __init__(self, server, keys, options):
+        self.server, self.keys, self.options = server, keys, options
+
+    def load(self, seconds, first=True):
+        options = self.options
+        return OpenLoop(options.keyloom, self.server, self.keys, options.rate, seconds, first=first)
+
+    def during(self, seconds, act=lambda: None, first=True):
+        """What clients see while `act` is done: times by percentile, how busy the server is (%), what `act` gave."""
+        cpu_ns, running = self.server.cpu_ns(), self.load(seconds, first)
+        given = act()
+        times = running.times_ms()
+        return times, (self.server.cpu_ns() - cpu_ns) / seconds / 1e7, given
+
+
+def lag_of(primary, replica):
+    """Begins to measure the lag once the load is there."""
+    time.sleep(1)
+    return Lag(primary, replica)
+
+
 def measure(kind, options):
     keys = Keys(options.mib * servers.MIB // options.value_bytes, options.value_bytes)
-
-    def load(first=True):
-        return OpenLoop(options.keyloom, primary, keys, options.rate, options.seconds, first=first)
-
-    def line(label, running, cpu_ns, rest=""):
-        times = running.times_ms()
-        busy = (primary.cpu_ns() - cpu_ns) / options.seconds / 1e7
-        print(f"{kind.name:9}{label:>9}" + "".join(f"{times[name]:10.2f}" for name in PERCENTILES)
-              + f"{busy:9.0f} %{rest}", flush=True)
-
     single = Kind(kind.name + "'s replica", kind.argv)
-    with Server(kind, SERVER_CPUS) as primary, Server(single, REPLICA_CPUS) as replica:
-        primary.fill(keys)
-        cpu_ns = primary.cpu_ns()
-        line("alone", load(), cpu_ns)
-        cpu_ns, running = primary.cpu_ns(), load()
-        time.sleep(1)
-        seconds = copy(replica, primary)
-        if not running.is_running():
-            raise Failure(f"the copy took {seconds:.1f} s, longer than the load")
-        line("copy", running, cpu_ns, f"   copied in {seconds:.1f} s")
-        # The replica must not wait for the load.
-        cpu_ns, running = primary.cpu_ns(), load(first=False)
-        time.sleep(1)
-        lag = Lag(primary, replica)
-        line("follow", running, cpu_ns)
-        lags = lag.lags_ms()
-        at = [lags[min(len(lags) - 1, int(len(lags) * share))] for share in (0.5, 0.99, 0.999, 1)]
-        print(f"{'':9}{'lag':>9}" + "".join(f"{value:10.2f}" for value in at) + f"   of {len(lags)} writes", flush=True)
+
+    def line(label, runs, rest=""):
+        times, busy, _ = zip(*runs)
+        print(f"{kind.name:9}{label:>9}" + "".join(f"{median(run[name] for run in times):10.2f}" for name in PERCENTILES)
+              + f"{median(busy):9.0f} %{rest}", flush=True)
+
+    with Server(kind, SERVER_CPUS) as server:
+        server.fill(keys)
+        primary = Primary(server, keys, options)
+        with Server(single, REPLICA_CPUS) as replica:
+            running = primary.load(COPY_S_MAX)
+            try:
+                seconds = math.ceil(copy(replica, server))
+            finally:
+                running.stop()
+        alone, copying = [], []
+        for last in range(options.rounds - 1, -1, -1):
+            alone.append(primary.during(seconds))
+            with Server(single, REPLICA_CPUS) as replica:
+                copying.append(primary.during(seconds, lambda: copy(replica, server)))
+                if last == 0:
+                    # The replica must not wait for the load.
+                    following = primary.during(options.seconds, lambda: lag_of(server, replica), first=False)
+                    lags = following[2].lags_ms()
+    line("alone", alone)
+    line("copy", copying, f"   copied in {median(run[2] for run in copying):.1f} s")
+    line("follow", [following])
+    at = [lags[min(len(lags) - 1, int(len(lags) * share))] for share in (0.5, 0.99, 0.999, 1)]
+    print(f"{'':9}{'lag':>9}" + "".join(f"{value:10.2f}" for value in at) + f"   of {len(lags)} writes", flush=True)
 
 
 def main():
