@@ -13,6 +13,7 @@ mod logged_tests;
 mod memory;
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::admin::process::allocated_bytes;
@@ -514,6 +515,22 @@ impl Engine {
             }
             Ask::FeedSeq => Ok(Answer::Count(self.hurry_feed())),
             Ask::DbSizes => Ok(Answer::DbSizes((0..self.shard.databases()).map(|db| self.shard.size(db)).collect())),
+            Ask::SlotCount(slot) => {
+                let mut count = 0;
+                let _ = self.shard.visit_slot(0, slot, |_| {
+                    count += 1;
+                    ControlFlow::Continue(())
+                });
+                Ok(Answer::Count(count))
+            }
+            Ask::SlotKeys { slot, count } => {
+                let mut names = Vec::new();
+                let _ = self.shard.visit_slot(0, slot, |key| {
+                    names.push(key.to_vec());
+                    if names.len() < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                });
+                Ok(Answer::Names(names))
+            }
             Ask::Watch(places) => {
                 let watch = |(db, key): (u8, Vec<u8>)| self.shard.watch(db as usize, &self.hasher.key(&key));
                 Ok(Answer::Versions(places.into_iter().map(watch).collect()))

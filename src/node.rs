@@ -29,6 +29,7 @@ use crossbeam_channel::{Receiver, Sender};
 use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::admin::http;
+use crate::cluster::identity::{self, IdentityError};
 use crate::config::{Config, ControlCore, ShutdownOn};
 use crate::control::{self, Keyspace, Recovered, aside};
 use crate::dumpfile::{self, ImportError, Target};
@@ -86,6 +87,8 @@ pub enum NodeError {
     Random(getrandom::Error),
     #[error("{0}")]
     Directory(#[from] DirError),
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
     #[error("cannot read the data: {0}")]
     Recover(#[from] RecoverError),
     #[error("{0}; to start without it, move the file away")]
@@ -200,6 +203,10 @@ pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
     write_pid_file(&config).inspect_err(|_| remove_files(&config))?;
     let recovered = find_data(&config).inspect_err(|_| remove_files(&config))?;
     let found = import_dump(&config, recovered, &listeners).inspect_err(|_| remove_files(&config))?;
+    let mut state = NodeState::new(Arc::clone(&config));
+    if config.cluster_enabled {
+        state.node_id = identity::load(Path::new(&config.dir)).inspect_err(|_| remove_files(&config))?;
+    }
     let signals = Signals::watch().map_err(NodeError::Signals)?;
     let cores = config.cpus.len();
     let executors = cores + 1;
@@ -210,7 +217,7 @@ pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
         bells: (0..executors).map(|_| OnceLock::new()).collect(),
         orders,
         end,
-        state: Arc::new(NodeState::new(Arc::clone(&config))),
+        state: Arc::new(state),
         clock: Clock::start(),
     });
     let started = start(&config, service, &node, &listeners, admin, found, order_receivers)?;

@@ -71,6 +71,8 @@ pub struct NodeState {
     pub config: ConfigStore,
     /// 40 hexadecimal digits, new at every start.
     pub run_id: String,
+    /// Its name in the cluster, as long and unlike that of any other; kept over starts where there is a cluster.
+    pub node_id: String,
     pub started: Instant,
     startup_bytes: AtomicU64,
     slowlog_id: AtomicU64,
@@ -89,6 +91,7 @@ impl NodeState {
         NodeState {
             config: ConfigStore::new(config),
             run_id: random_hex(),
+            node_id: random_hex(),
             started: Instant::now(),
             startup_bytes: AtomicU64::new(0),
             slowlog_id: AtomicU64::new(0),
@@ -126,9 +129,12 @@ impl NodeState {
     }
 }
 
+/// Digits of an id.
+pub const ID_DIGITS: usize = 40;
+
 /// 40 random hexadecimal digits. Without a source of randomness, digits of the clock: the id only tells runs apart.
-fn random_hex() -> String {
-    let mut bytes = [0u8; 20];
+pub fn random_hex() -> String {
+    let mut bytes = [0u8; ID_DIGITS / 2];
     if getrandom::fill(&mut bytes).is_err() {
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
         bytes[..16].copy_from_slice(&nanos.to_be_bytes());

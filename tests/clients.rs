@@ -80,17 +80,47 @@ fn all_disconnected(server: &Server) {
 /// Runs a script of `tests/clients` over both protocols.
 #[track_caller]
 fn run_script(program: &str, name: &str) {
-    let server = two_cores();
+    run_script_on(&two_cores(), program, name);
+}
+
+#[track_caller]
+fn run_script_on(server: &Server, program: &str, name: &str) {
     let script = format!("{}/tests/clients/{name}", env!("CARGO_MANIFEST_DIR"));
     for protocol in ["2", "3"] {
-        assert_eq!(run(&server, program, &[&script, &server.port.to_string(), protocol]), "passed\n");
-        all_disconnected(&server);
+        assert_eq!(run(server, program, &[&script, &server.port.to_string(), protocol]), "passed\n");
+        all_disconnected(server);
     }
 }
 
 #[test]
 fn redis_py() {
     run_script("python3", "redis_py.py");
+}
+
+/// Clients that look for a cluster, and find one of one node.
+fn cluster_of_one() -> Server {
+    Server::keyloom(&["--cpus", "0-1", "--cluster-enabled", "yes"])
+}
+
+#[test]
+fn redis_py_cluster() {
+    run_script_on(&cluster_of_one(), "python3", "redis_py_cluster.py");
+}
+
+#[test]
+fn ioredis_cluster() {
+    run_script_on(&cluster_of_one(), "node", "ioredis_cluster.mjs");
+}
+
+#[test]
+fn redis_cli_in_cluster_mode() {
+    let server = cluster_of_one();
+    let port = server.port.to_string();
+    assert_eq!(run(&server, "redis-cli", &["-c", "-p", &port, "SET", "key", "value"]), "OK\n");
+    assert_eq!(run(&server, "redis-cli", &["-c", "-p", &port, "GET", "key"]), "value\n");
+    let check = run(&server, "redis-cli", &["--cluster", "check", &format!("127.0.0.1:{port}")]);
+    assert!(check.contains("[OK] All 16384 slots covered."), "{check}");
+    all_disconnected(&server);
 }
 
 #[test]

@@ -101,6 +101,13 @@ pub enum Ask {
     },
     /// Sizes of all databases.
     DbSizes,
+    /// How many keys a slot of this core has.
+    SlotCount(u16),
+    /// Names of keys of a slot of this core, at most so many.
+    SlotKeys {
+        slot: u16,
+        count: usize,
+    },
     /// Where the feed of this core stands; what it has is sent.
     FeedSeq,
     /// To the control core.

@@ -109,11 +109,11 @@ fn hello(home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> 
         reply.set_version(version);
     }
     let role = if home.engine.standing.replica { "replica" } else { "master" };
-    write_hello(home.session, role, reply);
+    write_hello(home.session, super::info::mode(&home.engine.config), role, reply);
     Ok(Flow::Done)
 }
 
-fn write_hello(session: &Session, role: &str, reply: &mut Reply) {
+fn write_hello(session: &Session, mode: &str, role: &str, reply: &mut Reply) {
     reply.map(7);
     for (field, value) in [("server", SERVER_NAME), ("version", REDIS_VERSION)] {
         reply.bulk(field.as_bytes());
@@ -123,7 +123,7 @@ fn write_hello(session: &Session, role: &str, reply: &mut Reply) {
     reply.int(if session.version == Version::V3 { 3 } else { 2 });
     reply.bulk(b"id");
     reply.int(session.id as i64);
-    for (field, value) in [("mode", "standalone"), ("role", role)] {
+    for (field, value) in [("mode", mode), ("role", role)] {
         reply.bulk(field.as_bytes());
         reply.bulk(value.as_bytes());
     }
@@ -183,6 +183,7 @@ fn reset(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error>
     session.authenticated = home.engine.config.requirepass.is_empty();
     session.no_evict = false;
     session.no_touch = false;
+    session.readonly = false;
     session.multi = None;
     // A reply that is to be skipped is this one.
     if session.reply_mode == ReplyMode::Off {
@@ -206,6 +207,9 @@ fn select(home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error>
     let db = number::parse_i64(args[1]).ok_or(Error::NotInteger)?;
     if i32::try_from(db).is_err() {
         return Err(Error::text("ERR value is out of range, value must between -2147483648 and 2147483647"));
+    }
+    if db != 0 && home.engine.config.cluster_enabled {
+        return Err(Error::NotInCluster("SELECT"));
     }
     if db < 0 || db as usize >= home.engine.config.databases {
         return Err(Error::DbRange);

@@ -138,6 +138,11 @@ fn ratio(a: u64, b: u64) -> f64 {
     if b == 0 { 0.0 } else { a as f64 / b as f64 }
 }
 
+/// What Redis calls the way in which a node runs.
+pub(super) fn mode(config: &Config) -> &'static str {
+    if config.cluster_enabled { "cluster" } else { "standalone" }
+}
+
 fn server(facts: &Facts, text: &mut Text) {
     let uptime_s = facts.node.started.elapsed().as_secs();
     let executable = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default();
@@ -146,7 +151,7 @@ fn server(facts: &Facts, text: &mut Text) {
     text.field("keyloom_version", KEYLOOM_VERSION);
     text.field("redis_git_sha1", "00000000");
     text.field("redis_git_dirty", 0);
-    text.field("redis_mode", "standalone");
+    text.field("redis_mode", mode(facts.config));
     text.field("os", process::os());
     text.field("arch_bits", usize::BITS);
     text.field("multiplexing_api", "io_uring");
@@ -364,8 +369,8 @@ fn latencystats(facts: &Facts, text: &mut Text) {
     }
 }
 
-fn cluster(_facts: &Facts, text: &mut Text) {
-    text.field("cluster_enabled", 0);
+fn cluster(facts: &Facts, text: &mut Text) {
+    text.field("cluster_enabled", facts.config.cluster_enabled as u8);
 }
 
 fn keyspace(facts: &Facts, text: &mut Text) {

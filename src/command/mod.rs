@@ -10,6 +10,7 @@ pub mod acl;
 pub mod ask;
 pub mod blocking;
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod connection;
 pub mod ctx;

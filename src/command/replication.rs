@@ -82,6 +82,9 @@ fn replicate(_home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, 
 
 /// REPLICAOF host port | NO ONE
 fn replicaof(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
+    if home.engine.config.cluster_enabled {
+        return Err(Error::NoReplicationInCluster("REPLICAOF"));
+    }
     let no_one = args[1].eq_ignore_ascii_case(b"no") && args[2].eq_ignore_ascii_case(b"one");
     let target = match no_one {
         true => None,
@@ -130,6 +133,9 @@ fn done(answer: LogAnswer, reply: &mut Reply) -> Result<(), Error> {
 
 /// FAILOVER [TO host port [FORCE]] [ABORT] [TIMEOUT milliseconds]
 fn failover(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
+    if home.engine.config.cluster_enabled {
+        return Err(Error::NoReplicationInCluster("FAILOVER"));
+    }
     let (mut target, mut timeout_ms, mut force) = (None, None, false);
     let abort = args.len() == 2 && args[1].eq_ignore_ascii_case(b"abort");
     let mut rest = if abort { &[][..] } else { &args[1..] };

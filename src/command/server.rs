@@ -35,12 +35,6 @@ pub static COMMANDS: &[Command] = &[
         "O(N) in rows",
         "Weaves a cloth and tells the version.",
     ),
-    Command::session("cluster", -2, Flags::NONE, cluster).doc(
-        "cluster",
-        "3.0.0",
-        "O(1)",
-        "Cluster commands; this server runs alone.",
-    ),
     Command::container("debug", -2, ADMIN.or(Flags::PROTECTED), DEBUG).doc(
         "server",
         "1.0.0",
@@ -121,10 +115,6 @@ fn shutdown(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Err
         LogAnswer::Done => Ok(Flow::Close),
         _ => Err(Error::ShutDownFailed),
     }))
-}
-
-fn cluster(_home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
-    Err(Error::text("ERR This instance has cluster support disabled"))
 }
 
 /// Whether a DEBUG command may run, as `enable-debug-command` says.

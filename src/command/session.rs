@@ -60,6 +60,8 @@ pub struct Session {
     pub authenticated: bool,
     pub no_evict: bool,
     pub no_touch: bool,
+    /// READONLY.
+    pub readonly: bool,
     pub reply_mode: ReplyMode,
     /// CLIENT DURABILITY; None: as the configuration says.
     pub durability: Option<Durability>,
@@ -102,6 +104,7 @@ impl Session {
             (self.unix_socket, 'U'),
             (self.no_evict, 'e'),
             (self.no_touch, 'T'),
+            (self.readonly, 'r'),
         ];
         flags.extend(letters.into_iter().filter(|(set, _)| *set).map(|(_, letter)| letter));
         if flags.is_empty() {

@@ -311,6 +311,7 @@ static FAMILIES: &[&[Command]] = &[
     super::transaction::COMMANDS,
     super::log::COMMANDS,
     super::replication::COMMANDS,
+    super::cluster::COMMANDS,
 ];
 
 static TABLE: LazyLock<Table> = LazyLock::new(Table::build);

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::cluster::Slots;
 use super::table::{Row, access};
 use super::{Answer, Args, Ask, Command, Flags, Flow, Home, KeySpec, Owned};
 use crate::borrow::Place;
@@ -72,6 +73,8 @@ pub struct Multi {
     pub refused: bool,
     /// One of them writes.
     pub writes: bool,
+    /// Of all their keys; known where it matters.
+    pub slots: Slots,
 }
 
 /// A key that a client watches.
@@ -177,6 +180,13 @@ fn exec(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> 
         home.session.multi = None;
         home.engine.errors.count(&Error::ExecAbort);
         reply.error(&Error::ExecAbort);
+        return Ok(Flow::Unqueue);
+    }
+    let config = &home.engine.config;
+    if multi.slots == Slots::Several && config.cluster_enabled && !config.cluster_allow_local_crossslot {
+        home.session.multi = None;
+        home.engine.errors.count(&Error::CrossSlot);
+        reply.error(&Error::CrossSlot);
         return Ok(Flow::Unqueue);
     }
     // The session stays in MULTI until the commands have run.

@@ -141,6 +141,12 @@ impl Config {
 
     /// Checks what several directives, or a directive and this machine, decide together.
     fn settle(&mut self) -> Result<(), LoadError> {
+        if self.cluster_enabled {
+            self.databases = 1;
+            if !self.partitions_chosen {
+                self.partitions = CLUSTER_PARTITIONS;
+            }
+        }
         let cores_max = self.partitions as usize;
         if self.cpus_all {
             self.cpus.truncate(cores_max);
@@ -160,6 +166,10 @@ impl Config {
         self.check().map_err(|(directive, why)| LoadError::Conflict { directive, why })
     }
 }
+
+/// Partitions of a data set in a cluster, unless the configuration says otherwise: more, because they are what nodes share
+/// and move.
+const CLUSTER_PARTITIONS: u16 = 1024;
 
 /// Whether a line says nothing.
 pub(super) fn is_comment(line: &[u8]) -> bool {

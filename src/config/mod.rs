@@ -89,6 +89,15 @@ pub struct Config {
     pub cpus_all: bool,
     /// Invariant: a power of two up to 16384, and at least one per core.
     pub partitions: u16,
+    /// It was chosen, and is not the default of the mode.
+    pub partitions_chosen: bool,
+    /// The node speaks Redis Cluster's protocol, and has one database.
+    pub cluster_enabled: bool,
+    /// Commands may have keys of several slots, as long as all are of this node.
+    pub cluster_allow_local_crossslot: bool,
+    /// Where clients reach this node; empty and 0: where they have reached it.
+    pub cluster_announce_ip: String,
+    pub cluster_announce_port: u16,
     /// TCP port of the metrics endpoint; 0 is off.
     pub admin_port: u16,
     pub admin_bind: String,
@@ -215,6 +224,11 @@ impl Default for Config {
             cpus: load::allowed_cpus(),
             cpus_all: true,
             partitions: 256,
+            partitions_chosen: false,
+            cluster_enabled: false,
+            cluster_allow_local_crossslot: false,
+            cluster_announce_ip: String::new(),
+            cluster_announce_port: 0,
             admin_port: 0,
             admin_bind: "127.0.0.1".into(),
             control_core: ControlCore::Shared,
@@ -269,6 +283,12 @@ impl Config {
         if on_disk && !self.appendonly {
             let directive = format!("write-durability {}", self.write_durability.name());
             return Err((directive, "it needs 'appendonly yes': without the log nothing is on disk".into()));
+        }
+        if self.cluster_enabled
+            && let Some((host, port)) = &self.replicaof
+        {
+            let why = "not in cluster mode, where nodes decide by themselves who follows whom".into();
+            return Err((format!("replicaof {host} {port}"), why));
         }
         Ok(())
     }

@@ -291,6 +291,10 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive::new("bind", Immutable, BIND),
     Directive::new("client-output-buffer-limit", Live, OUTPUT_LIMITS),
     Directive::new("client-query-buffer-limit", Live, int!(client_query_buffer_limit, Memory, MIB, i64::MAX)),
+    Directive::new("cluster-allow-local-crossslot", Live, yes_no!(cluster_allow_local_crossslot)),
+    Directive::new("cluster-announce-ip", Live, text!(cluster_announce_ip)),
+    Directive::new("cluster-announce-port", Live, int!(cluster_announce_port, Plain, 0, 65535)),
+    Directive::new("cluster-enabled", Immutable, yes_no!(cluster_enabled)),
     Directive::new("control-core", Immutable, choice!(control_core, ControlCore)),
     Directive::new("cpus", Immutable, CPUS),
     Directive::new("daemonize", Immutable, only!("no", "not supported: let a service manager run it, only 'no' is")),
@@ -485,6 +489,7 @@ const PARTITIONS: Kind = Kind::Word {
     get: |c| c.partitions.to_string(),
     set: |c, v| {
         c.partitions = value::parse_partitions(v)?;
+        c.partitions_chosen = true;
         Ok(())
     },
 };

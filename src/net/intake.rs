@@ -13,7 +13,7 @@ use super::transact::is_transaction;
 use super::window::{Request, RequestKey, Target, Way, in_window};
 use crate::command::table::Row;
 use crate::command::transaction::{QUEUED_MAX, Queued, runs_in_multi};
-use crate::command::{Flags, Handler, Merge, Owned, Reach, generic, table};
+use crate::command::{Flags, Handler, Merge, Owned, Reach, cluster, generic, table};
 use crate::engine::Refusal;
 use crate::resp::{Error, Limits, Parser, ProtocolError, Step};
 
@@ -258,6 +258,13 @@ impl Pump {
                 return self.refuse(index, start, refusal, owned);
             }
         };
+        if self.engine.config.cluster_enabled
+            && let Some(error) = cluster::refusal(&self.engine.config, row, args)
+        {
+            let refusal = self.engine.refuse(row, error);
+            let refusal = self.refuse_queued(index, Some(row), refusal);
+            return self.refuse(index, start, refusal, owned);
+        }
         if self.restrained && self.is_held_up(index, row) {
             let Some(connection) = &mut self.connections[index as usize] else { return };
             let args = &self.window.args[start as usize..];
@@ -309,6 +316,9 @@ impl Pump {
         }
         multi.commands += 1;
         multi.writes |= row.command.flags.has(Flags::WRITE);
+        if self.engine.config.cluster_enabled {
+            multi.slots = multi.slots.and(cluster::slots_of(row, &self.window.args[start as usize..]));
+        }
         self.push_request(index, start, row, Way::Queued, None, owned);
     }
 

@@ -150,6 +150,22 @@ pub enum Error {
     BadDataFormat,
     #[error("NOAUTH Authentication required.")]
     NoAuth,
+    #[error("ERR This instance has cluster support disabled")]
+    NoCluster,
+    #[error("CROSSSLOT Keys in request don't hash to the same slot")]
+    CrossSlot,
+    #[error("ERR {0} is not allowed in cluster mode")]
+    NotInCluster(&'static str),
+    #[error("ERR {0} not allowed in cluster mode.")]
+    NoReplicationInCluster(&'static str),
+    #[error("ERR {0} option of SORT denied in cluster mode when keys formed by the pattern may be in different slots.")]
+    SortCrossesSlots(&'static str),
+    #[error("ERR Unknown node {0}")]
+    UnknownNode(String),
+    #[error("ERR Invalid slot")]
+    InvalidSlot,
+    #[error("ERR Invalid slot or number of keys")]
+    InvalidSlotOrCount,
     #[error("READONLY You can't write against a read only replica.")]
     ReadOnly,
     #[error("ERR Background save already in progress")]
@@ -252,6 +268,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// A node's id that nobody has.
+    pub fn unknown_node(id: &[u8]) -> Self {
+        Error::UnknownNode(shown(id, 128))
+    }
+
     /// Any other error; `text` starts with its code, e.g. `ERR `.
     pub fn text(text: impl Into<String>) -> Self {
         Error::Text(text.into())

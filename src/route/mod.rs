@@ -6,4 +6,4 @@ pub mod router;
 pub mod slot;
 
 pub use router::{CoreId, Route, Router};
-pub use slot::{Hasher, Key, SLOTS, slot_of};
+pub use slot::{Hasher, Key, SLOTS, hashtag, slot_of};

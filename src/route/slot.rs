@@ -15,7 +15,7 @@ pub const SLOTS: u16 = 16384;
 static CRC16: Crc<u16, Table<16>> = Crc::<u16, Table<16>>::new(&CRC_16_XMODEM);
 
 /// The part of `key` that decides its slot: what stands between the first `{` and the next `}`, unless that is empty.
-fn hashtag(key: &[u8]) -> &[u8] {
+pub fn hashtag(key: &[u8]) -> &[u8] {
     if !may_have(key, b'{') {
         return key;
     }

@@ -5,8 +5,11 @@
 //!
 //! Owned by one core.
 
+use std::ops::ControlFlow;
+
 use super::db::Db;
 use super::{Handle, Kind, Shard};
+use crate::route::{SLOTS, slot_of};
 
 /// Random entries that [`Shard::random_key`] looks at before it searches in order: most of them have expired then.
 const RANDOM_TRIES_MAX: usize = 64;
@@ -65,6 +68,19 @@ impl Shard {
         let table = self.dbs[db].table(self.local(partition))?;
         let hash_of = |handle| self.hasher.hash(self.entries.key(handle));
         table.visit_from(position, hash_of, |handle| visit(self, handle))
+    }
+
+    /// Visits the live keys of `db` in a slot of this shard, until `visit` has enough. It looks at all keys of the partition.
+    pub fn visit_slot(&self, db: usize, slot: u16, mut visit: impl FnMut(&[u8]) -> ControlFlow<()>) -> ControlFlow<()> {
+        let partition = slot / (SLOTS / self.hasher.partitions());
+        let Some(table) = self.dbs[db].table(self.local(partition)) else { return ControlFlow::Continue(()) };
+        for handle in table.handles().filter(|&handle| !self.is_over(handle)) {
+            let key = self.entries.key(handle);
+            if slot_of(key) == slot {
+                visit(key)?;
+            }
+        }
+        ControlFlow::Continue(())
     }
 
     /// A random live key of `db`, chosen with `random` (any 64 bits); None if there is none. Expired entries on the way

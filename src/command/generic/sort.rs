@@ -21,7 +21,7 @@ use crate::collection::{Value, ValueRef};
 use crate::command::number::{parse_double, parse_i64};
 use crate::command::{Args, Ctx};
 use crate::resp::{Error, Reply};
-use crate::route::{Hasher, Key};
+use crate::route::{Hasher, Key, hashtag, slot_of};
 use crate::shard::{Classes, Kind, Shard};
 
 /// What a command asks for.
@@ -110,6 +110,28 @@ pub fn reads_more<A: AsRef<[u8]>>(args: &[A]) -> bool {
         }
     });
     by || get
+}
+
+/// The option, BY or GET, whose pattern may make names of keys that are not in `slot`.
+pub fn pattern_beyond(args: &[&[u8]], slot: u16) -> Option<&'static str> {
+    let (mut by, mut get) = (false, false);
+    options(args, |at, name| {
+        let Some(&pattern) = args.get(at + 1) else { return };
+        if name.eq_ignore_ascii_case(b"by") {
+            // A constant is no name of a key; the last one counts.
+            by = pattern.contains(&b'*') && pattern_slot(pattern) != Some(slot);
+        } else if name.eq_ignore_ascii_case(b"get") {
+            get |= pattern != SELF && pattern_slot(pattern) != Some(slot);
+        }
+    });
+    by.then_some("BY").or(get.then_some("GET"))
+}
+
+/// The slot of every name that a pattern can make; None if an element can choose it.
+fn pattern_slot(pattern: &[u8]) -> Option<u16> {
+    let Some(star) = memchr::memchr(b'*', pattern) else { return Some(slot_of(pattern)) };
+    let fixed = &pattern[..star];
+    (hashtag(fixed).len() < fixed.len()).then(|| slot_of(fixed))
 }
 
 /// Visits the options, each with its place.
