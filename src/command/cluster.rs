@@ -17,7 +17,7 @@ const PLAIN: Flags = Flags::STALE;
 const MODE: Flags = Flags::LOADING.or(Flags::STALE).or(Flags::FAST).or(Flags::CONNECTION);
 
 pub static COMMANDS: &[Command] = &[
-    Command::session("asking", 1, MODE, accept).doc(
+    Command::session("asking", 1, Flags::FAST.or(Flags::CONNECTION), accept).doc(
         GROUP,
         "3.0.0",
         "O(1)",
@@ -39,13 +39,7 @@ pub static COMMANDS: &[Command] = &[
 ];
 
 static SUBCOMMANDS: &[Command] = &[
-    sub(
-        "count-failure-reports",
-        3,
-        failure_reports,
-        "O(N) in reports",
-        "Returns how many nodes report one as failing.",
-    ),
+    admin("count-failure-reports", failure_reports, "O(N) in reports", "Returns how many nodes report one as failing."),
     sub("countkeysinslot", 3, countkeysinslot, "O(N) in keys of a partition", "Returns the number of keys in a slot."),
     sub("getkeysinslot", 4, getkeysinslot, "O(N) in keys of a partition", "Returns names of keys in a slot."),
     help::row(GROUP, Flags::NONE),
@@ -54,9 +48,9 @@ static SUBCOMMANDS: &[Command] = &[
     sub("links", 2, links, "O(N) in nodes", "Returns the links to other nodes."),
     sub("myid", 2, myid, "O(1)", "Returns the id of this node."),
     sub("nodes", 2, nodes, "O(N) in nodes", "Returns the nodes and their slots, as lines of text."),
-    sub("replicas", 3, replicas, "O(N) in replicas", "Returns the replicas of a node."),
+    admin("replicas", replicas, "O(N) in replicas", "Returns the replicas of a node."),
     sub("shards", 2, shards, "O(N) in nodes", "Returns ranges of slots, each with its nodes as maps."),
-    sub("slaves", 3, replicas, "O(N) in replicas", "Returns the replicas of a node."),
+    admin("slaves", replicas, "O(N) in replicas", "Returns the replicas of a node."),
     sub("slots", 2, slots, "O(N) in nodes", "Returns ranges of slots, each with its nodes."),
 ];
 
@@ -68,6 +62,16 @@ const fn sub(
     summary: &'static str,
 ) -> Command {
     Command::session(name, arity, PLAIN, run).doc(GROUP, "3.0.0", complexity, summary)
+}
+
+/// About one node, which is an argument.
+const fn admin(
+    name: &'static str,
+    run: super::session::SessionFn,
+    complexity: &'static str,
+    summary: &'static str,
+) -> Command {
+    Command::session(name, 3, PLAIN.or(Flags::ADMIN), run).doc(GROUP, "3.0.0", complexity, summary)
 }
 
 /// Why a cluster does not execute this command: it knows one database, and the keys of a command belong to one slot.
