@@ -17,6 +17,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::admin::process::allocated_bytes;
+use crate::cluster::{Endpoint, View};
 use crate::command::slowlog::SlowlogEntry;
 use crate::command::table::Unknown;
 use crate::command::{Answer, Args, Ask, Ctx, Finish, Flags, Flow, Handler, Home, Owned, Session, table, table::Row};
@@ -97,6 +98,8 @@ pub struct Engine {
     /// Subscriptions, and messages under way.
     pub pubsub: PubSub,
     pub config: Arc<Config>,
+    /// What is known of the cluster; None: the node runs alone.
+    pub view: Option<Arc<View>>,
     /// The number of [`Engine::config`]; see [`crate::state::Configured`].
     config_number: u64,
     pub node: Arc<NodeState>,
@@ -157,6 +160,7 @@ impl Engine {
             applying: false,
             pubsub,
             slow_nanos_min: slow_nanos_min(&config),
+            view: None,
             config,
             config_number: configured.number,
             node,
@@ -175,6 +179,7 @@ impl Engine {
             random: seed | 1,
             in_transaction: false,
         };
+        engine.view = engine.config.cluster_enabled.then(|| Arc::new(engine.alone()));
         engine.apply_memory_config(0);
         engine.durability_changed(Durability::Memory);
         let replica = engine.config.replicaof.is_some();
@@ -183,6 +188,19 @@ impl Engine {
         let few_in_sync = !replica && engine.config.min_insync > 1;
         engine.stand(Arc::new(Standing { replica, few_replicas, few_in_sync, ..Standing::default() }));
         engine
+    }
+
+    /// A cluster of this node only.
+    fn alone(&self) -> View {
+        let (host, port) = (self.config.cluster_announce_ip.clone(), self.config.cluster_announce_port);
+        let node = Endpoint { id: self.node.node_id.clone(), host, port, alive: true };
+        View::alone(node, self.router.partitions())
+    }
+
+    /// Routes requests by a newer view of the cluster, of as many partitions, and answers by it.
+    pub fn see(&mut self, view: Arc<View>) {
+        self.router.lead(|partition| view.leads(partition));
+        self.view = Some(view);
     }
 
     /// Starts the clock of the next command; call it before each run of commands.

@@ -1,3 +1,6 @@
-//! Many nodes as one: who a node is among them.
+//! Many nodes as one: who a node is among them, and what it knows of the others.
 
 pub mod identity;
+pub mod view;
+
+pub use view::{Endpoint, View};

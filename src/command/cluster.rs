@@ -1,13 +1,17 @@
 //! CLUSTER, READONLY, READWRITE, ASKING: what a client of Redis Cluster asks, and which commands a cluster refuses.
 //!
-//! With `cluster-enabled yes` a node is a cluster of one: it serves every slot. The replies have the shapes of Redis:
+//! All of it is told from the node's [`View`] of the cluster. The replies have the shapes of Redis:
 //! <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::generic::sort;
 use super::log::{LogAnswer, LogAsk};
 use super::number::parse_i64;
 use super::table::Row;
 use super::{Answer, Args, Ask, Command, Flags, Flow, Home, Patterns, help};
+use crate::cluster::{Endpoint, View};
 use crate::config::Config;
 use crate::resp::{Error, Reply};
 use crate::route::{SLOTS, slot_of};
@@ -74,24 +78,49 @@ const fn admin(
     Command::session(name, 3, PLAIN.or(Flags::ADMIN), run).doc(GROUP, "3.0.0", complexity, summary)
 }
 
-/// Why a cluster does not execute this command: it knows one database, and the keys of a command belong to one slot.
-/// With `cluster-allow-local-crossslot` they may be anywhere on this node.
-pub fn refusal(config: &Config, row: &Row, args: Args) -> Option<Error> {
+/// Why this node of a cluster does not execute this command: a cluster has one database, the keys of a command belong to one
+/// slot, and another node has them. With `cluster-allow-local-crossslot` they may be anywhere on this node.
+pub fn refusal(config: &Config, view: &View, row: &Row, args: Args) -> Option<Error> {
     if row.command.name == "swapdb" {
         return Some(Error::NotInCluster("SWAPDB"));
-    }
-    if config.cluster_allow_local_crossslot {
-        return None;
     }
     let slot = match slots_of(row, args) {
         Slots::None => return None,
         Slots::One(slot) => slot,
+        Slots::Several if config.cluster_allow_local_crossslot => return beyond(view, row, args),
         Slots::Several => return Some(Error::CrossSlot),
     };
-    if row.command.keys.patterns == Patterns::None {
+    if let Some(error) = elsewhere(view, slot) {
+        return Some(error);
+    }
+    if row.command.keys.patterns == Patterns::None || config.cluster_allow_local_crossslot {
         return None;
     }
     sort::pattern_beyond(args, slot).map(Error::SortCrossesSlots)
+}
+
+/// Who serves a slot, if it is not this node.
+fn elsewhere(view: &View, slot: u16) -> Option<Error> {
+    let Some(leader) = view.leader_of(slot) else { return Some(Error::SlotNotServed) };
+    if leader == view.me() {
+        return None;
+    }
+    let Endpoint { host, port, .. } = view.nodes()[leader].clone();
+    Some(Error::Moved { slot, host, port })
+}
+
+/// Why this node does not execute a command with keys of several slots, if it does not: all of them have to be here. If all are
+/// on one other node, that one can.
+fn beyond(view: &View, row: &Row, args: Args) -> Option<Error> {
+    let slots = || row.command.keys.positions(args).map(|at| slot_of(args[at]));
+    if slots().any(|slot| view.leader_of(slot).is_none()) {
+        return Some(Error::SlotNotServed);
+    }
+    let leader = view.leader_of(slots().next()?);
+    if slots().any(|slot| view.leader_of(slot) != leader) {
+        return Some(Error::CrossSlot);
+    }
+    elsewhere(view, slots().next()?)
 }
 
 /// Where the keys of requests belong.
@@ -121,73 +150,70 @@ pub fn slots_of(row: &Row, args: Args) -> Slots {
     keys.fold(Slots::None, |slots, at| slots.and(Slots::One(slot_of(args[at]))))
 }
 
-fn enabled(home: &Home) -> Result<(), Error> {
-    if home.engine.config.cluster_enabled { Ok(()) } else { Err(Error::NoCluster) }
+fn view(home: &Home) -> Result<Arc<View>, Error> {
+    home.engine.view.clone().ok_or(Error::NoCluster)
 }
 
 fn accept(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    enabled(home)?;
+    view(home)?;
     reply.ok();
     Ok(Flow::Done)
 }
 
 fn readonly(home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    enabled(home)?;
+    view(home)?;
     home.session.readonly = true;
     accept(home, args, reply)
 }
 
 fn readwrite(home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    enabled(home)?;
+    view(home)?;
     home.session.readonly = false;
     accept(home, args, reply)
 }
 
-/// Where clients reach this node.
-struct Endpoint {
-    host: String,
-    port: u16,
-}
-
-impl Endpoint {
-    /// What the configuration announces; otherwise where this client has reached it.
-    fn of(home: &Home) -> Endpoint {
-        let config = &home.engine.config;
-        let reached = Some(&home.session.laddr).filter(|_| !home.session.unix_socket);
-        let (host, port) = reached.and_then(|addr| addr.rsplit_once(':')).unwrap_or_default();
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        Endpoint {
-            host: if config.cluster_announce_ip.is_empty() { host.into() } else { config.cluster_announce_ip.clone() },
-            port: match config.cluster_announce_port {
-                0 => port.parse().unwrap_or(config.port),
-                port => port,
-            },
-        }
+/// A node with where this client reaches it: at what the node announces; this one, if it announces nothing, where the client
+/// has reached it.
+fn reached(home: &Home, node: &Endpoint) -> Endpoint {
+    let reached = Some(&home.session.laddr).filter(|_| !home.session.unix_socket);
+    let (host, port) = reached.and_then(|addr| addr.rsplit_once(':')).unwrap_or_default();
+    let mut node = node.clone();
+    if node.host.is_empty() {
+        node.host = host.trim_start_matches('[').trim_end_matches(']').into();
     }
+    if node.port == 0 {
+        node.port = port.parse().unwrap_or(home.engine.config.port);
+    }
+    node
 }
 
 fn myid(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    enabled(home)?;
-    reply.bulk(home.engine.node.node_id.as_bytes());
+    let view = view(home)?;
+    reply.bulk(view.nodes()[view.me()].id.as_bytes());
     Ok(Flow::Done)
 }
 
 fn info(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    enabled(home)?;
-    let mut text = String::new();
+    let view = view(home)?;
+    let ranges = view.ranges();
+    let dead = |node: usize| !view.nodes()[node].alive;
+    let failed: usize = ranges.iter().filter(|(_, node)| dead(*node)).map(|(range, _)| range.len()).sum();
+    let leaders: BTreeSet<usize> = ranges.iter().map(|&(_, node)| node).collect();
+    let led = view.slots_led();
+    let whole = led == SLOTS as usize && failed == 0;
+    let mut text = format!("cluster_state:{}\r\n", if whole { "ok" } else { "fail" });
     for (name, value) in [
-        ("cluster_state", "ok".to_string()),
-        ("cluster_slots_assigned", SLOTS.to_string()),
-        ("cluster_slots_ok", SLOTS.to_string()),
-        ("cluster_slots_pfail", "0".into()),
-        ("cluster_slots_fail", "0".into()),
-        ("cluster_known_nodes", "1".into()),
-        ("cluster_size", "1".into()),
-        ("cluster_current_epoch", "1".into()),
-        ("cluster_my_epoch", "1".into()),
-        ("cluster_stats_messages_sent", "0".into()),
-        ("cluster_stats_messages_received", "0".into()),
-        ("total_cluster_links_buffer_limit_exceeded", "0".into()),
+        ("cluster_slots_assigned", led as u64),
+        ("cluster_slots_ok", (led - failed) as u64),
+        ("cluster_slots_pfail", 0),
+        ("cluster_slots_fail", failed as u64),
+        ("cluster_known_nodes", view.nodes().len() as u64),
+        ("cluster_size", leaders.len() as u64),
+        ("cluster_current_epoch", view.epoch()),
+        ("cluster_my_epoch", view.epoch()),
+        ("cluster_stats_messages_sent", 0),
+        ("cluster_stats_messages_received", 0),
+        ("total_cluster_links_buffer_limit_exceeded", 0),
     ] {
         text.push_str(&format!("{name}:{value}\r\n"));
     }
@@ -196,70 +222,95 @@ fn info(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> 
 }
 
 fn nodes(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    enabled(home)?;
-    let (Endpoint { host, port }, id) = (Endpoint::of(home), &home.engine.node.node_id);
-    // There is no bus of Redis Cluster, hence no port of it.
-    let line = format!("{id} {host}:{port}@0 myself,master - 0 0 1 connected 0-{}\n", SLOTS - 1);
-    reply.verbatim(b"txt", line.as_bytes());
+    let view = view(home)?;
+    let (mut text, ranges) = (String::new(), view.ranges());
+    for (at, node) in view.nodes().iter().enumerate() {
+        let Endpoint { id, host, port, alive } = reached(home, node);
+        let myself = if at == view.me() { "myself," } else { "" };
+        let (fail, link) = if alive { ("", "connected") } else { (",fail", "disconnected") };
+        // There is no bus of Redis Cluster, hence no port of it.
+        text.push_str(&format!("{id} {host}:{port}@0 {myself}master{fail} - 0 0 {} {link}", view.epoch()));
+        for (range, _) in ranges.iter().filter(|(_, node)| *node == at) {
+            match (range.start(), range.end()) {
+                (first, last) if first == last => text.push_str(&format!(" {first}")),
+                (first, last) => text.push_str(&format!(" {first}-{last}")),
+            }
+        }
+        text.push('\n');
+    }
+    reply.verbatim(b"txt", text.as_bytes());
     Ok(Flow::Done)
 }
 
 fn slots(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    enabled(home)?;
-    let Endpoint { host, port } = Endpoint::of(home);
-    reply.array(1);
-    reply.array(3);
-    reply.int(0);
-    reply.int(SLOTS as i64 - 1);
-    reply.array(4);
-    reply.bulk(host.as_bytes());
-    reply.int(port as i64);
-    reply.bulk(home.engine.node.node_id.as_bytes());
-    // Other names of the endpoint.
-    reply.map(0);
+    let view = view(home)?;
+    let ranges = view.ranges();
+    reply.array(ranges.len());
+    for (range, leader) in ranges {
+        let node = reached(home, &view.nodes()[leader]);
+        reply.array(3);
+        reply.int(*range.start() as i64);
+        reply.int(*range.end() as i64);
+        reply.array(4);
+        reply.bulk(node.host.as_bytes());
+        reply.int(node.port as i64);
+        reply.bulk(node.id.as_bytes());
+        // Other names of the endpoint.
+        reply.map(0);
+    }
     Ok(Flow::Done)
 }
 
 fn shards(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
-    enabled(home)?;
-    let (Endpoint { host, port }, id) = (Endpoint::of(home), home.engine.node.node_id.clone());
-    Ok(home.ask_control(LogAsk::Numbers, move |answer, reply| {
-        let LogAnswer::Numbers(numbers) = answer else { return Ok(()) };
-        reply.array(1);
-        reply.map(2);
-        reply.bulk(b"slots");
-        reply.array(2);
-        reply.int(0);
-        reply.int(SLOTS as i64 - 1);
-        reply.bulk(b"nodes");
-        reply.array(1);
-        reply.map(7);
-        let mut text = |name: &str, value: &str| {
-            reply.bulk(name.as_bytes());
-            reply.bulk(value.as_bytes());
-        };
-        text("id", &id);
-        text("ip", &host);
-        text("endpoint", &host);
-        text("role", "master");
-        text("health", "online");
-        for (name, value) in [("port", port as i64), ("replication-offset", numbers.end as i64)] {
-            reply.bulk(name.as_bytes());
-            reply.int(value);
+    let view = view(home)?;
+    Ok(home.ask_control_and_go_on(LogAsk::Numbers, move |home, answer, reply| {
+        let LogAnswer::Numbers(numbers) = answer else { return Ok(Flow::Done) };
+        let ranges = view.ranges();
+        reply.array(view.nodes().len());
+        for (at, node) in view.nodes().iter().enumerate() {
+            let ranges = ranges.iter().filter(|(_, node)| *node == at);
+            reply.map(2);
+            reply.bulk(b"slots");
+            reply.array(2 * ranges.clone().count());
+            ranges.flat_map(|(range, _)| [range.start(), range.end()]).for_each(|&slot| reply.int(slot as i64));
+            reply.bulk(b"nodes");
+            reply.array(1);
+            let offset = if at == view.me() { numbers.end } else { 0 };
+            write_node(&reached(home, node), offset, reply);
         }
-        Ok(())
+        Ok(Flow::Done)
     }))
 }
 
+/// A node, as CLUSTER SHARDS shows it. How far the logs of other nodes are is not known here.
+fn write_node(node: &Endpoint, offset: u64, reply: &mut Reply) {
+    reply.map(7);
+    for (name, value) in [
+        ("id", &node.id[..]),
+        ("ip", &node.host),
+        ("endpoint", &node.host),
+        ("role", "master"),
+        ("health", if node.alive { "online" } else { "failed" }),
+    ] {
+        reply.bulk(name.as_bytes());
+        reply.bulk(value.as_bytes());
+    }
+    for (name, value) in [("port", node.port as i64), ("replication-offset", offset as i64)] {
+        reply.bulk(name.as_bytes());
+        reply.int(value);
+    }
+}
+
 fn links(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    enabled(home)?;
+    view(home)?;
     reply.array(0);
     Ok(Flow::Done)
 }
 
 fn known(home: &Home, id: &[u8]) -> Result<(), Error> {
-    enabled(home)?;
-    if id == home.engine.node.node_id.as_bytes() { Ok(()) } else { Err(Error::unknown_node(id)) }
+    let view = view(home)?;
+    let found = view.nodes().iter().any(|node| node.id.as_bytes() == id);
+    if found { Ok(()) } else { Err(Error::unknown_node(id)) }
 }
 
 fn replicas(home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {
@@ -275,7 +326,7 @@ fn failure_reports(home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flo
 }
 
 fn keyslot(home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    enabled(home)?;
+    view(home)?;
     reply.int(slot_of(args[2]) as i64);
     Ok(Flow::Done)
 }
@@ -286,7 +337,7 @@ fn slot(arg: &[u8]) -> Result<Option<u16>, Error> {
 }
 
 fn countkeysinslot(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
-    enabled(home)?;
+    view(home)?;
     let slot = slot(args[2])?.ok_or(Error::InvalidSlot)?;
     ask_slot(home, slot, 0, |answer, reply| {
         if let Answer::Count(count) = answer {
@@ -296,7 +347,7 @@ fn countkeysinslot(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Fl
 }
 
 fn getkeysinslot(home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    enabled(home)?;
+    view(home)?;
     let (slot, count) = (slot(args[2])?, parse_i64(args[3]).map_err(|_| Error::NotInteger)?);
     let (Some(slot), Ok(count)) = (slot, usize::try_from(count)) else { return Err(Error::InvalidSlotOrCount) };
     if count == 0 {
@@ -333,159 +384,5 @@ fn ask_slot(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::command::table;
-    use crate::command::transcript::Client;
-
-    fn client(directives: impl FnOnce(&mut Config)) -> Client {
-        let mut config = Config { cluster_enabled: true, databases: 1, ..Config::default() };
-        directives(&mut config);
-        Client::with(config)
-    }
-
-    #[test]
-    fn without_a_cluster_there_is_nothing_to_tell() {
-        let mut client = Client::new();
-        let lines = "cluster info|cluster slots|cluster shards|cluster nodes|cluster myid|cluster keyslot a|cluster links|\
-                     cluster countkeysinslot 1|cluster getkeysinslot 1 1|cluster replicas x|readonly|readwrite|asking";
-        for line in lines.split('|') {
-            client.expect(line, "-ERR This instance has cluster support disabled");
-        }
-        assert!(client.run("info cluster").ends_with("cluster_enabled:0|"));
-    }
-
-    #[test]
-    fn a_cluster_of_one() {
-        let mut client = client(|_| ());
-        let id = client.engine.node.node_id.clone();
-        client.expect("cluster myid", &format!("$40|{id}"));
-        client.expect("cluster slots", &format!("*1|*3|:0|:16383|*4|$9|127.0.0.1|:6379|$40|{id}|*0"));
-        let line = format!("{id} 127.0.0.1:6379@0 myself,master - 0 0 1 connected 0-16383\n");
-        client.expect("cluster nodes", &format!("${}|{line}", line.len()));
-        let shards = client.run("cluster shards");
-        assert!(shards.starts_with("*1|*4|$5|slots|*2|:0|:16383|$5|nodes|*1|*14|$2|id|$40|"), "{shards}");
-        assert!(client.run("cluster info").contains("cluster_state:ok|cluster_slots_assigned:16384|"));
-        client.expect("cluster links", "*0");
-        client.expect(&format!("cluster replicas {id}"), "*0");
-        client.expect("cluster replicas x", "-ERR Unknown node x");
-        client.expect(&format!("cluster count-failure-reports {id}"), ":0");
-        client.expect("cluster meet 1.2.3.4 6379", "-ERR unknown subcommand 'meet'. Try CLUSTER HELP.");
-        assert!(client.run("info cluster").ends_with("cluster_enabled:1|"));
-        assert!(client.run("hello").contains("|$4|mode|$7|cluster|"));
-    }
-
-    #[test]
-    fn the_endpoint_is_what_is_announced_or_what_was_reached() {
-        let mut client = client(|_| ());
-        client.session.laddr = "[::1]:7000".into();
-        assert!(client.run("cluster slots").contains("|$3|::1|:7000|"));
-        client.session.unix_socket = true;
-        assert!(client.run("cluster slots").contains("|$0||:6379|"));
-        let mut client = self::client(|config| {
-            (config.cluster_announce_ip, config.cluster_announce_port) = ("10.1.2.3".into(), 7777);
-        });
-        assert!(client.run("cluster slots").contains("|$8|10.1.2.3|:7777|"));
-        assert!(client.run("cluster nodes").contains(" 10.1.2.3:7777@0 "));
-    }
-
-    #[test]
-    fn keys_of_a_slot() {
-        let mut client = client(|_| ());
-        client.expect("cluster keyslot foo", ":12182");
-        client.expect("cluster keyslot {foo}bar", ":12182");
-        client.expect("cluster countkeysinslot 12182", ":0");
-        for n in 0..5 {
-            client.expect(&format!("set {{foo}}{n} x"), "+OK");
-        }
-        client.expect("set other x", "+OK");
-        client.expect("cluster countkeysinslot 12182", ":5");
-        // In the same partition.
-        client.expect("cluster countkeysinslot 12183", ":0");
-        assert!(client.run("cluster getkeysinslot 12182 3").starts_with("*3|$6|{foo}"));
-        assert!(client.run("cluster getkeysinslot 12182 9").starts_with("*5|"));
-        client.expect("cluster getkeysinslot 12182 0", "*0");
-        client.expect("pexpire {foo}1 1", ":1");
-        client.engine.shard.set_now(crate::command::transcript::NOW_MS + 2);
-        client.expect("cluster countkeysinslot 12182", ":4");
-        client.expect("cluster countkeysinslot 16384", "-ERR Invalid slot");
-        client.expect("cluster countkeysinslot -1", "-ERR Invalid slot");
-        client.expect("cluster countkeysinslot x", "-ERR value is not an integer or out of range");
-        for bad in ["16384 1", "1 -1"] {
-            client.expect(&format!("cluster getkeysinslot {bad}"), "-ERR Invalid slot or number of keys");
-        }
-    }
-
-    #[test]
-    fn modes_of_a_connection() {
-        let mut client = client(|_| ());
-        client.expect("readonly", "+OK");
-        assert!(client.run("client info").contains(" flags=r "));
-        client.expect("readwrite", "+OK");
-        assert!(client.run("client info").contains(" flags=N "));
-        client.expect("readonly", "+OK");
-        client.expect("asking", "+OK");
-        client.expect("reset", "+RESET");
-        assert!(!client.session.readonly);
-        client.expect("select 0", "+OK");
-        client.expect("select 1", "-ERR SELECT is not allowed in cluster mode");
-        client.expect("replicaof 127.0.0.1 1", "-ERR REPLICAOF not allowed in cluster mode.");
-        client.expect("failover", "-ERR FAILOVER not allowed in cluster mode.");
-    }
-
-    #[test]
-    fn keys_of_several_slots_are_refused() {
-        let mut config = Config { cluster_enabled: true, ..Config::default() };
-        let refused = |config: &Config, line: &str| {
-            let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
-            refusal(config, table().resolve(&args).unwrap(), &args).map(|error| error.to_string())
-        };
-        const CROSSSLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot";
-        for line in [
-            "mget a b",
-            "mset a 1 b 2",
-            "rename a b",
-            "watch a b",
-            "blpop a b 0",
-            "sinterstore {a} b",
-            "ssubscribe a b",
-            "zunionstore d 1 a",
-            "sort a store b",
-            "copy a b",
-        ] {
-            assert_eq!(refused(&config, line).as_deref(), Some(CROSSSLOT), "{line}");
-        }
-        for line in [
-            "mget {a}1 a",
-            "get a",
-            "ping",
-            "publish a b",
-            "subscribe a b",
-            "sort a by nosort",
-            "sort a get #",
-            "sort a by {a}* get {a}*->f get #",
-            "sort a by x by nosort",
-            "flushall",
-        ] {
-            assert_eq!(refused(&config, line), None, "{line}");
-        }
-        for (line, option) in [
-            ("sort a by w_*", "BY"),
-            ("sort a get w_*", "GET"),
-            ("sort_ro a get b", "GET"),
-            ("sort a by *{a}", "BY"),
-            ("sort a get {b}*", "GET"),
-        ] {
-            let text = format!(
-                "ERR {option} option of SORT denied in cluster mode when keys formed by the pattern may be in \
-                                different slots."
-            );
-            assert_eq!(refused(&config, line), Some(text), "{line}");
-        }
-        assert_eq!(refused(&config, "swapdb 0 0").as_deref(), Some("ERR SWAPDB is not allowed in cluster mode"));
-        config.cluster_allow_local_crossslot = true;
-        for line in ["mget a b", "sort a by w_*"] {
-            assert_eq!(refused(&config, line), None, "{line}");
-        }
-    }
-}
+#[path = "cluster_tests.rs"]
+mod tests;

@@ -16,6 +16,7 @@ use crate::command::transaction::{QUEUED_MAX, Queued, runs_in_multi};
 use crate::command::{Flags, Handler, Merge, Owned, Reach, cluster, generic, table};
 use crate::engine::Refusal;
 use crate::resp::{Error, Limits, Parser, ProtocolError, Step};
+use crate::route::Route;
 
 /// How far [`Pump::parse`] came.
 struct Parsed {
@@ -217,11 +218,18 @@ impl Pump {
                 break;
             }
             let key = self.engine.hasher.key(args[row.key_at as usize]);
-            let owner = self.engine.router.owner(key.partition);
+            let way = match self.engine.router.route(key.partition) {
+                Route::Local => Way::Local,
+                Route::Core(owner) => Way::Forward(owner),
+                Route::Away => {
+                    self.admit_away(index, start, row);
+                    break;
+                }
+            };
             window.requests.push(Request {
                 row,
                 owned: Owned::default(),
-                way: if owner == self.me { Way::Local } else { Way::Forward(owner) },
+                way,
                 args: (start as u32, window.args.len() as u32),
                 target: Target::Connection(index),
                 hash: key.hash,
@@ -234,6 +242,16 @@ impl Pump {
             });
         }
         at
+    }
+
+    /// Answers a request whose key another node has.
+    #[cold]
+    fn admit_away(&mut self, index: u32, start: usize, row: &'static Row) {
+        let args = &self.window.args[start..];
+        let view = self.engine.view.as_deref();
+        let error = view.and_then(|view| cluster::refusal(&self.engine.config, view, row, args));
+        let refusal = self.engine.refuse(row, error.unwrap_or(Error::SlotNotServed));
+        self.refuse(index, start as u32, refusal, Owned::default());
     }
 
     /// A request that broke the protocol is answered in its turn; nothing after it is read.
@@ -258,8 +276,8 @@ impl Pump {
                 return self.refuse(index, start, refusal, owned);
             }
         };
-        if self.engine.config.cluster_enabled
-            && let Some(error) = cluster::refusal(&self.engine.config, row, args)
+        if let Some(view) = self.engine.view.as_deref()
+            && let Some(error) = cluster::refusal(&self.engine.config, view, row, args)
         {
             let refusal = self.engine.refuse(row, error);
             let refusal = self.refuse_queued(index, Some(row), refusal);

@@ -152,6 +152,10 @@ pub enum Error {
     NoAuth,
     #[error("ERR This instance has cluster support disabled")]
     NoCluster,
+    #[error("MOVED {slot} {host}:{port}")]
+    Moved { slot: u16, host: String, port: u16 },
+    #[error("CLUSTERDOWN Hash slot not served")]
+    SlotNotServed,
     #[error("CROSSSLOT Keys in request don't hash to the same slot")]
     CrossSlot,
     #[error("ERR {0} is not allowed in cluster mode")]

@@ -3,8 +3,6 @@
 //! Partitions are dealt to cores in contiguous ranges, so that a SCAN cursor, which counts partitions upwards, stays
 //! on one core for as long as possible.
 
-use super::slot::Key;
-
 /// Index of an executor inside this process: data cores first, the control core last.
 pub type CoreId = u16;
 
@@ -15,14 +13,21 @@ pub enum Route {
     Local,
     /// On another core of this node.
     Core(CoreId),
+    /// On another node, or nowhere.
+    Away,
 }
+
+/// Stands for no core of this node.
+const AWAY: CoreId = CoreId::MAX;
 
 /// One core's copy of the routing table.
 #[derive(Clone, Debug)]
 pub struct Router {
     me: CoreId,
-    /// Owner of each partition.
+    /// Owner of each partition, whether this node leads it or follows another one's.
     owner: Box<[CoreId]>,
+    /// The same for requests of clients: [`AWAY`] where another node leads.
+    target: Box<[CoreId]>,
     cores: u16,
 }
 
@@ -30,8 +35,9 @@ impl Router {
     /// The table of a node whose `cores` data cores share `partitions` partitions, as core `me` sees it.
     pub fn new(me: CoreId, cores: u16, partitions: u16) -> Self {
         assert!(cores >= 1 && cores <= partitions);
-        let owner = (0..partitions as u32).map(|p| (p * cores as u32 / partitions as u32) as CoreId).collect();
-        Router { me, owner, cores }
+        let owner: Box<[CoreId]> =
+            (0..partitions as u32).map(|p| (p * cores as u32 / partitions as u32) as CoreId).collect();
+        Router { me, target: owner.clone(), owner, cores }
     }
 
     pub fn me(&self) -> CoreId {
@@ -52,10 +58,21 @@ impl Router {
         self.owner[partition as usize]
     }
 
+    /// Where a client's request for a key of this partition runs.
     #[inline]
-    pub fn route(&self, key: &Key) -> Route {
-        let owner = self.owner(key.partition);
-        if owner == self.me { Route::Local } else { Route::Core(owner) }
+    pub fn route(&self, partition: u16) -> Route {
+        match self.target[partition as usize] {
+            core if core == self.me => Route::Local,
+            AWAY => Route::Away,
+            core => Route::Core(core),
+        }
+    }
+
+    /// From now on this node leads the partitions of which `leads` is true, and no others.
+    pub fn lead(&mut self, leads: impl Fn(u16) -> bool) {
+        for (partition, (target, &owner)) in (0..).zip(self.target.iter_mut().zip(&self.owner)) {
+            *target = if leads(partition) { owner } else { AWAY };
+        }
     }
 
     /// The partitions that `core` owns.
@@ -80,9 +97,22 @@ mod tests {
                 assert_eq!(range.start, next);
                 assert!(range.len() >= 256 / cores as usize);
                 assert!(range.clone().all(|p| router.owner(p) == core));
+                let route = if core == 0 { Route::Local } else { Route::Core(core) };
+                assert!(range.clone().all(|p| router.route(p) == route));
                 next = range.end;
             }
             assert_eq!(next, 256);
         }
+    }
+
+    #[test]
+    fn what_another_node_leads_is_away() {
+        let mut router = Router::new(0, 2, 256);
+        router.lead(|partition| partition % 2 == 0);
+        assert_eq!([0, 1, 128, 129].map(|p| router.route(p)), [Route::Local, Route::Away, Route::Core(1), Route::Away]);
+        // It still has a core that keeps a copy of it.
+        assert_eq!([1, 129].map(|p| router.owner(p)), [0, 1]);
+        router.lead(|_| true);
+        assert_eq!([1, 129].map(|p| router.route(p)), [Route::Local, Route::Core(1)]);
     }
 }

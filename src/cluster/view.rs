@@ -1,0 +1,124 @@
+//! What a node knows of its cluster: the nodes, and which of them leads each partition.
+//!
+//! A view is a plain value that is never changed: a newer one takes its place on every core. From it come the routing of
+//! requests ([`crate::route::Router`]) and the answers to CLUSTER.
+//!
+//! Invariants ([`View::new`] checks them): a view has at least one node, itself one of them, and leaders are among them; there
+//! is a power of two of partitions.
+
+use std::ops::RangeInclusive;
+
+use crate::route::SLOTS;
+
+/// A node, as clients know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// 40 hexadecimal digits.
+    pub id: String,
+    /// Where clients reach it; empty, of this node only: where they have reached it.
+    pub host: String,
+    /// 0, of this node only: where they have reached it.
+    pub port: u16,
+    /// It is heard of.
+    pub alive: bool,
+}
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    nodes: Vec<Endpoint>,
+    /// This node among them.
+    me: usize,
+    /// Of each partition; None: nobody leads it.
+    leaders: Vec<Option<u16>>,
+    /// Grows with every change of a leader.
+    epoch: u64,
+}
+
+impl View {
+    pub fn new(nodes: Vec<Endpoint>, me: usize, leaders: Vec<Option<u16>>, epoch: u64) -> View {
+        assert!(me < nodes.len() && leaders.iter().flatten().all(|&leader| (leader as usize) < nodes.len()));
+        assert!(leaders.len().is_power_of_two() && leaders.len() <= SLOTS as usize);
+        View { nodes, me, leaders, epoch }
+    }
+
+    /// A cluster of one node, which leads everything.
+    pub fn alone(node: Endpoint, partitions: u16) -> View {
+        View::new(vec![node], 0, vec![Some(0); partitions as usize], 1)
+    }
+
+    pub fn nodes(&self) -> &[Endpoint] {
+        &self.nodes
+    }
+
+    pub fn me(&self) -> usize {
+        self.me
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether this node leads a partition.
+    pub fn leads(&self, partition: u16) -> bool {
+        self.leaders[partition as usize] == Some(self.me as u16)
+    }
+
+    /// Which node leads the partition of a slot.
+    pub fn leader_of(&self, slot: u16) -> Option<usize> {
+        self.leaders[slot as usize * self.leaders.len() / SLOTS as usize].map(usize::from)
+    }
+
+    /// Slots that have one leader and lie together, ascending, each with its leader.
+    pub fn ranges(&self) -> Vec<(RangeInclusive<u16>, usize)> {
+        let width = SLOTS / self.leaders.len() as u16;
+        let mut ranges: Vec<(RangeInclusive<u16>, usize)> = Vec::new();
+        for (partition, leader) in (0..).zip(&self.leaders) {
+            let Some(leader) = leader.map(usize::from) else { continue };
+            let (first, last) = (partition * width, partition * width + (width - 1));
+            match ranges.last_mut() {
+                Some((range, same)) if *same == leader && *range.end() + 1 == first => *range = *range.start()..=last,
+                _ => ranges.push((first..=last, leader)),
+            }
+        }
+        ranges
+    }
+
+    /// Slots that have a leader.
+    pub fn slots_led(&self) -> usize {
+        self.leaders.iter().flatten().count() * (SLOTS as usize / self.leaders.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(n: u16) -> Endpoint {
+        Endpoint { id: format!("{n:040x}"), host: format!("10.0.0.{n}"), port: 7000 + n, alive: true }
+    }
+
+    #[test]
+    fn slots_are_in_ranges_of_their_leaders() {
+        let leaders = vec![Some(0), Some(0), Some(1), None, Some(1), Some(2), Some(0), Some(0)];
+        let view = View::new((0..3).map(endpoint).collect(), 0, leaders, 9);
+        let ranges = view.ranges();
+        let expected = [(0..=4095, 0), (4096..=6143, 1), (8192..=10239, 1), (10240..=12287, 2), (12288..=16383, 0)];
+        assert_eq!(ranges, expected);
+        for slot in 0..SLOTS {
+            let range = ranges.iter().find(|(range, _)| range.contains(&slot));
+            assert_eq!(view.leader_of(slot), range.map(|&(_, leader)| leader), "{slot}");
+            assert_eq!(view.leads(slot / 2048), view.leader_of(slot) == Some(0));
+        }
+        assert_eq!(view.slots_led(), 7 * 2048);
+    }
+
+    #[test]
+    fn any_number_of_partitions_covers_all_slots() {
+        for partitions in (0..=14).map(|log| 1u16 << log) {
+            let view = View::alone(endpoint(1), partitions);
+            assert_eq!(view.ranges(), [(0..=SLOTS - 1, 0)]);
+            assert_eq!(view.slots_led(), SLOTS as usize);
+        }
+    }
+}
