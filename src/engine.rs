@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::admin::process::allocated_bytes;
-use crate::cluster::{Endpoint, View};
+use crate::cluster::{Endpoint, Identity, View};
 use crate::command::slowlog::SlowlogEntry;
 use crate::command::table::Unknown;
 use crate::command::{Answer, Args, Ask, Ctx, Finish, Flags, Flow, Handler, Home, Owned, Session, table, table::Row};
@@ -179,7 +179,7 @@ impl Engine {
             random: seed | 1,
             in_transaction: false,
         };
-        engine.view = engine.config.cluster_enabled.then(|| Arc::new(engine.alone()));
+        engine.view = engine.node.identity.map(|identity| Arc::new(engine.alone(identity)));
         engine.apply_memory_config(0);
         engine.durability_changed(Durability::Memory);
         let replica = engine.config.replicaof.is_some();
@@ -191,9 +191,9 @@ impl Engine {
     }
 
     /// A cluster of this node only.
-    fn alone(&self) -> View {
+    fn alone(&self, identity: Identity) -> View {
         let (host, port) = (self.config.cluster_announce_ip.clone(), self.config.cluster_announce_port);
-        let node = Endpoint { id: self.node.node_id.clone(), host, port, alive: true };
+        let node = Endpoint { id: identity.to_string(), host, port, alive: true };
         View::alone(node, self.router.partitions())
     }
 

@@ -205,7 +205,7 @@ pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
     let found = import_dump(&config, recovered, &listeners).inspect_err(|_| remove_files(&config))?;
     let mut state = NodeState::new(Arc::clone(&config));
     if config.cluster_enabled {
-        state.node_id = identity::load(Path::new(&config.dir)).inspect_err(|_| remove_files(&config))?;
+        state.identity = Some(identity::load(Path::new(&config.dir)).inspect_err(|_| remove_files(&config))?);
     }
     let signals = Signals::watch().map_err(NodeError::Signals)?;
     let cores = config.cpus.len();

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::budget::Budget;
+use crate::cluster::Identity;
 use crate::config::Config;
 use crate::mesh::EXECUTORS_MAX;
 
@@ -71,8 +72,8 @@ pub struct NodeState {
     pub config: ConfigStore,
     /// 40 hexadecimal digits, new at every start.
     pub run_id: String,
-    /// Its name in the cluster, as long and unlike that of any other; kept over starts where there is a cluster.
-    pub node_id: String,
+    /// Who it is in its cluster; None: the node runs alone.
+    pub identity: Option<Identity>,
     pub started: Instant,
     startup_bytes: AtomicU64,
     slowlog_id: AtomicU64,
@@ -91,7 +92,7 @@ impl NodeState {
         NodeState {
             config: ConfigStore::new(config),
             run_id: random_hex(),
-            node_id: random_hex(),
+            identity: None,
             started: Instant::now(),
             startup_bytes: AtomicU64::new(0),
             slowlog_id: AtomicU64::new(0),
@@ -129,12 +130,9 @@ impl NodeState {
     }
 }
 
-/// Digits of an id.
-pub const ID_DIGITS: usize = 40;
-
 /// 40 random hexadecimal digits. Without a source of randomness, digits of the clock: the id only tells runs apart.
-pub fn random_hex() -> String {
-    let mut bytes = [0u8; ID_DIGITS / 2];
+fn random_hex() -> String {
+    let mut bytes = [0u8; 20];
     if getrandom::fill(&mut bytes).is_err() {
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
         bytes[..16].copy_from_slice(&nanos.to_be_bytes());

@@ -3,4 +3,5 @@
 pub mod identity;
 pub mod view;
 
+pub use identity::Identity;
 pub use view::{Endpoint, View};

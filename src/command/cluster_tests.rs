@@ -1,6 +1,7 @@
 //! What CLUSTER tells, and what a cluster refuses.
 
 use super::*;
+use crate::cluster::Identity;
 use crate::command::table;
 use crate::command::transcript::Client;
 
@@ -102,7 +103,7 @@ fn without_a_cluster_there_is_nothing_to_tell() {
 #[test]
 fn a_cluster_of_one() {
     let mut client = client(|_| ());
-    let id = client.engine.node.node_id.clone();
+    let id = Identity(1).to_string();
     client.expect("cluster myid", &format!("$40|{id}"));
     client.expect("cluster slots", &format!("*1|*3|:0|:16383|*4|$9|127.0.0.1|:6379|$40|{id}|*0"));
     let line = format!("{id} 127.0.0.1:6379@0 myself,master - 0 0 1 connected 0-16383\n");

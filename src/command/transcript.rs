@@ -5,10 +5,12 @@ use std::sync::Arc;
 use super::log::{LogAnswer, LogAsk};
 use super::session::NetInfo;
 use super::{Answer, Ask, Flow, Handler, Owned, Session, table};
+use crate::cluster::Identity;
 use crate::config::Config;
 use crate::engine::{Call, Engine, Origin, Refusal};
 use crate::resp::{Output, Reply};
 use crate::route::{Hasher, Router};
+use crate::state::NodeState;
 
 /// One client of a server with one core.
 pub struct Client {
@@ -31,7 +33,9 @@ impl Client {
 
     pub fn with(config: Config) -> Client {
         let router = Router::new(0, 1, 256);
-        let mut engine = Engine::new(router, Hasher::new(256, [1, 2, 3, 4]), Arc::new(config), 7);
+        let mut state = NodeState::new(Arc::new(config));
+        state.identity = state.config.with(|config| config.cluster_enabled).then_some(Identity(1));
+        let mut engine = Engine::of_node(router, Hasher::new(256, [1, 2, 3, 4]), Arc::new(state), 7);
         engine.shard.set_now(NOW_MS);
         let session = Session {
             id: 1,
