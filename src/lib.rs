@@ -7,6 +7,7 @@ pub mod admin;
 pub mod blocking;
 pub mod borrow;
 pub mod budget;
+pub mod cluster;
 pub mod collection;
 pub mod command;
 pub mod config;
