@@ -1,11 +1,13 @@
 //! The plan while it is made: who holds which copy, and the steps that need no search.
 //!
-//! Pure, owned by no core. Four steps, each of which moves no copy that could have stayed:
+//! Pure, owned by no core. The steps, none of which moves a copy that is where it may be:
 //!
 //! 1. [`Board::new`] takes the placement so far, without the copies of nodes that are gone;
 //! 2. [`Board::trim`] gives up copies that may not stay: beyond the replication factor, or too many in a rack;
 //! 3. [`Board::fill`] puts each missing copy on the first node in its preference that is under quota;
 //! 4. [`Board::take`] lets nodes under quota take, from nodes over quota, the copies that prefer them most.
+//!
+//! The last two may leave a few copies without a place; [`super::augment`] finds one for them.
 //!
 //! Invariants: `copies` and `held` tell the same; a partition has at most one copy on a node; after `trim` no rack has
 //! more copies of a partition than it may, and what is missing can be placed; a primary holds a copy.

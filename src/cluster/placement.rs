@@ -1,6 +1,7 @@
 //! The placement: for each partition the nodes that hold a copy, and which of them leads.
 //!
-//! Pure and deterministic, owned by no core: equal input gives an equal placement on every node and in every version.
+//! Pure and deterministic, owned by no core: equal input gives an equal placement on every node. Versions may differ: what
+//! counts is the placement that was agreed on, not who computed it.
 //!
 //! # What [`place`] guarantees
 //!

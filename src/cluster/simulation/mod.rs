@@ -43,7 +43,7 @@ pub struct RingArgs {
     #[arg(long)]
     pub simulate: bool,
     /// Write the comparison as a picture
-    #[arg(long, value_name = "FILE", requires = "simulate")]
+    #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
 }
 
@@ -56,6 +56,8 @@ pub enum RingError {
     ManyNodes,
     #[error("--nodes takes at most {COUNTS_MAX} numbers")]
     Counts,
+    #[error("--svg is the picture of a simulation: it needs --simulate")]
+    Picture,
     #[error("--{option} must be between 1 and {max}")]
     Range { option: &'static str, max: usize },
     #[error("--partitions must be a power of two up to {PARTITIONS_MAX}")]
@@ -80,6 +82,7 @@ impl RingArgs {
         match (self.simulate, self.nodes.len()) {
             (false, 0) => Err(RingError::NoNodes),
             (false, 2..) => Err(RingError::ManyNodes),
+            (false, _) if self.svg.is_some() => Err(RingError::Picture),
             (true, counts) if counts > COUNTS_MAX => Err(RingError::Counts),
             _ => Ok(()),
         }
