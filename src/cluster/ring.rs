@@ -9,8 +9,9 @@
 //!
 //! Places come from SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014; the
 //! constants are Stafford's variant 13): virtual node `k` of a node is output `k` of the generator seeded with
-//! `mix(id ^ NODES_SEED)`, and partition `p` is output `p` of the one seeded with `PARTITIONS_SEED`. This never changes: under
-//! another hash nearly every copy would be in the wrong place. A larger weight adds virtual nodes and keeps those that were there.
+//! `mix(id ^ NODES_SEED)`, and partition `p` is output `p` of the one seeded with `PARTITIONS_SEED`. This never changes:
+//! under another hash nearly every copy would be in the wrong place. A larger weight adds virtual nodes and keeps those
+//! that were there.
 //!
 //! Invariants: points ascend by (place, node); each node has at least one.
 
