@@ -12,6 +12,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use keyloom::admin::{doctor, limits, logging};
+use keyloom::cluster::simulation;
 use keyloom::config::{Config, LoadError};
 use keyloom::dumpfile::{self, ExportError, ImportError, Target};
 use keyloom::loadgen;
@@ -57,7 +58,8 @@ Examples:
   keyloom doctor                           is this machine fit, and what is to be done
   keyloom check /var/lib/keyloom/appendonlydir    is the data whole
   keyloom dump /var/lib/keyloom/appendonlydir --from 7
-                                           the log as commands";
+                                           the log as commands
+  keyloom ring --nodes 5 --racks 3         which node would hold how much";
 
 /// A Redis-compatible in-memory store: one pinned thread per core, nothing shared.
 #[derive(Parser)]
@@ -135,6 +137,8 @@ enum Command {
         /// The file, which must not be there
         file: PathBuf,
     },
+    /// Show how partitions are placed on nodes, and how other ways to do it compare
+    Ring(simulation::RingArgs),
 }
 
 const IMPORT_HELP: &str = "\
@@ -172,6 +176,8 @@ enum CliError {
     Import(#[from] ImportError),
     #[error("{0}")]
     Export(#[from] ExportError),
+    #[error("{0}")]
+    Ring(#[from] simulation::RingError),
 }
 
 /// Runs the program with `args`, its name not among them.
@@ -261,6 +267,10 @@ fn parsed(mut args: Vec<OsString>) -> Result<ExitCode, CliError> {
             import(&file, &dir.join(appenddirname), databases as usize, skip_unsupported)
         }
         Command::Export { dir, file } => export(&dir, &file),
+        Command::Ring(args) => {
+            simulation::run(&args, &mut std::io::stdout().lock())?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
