@@ -238,7 +238,7 @@ pub fn clear(dir: &Path) -> io::Result<()> {
 
 /// A directory for a test, removed when this is dropped.
 #[cfg(test)]
-pub(super) mod scratch {
+pub(crate) mod scratch {
     use super::*;
     use std::sync::atomic::{AtomicU32, Ordering};
 
