@@ -154,6 +154,8 @@ impl Cluster {
         let identity = IDENTITY + u128::from(node);
         let log = LogStore::open(&dir, identity).unwrap();
         let machine = StateMachine::open(&dir, identity).unwrap();
+        assert!(log.number().is_none_or(|number| number == node));
+        log.set_number(node).await.unwrap();
         let (closing, reader) = (log.closing(), machine.reader());
         let factory = Factory { me: node, hub: Rc::clone(&self.hub) };
         let config = config("test", Pace::Steady).unwrap();

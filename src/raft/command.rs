@@ -39,6 +39,10 @@ pub const HOST_BYTES_MAX: usize = 255;
 /// Longest name of a rack.
 pub const RACK_BYTES_MAX: usize = 64;
 
+/// Highest number of anything that is counted. What was read and has a higher one is damaged; beyond, counters would
+/// overflow.
+pub const COUNT_MAX: u64 = 1 << 62;
+
 /// Largest weight.
 pub const WEIGHT_MAX: u16 = 1_000;
 
@@ -76,7 +80,8 @@ pub struct Placement {
 pub enum Command {
     /// The data set begins, with this number of partitions for its life.
     Create { partitions: u16 },
-    /// Gives a node its number. `identity` is that of its data directory: who asks again gets the same number.
+    /// Gives a node its number, also in raft. `identity` is that of its data directory: who asks again gets the same
+    /// number. The node that founds a cluster has number 1, and is the first to join.
     Join { identity: u128, profile: Profile },
     /// A process has started: the node is a new incarnation, and in no in-sync set any more, unless it is the last one
     /// there. `boot` is random: who asks again gets the same incarnation.

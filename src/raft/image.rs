@@ -40,6 +40,7 @@ impl Tip {
     pub fn pass(&mut self, change: &Change) {
         match change {
             Change::Append(entry) => self.last = Some(entry.log_id),
+            Change::Number(number) => self.number = Some(*number),
             Change::Vote(vote) => self.vote = Some(*vote),
             Change::Committed(id) => self.committed = *id,
             Change::Truncate(after) if index(*after) < index(self.last) => self.last = *after,
@@ -87,6 +88,10 @@ impl Image {
                     _ => Ok(()),
                 }
             }
+            Change::Number(number) => match self.tip.number {
+                Some(before) if before != *number => Err("another number for a node that has one"),
+                _ => Ok(()),
+            },
             Change::Committed(_) | Change::Purge(_) => Ok(()),
         }
     }
@@ -118,7 +123,7 @@ impl Image {
                     self.base = Some(upto);
                 }
             }
-            Change::Vote(_) | Change::Committed(_) | Change::Truncate(_) => {}
+            Change::Number(_) | Change::Vote(_) | Change::Committed(_) | Change::Truncate(_) => {}
         }
     }
 
@@ -210,12 +215,14 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         let mut log = image((0..5).map(|index| entry(2, index)));
         log.apply(Change::Vote(Vote::new(3, 2)), 0);
+        log.apply(Change::Number(7), 0);
         log.apply(Change::Purge(id(2, 1)), 0);
         for wrong in [
             entry(2, 6),
             entry(2, 4),
             entry(1, 5),
             Change::Vote(Vote::new(2, 9)),
+            Change::Number(8),
             Change::Truncate(None),
             Change::Truncate(Some(id(2, 0))),
             Change::Truncate(Some(id(1, 3))),

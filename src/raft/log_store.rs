@@ -19,6 +19,7 @@ use std::task::{Context, Poll, Waker};
 
 use openraft::storage::{LogState, RaftLogReader, RaftLogStorage};
 
+use super::command::NodeId;
 use super::error::StoreError;
 use super::image::Image;
 use super::recover::{Recovered, recover};
@@ -200,6 +201,16 @@ impl LogStore {
         Ok(LogStore { store })
     }
 
+    /// The number that the node has, if it was given one.
+    pub fn number(&self) -> Option<NodeId> {
+        self.store.borrow().image.tip().number
+    }
+
+    /// Notes the number that the node was given, for its life; to be called before raft runs under it.
+    pub async fn set_number(&self, number: NodeId) -> Result<(), StoreError> {
+        self.change_durably(Change::Number(number)).await
+    }
+
     /// To wait until all is written, after the log was dropped.
     pub fn closing(&self) -> Closing {
         Closing { store: Rc::clone(&self.store) }
@@ -279,13 +290,14 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        Ok(self.change_durably(Change::Vote(*vote)).await?)
+        self.change_durably(Change::Vote(*vote)).await.map_err(io::Error::from)
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         // Durable before it is applied: what a reader was shown is applied again after a restart, before anybody reads.
         let same = self.store.borrow().image.tip().committed == committed;
-        Ok(if same { self.durably().await? } else { self.change_durably(Change::Committed(committed)).await? })
+        let written = if same { self.durably().await } else { self.change_durably(Change::Committed(committed)).await };
+        written.map_err(io::Error::from)
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
@@ -312,11 +324,11 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        Ok(self.store.borrow_mut().change(Change::Truncate(last))?)
+        self.store.borrow_mut().change(Change::Truncate(last)).map_err(io::Error::from)
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        Ok(self.store.borrow_mut().change(Change::Purge(upto))?)
+        self.store.borrow_mut().change(Change::Purge(upto)).map_err(io::Error::from)
     }
 }
 

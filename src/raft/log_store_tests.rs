@@ -50,7 +50,8 @@ fn random_change(random: &mut Random, tip: &Tip) -> Change {
             let voted = tip.vote.map_or(1, |vote| vote.leader_id.term + 1);
             Change::Vote(Vote { leader_id: LeaderId { term: voted, node_id: random.below(3) }, committed: false })
         }
-        14..=15 => Change::Committed(tip.last),
+        14 => Change::Committed(tip.last),
+        15 => Change::Number(3 + random.below(2)),
         16..=17 => {
             let after = first + random.below(last - first + 1);
             Change::Truncate(Some(LogId { leader_id: LeaderId { term, node_id: 1 }, index: after }))
@@ -69,6 +70,7 @@ async fn execute(store: &mut LogStore, change: Change) -> io::Result<()> {
         Change::Committed(id) => store.save_committed(id).await,
         Change::Truncate(after) => store.truncate_after(after).await,
         Change::Purge(upto) => store.purge(upto).await,
+        Change::Number(number) => store.set_number(number).await.map_err(io::Error::from),
     }
 }
 
@@ -304,12 +306,13 @@ fn the_log_of_another_node_is_refused() {
 proptest::proptest! {
     /// Behind an intact checksum, too, nothing is believed, and nothing panics.
     #[test]
-    fn no_bytes_make_a_record_panic(at: proptest::sample::Index, by: u8, kind in 0..5u8, cut: bool) {
+    fn no_bytes_make_a_record_panic(at: proptest::sample::Index, by: u8, kind in 0..6u8, cut: bool) {
         let change = match kind {
             0 => Change::Append(entry(3, 4)),
             1 => Change::Vote(Vote::new(3, 4)),
             2 => Change::Committed(Some(id(3, 4))),
             3 => Change::Truncate(None),
+            4 => Change::Number(3),
             _ => Change::Purge(id(3, 4)),
         };
         let mut bytes = change.encode().unwrap();

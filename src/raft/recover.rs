@@ -72,7 +72,11 @@ pub fn recover(dir: &Path, identity: u128) -> Result<Recovered, StoreError> {
 
 fn make(dir: &Path) -> Result<(), StoreError> {
     match fs::create_dir(dir) {
-        Ok(()) => dir.parent().map_or(Ok(()), files::sync_dir).map_err(StoreError::io(dir)),
+        Ok(()) => {
+            // A relative path of one name lies in the working directory.
+            let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+            files::sync_dir(parent.unwrap_or(Path::new("."))).map_err(StoreError::io(dir))
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(source) => Err(StoreError::Io { path: dir.into(), source }),
     }

@@ -16,7 +16,7 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::command::{
-    Command, Epoch, Incarnation, Member, NODES_MAX, NodeId, PARTITIONS_MAX, PartitionId, Placement, Profile,
+    COUNT_MAX, Command, Epoch, Incarnation, Member, NODES_MAX, NodeId, PARTITIONS_MAX, PartitionId, Placement, Profile,
     REPLICAS_MAX, Refusal, Reply, has_duplicates,
 };
 
@@ -325,8 +325,14 @@ impl State {
         if !self.nodes.is_sorted_by(|a, b| a.id < b.id) {
             return Err("nodes are not in order");
         }
+        if self.next_node.max(self.placement_version) > COUNT_MAX {
+            return Err("a number that cannot have been reached");
+        }
         for (at, node) in self.nodes.iter().enumerate() {
             node.profile.check()?;
+            if node.incarnation > COUNT_MAX {
+                return Err("a number that cannot have been reached");
+            }
             if node.id == 0 || node.id >= self.next_node {
                 return Err("a node has a number that was not given");
             }
@@ -343,6 +349,9 @@ impl State {
 
     fn validate_partition(&self, partition: &Partition) -> Result<(), &'static str> {
         let Partition { epoch, primary, replicas, in_sync, in_sync_version } = partition;
+        if (*epoch).max(*in_sync_version) > COUNT_MAX {
+            return Err("a number that cannot have been reached");
+        }
         if *epoch == 0 {
             let nothing = *partition == Partition::default();
             return if nothing { Ok(()) } else { Err("a partition that was never placed has copies") };

@@ -226,3 +226,7 @@ impl RaftStateMachine<Types> for StateMachine {
         Ok(kept.map(|kept| Snapshot { meta: kept.meta, snapshot: kept.bytes }))
     }
 }
+
+#[cfg(test)]
+#[path = "state_machine_tests.rs"]
+mod tests;

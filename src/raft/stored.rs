@@ -18,7 +18,9 @@ use rkyv::ser::allocator::ArenaHandle;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::command::{Command, HOST_BYTES_MAX, NODES_MAX, NodeId};
+use super::command::{
+    COUNT_MAX, Command, HOST_BYTES_MAX, NODES_MAX, NodeId, PARTITIONS_MAX, RACK_BYTES_MAX, REPLICAS_MAX,
+};
 use super::types::{Entry, LeaderId, LogId, Membership, MembershipAt, Payload, Peer, Vote};
 
 /// The version of everything in here.
@@ -26,12 +28,13 @@ pub const VERSION: u8 = 1;
 
 /// Largest record or snapshot. A placement of all partitions is about a megabyte.
 pub const STORED_BYTES_MAX: usize = 8 << 20;
+// The largest state: for each copy two numbers, and some more for each partition and node.
+const PARTITION_BYTES_MAX: usize = 64 + 16 * REPLICAS_MAX;
+const NODE_BYTES_MAX: usize = 128 + HOST_BYTES_MAX + RACK_BYTES_MAX;
+const _: () = assert!(PARTITION_BYTES_MAX * PARTITIONS_MAX + 2 * NODE_BYTES_MAX * NODES_MAX < STORED_BYTES_MAX);
 
 /// Most configurations of a membership: two while it changes.
 const CONFIGURATIONS_MAX: usize = 2;
-
-/// Highest number of anything that is counted. More is damage, and would overflow.
-const COUNT_MAX: u64 = 1 << 62;
 
 /// What is wrong with something stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -84,10 +87,12 @@ enum StoredChange {
     Committed(Option<StoredLogId>),
     Truncate(Option<StoredLogId>),
     Purge(StoredLogId),
+    Number(NodeId),
 }
 
 #[derive(Archive, Serialize, Deserialize)]
 struct StoredTip {
+    number: Option<NodeId>,
     vote: Option<StoredVote>,
     committed: Option<StoredLogId>,
     purged: Option<StoredLogId>,
@@ -104,11 +109,15 @@ pub enum Change {
     Truncate(Option<LogId>),
     /// What comes up to this is gone.
     Purge(LogId),
+    /// The number that the node was given.
+    Number(NodeId),
 }
 
 /// Everything about a log but its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Tip {
+    /// The node's own.
+    pub number: Option<NodeId>,
     pub vote: Option<Vote>,
     pub committed: Option<LogId>,
     pub purged: Option<LogId>,
@@ -251,6 +260,7 @@ impl Change {
             Change::Committed(id) => StoredChange::Committed(id.map(StoredLogId::from)),
             Change::Truncate(after) => StoredChange::Truncate(after.map(StoredLogId::from)),
             Change::Purge(upto) => StoredChange::Purge((*upto).into()),
+            Change::Number(number) => StoredChange::Number(*number),
         })
     }
 
@@ -272,6 +282,7 @@ impl Change {
             StoredChange::Committed(id) => Change::Committed(check_id(id)?),
             StoredChange::Truncate(after) => Change::Truncate(check_id(after)?),
             StoredChange::Purge(upto) => Change::Purge(upto.check()?),
+            StoredChange::Number(number) => Change::Number(counted(number)?),
         })
     }
 }
@@ -279,6 +290,7 @@ impl Change {
 impl Tip {
     pub fn encode(&self) -> Result<Vec<u8>, StoredError> {
         encode(&StoredTip {
+            number: self.number,
             vote: self.vote.map(StoredVote::from),
             committed: self.committed.map(StoredLogId::from),
             purged: self.purged.map(StoredLogId::from),
@@ -289,6 +301,7 @@ impl Tip {
     pub fn decode(bytes: &[u8]) -> Result<Tip, StoredError> {
         let stored = decode::<StoredTip>(bytes)?;
         let tip = Tip {
+            number: stored.number.map(counted).transpose()?,
             vote: stored.vote.map(StoredVote::check).transpose()?,
             committed: check_id(stored.committed)?,
             purged: check_id(stored.purged)?,

@@ -64,7 +64,7 @@ impl Writer {
             match change {
                 Change::Append(entry) => segment.index_max = segment.index_max.max(Some(entry.log_id.index)),
                 Change::Purge(_) => purged = true,
-                Change::Vote(_) | Change::Committed(_) | Change::Truncate(_) => {}
+                Change::Number(_) | Change::Vote(_) | Change::Committed(_) | Change::Truncate(_) => {}
             }
         }
         self.next += group.len() as u64;
