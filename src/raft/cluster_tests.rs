@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,8 +23,10 @@ use super::settings::{Pace, config};
 use super::state_machine::{StateMachine, StateReader};
 use super::testing::{IDENTITY, profile};
 use super::types::{Peer, Raft, Snapshot, SnapshotBytes, Types, Vote};
+use crate::log::disk::Disk;
+use crate::log::disk_sim::{Fate, SimulatedDisk};
 use crate::log::files::scratch::Scratch;
-use crate::log::testing::on_executor;
+use crate::log::testing::{Random, on_executor};
 
 /// Longest wait for anything, on a machine that has much else to do.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -125,6 +128,7 @@ impl RaftNetworkV2<Types> for Link {
 
 struct Member {
     raft: Raft,
+    disk: Rc<SimulatedDisk>,
     reader: StateReader,
     closing: Closing,
 }
@@ -149,11 +153,25 @@ impl Cluster {
         cluster
     }
 
+    fn dir(&self, node: NodeId) -> PathBuf {
+        self.scratch.0.join(node.to_string())
+    }
+
     async fn join(&mut self, node: NodeId) {
-        let dir = self.scratch.0.join(node.to_string());
-        let identity = IDENTITY + u128::from(node);
-        let log = LogStore::open(&dir, identity).unwrap();
-        let machine = StateMachine::open(&dir, identity).unwrap();
+        self.join_on(node, Disk::System, SimulatedDisk::new(|_| Fate::Works)).await;
+    }
+
+    /// Starts a node on a simulated disk, which has what its directory has.
+    async fn join_simulated(&mut self, node: NodeId) {
+        let disk = SimulatedDisk::new(|_| Fate::Works);
+        self.join_on(node, Disk::Simulated(Rc::clone(&disk)), disk).await;
+    }
+
+    async fn join_on(&mut self, node: NodeId, on: Disk, disk: Rc<SimulatedDisk>) {
+        let (dir, identity) = (self.dir(node), IDENTITY + u128::from(node));
+        let log = LogStore::open_on(on.clone(), &dir, identity, 2_000).unwrap();
+        let machine = StateMachine::open_on(on, &dir, identity).unwrap();
+        disk.load(&dir);
         assert!(log.number().is_none_or(|number| number == node));
         log.set_number(node).await.unwrap();
         let (closing, reader) = (log.closing(), machine.reader());
@@ -161,7 +179,7 @@ impl Cluster {
         let config = config("test", Pace::Steady).unwrap();
         let raft = Raft::new(node, config, factory, log, machine).await.unwrap();
         self.hub.rafts.borrow_mut().insert(node, raft.clone());
-        self.members.insert(node, Member { raft, reader, closing });
+        self.members.insert(node, Member { raft, disk, reader, closing });
     }
 
     async fn stop(&mut self) {
@@ -173,6 +191,22 @@ impl Cluster {
         }
     }
 
+    /// The power of a node on a simulated disk is cut.
+    async fn crash(&mut self, node: NodeId, chance: impl FnMut() -> bool) {
+        let dir = self.dir(node);
+        std::fs::remove_dir_all(&dir).unwrap();
+        std::fs::create_dir(&dir).unwrap();
+        self.members[&node].disk.cut_power(&dir, chance);
+        self.hub.rafts.borrow_mut().remove(&node);
+        self.hub.cut_off.borrow_mut().insert(node);
+        // What it still writes is on no disk.
+        if let Some(member) = self.members.remove(&node) {
+            member.raft.shutdown().await.unwrap();
+            member.closing.done().await.unwrap();
+        }
+        self.hub.cut_off.borrow_mut().remove(&node);
+    }
+
     async fn wait(&self, what: &str, mut over: impl FnMut(&Cluster) -> bool) {
         let end = std::time::Instant::now() + PATIENCE;
         while !over(self) {
@@ -181,12 +215,12 @@ impl Cluster {
         }
     }
 
-    /// Executes a command at whoever leads among `nodes`.
+    /// Executes a command at whoever leads among `nodes`. One that is in doubt is executed again.
     async fn write(&self, nodes: &[NodeId], command: Command) -> Reply {
         let end = std::time::Instant::now() + PATIENCE;
         loop {
-            for node in nodes {
-                let raft = &self.members[node].raft;
+            for member in nodes.iter().filter_map(|node| self.members.get(node)) {
+                let raft = &member.raft;
                 if raft.is_leader()
                     && let Ok(Ok(response)) =
                         Glommio::timeout(Duration::from_secs(2), raft.client_write(command.clone())).await
@@ -321,6 +355,56 @@ fn a_new_node_gets_a_snapshot() {
         // Also after a restart, from the snapshot that it has received.
         cluster.join(2).await;
         assert_eq!(cluster.knows(2), 20);
+        cluster.stop().await;
+    });
+}
+
+/// Nodes lose their power one after the other, at any moment, and now and then all of them at once; in between, snapshots
+/// are made and the log is purged. Everything that was acknowledged is there in the end.
+#[test]
+fn power_cuts_take_nothing_that_was_acknowledged() {
+    on_executor(async {
+        let mut random = Random(7);
+        let mut cluster = Cluster::start([]).await;
+        for node in ALL {
+            cluster.join_simulated(node).await;
+        }
+        cluster.initialize(&ALL).await;
+        let mut acknowledged: BTreeSet<u128> = BTreeSet::new();
+        for round in 0..12u128 {
+            for at in 0..1 + random.below(8) as u128 {
+                let identity = round * 100 + at;
+                let reply = cluster.join_command(&ALL, identity).await;
+                assert!(matches!(reply, Reply::Joined { .. }), "{reply:?}");
+                acknowledged.insert(identity);
+            }
+            let victim = 1 + random.below(3);
+            let raft = &cluster.members[&victim].raft;
+            if random.percent(60) {
+                raft.trigger().snapshot().await.unwrap();
+                let applied = raft.metrics().borrow_watched().last_applied.map_or(0, |id| id.index);
+                Glommio::sleep(Duration::from_millis(random.below(20))).await;
+                raft.trigger().purge_log(applied.saturating_sub(random.below(4))).await.unwrap();
+            }
+            for _ in 0..random.below(40) {
+                glommio::executor().yield_now().await;
+            }
+            let victims = if random.percent(25) { ALL.to_vec() } else { vec![victim] };
+            for node in &victims {
+                cluster.crash(*node, || random.percent(50)).await;
+            }
+            for node in &victims {
+                cluster.join_simulated(*node).await;
+            }
+        }
+        cluster.join_command(&ALL, 9_999).await;
+        acknowledged.insert(9_999);
+        let count = acknowledged.len();
+        cluster.wait("agreement", |cluster| cluster.agree() && cluster.knows(1) == count).await;
+        let state = cluster.members[&1].reader.state().clone();
+        let known: BTreeSet<u128> = state.nodes().iter().map(|node| node.identity).collect();
+        assert_eq!(known, acknowledged);
+        assert_eq!(state.validate(), Ok(()));
         cluster.stop().await;
     });
 }
