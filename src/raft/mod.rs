@@ -26,3 +26,21 @@ pub mod stored;
 mod testing;
 pub mod types;
 pub mod writer;
+
+use openraft::errors::Fatal;
+use openraft_rt::WatchReceiver;
+
+use types::{Raft, Types};
+
+/// Waits until raft cannot go on, and says why. The node has to end then: it cannot keep what it has promised.
+pub async fn fatal(raft: &Raft) -> Fatal<Types> {
+    let mut metrics = raft.metrics();
+    loop {
+        if let Err(fatal) = &metrics.borrow_watched().running_state {
+            return fatal.clone();
+        }
+        if metrics.changed().await.is_err() {
+            return Fatal::Stopped;
+        }
+    }
+}
