@@ -20,6 +20,7 @@ pub mod mesh;
 pub mod net;
 pub mod node;
 pub mod pubsub;
+pub mod raft;
 pub mod rdb;
 pub mod replication;
 pub mod resp;

@@ -194,12 +194,13 @@ impl SimulatedFile {
                 content.now.resize(to, 0);
             }
             content.now[from..to].copy_from_slice(&bytes[..count]);
-            if !self.through {
-                content.dirty.push((from, to));
-            }
+            content.dirty.push((from, to));
         }
         if self.through {
-            self.sync_ranges(vec![(from, to)]).await?;
+            // Until it ends, a power cut may leave any part of it.
+            let synced = self.sync_ranges(vec![(from, to)]).await;
+            self.content.borrow_mut().dirty.retain(|range| *range != (from, to));
+            synced?;
         }
         Ok(count)
     }

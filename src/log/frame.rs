@@ -9,6 +9,7 @@
 //! | `Cover` | records ([`super::cover`]): entries as they are at this place of the stream, `count` ranges of them | stream |
 //! | `End` | [`End`]: the stream is complete | stream |
 //! | `Segment` | [`Segment`]: a file of the log begins | log file |
+//! | `RaftSegment`, `RaftRecords`, `RaftSnapshot` | [`crate::raft::stored`] | files of raft |
 //!
 //! In frames without units `first` is the index that the next unit gets. Header and payloads other than units and records
 //! are rkyv: fixed, little-endian, checked before use. Whatever is read here may be damaged or hostile.
@@ -61,10 +62,22 @@ pub enum Kind {
     Cover = 3,
     End = 4,
     Segment = 5,
+    RaftSegment = 6,
+    RaftRecords = 7,
+    RaftSnapshot = 8,
 }
 
 impl Kind {
-    const ALL: [Kind; 5] = [Kind::Log, Kind::Begin, Kind::Cover, Kind::End, Kind::Segment];
+    const ALL: [Kind; 8] = [
+        Kind::Log,
+        Kind::Begin,
+        Kind::Cover,
+        Kind::End,
+        Kind::Segment,
+        Kind::RaftSegment,
+        Kind::RaftRecords,
+        Kind::RaftSnapshot,
+    ];
 }
 
 /// The header as it lies in a file or travels.

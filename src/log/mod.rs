@@ -10,7 +10,7 @@ pub mod check;
 pub mod cover;
 pub mod disk;
 #[cfg(test)]
-mod disk_sim;
+pub(crate) mod disk_sim;
 pub mod dump;
 pub mod durability;
 pub mod feed;
@@ -23,5 +23,5 @@ pub mod replay;
 pub mod sequencer;
 pub mod snapshot;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod wal;

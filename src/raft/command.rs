@@ -1,0 +1,267 @@
+//! What the cluster can be told to change, and what it answers.
+//!
+//! Commands are the entries of the raft log, so their form is that of the disk and of the wire: rkyv, checked with
+//! [`Command::check`] before use. Every command is decided by the state alone ([`super::state`]); what may have changed
+//! since the proposer looked is named in the command (a version, an epoch, an incarnation) and compared.
+//!
+//! No state.
+
+use std::fmt;
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::route::SLOTS;
+
+/// The number of a node: given by raft when it joins, and never used again. 0 is nobody.
+pub type NodeId = u64;
+
+/// The number of a partition.
+pub type PartitionId = u16;
+
+/// How often the primary of a partition has changed.
+pub type Epoch = u64;
+
+/// Which start of its process a node is in; 0: it has joined, and never registered.
+pub type Incarnation = u64;
+
+/// Most nodes of a cluster.
+pub const NODES_MAX: usize = 1_024;
+
+/// Most copies of a partition, those that are on the move included.
+pub const REPLICAS_MAX: usize = 8;
+
+/// Most partitions.
+pub const PARTITIONS_MAX: usize = SLOTS as usize;
+
+/// Longest name of a host.
+pub const HOST_BYTES_MAX: usize = 255;
+
+/// Longest name of a rack.
+pub const RACK_BYTES_MAX: usize = 64;
+
+/// Highest number of anything that is counted. What was read and has a higher one is damaged; beyond, counters would
+/// overflow.
+pub const COUNT_MAX: u64 = 1 << 62;
+
+/// Largest weight.
+pub const WEIGHT_MAX: u16 = 1_000;
+
+/// What a node says of itself.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// A name or an address, as clients and other nodes reach it.
+    pub host: String,
+    /// Where clients connect.
+    pub port: u16,
+    /// Where other nodes connect.
+    pub bus_port: u16,
+    /// What fails together. Empty: not known.
+    pub rack: String,
+    /// Its share of the partitions, relative to others.
+    pub weight: u16,
+}
+
+/// A node in one start of its process.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+}
+
+/// Who is to have copies of a partition, the preferred primary first.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    pub partition: PartitionId,
+    pub replicas: Vec<NodeId>,
+}
+
+/// A change.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// The data set begins, with this number of partitions for its life.
+    Create { partitions: u16 },
+    /// Gives a node its number, also in raft. `identity` is that of its data directory: who asks again gets the same
+    /// number. The node that founds a cluster has number 1, and is the first to join.
+    Join { identity: u128, profile: Profile },
+    /// A process has started: the node is a new incarnation, and in no in-sync set any more, unless it is the last one
+    /// there. `boot` is random: who asks again gets the same incarnation.
+    Register { node: NodeId, identity: u128, boot: u128, profile: Profile },
+    /// The node is gone for good. It must have no copies.
+    Remove { node: NodeId },
+    /// Who has copies of what. `version` is that of the placement it was planned from.
+    Place { version: u64, changes: Vec<Placement> },
+    /// Gives every partition that has lost its primary, or whose primary is dead, to the first of its replicas that is
+    /// in sync and ready.
+    Promote { dead: Vec<Member>, ready: Vec<Member> },
+    /// Moves the role of a partition's primary.
+    Lead { partition: PartitionId, epoch: Epoch, to: Member },
+    /// Who is in sync, as the partition's primary sees it.
+    SetInSync { partition: PartitionId, epoch: Epoch, version: u64, in_sync: Vec<Member> },
+    /// The way out when all that were in sync are lost: whoever orders this gives up what only those had.
+    ForceLead { partition: PartitionId, to: Member },
+}
+
+/// What comes of a command. The same on every node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It was not a command.
+    Nothing,
+    Created,
+    Joined {
+        node: NodeId,
+    },
+    Registered {
+        incarnation: Incarnation,
+    },
+    Removed,
+    /// The new version of the placement.
+    Placed {
+        version: u64,
+    },
+    /// How many partitions have a new primary, and how many have none, as nobody who is in sync is ready.
+    Promoted {
+        promoted: u32,
+        stuck: u32,
+    },
+    Leads {
+        epoch: Epoch,
+    },
+    /// The new version of the in-sync set.
+    InSync {
+        version: u64,
+    },
+    Refused(Refusal),
+}
+
+/// Why a command changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("{0}")]
+    Malformed(&'static str),
+    #[error("the data set has begun, with {partitions} partitions")]
+    AlreadyCreated { partitions: u16 },
+    #[error("node {0} is not known")]
+    UnknownNode(NodeId),
+    #[error("node {0} has another data directory")]
+    WrongIdentity(NodeId),
+    #[error("the cluster has {NODES_MAX} nodes already")]
+    Full,
+    #[error("node {node} has a copy of partition {partition}")]
+    InUse { node: NodeId, partition: PartitionId },
+    #[error("partition {0} does not exist")]
+    UnknownPartition(PartitionId),
+    #[error("the placement has version {version} now")]
+    StalePlacement { version: u64 },
+    #[error("partition {partition} has epoch {epoch} and in-sync set {version} now")]
+    Stale { partition: PartitionId, epoch: Epoch, version: u64 },
+    #[error("node {node} is in incarnation {incarnation} now")]
+    StaleIncarnation { node: NodeId, incarnation: Incarnation },
+    #[error("node {node} has no copy of partition {partition}")]
+    NotAReplica { partition: PartitionId, node: NodeId },
+    #[error("node {node} is not in sync in partition {partition}")]
+    NotInSync { partition: PartitionId, node: NodeId },
+    #[error("node {node} is in the in-sync set of partition {partition}")]
+    StillInSync { partition: PartitionId, node: NodeId },
+    #[error("partition {0} has no primary")]
+    NoPrimary(PartitionId),
+    #[error("the primary of partition {0} is always in sync")]
+    WithoutPrimary(PartitionId),
+}
+
+/// Whether a node occurs twice. The lists are short, or seldom looked at.
+pub(super) fn has_duplicates(nodes: &[NodeId]) -> bool {
+    nodes.iter().enumerate().any(|(at, node)| nodes[..at].contains(node))
+}
+
+impl Profile {
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.host.len() > HOST_BYTES_MAX || self.rack.len() > RACK_BYTES_MAX {
+            return Err("the name of a host or a rack is too long");
+        }
+        if self.host.is_empty() || self.port == 0 || self.bus_port == 0 {
+            return Err("a node has no host, or no port");
+        }
+        if self.weight == 0 || self.weight > WEIGHT_MAX {
+            return Err("a weight is out of bounds");
+        }
+        Ok(())
+    }
+}
+
+fn check_members(members: &[Member], members_max: usize) -> Result<(), &'static str> {
+    if members.len() > members_max {
+        return Err("there are too many nodes in a command");
+    }
+    let nodes: Vec<NodeId> = members.iter().map(|member| member.node).collect();
+    if has_duplicates(&nodes) {
+        return Err("a node is named twice in a command");
+    }
+    Ok(())
+}
+
+fn check_changes(changes: &[Placement]) -> Result<(), &'static str> {
+    if changes.is_empty() || changes.len() > PARTITIONS_MAX {
+        return Err("a placement changes nothing, or too much");
+    }
+    if !changes.is_sorted_by(|a, b| a.partition < b.partition) {
+        return Err("the partitions of a placement are not in order");
+    }
+    for change in changes {
+        if change.replicas.is_empty() || change.replicas.len() > REPLICAS_MAX {
+            return Err("a partition has no copies, or too many");
+        }
+        if has_duplicates(&change.replicas) {
+            return Err("a partition has two copies on one node");
+        }
+    }
+    Ok(())
+}
+
+impl Command {
+    /// What can be said without knowing the state.
+    pub fn check(&self) -> Result<(), &'static str> {
+        match self {
+            Command::Create { partitions } => {
+                let valid = partitions.is_power_of_two() && *partitions as usize <= PARTITIONS_MAX;
+                if valid { Ok(()) } else { Err("a number of partitions that cannot be") }
+            }
+            Command::Join { profile, .. } | Command::Register { profile, .. } => profile.check(),
+            Command::Place { changes, .. } => check_changes(changes),
+            Command::Promote { dead, ready } => {
+                check_members(dead, NODES_MAX)?;
+                check_members(ready, NODES_MAX)?;
+                if dead.iter().any(|member| ready.iter().any(|other| other.node == member.node)) {
+                    return Err("a node is both dead and ready");
+                }
+                Ok(())
+            }
+            Command::SetInSync { in_sync, .. } => {
+                if in_sync.is_empty() {
+                    return Err("an in-sync set is never empty");
+                }
+                check_members(in_sync, REPLICAS_MAX)
+            }
+            Command::Remove { .. } | Command::Lead { .. } | Command::ForceLead { .. } => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Command::Create { partitions } => write!(f, "create {partitions} partitions"),
+            Command::Join { identity, profile } => write!(f, "join {identity:032x} at {}", profile.host),
+            Command::Register { node, .. } => write!(f, "register node {node}"),
+            Command::Remove { node } => write!(f, "remove node {node}"),
+            Command::Place { version, changes } => write!(f, "place {} partitions after {version}", changes.len()),
+            Command::Promote { dead, .. } => write!(f, "promote for {} dead nodes", dead.len()),
+            Command::Lead { partition, epoch, to } => {
+                write!(f, "node {} leads partition {partition} after epoch {epoch}", to.node)
+            }
+            Command::SetInSync { partition, epoch, version, in_sync } => {
+                write!(f, "{} nodes in sync in partition {partition} after {epoch}.{version}", in_sync.len())
+            }
+            Command::ForceLead { partition, to } => write!(f, "node {} leads partition {partition} by force", to.node),
+        }
+    }
+}

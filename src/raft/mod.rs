@@ -1,0 +1,46 @@
+//! The control plane: what all nodes of a cluster have to agree on, kept by raft (openraft).
+//!
+//! That is who the nodes are, and for each partition its epoch, who has copies, who leads and who is in sync
+//! ([`state`]). Data never goes through raft's log.
+//!
+//! Pure: [`command`] (what can be changed), [`state`] (what becomes of it), [`image`] (the log in memory), [`stored`] and
+//! [`snapshot`] (bytes). Around them [`log_store`] and [`state_machine`] are what openraft calls, [`writer`] and
+//! [`recover`] have the files, [`runtime`] is openraft's runtime over glommio, and [`settings`] has all its numbers.
+//!
+//! Runs on the control core. An error of a file is fatal for the node.
+
+#[cfg(test)]
+mod cluster_tests;
+pub mod command;
+pub mod error;
+pub mod image;
+pub mod log_store;
+pub mod recover;
+pub mod runtime;
+pub mod settings;
+pub mod snapshot;
+pub mod state;
+pub mod state_machine;
+pub mod stored;
+#[cfg(test)]
+mod testing;
+pub mod types;
+pub mod writer;
+
+use openraft::errors::Fatal;
+use openraft_rt::WatchReceiver;
+
+use types::{Raft, Types};
+
+/// Waits until raft cannot go on, and says why. The node has to end then: it cannot keep what it has promised.
+pub async fn fatal(raft: &Raft) -> Fatal<Types> {
+    let mut metrics = raft.metrics();
+    loop {
+        if let Err(fatal) = &metrics.borrow_watched().running_state {
+            return fatal.clone();
+        }
+        if metrics.changed().await.is_err() {
+            return Fatal::Stopped;
+        }
+    }
+}

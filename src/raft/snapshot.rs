@@ -1,0 +1,86 @@
+//! Snapshots of the state: one frame, the same bytes in the file and on the wire.
+//!
+//! Pure. A snapshot may come from another node, or from a damaged file: everything is checked before it is used.
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use super::state::State;
+use super::stored::{self, STORED_BYTES_MAX, StoredError, StoredLogId, StoredMembershipAt};
+use super::types::{LogId, MembershipAt, SnapshotMeta};
+use crate::log::frame::{Frame, FrameError, HEADER_BYTES, Kind, take_frame};
+
+/// Largest snapshot.
+pub const SNAPSHOT_BYTES_MAX: usize = HEADER_BYTES + STORED_BYTES_MAX;
+
+/// What a snapshot holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Content {
+    pub applied: Option<LogId>,
+    pub membership: MembershipAt,
+    pub state: State,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct StoredContent {
+    applied: Option<StoredLogId>,
+    membership: StoredMembershipAt,
+    state: State,
+}
+
+/// What is wrong with a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("{0}")]
+    Stored(#[from] StoredError),
+    #[error("bytes after the end")]
+    AfterEnd,
+    #[error("not a snapshot of raft")]
+    Kind,
+    #[error("it is not of the moment that it is said to be of")]
+    Moment,
+}
+
+impl Content {
+    pub fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() }
+    }
+
+    /// The number by which snapshots are in order: that of the first entry that it does not have, from 1 on.
+    pub fn number(&self) -> u64 {
+        self.applied.map_or(1, |id| id.index + 2)
+    }
+
+    /// The snapshot, made by the node with this identity.
+    pub fn encode(&self, identity: u128, wall_ms: i64) -> Result<Frame, StoredError> {
+        let stored = StoredContent {
+            applied: self.applied.map(StoredLogId::from),
+            membership: (&self.membership).into(),
+            state: self.state.clone(),
+        };
+        Ok(Frame::new(Kind::RaftSnapshot, identity, self.number(), wall_ms, 0, stored::encode(&stored)?))
+    }
+
+    /// Reads a snapshot.
+    pub fn decode(mut bytes: &[u8]) -> Result<Content, SnapshotError> {
+        let frame = take_frame(&mut bytes)?.ok_or(FrameError::Truncated)?;
+        if !bytes.is_empty() {
+            return Err(SnapshotError::AfterEnd);
+        }
+        if frame.head.kind != Kind::RaftSnapshot {
+            return Err(SnapshotError::Kind);
+        }
+        let stored = stored::decode::<StoredContent>(frame.payload())?;
+        stored.state.validate().map_err(StoredError::Senseless)?;
+        let content = Content {
+            applied: stored::check_id(stored.applied)?,
+            membership: stored.membership.check()?,
+            state: stored.state,
+        };
+        if frame.head.first != content.number() {
+            return Err(SnapshotError::Moment);
+        }
+        Ok(content)
+    }
+}

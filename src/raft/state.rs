@@ -1,0 +1,382 @@
+//! The state of the cluster: its nodes, and for each partition who has copies, who leads and who is in sync.
+//!
+//! Pure: the same commands in the same order give the same state and the same replies on every node. Owned by the control
+//! core, behind [`super::state_machine`].
+//!
+//! A *primary* changes only with a new epoch. A node that starts anew is in no in-sync set, as it may lack what it had
+//! received and not synced; only the last one of a set stays there, for nobody else has the data: the set is frozen until
+//! that node, ready again, is promoted. A partition without a primary serves nobody.
+//!
+//! Invariants ([`State::validate`]):
+//! - Node numbers are below `next_node`, which only grows: none is used again.
+//! - A partition that was ever placed has an epoch of at least 1, copies on known nodes, no node twice, and at least one
+//!   node in sync. One that was not has nothing of that.
+//! - Whoever is in sync has a copy. The primary, if there is one, is in sync.
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use super::command::{
+    COUNT_MAX, Command, Epoch, Incarnation, Member, NODES_MAX, NodeId, PARTITIONS_MAX, PartitionId, Placement, Profile,
+    REPLICAS_MAX, Refusal, Reply, has_duplicates,
+};
+
+/// A node of the cluster.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub id: NodeId,
+    /// Of its data directory.
+    pub identity: u128,
+    pub incarnation: Incarnation,
+    /// What the process of this incarnation has drawn.
+    pub boot: u128,
+    pub profile: Profile,
+}
+
+/// A partition.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Partition {
+    /// Grows with each change of `primary`; 0: it was never placed.
+    pub epoch: Epoch,
+    /// None: nobody serves.
+    pub primary: Option<NodeId>,
+    /// The preferred primary first.
+    pub replicas: Vec<NodeId>,
+    /// Who has everything that is committed. In the order of `replicas`. Invariant: not empty once it was placed.
+    pub in_sync: Vec<NodeId>,
+    /// Grows with each change of `in_sync`.
+    pub in_sync_version: u64,
+}
+
+/// All of it.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// In the order of their numbers.
+    nodes: Vec<Node>,
+    /// The number that the next node gets.
+    next_node: NodeId,
+    /// Empty: the data set has not begun.
+    partitions: Vec<Partition>,
+    /// Grows with each change of the replicas of any partition.
+    placement_version: u64,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State { nodes: Vec::new(), next_node: 1, partitions: Vec::new(), placement_version: 0 }
+    }
+}
+
+impl Partition {
+    fn stale(&self, partition: PartitionId) -> Refusal {
+        Refusal::Stale { partition, epoch: self.epoch, version: self.in_sync_version }
+    }
+
+    fn set_primary(&mut self, primary: Option<NodeId>) {
+        self.primary = primary;
+        self.epoch += 1;
+    }
+
+    /// Keeps those that `stays` accepts, if there are any.
+    fn narrow(&mut self, stays: impl Fn(NodeId) -> bool) {
+        if self.in_sync.iter().any(|node| stays(*node)) && !self.in_sync.iter().all(|node| stays(*node)) {
+            self.in_sync.retain(|node| stays(*node));
+            self.in_sync_version += 1;
+        }
+    }
+}
+
+impl State {
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.binary_search_by_key(&id, |node| node.id).ok().map(|at| &self.nodes[at])
+    }
+
+    pub fn partitions(&self) -> &[Partition] {
+        &self.partitions
+    }
+
+    pub fn partition(&self, partition: PartitionId) -> Option<&Partition> {
+        self.partitions.get(partition as usize)
+    }
+
+    pub fn placement_version(&self) -> u64 {
+        self.placement_version
+    }
+
+    /// Executes a command. One that is refused changes nothing.
+    pub fn apply(&mut self, command: &Command) -> Reply {
+        if let Err(why) = command.check() {
+            return Reply::Refused(Refusal::Malformed(why));
+        }
+        let result = match command {
+            Command::Create { partitions } => self.create(*partitions),
+            Command::Join { identity, profile } => self.join(*identity, profile),
+            Command::Register { node, identity, boot, profile } => self.register(*node, *identity, *boot, profile),
+            Command::Remove { node } => self.remove(*node),
+            Command::Place { version, changes } => self.place(*version, changes),
+            Command::Promote { dead, ready } => self.promote(dead, ready),
+            Command::Lead { partition, epoch, to } => self.lead(*partition, *epoch, *to),
+            Command::SetInSync { partition, epoch, version, in_sync } => {
+                self.set_in_sync(*partition, *epoch, *version, in_sync)
+            }
+            Command::ForceLead { partition, to } => self.force_lead(*partition, *to),
+        };
+        result.unwrap_or_else(Reply::Refused)
+    }
+
+    fn create(&mut self, partitions: u16) -> Result<Reply, Refusal> {
+        match self.partitions.len() as u16 {
+            0 => self.partitions.resize(partitions as usize, Partition::default()),
+            same if same == partitions => {}
+            other => return Err(Refusal::AlreadyCreated { partitions: other }),
+        }
+        Ok(Reply::Created)
+    }
+
+    fn join(&mut self, identity: u128, profile: &Profile) -> Result<Reply, Refusal> {
+        if let Some(node) = self.nodes.iter().find(|node| node.identity == identity) {
+            return Ok(Reply::Joined { node: node.id });
+        }
+        if self.nodes.len() >= NODES_MAX {
+            return Err(Refusal::Full);
+        }
+        let id = self.next_node;
+        self.next_node += 1;
+        self.nodes.push(Node { id, identity, incarnation: 0, boot: 0, profile: profile.clone() });
+        Ok(Reply::Joined { node: id })
+    }
+
+    fn register(&mut self, id: NodeId, identity: u128, boot: u128, profile: &Profile) -> Result<Reply, Refusal> {
+        let at = self.nodes.binary_search_by_key(&id, |node| node.id).map_err(|_| Refusal::UnknownNode(id))?;
+        let node = &mut self.nodes[at];
+        if node.identity != identity {
+            return Err(Refusal::WrongIdentity(id));
+        }
+        if node.incarnation > 0 && node.boot == boot {
+            return Ok(Reply::Registered { incarnation: node.incarnation });
+        }
+        node.incarnation += 1;
+        node.boot = boot;
+        node.profile.clone_from(profile);
+        let incarnation = node.incarnation;
+        for partition in &mut self.partitions {
+            if partition.primary == Some(id) {
+                partition.set_primary(None);
+            }
+            partition.narrow(|node| node != id);
+        }
+        Ok(Reply::Registered { incarnation })
+    }
+
+    fn remove(&mut self, id: NodeId) -> Result<Reply, Refusal> {
+        let at = self.nodes.binary_search_by_key(&id, |node| node.id).map_err(|_| Refusal::UnknownNode(id))?;
+        // Whoever is in sync has a copy, so replicas are all there is to look at.
+        if let Some(partition) = self.partitions.iter().position(|partition| partition.replicas.contains(&id)) {
+            return Err(Refusal::InUse { node: id, partition: partition as PartitionId });
+        }
+        self.nodes.remove(at);
+        Ok(Reply::Removed)
+    }
+
+    fn place(&mut self, version: u64, changes: &[Placement]) -> Result<Reply, Refusal> {
+        if version != self.placement_version {
+            return Err(Refusal::StalePlacement { version: self.placement_version });
+        }
+        // All of them or none.
+        for change in changes {
+            self.check_placement(change)?;
+        }
+        for Placement { partition, replicas } in changes {
+            let partition = &mut self.partitions[*partition as usize];
+            partition.replicas.clone_from(replicas);
+            if partition.epoch == 0 {
+                // There is no data yet, so nobody lacks any.
+                partition.in_sync = vec![replicas[0]];
+                partition.in_sync_version = 1;
+                partition.set_primary(Some(replicas[0]));
+            }
+            let order = |node: &NodeId| replicas.iter().position(|replica| replica == node);
+            partition.in_sync.sort_by_key(order);
+        }
+        self.placement_version += 1;
+        Ok(Reply::Placed { version: self.placement_version })
+    }
+
+    fn check_placement(&self, change: &Placement) -> Result<(), Refusal> {
+        let id = change.partition;
+        let partition = self.partition(id).ok_or(Refusal::UnknownPartition(id))?;
+        for node in &change.replicas {
+            self.node(*node).ok_or(Refusal::UnknownNode(*node))?;
+        }
+        if let Some(node) = partition.in_sync.iter().find(|node| !change.replicas.contains(node)) {
+            return Err(Refusal::StillInSync { partition: id, node: *node });
+        }
+        let first = change.replicas[0];
+        if partition.epoch == 0 && self.node(first).is_some_and(|node| node.incarnation == 0) {
+            return Err(Refusal::StaleIncarnation { node: first, incarnation: 0 });
+        }
+        Ok(())
+    }
+
+    /// Checks that a node is still in the incarnation that the proposer knew.
+    fn check_member(&self, member: Member) -> Result<(), Refusal> {
+        let node = self.node(member.node).ok_or(Refusal::UnknownNode(member.node))?;
+        if node.incarnation != member.incarnation || member.incarnation == 0 {
+            return Err(Refusal::StaleIncarnation { node: member.node, incarnation: node.incarnation });
+        }
+        Ok(())
+    }
+
+    fn promote(&mut self, dead: &[Member], ready: &[Member]) -> Result<Reply, Refusal> {
+        for member in dead.iter().chain(ready) {
+            self.check_member(*member)?;
+        }
+        let is_dead = |node: NodeId| dead.iter().any(|member| member.node == node);
+        let is_ready = |node: NodeId| ready.iter().any(|member| member.node == node);
+        let (mut promoted, mut stuck) = (0, 0);
+        for partition in self.partitions.iter_mut().filter(|partition| partition.epoch > 0) {
+            if partition.primary.is_some_and(|primary| !is_dead(primary)) {
+                continue;
+            }
+            match partition.in_sync.iter().copied().find(|node| is_ready(*node)) {
+                Some(node) => {
+                    partition.set_primary(Some(node));
+                    partition.narrow(|node| !is_dead(node));
+                    promoted += 1;
+                }
+                // The set stays as it is: these, and nobody else, may lead it one day.
+                None => {
+                    if partition.primary.is_some() {
+                        partition.set_primary(None);
+                    }
+                    stuck += 1;
+                }
+            }
+        }
+        Ok(Reply::Promoted { promoted, stuck })
+    }
+
+    fn placed_mut(&mut self, id: PartitionId) -> Result<&mut Partition, Refusal> {
+        let partition = self.partitions.get_mut(id as usize).filter(|partition| partition.epoch > 0);
+        partition.ok_or(Refusal::UnknownPartition(id))
+    }
+
+    fn lead(&mut self, id: PartitionId, epoch: Epoch, to: Member) -> Result<Reply, Refusal> {
+        self.check_member(to)?;
+        let partition = self.placed_mut(id)?;
+        if partition.epoch != epoch {
+            return Err(partition.stale(id));
+        }
+        if !partition.in_sync.contains(&to.node) {
+            return Err(Refusal::NotInSync { partition: id, node: to.node });
+        }
+        partition.set_primary(Some(to.node));
+        Ok(Reply::Leads { epoch: partition.epoch })
+    }
+
+    fn set_in_sync(
+        &mut self,
+        id: PartitionId,
+        epoch: Epoch,
+        version: u64,
+        members: &[Member],
+    ) -> Result<Reply, Refusal> {
+        for member in members {
+            // A node that has started anew since may lack what it had, though the set did not change by that.
+            self.check_member(*member)?;
+        }
+        let partition = self.placed_mut(id)?;
+        if (partition.epoch, partition.in_sync_version) != (epoch, version) {
+            return Err(partition.stale(id));
+        }
+        let primary = partition.primary.ok_or(Refusal::NoPrimary(id))?;
+        let is_member = |node: NodeId| members.iter().any(|member| member.node == node);
+        if !is_member(primary) {
+            return Err(Refusal::WithoutPrimary(id));
+        }
+        if let Some(member) = members.iter().find(|member| !partition.replicas.contains(&member.node)) {
+            return Err(Refusal::NotAReplica { partition: id, node: member.node });
+        }
+        partition.in_sync = partition.replicas.iter().copied().filter(|node| is_member(*node)).collect();
+        partition.in_sync_version += 1;
+        Ok(Reply::InSync { version: partition.in_sync_version })
+    }
+
+    fn force_lead(&mut self, id: PartitionId, to: Member) -> Result<Reply, Refusal> {
+        self.check_member(to)?;
+        let partition = self.placed_mut(id)?;
+        if !partition.replicas.contains(&to.node) {
+            return Err(Refusal::NotAReplica { partition: id, node: to.node });
+        }
+        partition.in_sync = vec![to.node];
+        partition.in_sync_version += 1;
+        partition.set_primary(Some(to.node));
+        Ok(Reply::Leads { epoch: partition.epoch })
+    }
+
+    /// Checks the invariants: of what was read from somewhere, and of everything in tests.
+    pub fn validate(&self) -> Result<(), &'static str> {
+        if self.next_node == 0 || self.nodes.len() > NODES_MAX {
+            return Err("there are too many nodes");
+        }
+        if !self.nodes.is_sorted_by(|a, b| a.id < b.id) {
+            return Err("nodes are not in order");
+        }
+        if self.next_node.max(self.placement_version) > COUNT_MAX {
+            return Err("a number that cannot have been reached");
+        }
+        for (at, node) in self.nodes.iter().enumerate() {
+            node.profile.check()?;
+            if node.incarnation > COUNT_MAX {
+                return Err("a number that cannot have been reached");
+            }
+            if node.id == 0 || node.id >= self.next_node {
+                return Err("a node has a number that was not given");
+            }
+            if self.nodes[..at].iter().any(|other| other.identity == node.identity) {
+                return Err("two nodes have one data directory");
+            }
+        }
+        let count = self.partitions.len();
+        if count > 0 && (!count.is_power_of_two() || count > PARTITIONS_MAX) {
+            return Err("a number of partitions that cannot be");
+        }
+        self.partitions.iter().try_for_each(|partition| self.validate_partition(partition))
+    }
+
+    fn validate_partition(&self, partition: &Partition) -> Result<(), &'static str> {
+        let Partition { epoch, primary, replicas, in_sync, in_sync_version } = partition;
+        if (*epoch).max(*in_sync_version) > COUNT_MAX {
+            return Err("a number that cannot have been reached");
+        }
+        if *epoch == 0 {
+            let nothing = *partition == Partition::default();
+            return if nothing { Ok(()) } else { Err("a partition that was never placed has copies") };
+        }
+        if replicas.is_empty() || replicas.len() > REPLICAS_MAX || has_duplicates(replicas) {
+            return Err("a partition has no copies, too many, or two on one node");
+        }
+        if replicas.iter().any(|node| self.node(*node).is_none()) {
+            return Err("a partition has a copy on a node that is not known");
+        }
+        if in_sync.is_empty() || *in_sync_version == 0 {
+            return Err("an in-sync set is empty");
+        }
+        // In the order of the replicas, so that none is there twice or from elsewhere.
+        let mut rest = replicas.iter();
+        if !in_sync.iter().all(|node| rest.any(|replica| replica == node)) {
+            return Err("an in-sync set has nodes without a copy, or is not in order");
+        }
+        if primary.is_some_and(|primary| !in_sync.contains(&primary)) {
+            return Err("a primary is not in sync");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -1,0 +1,132 @@
+//! Snapshots on disk: restarts, damage, power cuts, and what other nodes send.
+
+use super::*;
+use crate::log::disk_sim::{Fate, Op, SimulatedDisk};
+use crate::log::files::scratch::Scratch;
+use crate::log::testing::{Random, on_executor};
+use crate::raft::stored::StoredError;
+use crate::raft::testing::{IDENTITY, entry};
+
+async fn apply(machine: &mut StateMachine, indices: std::ops::Range<u64>) {
+    let entries: Vec<_> = indices.map(|index| Ok((entry(1, index), None))).collect();
+    machine.apply(futures_lite::stream::iter(entries)).await.unwrap();
+}
+
+async fn snapshot(machine: &mut StateMachine) -> io::Result<Snapshot> {
+    machine.get_snapshot_builder().await.build_snapshot().await
+}
+
+fn files_of(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn a_restart_begins_with_the_latest_snapshot() {
+    on_executor(async {
+        let scratch = Scratch::new("raft-state");
+        let mut machine = StateMachine::open(&scratch.0, IDENTITY).unwrap();
+        assert!(machine.get_current_snapshot().await.unwrap().is_none());
+        apply(&mut machine, 0..5).await;
+        let mut early = machine.get_snapshot_builder().await;
+        apply(&mut machine, 5..8).await;
+        snapshot(&mut machine).await.unwrap();
+        // One that was begun before, and is written later, is not the latest.
+        early.build_snapshot().await.unwrap();
+        assert_eq!(machine.get_current_snapshot().await.unwrap().unwrap().meta.last_log_id.unwrap().index, 7);
+        assert_eq!(files_of(&scratch.0).len(), 1);
+        apply(&mut machine, 8..9).await;
+        assert_eq!(machine.reader().watch().borrow().unwrap().index, 8);
+
+        // What a crash has left.
+        fs::write(scratch.0.join(files::snapshot_name(3)), "old").unwrap();
+        fs::write(scratch.0.join(files::temporary_name(&files::snapshot_name(99))), "half").unwrap();
+        let mut machine = StateMachine::open(&scratch.0, IDENTITY).unwrap();
+        assert_eq!(machine.applied_state().await.unwrap().0.unwrap().index, 7);
+        assert_eq!(machine.reader().state().nodes().len(), 8);
+        assert_eq!(files_of(&scratch.0).len(), 1);
+    });
+}
+
+#[test]
+fn every_damaged_byte_of_a_snapshot_is_refused() {
+    on_executor(async {
+        let scratch = Scratch::new("raft-state");
+        let mut machine = StateMachine::open(&scratch.0, IDENTITY).unwrap();
+        apply(&mut machine, 0..3).await;
+        let good = snapshot(&mut machine).await.unwrap();
+        let path = files_of(&scratch.0).remove(0);
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!(bytes, *good.snapshot);
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x10;
+            for content in [&damaged[..], &bytes[..at]] {
+                fs::write(&path, content).unwrap();
+                let error = StateMachine::open(&scratch.0, IDENTITY).err().expect("refused").to_string();
+                assert!(error.contains(path.to_str().unwrap()), "{error}");
+                let received = SnapshotBytes::from(content);
+                machine.install_snapshot(&good.meta, received).await.unwrap_err();
+            }
+        }
+        // Under another name, and as what another one is said to be.
+        fs::remove_file(&path).unwrap();
+        fs::write(scratch.0.join(files::snapshot_name(77)), &bytes).unwrap();
+        let error = StateMachine::open(&scratch.0, IDENTITY).err().unwrap();
+        assert!(matches!(error, StoreError::Snapshot { why: SnapshotError::Moment, .. }), "{error}");
+        let meta = SnapshotMeta { last_log_id: None, ..good.meta };
+        machine.install_snapshot(&meta, good.snapshot).await.unwrap_err();
+        assert_eq!(machine.reader().state().nodes().len(), 3, "what is refused changes nothing");
+    });
+}
+
+#[test]
+fn a_power_cut_leaves_one_snapshot_or_the_other() {
+    for seed in 0..60 {
+        let scratch = Scratch::new("raft-state");
+        on_executor(async {
+            let mut random = Random(seed);
+            let fails_at = random.below(24);
+            let disk = SimulatedDisk::new(|_| Fate::Works);
+            let mut machine = StateMachine::open_on(Disk::Simulated(Rc::clone(&disk)), &scratch.0, IDENTITY).unwrap();
+            apply(&mut machine, 0..4).await;
+            snapshot(&mut machine).await.unwrap();
+            let mut count = 0;
+            disk.set_fate(move |op| {
+                count += 1;
+                let fails = count > fails_at && op != Op::Remove;
+                if fails { Fate::Fails(libc::EIO) } else { Fate::Works }
+            });
+            apply(&mut machine, 4..9).await;
+            let written = snapshot(&mut machine).await.is_ok();
+            disk.cut_power(&scratch.0, || random.percent(50));
+            let machine = StateMachine::open(&scratch.0, IDENTITY).unwrap();
+            let nodes = machine.reader().state().nodes().len();
+            assert!(nodes == 9 || (nodes == 4 && !written), "seed {seed}: {nodes} nodes, {written}");
+        });
+    }
+}
+
+proptest::proptest! {
+    /// Behind an intact checksum, too, nothing is believed, and nothing panics.
+    #[test]
+    fn no_bytes_make_a_state_that_breaks_its_promises(at: proptest::sample::Index, by: u8) {
+        let mut state = State::default();
+        for index in 0..3 {
+            if let Payload::Normal(command) = entry(1, index).payload {
+                state.apply(&command);
+            }
+        }
+        let content = Content { state, ..Content::default() };
+        let frame = content.encode(1, 0).unwrap();
+        let mut payload = frame.payload().to_vec();
+        let at = at.index(payload.len());
+        payload[at] ^= by;
+        let forged = crate::log::frame::Frame::new(frame.head.kind, 1, frame.head.first, 0, 0, payload);
+        let mut bytes = Vec::new();
+        forged.write_to(&mut bytes);
+        match Content::decode(&bytes) {
+            Ok(content) => proptest::prop_assert_eq!(content.state.validate(), Ok(())),
+            Err(error) => proptest::prop_assert!(!matches!(error, SnapshotError::Stored(StoredError::Truncated))),
+        }
+    }
+}

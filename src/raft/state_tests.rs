@@ -1,0 +1,251 @@
+//! Random commands, plausible ones and others, against what the state promises.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::raft::snapshot::Content;
+use crate::raft::testing::profile;
+
+const NODES: u64 = 6;
+const PARTITIONS: u16 = 4;
+
+/// What a command is made of; mostly the truth about the state, sometimes something else.
+type Raw = (u8, u8, u8, u8, bool);
+
+fn member(state: &State, node: u64, honest: bool) -> Member {
+    let incarnation = state.node(node).map_or(1, |node| node.incarnation);
+    Member { node, incarnation: if honest { incarnation } else { incarnation + 1 } }
+}
+
+/// The nodes whose bit is set.
+fn members(state: &State, bits: u8, honest: bool) -> Vec<Member> {
+    (1..=NODES).filter(|node| bits >> (node - 1) & 1 == 1).map(|node| member(state, node, honest)).collect()
+}
+
+fn command(state: &State, (kind, a, b, c, honest): Raw) -> Command {
+    let node = 1 + u64::from(a) % NODES;
+    let partition = u16::from(b) % PARTITIONS;
+    let is = state.partition(partition).cloned().unwrap_or_default();
+    let epoch = if honest { is.epoch } else { u64::from(c) };
+    match kind % 16 {
+        0 => Command::Create { partitions: if honest { PARTITIONS } else { u16::from(b) } },
+        1..=2 => Command::Join { identity: u128::from(a % 8), profile: profile("host") },
+        3..=4 => {
+            let identity = state.node(node).map_or(0, |node| node.identity);
+            Command::Register { node, identity, boot: u128::from(c), profile: profile("other") }
+        }
+        5 => Command::Remove { node },
+        6..=8 => {
+            let replicas = members(state, c, true).iter().map(|member| member.node).collect();
+            let version = if honest { state.placement_version() } else { u64::from(a) };
+            Command::Place { version, changes: vec![Placement { partition, replicas }] }
+        }
+        9..=10 => Command::Promote { dead: members(state, a, honest), ready: members(state, b & !a, true) },
+        11..=12 => Command::Lead { partition, epoch, to: member(state, node, honest) },
+        13..=14 => {
+            let mut in_sync = members(state, c, honest);
+            if let (true, Some(primary)) = (honest, is.primary) {
+                in_sync.retain(|member| is.replicas.contains(&member.node) && member.node != primary);
+                in_sync.push(member(state, primary, true));
+            }
+            Command::SetInSync { partition, epoch, version: is.in_sync_version, in_sync }
+        }
+        _ => Command::ForceLead { partition, to: member(state, node, honest) },
+    }
+}
+
+/// What a change of one partition may be.
+fn check_partition(before: &Partition, after: &Partition, command: &Command) -> Result<(), TestCaseError> {
+    prop_assert!(after.epoch >= before.epoch && after.in_sync_version >= before.in_sync_version);
+    if after.primary != before.primary {
+        prop_assert!(after.epoch > before.epoch, "a primary changed without an epoch");
+    }
+    let set = |partition: &Partition| partition.in_sync.iter().copied().collect::<BTreeSet<_>>();
+    if set(after) != set(before) {
+        prop_assert!(after.in_sync_version > before.in_sync_version, "a set changed without a version");
+    }
+    prop_assert!(before.in_sync.is_empty() || !after.in_sync.is_empty(), "an in-sync set became empty");
+    let force = matches!(command, Command::ForceLead { .. });
+    if before.epoch > 0 && !force && !matches!(command, Command::SetInSync { .. }) {
+        prop_assert!(set(after).is_subset(&set(before)), "a node came in sync by itself");
+    }
+    if let Some(primary) = after.primary.filter(|primary| before.primary != Some(*primary)) {
+        prop_assert!(before.epoch == 0 || force || before.in_sync.contains(&primary), "a promotion of who lacks data");
+    }
+    Ok(())
+}
+
+fn check_step(before: &State, after: &State, command: &Command, reply: &Reply) -> Result<(), TestCaseError> {
+    prop_assert_eq!(after.validate(), Ok(()));
+    if let Reply::Refused(_) = reply {
+        prop_assert_eq!(before, after, "a refused command changed something");
+    }
+    for (before, after) in before.partitions().iter().zip(after.partitions()) {
+        check_partition(before, after, command)?;
+    }
+    if let (Command::Register { node, .. }, Reply::Registered { incarnation }) = (command, reply)
+        && before.node(*node).is_some_and(|node| node.incarnation != *incarnation)
+    {
+        for partition in after.partitions() {
+            prop_assert_ne!(partition.primary, Some(*node));
+            prop_assert!(!partition.in_sync.contains(node) || partition.in_sync == [*node]);
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn the_state_keeps_its_promises(raws in prop::collection::vec(any::<Raw>(), 1..200)) {
+        let mut state = State::default();
+        let mut given = BTreeSet::new();
+        // A cluster, for a start.
+        state.apply(&Command::Create { partitions: PARTITIONS });
+        for at in 0..4u128 {
+            state.apply(&Command::Join { identity: at, profile: profile("host") });
+            given.insert(at as u64 + 1);
+            let node = at as u64 + 1;
+            state.apply(&Command::Register { node, identity: at, boot: 999, profile: profile("host") });
+        }
+        for raw in raws {
+            let before = state.clone();
+            let command = command(&state, raw);
+            let reply = state.apply(&command);
+            check_step(&before, &state, &command, &reply)?;
+            if state.nodes().len() > before.nodes().len() {
+                let Reply::Joined { node } = reply else { panic!("{reply:?}") };
+                prop_assert!(given.insert(node), "a number was used again");
+            }
+        }
+        let content = Content { state, ..Content::default() };
+        let mut bytes = Vec::new();
+        content.encode(1, 0).unwrap().write_to(&mut bytes);
+        prop_assert_eq!(Content::decode(&bytes).unwrap(), content);
+    }
+}
+
+/// Three nodes that have registered, one partition with copies on all, all in sync.
+fn three() -> State {
+    let mut state = State::default();
+    state.apply(&Command::Create { partitions: 1 });
+    for node in 1..=3 {
+        let identity = u128::from(node);
+        state.apply(&Command::Join { identity, profile: profile("host") });
+        assert_eq!(register(&mut state, node), Reply::Registered { incarnation: 1 });
+    }
+    let changes = vec![Placement { partition: 0, replicas: vec![1, 2, 3] }];
+    assert_eq!(state.apply(&Command::Place { version: 0, changes }), Reply::Placed { version: 1 });
+    let in_sync = members(&state, 0b111, true);
+    let reply = state.apply(&Command::SetInSync { partition: 0, epoch: 1, version: 1, in_sync });
+    assert_eq!(reply, Reply::InSync { version: 2 });
+    state
+}
+
+fn register(state: &mut State, node: NodeId) -> Reply {
+    let identity = state.node(node).unwrap().identity;
+    let boot = u128::from(state.node(node).unwrap().incarnation) + 100;
+    state.apply(&Command::Register { node, identity, boot, profile: profile("host") })
+}
+
+fn promote(state: &mut State, dead: u8, ready: u8) -> Reply {
+    let (dead, ready) = (members(state, dead, true), members(state, ready, true));
+    state.apply(&Command::Promote { dead, ready })
+}
+
+#[test]
+fn a_dead_primary_is_followed_by_one_that_has_everything() {
+    let mut state = three();
+    assert_eq!(promote(&mut state, 0b001, 0b100), Reply::Promoted { promoted: 1, stuck: 0 });
+    let partition = state.partition(0).unwrap();
+    assert_eq!((partition.primary, partition.epoch, &partition.in_sync[..]), (Some(3), 2, &[2, 3][..]));
+    // What the old primary still asks for comes too late.
+    let in_sync = members(&state, 0b001, true);
+    let reply = state.apply(&Command::SetInSync { partition: 0, epoch: 1, version: 2, in_sync });
+    assert_eq!(reply, Reply::Refused(Refusal::Stale { partition: 0, epoch: 2, version: 3 }));
+    // And whoever was called dead and has started anew is asked about again.
+    let dead = members(&state, 0b100, true);
+    register(&mut state, 3);
+    let reply = state.apply(&Command::Promote { dead, ready: vec![] });
+    assert_eq!(reply, Reply::Refused(Refusal::StaleIncarnation { node: 3, incarnation: 2 }));
+}
+
+#[test]
+fn the_last_set_is_frozen() {
+    let mut state = three();
+    register(&mut state, 1);
+    assert_eq!(state.partition(0).unwrap().in_sync, [2, 3], "a primary that starts anew leads no more");
+    assert_eq!(state.partition(0).unwrap().primary, None);
+    register(&mut state, 2);
+    register(&mut state, 3);
+    let frozen = state.partition(0).unwrap().clone();
+    assert_eq!((frozen.primary, &frozen.in_sync[..]), (None, &[3][..]));
+    // Nobody else may lead it, whoever is ready.
+    assert_eq!(promote(&mut state, 0, 0b011), Reply::Promoted { promoted: 0, stuck: 1 });
+    assert_eq!(*state.partition(0).unwrap(), frozen);
+    assert_eq!(promote(&mut state, 0, 0b100), Reply::Promoted { promoted: 1, stuck: 0 });
+    assert_eq!(state.partition(0).unwrap().primary, Some(3));
+    // If it is lost for good, only by force.
+    assert_eq!(promote(&mut state, 0b100, 0b011), Reply::Promoted { promoted: 0, stuck: 1 });
+    let to = member(&state, 1, true);
+    let epoch = state.partition(0).unwrap().epoch;
+    let refused = state.apply(&Command::Lead { partition: 0, epoch, to });
+    assert_eq!(refused, Reply::Refused(Refusal::NotInSync { partition: 0, node: 1 }));
+    assert_eq!(state.apply(&Command::ForceLead { partition: 0, to }), Reply::Leads { epoch: epoch + 1 });
+}
+
+#[test]
+fn who_started_anew_is_not_taken_for_who_was_in_sync() {
+    let mut state = three();
+    register(&mut state, 3);
+    // The primary saw the old process catch up.
+    let mut in_sync = members(&state, 0b111, true);
+    in_sync[2].incarnation = 1;
+    let version = state.partition(0).unwrap().in_sync_version;
+    let reply = state.apply(&Command::SetInSync { partition: 0, epoch: 1, version, in_sync });
+    assert_eq!(reply, Reply::Refused(Refusal::StaleIncarnation { node: 3, incarnation: 2 }));
+}
+
+#[test]
+fn numbers_are_never_used_again() {
+    let mut state = three();
+    let in_use = state.apply(&Command::Remove { node: 2 });
+    assert_eq!(in_use, Reply::Refused(Refusal::InUse { node: 2, partition: 0 }));
+    state.apply(&Command::Join { identity: 9, profile: profile("host") });
+    assert_eq!(state.apply(&Command::Remove { node: 4 }), Reply::Removed);
+    let again = state.apply(&Command::Join { identity: 9, profile: profile("host") });
+    assert_eq!(again, Reply::Joined { node: 5 }, "the same data directory, another node");
+    assert_eq!(state.apply(&Command::Join { identity: 9, profile: profile("host") }), again);
+}
+
+#[test]
+fn a_replica_that_is_in_sync_keeps_its_copy() {
+    let mut state = three();
+    let place = |replicas: &[u64]| Command::Place {
+        version: 1,
+        changes: vec![Placement { partition: 0, replicas: replicas.to_vec() }],
+    };
+    let refused = state.apply(&place(&[1, 2]));
+    assert_eq!(refused, Reply::Refused(Refusal::StillInSync { partition: 0, node: 3 }));
+    let in_sync = members(&state, 0b011, true);
+    state.apply(&Command::SetInSync { partition: 0, epoch: 1, version: 2, in_sync });
+    assert_eq!(state.apply(&place(&[2, 1])), Reply::Placed { version: 2 });
+    assert_eq!(state.partition(0).unwrap().in_sync, [2, 1]);
+    assert_eq!(state.apply(&place(&[2, 1])), Reply::Refused(Refusal::StalePlacement { version: 2 }));
+}
+
+#[test]
+fn damaged_snapshots_are_refused() {
+    let content = Content { state: three(), ..Content::default() };
+    let mut bytes = Vec::new();
+    content.encode(1, 0).unwrap().write_to(&mut bytes);
+    for at in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x41;
+        assert!(Content::decode(&damaged).is_err(), "byte {at}");
+        assert!(Content::decode(&bytes[..at]).is_err(), "cut at {at}");
+    }
+    bytes.push(0);
+    assert!(Content::decode(&bytes).is_err());
+}
