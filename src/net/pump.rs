@@ -411,7 +411,7 @@ impl Pump {
     }
 
     /// Sends what this core has changed to the control core.
-    fn send_feed(&mut self) {
+    pub(super) fn send_feed(&mut self) {
         while let Some(chunk) = self.engine.next_chunk() {
             let control = self.engine.router.cores();
             self.send(control, Message::Feed(Box::new(chunk)));
@@ -419,7 +419,7 @@ impl Pump {
         }
     }
 
-    fn send_messages(&mut self) {
+    pub(super) fn send_messages(&mut self) {
         self.send_batches();
         self.send_all_told();
         self.send_withdrawals();

@@ -51,6 +51,13 @@ impl Pump {
             self.kill(index);
         }
         if !stopping.mesh_closed {
+            // What was changed last belongs into the log, though it would linger here for a while.
+            self.engine.hurry_feed();
+            self.send_feed();
+            self.send_messages();
+            if self.mesh.outbox_len() > 0 && now_ms < stopping.deadline_ms {
+                return;
+            }
             self.mesh.close(|_, _| {});
             self.stopping = Some(Stopping { mesh_closed: true, ..stopping });
         }
