@@ -102,7 +102,7 @@ pub enum Command {
 }
 
 /// What comes of a command. The same on every node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// It was not a command.
     Nothing,
@@ -134,10 +134,11 @@ pub enum Reply {
 }
 
 /// Why a command changes nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("{0}")]
-    Malformed(&'static str),
+    /// The words stay where they are: another node is told only that it is so.
+    #[error("malformed: {0}")]
+    Malformed(#[rkyv(with = rkyv::with::Skip)] &'static str),
     #[error("the data set has begun, with {partitions} partitions")]
     AlreadyCreated { partitions: u16 },
     #[error("node {0} is not known")]

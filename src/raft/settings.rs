@@ -43,7 +43,7 @@ const LAG_ENTRIES: u64 = SNAPSHOT_ENTRIES + KEPT_ENTRIES;
 const _: () = assert!(LAG_ENTRIES > SNAPSHOT_ENTRIES);
 
 /// Most entries in one message, and in one write.
-const MESSAGE_ENTRIES_MAX: u64 = 64;
+pub const MESSAGE_ENTRIES_MAX: u64 = 64;
 
 /// How long a snapshot may take to arrive and be installed.
 const SNAPSHOT_PATIENCE_MS: u64 = 10_000;

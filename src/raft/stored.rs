@@ -61,7 +61,7 @@ pub(super) struct StoredLogId {
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, Copy)]
-struct StoredVote {
+pub(super) struct StoredVote {
     term: u64,
     node: NodeId,
     committed: bool,
@@ -157,7 +157,7 @@ where
     rkyv::from_bytes::<T, RkyvError>(bytes).map_err(|_| StoredError::Form)
 }
 
-fn counted(count: u64) -> Result<u64, StoredError> {
+pub(super) fn counted(count: u64) -> Result<u64, StoredError> {
     if count > COUNT_MAX { Err(StoredError::Senseless("a number that cannot have been reached")) } else { Ok(count) }
 }
 
@@ -185,7 +185,7 @@ impl From<Vote> for StoredVote {
 }
 
 impl StoredVote {
-    fn check(self) -> Result<Vote, StoredError> {
+    pub(super) fn check(self) -> Result<Vote, StoredError> {
         let leader_id = LeaderId { term: counted(self.term)?, node_id: counted(self.node)? };
         Ok(Vote { leader_id, committed: self.committed })
     }

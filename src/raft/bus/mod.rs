@@ -1,0 +1,120 @@
+//! The bus: how the raft instances of a cluster reach each other.
+//!
+//! Every node listens at its bus port. A node has one connection to each node that it has something to ask ([`link`]),
+//! with many requests under way at once; the other direction has a connection of its own ([`server`]). Connections begin
+//! with a handshake ([`handshake`]) and then carry frames ([`frame`]) with requests and answers ([`message`]). [`network`]
+//! is what openraft calls, [`propose`] how a command finds the leader, also from a node that has not joined yet.
+//!
+//! Pure: [`frame`], [`handshake`], [`message`]. The rest runs on the control core. Invariants: whatever waits has a
+//! deadline, whatever is kept has a named bound, and all tasks end once the bus is stopped or dropped.
+
+pub mod error;
+pub mod frame;
+pub mod handshake;
+pub mod link;
+pub mod message;
+pub mod network;
+pub mod propose;
+pub mod server;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+
+use tokio::sync::watch;
+
+use self::handshake::{Identity, IdentityError};
+use self::link::Link;
+use self::network::Network;
+use super::command::{NODES_MAX, NodeId};
+use super::types::{Peer, Raft};
+
+/// Most links that are remembered. Members of a cluster, and those that were.
+const LINKS_MAX: usize = 2 * NODES_MAX;
+
+/// Tells tasks to end.
+#[derive(Clone)]
+pub(crate) struct Stop(watch::Receiver<bool>);
+
+impl Stop {
+    /// Runs something until the bus is stopped; None: it was.
+    pub async fn unless<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let mut stop = self.0.clone();
+        let stopped = async {
+            // A bus that is gone has stopped, too.
+            let _ = stop.wait_for(|stopped| *stopped).await;
+            None
+        };
+        futures_lite::future::or(stopped, async { Some(future.await) }).await
+    }
+}
+
+/// What the links of a node have in common.
+pub(crate) struct Links {
+    pub identity: Identity,
+    pub stop: Stop,
+    links: RefCell<BTreeMap<NodeId, Rc<Link>>>,
+}
+
+impl Links {
+    /// The link to a node. One whose address has changed is a new one; whoever has the old one finds nobody there.
+    pub fn to(self: &Rc<Self>, target: NodeId, peer: &Peer) -> Rc<Link> {
+        let mut links = self.links.borrow_mut();
+        if let Some(link) = links.get(&target).filter(|link| link.peer() == peer) {
+            return Rc::clone(link);
+        }
+        if links.len() >= LINKS_MAX {
+            links.retain(|_, link| link.is_open() || Rc::strong_count(link) > 1);
+        }
+        let link = Rc::new(Link::new(self.identity.clone(), self.stop.clone(), target, peer.clone()));
+        if links.len() < LINKS_MAX
+            && let Some(old) = links.insert(target, Rc::clone(&link))
+        {
+            old.close();
+        }
+        link
+    }
+}
+
+/// A node's part of the bus.
+pub struct Bus {
+    links: Rc<Links>,
+    stopped: watch::Sender<bool>,
+}
+
+/// Binds the address at which other nodes reach this one.
+pub fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind((host, port))
+}
+
+impl Bus {
+    /// A bus that dials only, until it serves.
+    pub fn new(identity: Identity) -> Result<Bus, IdentityError> {
+        identity.check()?;
+        let (stopped, stop) = watch::channel(false);
+        let links = Rc::new(Links { identity, stop: Stop(stop), links: RefCell::default() });
+        Ok(Bus { links, stopped })
+    }
+
+    /// What [`Raft::new`] wants.
+    pub fn network(&self) -> Network {
+        Network::new(Rc::clone(&self.links))
+    }
+
+    /// Serves other nodes until the bus is stopped.
+    pub fn serve(&self, listener: TcpListener, raft: Raft) {
+        let serving = server::serve(listener, self.links.identity.clone(), self.links.stop.clone(), raft);
+        glommio::spawn_local(serving).detach();
+    }
+
+    /// Ends all tasks: what is under way fails. Returns at once; the tasks are over after their next turn.
+    pub fn stop(&self) {
+        self.stopped.send_replace(true);
+    }
+}
