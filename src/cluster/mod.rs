@@ -39,7 +39,7 @@ pub use ring::Ring;
 pub use roster::{PlaceError, Roster, Rule};
 pub use view::{Endpoint, View};
 
-/// A node's number: given once, never used again.
+/// A node's number: given once, when it joins, and never used again. 0 is nobody.
 pub type NodeId = u64;
 
 /// Most members of a cluster, dead ones included.

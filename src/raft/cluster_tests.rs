@@ -16,7 +16,7 @@ use openraft::raft::{
 };
 use openraft_rt::{AsyncRuntime, WatchReceiver};
 
-use super::command::{Command, NodeId, Reply};
+use super::command::{Command, NodeId, Refusal, Reply};
 use super::log_store::{Closing, LogStore};
 use super::runtime::Glommio;
 use super::settings::{Pace, config};
@@ -170,7 +170,7 @@ impl Cluster {
     async fn join_on(&mut self, node: NodeId, on: Disk, disk: Rc<SimulatedDisk>) {
         let (dir, identity) = (self.dir(node), IDENTITY + u128::from(node));
         let log = LogStore::open_on(on.clone(), &dir, identity, 2_000).unwrap();
-        let machine = StateMachine::open_on(on, &dir, identity).unwrap();
+        let machine = StateMachine::open_on(on, &dir, identity, log.purged()).unwrap();
         disk.load(&dir);
         assert!(log.number().is_none_or(|number| number == node));
         log.set_number(node).await.unwrap();
@@ -330,6 +330,28 @@ fn a_cluster_that_stopped_knows_what_was_committed() {
             assert_eq!(cluster.knows(leader), before + 5);
         }
         cluster.wait("agreement", |cluster| cluster.agree() && cluster.knows(1) == 15).await;
+        cluster.stop().await;
+    });
+}
+
+#[test]
+fn nodes_start_again_after_a_command_that_was_malformed() {
+    on_executor(async {
+        let mut cluster = Cluster::start(ALL).await;
+        cluster.initialize(&ALL).await;
+        let nameless = Command::Join { identity: 1, profile: profile("") };
+        for malformed in [Command::Create { partitions: 3 }, nameless] {
+            let reply = cluster.write(&ALL, malformed).await;
+            assert!(matches!(reply, Reply::Refused(Refusal::Malformed(_))), "{reply:?}");
+        }
+        assert_eq!(cluster.join_command(&ALL, 1).await, Reply::Joined { node: 1 });
+        cluster.wait("the entry everywhere", |cluster| ALL.iter().all(|node| cluster.knows(*node) == 1)).await;
+        cluster.stop().await;
+        for node in ALL {
+            cluster.join(node).await;
+        }
+        assert_eq!(cluster.join_command(&ALL, 2).await, Reply::Joined { node: 2 });
+        cluster.wait("agreement", |cluster| cluster.agree() && cluster.knows(1) == 2).await;
         cluster.stop().await;
     });
 }

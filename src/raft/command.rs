@@ -1,8 +1,9 @@
 //! What the cluster can be told to change, and what it answers.
 //!
-//! Commands are the entries of the raft log, so their form is that of the disk and of the wire: rkyv, checked with
-//! [`Command::check`] before use. Every command is decided by the state alone ([`super::state`]); what may have changed
-//! since the proposer looked is named in the command (a version, an epoch, an incarnation) and compared.
+//! Commands are the entries of the raft log, so their form is that of the disk and of the wire: rkyv. The log takes any
+//! command, also one that [`Command::check`] finds malformed: the state ([`super::state`]) refuses that one, on every node
+//! alike. Every command is decided by the state alone; what it rests on and may have changed since the proposer looked is
+//! named in it (a version, an epoch, an incarnation) and compared.
 //!
 //! No state.
 
@@ -10,10 +11,7 @@ use std::fmt;
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::route::SLOTS;
-
-/// The number of a node: given by raft when it joins, and never used again. 0 is nobody.
-pub type NodeId = u64;
+pub use crate::cluster::{COPIES_MAX, NODES_MAX, NodeId, PARTITIONS_MAX, WEIGHT_MAX};
 
 /// The number of a partition.
 pub type PartitionId = u16;
@@ -24,14 +22,8 @@ pub type Epoch = u64;
 /// Which start of its process a node is in; 0: it has joined, and never registered.
 pub type Incarnation = u64;
 
-/// Most nodes of a cluster.
-pub const NODES_MAX: usize = 1_024;
-
 /// Most copies of a partition, those that are on the move included.
-pub const REPLICAS_MAX: usize = 8;
-
-/// Most partitions.
-pub const PARTITIONS_MAX: usize = SLOTS as usize;
+pub const REPLICAS_MAX: usize = COPIES_MAX;
 
 /// Longest name of a host.
 pub const HOST_BYTES_MAX: usize = 255;
@@ -42,9 +34,6 @@ pub const RACK_BYTES_MAX: usize = 64;
 /// Highest number of anything that is counted. What was read and has a higher one is damaged; beyond, counters would
 /// overflow.
 pub const COUNT_MAX: u64 = 1 << 62;
-
-/// Largest weight.
-pub const WEIGHT_MAX: u16 = 1_000;
 
 /// What a node says of itself.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
@@ -81,11 +70,13 @@ pub enum Command {
     /// The data set begins, with this number of partitions for its life.
     Create { partitions: u16 },
     /// Gives a node its number, also in raft. `identity` is that of its data directory: who asks again gets the same
-    /// number. The node that founds a cluster has number 1, and is the first to join.
+    /// number until it has registered. One that asks later has lost its raft directory, and with it how it has voted: it
+    /// needs another number. The node that founds a cluster has number 1, and is the first to join.
     Join { identity: u128, profile: Profile },
     /// A process has started: the node is a new incarnation, and in no in-sync set any more, unless it is the last one
-    /// there. `boot` is random: who asks again gets the same incarnation.
-    Register { node: NodeId, identity: u128, boot: u128, profile: Profile },
+    /// there. `boot` is random: who asks again gets the same incarnation. `after` is the incarnation before this one, so
+    /// that what an earlier process still asks for, and comes late, does not end the one that runs.
+    Register { node: NodeId, identity: u128, boot: u128, after: Incarnation, profile: Profile },
     /// The node is gone for good. It must have no copies.
     Remove { node: NodeId },
     /// Who has copies of what. `version` is that of the placement it was planned from.
@@ -93,12 +84,13 @@ pub enum Command {
     /// Gives every partition that has lost its primary, or whose primary is dead, to the first of its replicas that is
     /// in sync and ready.
     Promote { dead: Vec<Member>, ready: Vec<Member> },
-    /// Moves the role of a partition's primary.
+    /// Moves the role of a partition's primary, if it has one. `epoch` is the one that this follows.
     Lead { partition: PartitionId, epoch: Epoch, to: Member },
     /// Who is in sync, as the partition's primary sees it.
     SetInSync { partition: PartitionId, epoch: Epoch, version: u64, in_sync: Vec<Member> },
-    /// The way out when all that were in sync are lost: whoever orders this gives up what only those had.
-    ForceLead { partition: PartitionId, to: Member },
+    /// The way out when all that were in sync are lost: whoever orders this gives up what only those had. `epoch` is the
+    /// one that this follows: an order that is executed again would give up what was written since.
+    ForceLead { partition: PartitionId, epoch: Epoch, to: Member },
 }
 
 /// What comes of a command. The same on every node.
@@ -145,6 +137,10 @@ pub enum Refusal {
     UnknownNode(NodeId),
     #[error("node {0} has another data directory")]
     WrongIdentity(NodeId),
+    #[error(
+        "node {0} has this data directory, and has started with it before: a node that has lost its raft directory must be removed, and join with a new data directory"
+    )]
+    AlreadyRegistered(NodeId),
     #[error("the cluster has {NODES_MAX} nodes already")]
     Full,
     #[error("node {node} has a copy of partition {partition}")]
@@ -182,7 +178,7 @@ impl Profile {
         if self.host.is_empty() || self.port == 0 || self.bus_port == 0 {
             return Err("a node has no host, or no port");
         }
-        if self.weight == 0 || self.weight > WEIGHT_MAX {
+        if self.weight == 0 || self.weight as u32 > WEIGHT_MAX {
             return Err("a weight is out of bounds");
         }
         Ok(())
@@ -252,7 +248,7 @@ impl fmt::Display for Command {
         match self {
             Command::Create { partitions } => write!(f, "create {partitions} partitions"),
             Command::Join { identity, profile } => write!(f, "join {identity:032x} at {}", profile.host),
-            Command::Register { node, .. } => write!(f, "register node {node}"),
+            Command::Register { node, after, .. } => write!(f, "register node {node} after incarnation {after}"),
             Command::Remove { node } => write!(f, "remove node {node}"),
             Command::Place { version, changes } => write!(f, "place {} partitions after {version}", changes.len()),
             Command::Promote { dead, .. } => write!(f, "promote for {} dead nodes", dead.len()),
@@ -262,7 +258,9 @@ impl fmt::Display for Command {
             Command::SetInSync { partition, epoch, version, in_sync } => {
                 write!(f, "{} nodes in sync in partition {partition} after {epoch}.{version}", in_sync.len())
             }
-            Command::ForceLead { partition, to } => write!(f, "node {} leads partition {partition} by force", to.node),
+            Command::ForceLead { partition, epoch, to } => {
+                write!(f, "node {} leads partition {partition} by force after epoch {epoch}", to.node)
+            }
         }
     }
 }

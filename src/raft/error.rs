@@ -25,6 +25,10 @@ pub enum StoreError {
     Gap { path: PathBuf, expected: u64, found: u64 },
     #[error("'{}': the log of raft begins with entry {first}, and those before it were not purged: files are missing", .path.display())]
     NoBeginning { path: PathBuf, first: u64 },
+    #[error("'{}' has snapshots of raft and no log: files are missing", .path.display())]
+    NoLog { path: PathBuf },
+    #[error("'{}': the latest snapshot of raft ends before entry {next}, and the log was purged up to entry {purged}: files are missing", .path.display())]
+    Behind { path: PathBuf, next: u64, purged: u64 },
     #[error("'{}': {why}; restore the file from a copy of this moment, or remove the node from the cluster and let it join anew", .path.display())]
     Snapshot { path: PathBuf, why: SnapshotError },
     #[error("the snapshot of another node: {0}")]

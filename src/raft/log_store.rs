@@ -1,9 +1,10 @@
 //! raft's log as openraft sees it: in memory for readers, on disk for promises.
 //!
 //! A change is checked, executed in memory ([`super::image`]) and queued; a task ([`super::writer`]) writes what is queued,
-//! in order. So whoever appends does not wait: openraft is called back when the entries are durable. A vote and the
-//! committed index are waited for. A cut of the log or a purge is not: as the order of the records is that of the
-//! changes, nothing that comes later is durable without it.
+//! in order. So whoever appends does not wait: openraft is called back when the entries are durable. A vote, the
+//! committed index and a cut are waited for: a snapshot, which is another file, may be installed right after a cut, and
+//! would stand beside entries that contradict it. A purge is not: as the order of the records is that of the changes,
+//! nothing that comes later in the log is durable without it, and until then the log has more than it needs.
 //!
 //! On the control core. Invariant: no borrow of the state lives across an await.
 
@@ -206,6 +207,11 @@ impl LogStore {
         self.store.borrow().image.tip().number
     }
 
+    /// The last entry that was purged. The latest snapshot has to have it.
+    pub fn purged(&self) -> Option<LogId> {
+        self.store.borrow().image.tip().purged
+    }
+
     /// Notes the number that the node was given, for its life; to be called before raft runs under it.
     pub async fn set_number(&self, number: NodeId) -> Result<(), StoreError> {
         self.change_durably(Change::Number(number)).await
@@ -324,7 +330,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        self.store.borrow_mut().change(Change::Truncate(last)).map_err(io::Error::from)
+        self.change_durably(Change::Truncate(last)).await.map_err(io::Error::from)
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
 
 use super::*;
@@ -22,7 +23,7 @@ impl StoreBuilder<Types, LogStore, StateMachine, Scratch> for Builder {
     async fn build(&self) -> Result<(Scratch, LogStore, StateMachine), openraft::StorageError<Types>> {
         let scratch = Scratch::new("raft-suite");
         let log = open_small(Disk::System, &scratch.0);
-        let machine = StateMachine::open(&scratch.0, IDENTITY).unwrap();
+        let machine = StateMachine::open(&scratch.0, IDENTITY, log.purged()).unwrap();
         Ok((scratch, log, machine))
     }
 }
@@ -162,7 +163,7 @@ fn a_power_cut_takes_nothing_that_was_acknowledged() {
                 }
                 change(&mut model, next.clone());
                 history.push(said(&model));
-                let waits = !matches!(next, Change::Truncate(_) | Change::Purge(_));
+                let waits = !matches!(next, Change::Purge(_));
                 match next {
                     Change::Append(entry) if random.percent(40) => {
                         store.append([entry], IoFlushed::noop()).await.unwrap();
@@ -183,6 +184,46 @@ fn a_power_cut_takes_nothing_that_was_acknowledged() {
             let image = recovered(&scratch.0).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
             let found = said(&image);
             assert!(history[acknowledged..].contains(&found), "seed {seed}: {found}");
+        });
+    }
+}
+
+/// A tail that contradicts the snapshot which comes after it is never there together with that snapshot.
+#[test]
+fn a_power_cut_leaves_no_tail_that_contradicts_the_snapshot() {
+    let sent = on_executor(async {
+        let scratch = Scratch::new("raft-sent");
+        let mut leader = StateMachine::open(&scratch.0, IDENTITY + 1, None).unwrap();
+        let entries: Vec<_> = (0..9).map(|index| Ok((entry(2, index), None))).collect();
+        leader.apply(futures_lite::stream::iter(entries)).await.unwrap();
+        leader.get_snapshot_builder().await.build_snapshot().await.unwrap()
+    });
+    for seed in 0..60 {
+        let scratch = Scratch::new("raft-tail");
+        on_executor(async {
+            let mut random = Random(seed);
+            let disk = SimulatedDisk::new(|_| Fate::Works);
+            let mut store = open_small(Disk::Simulated(Rc::clone(&disk)), &scratch.0);
+            let on = Disk::Simulated(Rc::clone(&disk));
+            let mut machine = StateMachine::open_on(on, &scratch.0, IDENTITY, None).unwrap();
+            let tail = 5 + random.below(8);
+            append(&mut store, (0..tail).map(|index| entry(1, index))).await.unwrap();
+            store.truncate_after(Some(id(1, 3))).await.unwrap();
+            assert_eq!(store.store.borrow().durable, store.store.borrow().next, "a cut is durable when it returns");
+            machine.install_snapshot(&sent.meta, Rc::clone(&sent.snapshot)).await.unwrap();
+            if random.percent(50) {
+                store.purge(sent.meta.last_log_id.unwrap()).await.unwrap();
+            }
+            for _ in 0..random.below(4) {
+                glommio::executor().yield_now().await;
+            }
+            let mut chance = Random(seed ^ 0xfeed);
+            disk.cut_power(&scratch.0, || chance.percent(50));
+            let image = recovered(&scratch.0).unwrap();
+            let machine = StateMachine::open(&scratch.0, IDENTITY, image.tip().purged).unwrap();
+            assert_eq!(machine.reader().applied(), sent.meta.last_log_id, "seed {seed}");
+            let left = image.read(&.., usize::MAX);
+            assert!(left.iter().all(|entry| entry.log_id.index <= 3), "seed {seed}: {left:?}");
         });
     }
 }
@@ -298,6 +339,12 @@ fn the_log_of_another_node_is_refused() {
     let (scratch, paths, _) = two_files();
     let error = recover(&scratch.0, IDENTITY + 1).err().unwrap();
     assert!(matches!(error, StoreError::Record { why: StoredError::Foreign, .. }), "{error}");
+    // Snapshots without a log: the votes are lost.
+    let lost = Scratch::new("raft-lost");
+    assert!(recovered(&lost.0).is_ok());
+    fs::write(lost.0.join(files::snapshot_name(9)), "whatever").unwrap();
+    let error = recovered(&lost.0).err().unwrap();
+    assert!(matches!(error, StoreError::NoLog { .. }), "{error}");
     // A file in the middle that is missing.
     fs::rename(&paths[1], scratch.0.join(files::segment_name(99))).unwrap();
     assert!(recovered(&scratch.0).is_err());

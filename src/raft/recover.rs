@@ -6,8 +6,11 @@
 //!                           ...
 //! ```
 //!
-//! All frames carry the identity of the data directory. Records are numbered from 1 on, for the life of the node; `first`
-//! of a frame is the number of its first one.
+//! All frames carry the identity of the data directory. Records are numbered from 1 on, for the life of this directory;
+//! `first` of a frame is the number of its first record, and in the head of a file that of the record that comes next.
+//!
+//! Snapshots lie in the same directory ([`super::state_machine`]). Where there are some and no log, the log was lost, and
+//! with it the node's votes: that is refused, as a node that forgets its vote may vote twice.
 //!
 //! A frame is what one write wrote, and the next is written only when that one is durable. So a crash can damage only the
 //! last frame of the last file: if nothing intact follows, it is cut off. Any other damage is refused.
@@ -53,6 +56,9 @@ pub(super) const LENGTH_BYTES: usize = 4;
 pub fn recover(dir: &Path, identity: u128) -> Result<Recovered, StoreError> {
     make(dir)?;
     let listing = files::list(dir).map_err(StoreError::io(dir))?;
+    if listing.segments.is_empty() && !listing.snapshots.is_empty() {
+        return Err(StoreError::NoLog { path: dir.into() });
+    }
     for name in listing.temporary.iter().filter(|name| name.starts_with("log-")) {
         let path = dir.join(name);
         fs::remove_file(&path).map_err(StoreError::io(&path))?;

@@ -1,4 +1,4 @@
-//! The numbers that raft runs with, each with its reason, in one place.
+//! The numbers that openraft runs with, each with its reason, in one place.
 //!
 //! No state.
 
@@ -48,8 +48,14 @@ pub const MESSAGE_ENTRIES_MAX: u64 = 64;
 /// How long a snapshot may take to arrive and be installed.
 const SNAPSHOT_PATIENCE_MS: u64 = 10_000;
 
-/// Requests and notifications that wait for raft. A control plane has few; more than this is a flood that has to wait.
+/// Requests that wait for raft, and what waits for the state. A control plane has few; more than this is a flood that has
+/// to wait.
 const QUEUE_LENGTH: u64 = 1_024;
+
+/// Notifications that wait for raft: openraft's own number. Its core takes from this queue and also puts into it, waiting
+/// for room when it is full. While it waits for the disk, each tick and each answer adds one; a queue that is filled in one
+/// stall of the disk is never emptied again, as the only one who could waits for room. So it has to outlast any stall.
+const NOTIFICATIONS_MAX: u64 = 65_536;
 
 /// openraft's configuration.
 pub fn config(cluster: &str, pace: Pace) -> Result<Arc<Config>, ConfigError> {
@@ -69,7 +75,7 @@ pub fn config(cluster: &str, pace: Pace) -> Result<Arc<Config>, ConfigError> {
         max_payload_entries: MESSAGE_ENTRIES_MAX,
         max_append_entries: Some(MESSAGE_ENTRIES_MAX),
         api_channel_size: Some(QUEUE_LENGTH),
-        notification_channel_size: Some(QUEUE_LENGTH),
+        notification_channel_size: Some(NOTIFICATIONS_MAX),
         state_machine_channel_size: Some(QUEUE_LENGTH),
         // A leader that was restarted would lead on with what it had committed before, and answer reads from a state that
         // others have left behind: it stands for election as everybody else.
@@ -92,6 +98,7 @@ mod tests {
             assert_eq!(config.enable_leader_restore, Some(false));
             assert_eq!(config.enable_pre_vote, Some(true));
             assert!(config.max_in_snapshot_log_to_keep >= 1_000);
+            assert_eq!(config.notification_channel_size, Config::default().notification_channel_size);
         }
     }
 }

@@ -62,8 +62,18 @@ impl Content {
         Ok(Frame::new(Kind::RaftSnapshot, identity, self.number(), wall_ms, 0, stored::encode(&stored)?))
     }
 
-    /// Reads a snapshot.
-    pub fn decode(mut bytes: &[u8]) -> Result<Content, SnapshotError> {
+    /// Reads a snapshot, whoever has made it.
+    pub fn decode(bytes: &[u8]) -> Result<Content, SnapshotError> {
+        Content::read(bytes).map(|(content, _)| content)
+    }
+
+    /// Reads a snapshot that the node with this identity has made.
+    pub fn decode_own(bytes: &[u8], identity: u128) -> Result<Content, SnapshotError> {
+        let (content, maker) = Content::read(bytes)?;
+        if maker == identity { Ok(content) } else { Err(StoredError::Foreign.into()) }
+    }
+
+    fn read(mut bytes: &[u8]) -> Result<(Content, u128), SnapshotError> {
         let frame = take_frame(&mut bytes)?.ok_or(FrameError::Truncated)?;
         if !bytes.is_empty() {
             return Err(SnapshotError::AfterEnd);
@@ -81,6 +91,6 @@ impl Content {
         if frame.head.first != content.number() {
             return Err(SnapshotError::Moment);
         }
-        Ok(content)
+        Ok((content, frame.head.history))
     }
 }

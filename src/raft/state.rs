@@ -43,7 +43,8 @@ pub struct Partition {
     pub replicas: Vec<NodeId>,
     /// Who has everything that is committed. In the order of `replicas`. Invariant: not empty once it was placed.
     pub in_sync: Vec<NodeId>,
-    /// Grows with each change of `in_sync`.
+    /// Grows with each change of `in_sync`, and of who is in `replicas`: a copy that went and came back is another one, and
+    /// who saw the old one catch up must look again.
     pub in_sync_version: u64,
 }
 
@@ -114,7 +115,9 @@ impl State {
         let result = match command {
             Command::Create { partitions } => self.create(*partitions),
             Command::Join { identity, profile } => self.join(*identity, profile),
-            Command::Register { node, identity, boot, profile } => self.register(*node, *identity, *boot, profile),
+            Command::Register { node, identity, boot, after, profile } => {
+                self.register(*node, *identity, *boot, *after, profile)
+            }
             Command::Remove { node } => self.remove(*node),
             Command::Place { version, changes } => self.place(*version, changes),
             Command::Promote { dead, ready } => self.promote(dead, ready),
@@ -122,7 +125,7 @@ impl State {
             Command::SetInSync { partition, epoch, version, in_sync } => {
                 self.set_in_sync(*partition, *epoch, *version, in_sync)
             }
-            Command::ForceLead { partition, to } => self.force_lead(*partition, *to),
+            Command::ForceLead { partition, epoch, to } => self.force_lead(*partition, *epoch, *to),
         };
         result.unwrap_or_else(Reply::Refused)
     }
@@ -138,7 +141,10 @@ impl State {
 
     fn join(&mut self, identity: u128, profile: &Profile) -> Result<Reply, Refusal> {
         if let Some(node) = self.nodes.iter().find(|node| node.identity == identity) {
-            return Ok(Reply::Joined { node: node.id });
+            // A node that has registered has its number on disk, and never asks. One that does has lost its raft directory,
+            // so it does not know how it has voted, and under its old number it could vote a second time.
+            let lost = node.incarnation > 0;
+            return if lost { Err(Refusal::AlreadyRegistered(node.id)) } else { Ok(Reply::Joined { node: node.id }) };
         }
         if self.nodes.len() >= NODES_MAX {
             return Err(Refusal::Full);
@@ -149,7 +155,14 @@ impl State {
         Ok(Reply::Joined { node: id })
     }
 
-    fn register(&mut self, id: NodeId, identity: u128, boot: u128, profile: &Profile) -> Result<Reply, Refusal> {
+    fn register(
+        &mut self,
+        id: NodeId,
+        identity: u128,
+        boot: u128,
+        after: Incarnation,
+        profile: &Profile,
+    ) -> Result<Reply, Refusal> {
         let at = self.nodes.binary_search_by_key(&id, |node| node.id).map_err(|_| Refusal::UnknownNode(id))?;
         let node = &mut self.nodes[at];
         if node.identity != identity {
@@ -157,6 +170,9 @@ impl State {
         }
         if node.incarnation > 0 && node.boot == boot {
             return Ok(Reply::Registered { incarnation: node.incarnation });
+        }
+        if node.incarnation != after {
+            return Err(Refusal::StaleIncarnation { node: id, incarnation: node.incarnation });
         }
         node.incarnation += 1;
         node.boot = boot;
@@ -191,12 +207,17 @@ impl State {
         }
         for Placement { partition, replicas } in changes {
             let partition = &mut self.partitions[*partition as usize];
+            // Neither list has a node twice.
+            let same = replicas.len() == partition.replicas.len()
+                && replicas.iter().all(|node| partition.replicas.contains(node));
             partition.replicas.clone_from(replicas);
             if partition.epoch == 0 {
                 // There is no data yet, so nobody lacks any.
                 partition.in_sync = vec![replicas[0]];
-                partition.in_sync_version = 1;
                 partition.set_primary(Some(replicas[0]));
+            }
+            if !same {
+                partition.in_sync_version += 1;
             }
             let order = |node: &NodeId| replicas.iter().position(|replica| replica == node);
             partition.in_sync.sort_by_key(order);
@@ -234,8 +255,15 @@ impl State {
         for member in dead.iter().chain(ready) {
             self.check_member(*member)?;
         }
-        let is_dead = |node: NodeId| dead.iter().any(|member| member.node == node);
-        let is_ready = |node: NodeId| ready.iter().any(|member| member.node == node);
+        // Each is looked up for each partition, and there may be a thousand: sorted, so that this ends soon.
+        let sorted = |members: &[Member]| {
+            let mut nodes: Vec<NodeId> = members.iter().map(|member| member.node).collect();
+            nodes.sort_unstable();
+            nodes
+        };
+        let (dead, ready) = (sorted(dead), sorted(ready));
+        let is_dead = |node: NodeId| dead.binary_search(&node).is_ok();
+        let is_ready = |node: NodeId| ready.binary_search(&node).is_ok();
         let (mut promoted, mut stuck) = (0, 0);
         for partition in self.partitions.iter_mut().filter(|partition| partition.epoch > 0) {
             if partition.primary.is_some_and(|primary| !is_dead(primary)) {
@@ -269,6 +297,10 @@ impl State {
         let partition = self.placed_mut(id)?;
         if partition.epoch != epoch {
             return Err(partition.stale(id));
+        }
+        if partition.primary.is_none() {
+            // Who follows one that is lost must be ready, which only a promotion knows.
+            return Err(Refusal::NoPrimary(id));
         }
         if !partition.in_sync.contains(&to.node) {
             return Err(Refusal::NotInSync { partition: id, node: to.node });
@@ -305,9 +337,12 @@ impl State {
         Ok(Reply::InSync { version: partition.in_sync_version })
     }
 
-    fn force_lead(&mut self, id: PartitionId, to: Member) -> Result<Reply, Refusal> {
+    fn force_lead(&mut self, id: PartitionId, epoch: Epoch, to: Member) -> Result<Reply, Refusal> {
         self.check_member(to)?;
         let partition = self.placed_mut(id)?;
+        if partition.epoch != epoch {
+            return Err(partition.stale(id));
+        }
         if !partition.replicas.contains(&to.node) {
             return Err(Refusal::NotAReplica { partition: id, node: to.node });
         }

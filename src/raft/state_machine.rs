@@ -81,11 +81,12 @@ impl StateReader {
 }
 
 impl Machine {
-    fn read(dir: &Path, number: u64) -> Result<(Content, Kept), StoreError> {
+    fn read(dir: &Path, number: u64, identity: u128) -> Result<(Content, Kept), StoreError> {
         let path = dir.join(files::snapshot_name(number));
         let bytes = read_single(&path, SNAPSHOT_BYTES_MAX as u64)?;
         let damaged = |why: SnapshotError| StoreError::Snapshot { path: path.clone(), why };
-        let content = Content::decode(&bytes).map_err(damaged)?;
+        // What another node sent was written anew, with this identity: a foreign file is of a directory that was copied.
+        let content = Content::decode_own(&bytes, identity).map_err(damaged)?;
         if content.number() != number {
             return Err(damaged(SnapshotError::Moment));
         }
@@ -116,21 +117,31 @@ impl Machine {
 }
 
 impl StateMachine {
-    /// Reads the latest snapshot in a directory, which exists. Blocks meanwhile.
-    pub fn open(dir: &Path, identity: u128) -> Result<StateMachine, StoreError> {
-        StateMachine::open_on(Disk::System, dir, identity)
+    /// Reads the latest snapshot in a directory, which exists. `purged` is the last entry that the log there has purged:
+    /// the state goes on from the snapshot with what is left, so nothing may be missing between the two. Blocks meanwhile.
+    pub fn open(dir: &Path, identity: u128, purged: Option<LogId>) -> Result<StateMachine, StoreError> {
+        StateMachine::open_on(Disk::System, dir, identity, purged)
     }
 
-    pub(super) fn open_on(disk: Disk, dir: &Path, identity: u128) -> Result<StateMachine, StoreError> {
+    pub(super) fn open_on(
+        disk: Disk,
+        dir: &Path,
+        identity: u128,
+        purged: Option<LogId>,
+    ) -> Result<StateMachine, StoreError> {
         let mut listing = files::list(dir).map_err(StoreError::io(dir))?;
         let latest = listing.snapshots.pop();
         let (content, kept) = match latest {
             Some(number) => {
-                let (content, kept) = Machine::read(dir, number)?;
+                let (content, kept) = Machine::read(dir, number, identity)?;
                 (content, Some(kept))
             }
             None => (Content::default(), None),
         };
+        let next = content.applied.map_or(0, |id| id.index + 1);
+        if let Some(purged) = purged.filter(|purged| purged.index >= next) {
+            return Err(StoreError::Behind { path: dir.into(), next, purged: purged.index });
+        }
         // Others are there if a crash came before they were removed.
         let old = listing.snapshots.iter().map(|number| files::snapshot_name(*number));
         let half = listing.temporary.into_iter().filter(|name| name.starts_with("snapshot-"));

@@ -34,7 +34,9 @@ fn command(state: &State, (kind, a, b, c, honest): Raw) -> Command {
         1..=2 => Command::Join { identity: u128::from(a % 8), profile: profile("host") },
         3..=4 => {
             let identity = state.node(node).map_or(0, |node| node.identity);
-            Command::Register { node, identity, boot: u128::from(c), profile: profile("other") }
+            let before = state.node(node).map_or(0, |node| node.incarnation);
+            let after = if honest { before } else { u64::from(b) };
+            Command::Register { node, identity, boot: u128::from(c), after, profile: profile("other") }
         }
         5 => Command::Remove { node },
         6..=8 => {
@@ -52,7 +54,7 @@ fn command(state: &State, (kind, a, b, c, honest): Raw) -> Command {
             }
             Command::SetInSync { partition, epoch, version: is.in_sync_version, in_sync }
         }
-        _ => Command::ForceLead { partition, to: member(state, node, honest) },
+        _ => Command::ForceLead { partition, epoch, to: member(state, node, honest) },
     }
 }
 
@@ -65,6 +67,10 @@ fn check_partition(before: &Partition, after: &Partition, command: &Command) -> 
     let set = |partition: &Partition| partition.in_sync.iter().copied().collect::<BTreeSet<_>>();
     if set(after) != set(before) {
         prop_assert!(after.in_sync_version > before.in_sync_version, "a set changed without a version");
+    }
+    let copies = |partition: &Partition| partition.replicas.iter().copied().collect::<BTreeSet<_>>();
+    if copies(after) != copies(before) {
+        prop_assert!(after.in_sync_version > before.in_sync_version, "copies changed without a version");
     }
     prop_assert!(before.in_sync.is_empty() || !after.in_sync.is_empty(), "an in-sync set became empty");
     let force = matches!(command, Command::ForceLead { .. });
@@ -107,7 +113,7 @@ proptest! {
             state.apply(&Command::Join { identity: at, profile: profile("host") });
             given.insert(at as u64 + 1);
             let node = at as u64 + 1;
-            state.apply(&Command::Register { node, identity: at, boot: 999, profile: profile("host") });
+            state.apply(&Command::Register { node, identity: at, boot: 999, after: 0, profile: profile("host") });
         }
         for raw in raws {
             let before = state.clone();
@@ -144,9 +150,14 @@ fn three() -> State {
 }
 
 fn register(state: &mut State, node: NodeId) -> Reply {
+    let after = state.node(node).unwrap().incarnation;
+    state.apply(&registration(state, node, after))
+}
+
+/// The start that follows an incarnation.
+fn registration(state: &State, node: NodeId, after: Incarnation) -> Command {
     let identity = state.node(node).unwrap().identity;
-    let boot = u128::from(state.node(node).unwrap().incarnation) + 100;
-    state.apply(&Command::Register { node, identity, boot, profile: profile("host") })
+    Command::Register { node, identity, boot: u128::from(after) + 100, after, profile: profile("host") }
 }
 
 fn promote(state: &mut State, dead: u8, ready: u8) -> Reply {
@@ -172,6 +183,15 @@ fn a_dead_primary_is_followed_by_one_that_has_everything() {
 }
 
 #[test]
+fn the_dead_may_be_named_in_any_order() {
+    let mut state = three();
+    let (mut dead, ready) = (members(&state, 0b101, true), members(&state, 0b010, true));
+    dead.reverse();
+    assert_eq!(state.apply(&Command::Promote { dead, ready }), Reply::Promoted { promoted: 1, stuck: 0 });
+    assert_eq!(state.partition(0).unwrap().in_sync, [2]);
+}
+
+#[test]
 fn the_last_set_is_frozen() {
     let mut state = three();
     register(&mut state, 1);
@@ -190,9 +210,58 @@ fn the_last_set_is_frozen() {
     assert_eq!(promote(&mut state, 0b100, 0b011), Reply::Promoted { promoted: 0, stuck: 1 });
     let to = member(&state, 1, true);
     let epoch = state.partition(0).unwrap().epoch;
-    let refused = state.apply(&Command::Lead { partition: 0, epoch, to });
-    assert_eq!(refused, Reply::Refused(Refusal::NotInSync { partition: 0, node: 1 }));
-    assert_eq!(state.apply(&Command::ForceLead { partition: 0, to }), Reply::Leads { epoch: epoch + 1 });
+    for node in [1, 3] {
+        let refused = state.apply(&Command::Lead { partition: 0, epoch, to: member(&state, node, true) });
+        assert_eq!(refused, Reply::Refused(Refusal::NoPrimary(0)), "node {node}");
+    }
+    let force = Command::ForceLead { partition: 0, epoch, to };
+    assert_eq!(state.apply(&force), Reply::Leads { epoch: epoch + 1 });
+    // Executed again, it would take node 2 out, and what it has.
+    let in_sync = members(&state, 0b011, true);
+    let version = state.partition(0).unwrap().in_sync_version;
+    state.apply(&Command::SetInSync { partition: 0, epoch: epoch + 1, version, in_sync });
+    let version = version + 1;
+    assert_eq!(state.apply(&force), Reply::Refused(Refusal::Stale { partition: 0, epoch: epoch + 1, version }));
+    assert_eq!(state.partition(0).unwrap().in_sync, [1, 2]);
+    // The role moves only to who is in sync.
+    let lead = |node| Command::Lead { partition: 0, epoch: epoch + 1, to: member(&state, node, true) };
+    let (to_other, to_second) = (lead(3), lead(2));
+    let refused = state.apply(&to_other);
+    assert_eq!(refused, Reply::Refused(Refusal::NotInSync { partition: 0, node: 3 }));
+    assert_eq!(state.apply(&to_second), Reply::Leads { epoch: epoch + 2 });
+}
+
+#[test]
+fn a_start_that_comes_late_changes_nothing() {
+    let mut state = three();
+    let (first, second) = (registration(&state, 2, 1), registration(&state, 2, 2));
+    assert_eq!(state.apply(&second), Reply::Refused(Refusal::StaleIncarnation { node: 2, incarnation: 1 }));
+    assert_eq!(state.apply(&first), Reply::Registered { incarnation: 2 });
+    assert_eq!(state.apply(&first), Reply::Registered { incarnation: 2 }, "asked again");
+    assert_eq!(state.apply(&second), Reply::Registered { incarnation: 3 });
+    let before = state.clone();
+    assert_eq!(state.apply(&first), Reply::Refused(Refusal::StaleIncarnation { node: 2, incarnation: 3 }));
+    assert_eq!(state, before);
+}
+
+#[test]
+fn a_copy_that_went_and_came_back_is_another_one() {
+    let mut state = three();
+    let in_sync = members(&state, 0b011, true);
+    state.apply(&Command::SetInSync { partition: 0, epoch: 1, version: 2, in_sync });
+    let place = |state: &mut State, replicas: &[u64]| {
+        let changes = vec![Placement { partition: 0, replicas: replicas.to_vec() }];
+        let reply = state.apply(&Command::Place { version: state.placement_version(), changes });
+        assert!(matches!(reply, Reply::Placed { .. }), "{reply:?}");
+        state.partition(0).unwrap().in_sync_version
+    };
+    assert_eq!(place(&mut state, &[2, 1, 3]), 3, "another order, the same copies");
+    // The primary saw node 3 catch up. Then its copy was dropped, and begins anew.
+    let caught_up = members(&state, 0b111, true);
+    assert_eq!(place(&mut state, &[2, 1]), 4);
+    assert_eq!(place(&mut state, &[2, 1, 3]), 5);
+    let reply = state.apply(&Command::SetInSync { partition: 0, epoch: 1, version: 3, in_sync: caught_up });
+    assert_eq!(reply, Reply::Refused(Refusal::Stale { partition: 0, epoch: 1, version: 5 }));
 }
 
 #[test]
@@ -216,7 +285,11 @@ fn numbers_are_never_used_again() {
     assert_eq!(state.apply(&Command::Remove { node: 4 }), Reply::Removed);
     let again = state.apply(&Command::Join { identity: 9, profile: profile("host") });
     assert_eq!(again, Reply::Joined { node: 5 }, "the same data directory, another node");
-    assert_eq!(state.apply(&Command::Join { identity: 9, profile: profile("host") }), again);
+    let join = Command::Join { identity: 9, profile: profile("host") };
+    assert_eq!(state.apply(&join), again);
+    // It has started, so it may have voted: who asks now has lost how.
+    register(&mut state, 5);
+    assert_eq!(state.apply(&join), Reply::Refused(Refusal::AlreadyRegistered(5)));
 }
 
 #[test]

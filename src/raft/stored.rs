@@ -7,6 +7,9 @@
 //! openraft's types are not rkyv's, so each has a twin here, which is made and checked at the border. Whatever is read may
 //! be damaged: it passes rkyv's own check, limits, and whether it makes sense, before anything uses it.
 //!
+//! Invariant: a change that can be encoded can be decoded; the same limits hold both ways. Else a node would write what it
+//! cannot read when it starts again. So a command is not checked here: the log takes what the state refuses.
+//!
 //! No state.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -174,6 +177,13 @@ impl StoredLogId {
     }
 }
 
+/// A log id to be written, which has to be one that can be read.
+fn limited(id: LogId) -> Result<StoredLogId, StoredError> {
+    let stored = StoredLogId::from(id);
+    stored.check()?;
+    Ok(stored)
+}
+
 pub(super) fn check_id(id: Option<StoredLogId>) -> Result<Option<LogId>, StoredError> {
     id.map(StoredLogId::check).transpose()
 }
@@ -245,22 +255,29 @@ impl StoredMembershipAt {
 }
 
 impl Change {
-    /// The record. Fails if it is too long.
+    /// The record. Fails if it is too long, or what `decode` would refuse.
     pub fn encode(&self) -> Result<Vec<u8>, StoredError> {
         encode(&match self {
             Change::Append(entry) => StoredChange::Append(
-                entry.log_id.into(),
+                limited(entry.log_id)?,
                 match &entry.payload {
                     Payload::Blank => StoredPayload::Blank,
                     Payload::Normal(command) => StoredPayload::Command(command.clone()),
-                    Payload::Membership(membership) => StoredPayload::Membership(membership.into()),
+                    Payload::Membership(membership) => {
+                        StoredMembership::from(membership).check()?;
+                        StoredPayload::Membership(membership.into())
+                    }
                 },
             ),
-            Change::Vote(vote) => StoredChange::Vote((*vote).into()),
-            Change::Committed(id) => StoredChange::Committed(id.map(StoredLogId::from)),
-            Change::Truncate(after) => StoredChange::Truncate(after.map(StoredLogId::from)),
-            Change::Purge(upto) => StoredChange::Purge((*upto).into()),
-            Change::Number(number) => StoredChange::Number(*number),
+            Change::Vote(vote) => {
+                let vote = StoredVote::from(*vote);
+                vote.check()?;
+                StoredChange::Vote(vote)
+            }
+            Change::Committed(id) => StoredChange::Committed(id.map(limited).transpose()?),
+            Change::Truncate(after) => StoredChange::Truncate(after.map(limited).transpose()?),
+            Change::Purge(upto) => StoredChange::Purge(limited(*upto)?),
+            Change::Number(number) => StoredChange::Number(counted(*number)?),
         })
     }
 
@@ -270,10 +287,7 @@ impl Change {
             StoredChange::Append(id, payload) => {
                 let payload = match payload {
                     StoredPayload::Blank => Payload::Blank,
-                    StoredPayload::Command(command) => {
-                        command.check().map_err(StoredError::Senseless)?;
-                        Payload::Normal(command)
-                    }
+                    StoredPayload::Command(command) => Payload::Normal(command),
                     StoredPayload::Membership(membership) => Payload::Membership(membership.check()?),
                 };
                 Change::Append(Entry { log_id: id.check()?, payload })
@@ -313,3 +327,7 @@ impl Tip {
         Ok(tip)
     }
 }
+
+#[cfg(test)]
+#[path = "stored_tests.rs"]
+mod tests;
