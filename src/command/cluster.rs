@@ -161,15 +161,15 @@ fn accept(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error
 }
 
 fn readonly(home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    view(home)?;
+    let flow = accept(home, args, reply)?;
     home.session.readonly = true;
-    accept(home, args, reply)
+    Ok(flow)
 }
 
 fn readwrite(home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    view(home)?;
+    let flow = accept(home, args, reply)?;
     home.session.readonly = false;
-    accept(home, args, reply)
+    Ok(flow)
 }
 
 /// A node with where this client reaches it: at what the node announces; this one, if it announces nothing, where the client

@@ -2,6 +2,8 @@
 //!
 //! What the server does not do has its neutral value (no replicas, nothing loading); a number that is not counted is
 //! left out rather than invented.
+//!
+//! Longer than other files: one section after the other, as INFO prints them.
 
 use std::fmt::{Display, Write};
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,4 +1,6 @@
 //! Tests of the directives as a whole: every one of them, the command line, files, CONFIG SET and CONFIG REWRITE.
+//!
+//! Longer than other files, because of the table with values of every directive.
 
 use std::ffi::OsString;
 use std::fs;
