@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::budget::Budget;
-use crate::cluster::Identity;
+use crate::cluster::{Identity, Lease};
 use crate::config::Config;
 use crate::mesh::EXECUTORS_MAX;
 
@@ -74,6 +74,8 @@ pub struct NodeState {
     pub run_id: String,
     /// Who it is in its cluster; None: the node runs alone.
     pub identity: Option<Identity>,
+    /// Until when it may serve what it leads.
+    pub lease: Lease,
     pub started: Instant,
     startup_bytes: AtomicU64,
     slowlog_id: AtomicU64,
@@ -93,6 +95,7 @@ impl NodeState {
             config: ConfigStore::new(config),
             run_id: random_hex(),
             identity: None,
+            lease: Lease::unlimited(),
             started: Instant::now(),
             startup_bytes: AtomicU64::new(0),
             slowlog_id: AtomicU64::new(0),

@@ -23,6 +23,7 @@
 pub mod augment;
 pub mod board;
 pub mod identity;
+pub mod lease;
 #[cfg(test)]
 mod model_tests;
 pub mod placement;
@@ -34,10 +35,11 @@ pub mod simulation;
 pub mod view;
 
 pub use identity::Identity;
+pub use lease::Lease;
 pub use placement::{Copies, Fault, Placement, place};
 pub use ring::Ring;
 pub use roster::{PlaceError, Roster, Rule};
-pub use view::{Endpoint, View};
+pub use view::{Endpoint, Roles, View};
 
 /// A node's number: given once, when it joins, and never used again. 0 is nobody.
 pub type NodeId = u64;

@@ -1,4 +1,4 @@
-//! What a node knows of its cluster: the nodes, and which of them leads each partition.
+//! What a node knows of its cluster: the nodes, which of them leads each partition, and who has copies.
 //!
 //! A view is a plain value that is never changed: a newer one takes its place on every core. From it come the routing of
 //! requests ([`crate::route::Router`]) and the answers to CLUSTER.
@@ -23,28 +23,56 @@ pub struct Endpoint {
     pub alive: bool,
 }
 
+/// Who has a partition. Nodes are places in [`View::nodes`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// None: nobody leads it.
+    pub leader: Option<u16>,
+    /// Who else has a copy that is in sync.
+    pub followers: Vec<u16>,
+    /// Fewer copies are in sync than `min-insync`: what waits for several copies is refused.
+    pub few_in_sync: bool,
+}
+
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
     nodes: Vec<Endpoint>,
     /// This node among them.
     me: usize,
-    /// Of each partition; None: nobody leads it.
-    leaders: Vec<Option<u16>>,
+    partitions: Vec<Roles>,
     /// Grows with every change of a leader.
     epoch: u64,
+    /// Of the views that this node makes, counted from 1; 0: the node is alone.
+    number: u64,
 }
 
 impl View {
-    pub fn new(nodes: Vec<Endpoint>, me: usize, leaders: Vec<Option<u16>>, epoch: u64) -> View {
-        assert!(me < nodes.len() && leaders.iter().flatten().all(|&leader| (leader as usize) < nodes.len()));
-        assert!(leaders.len().is_power_of_two() && leaders.len() <= SLOTS as usize);
-        View { nodes, me, leaders, epoch }
+    pub fn new(nodes: Vec<Endpoint>, me: usize, partitions: Vec<Roles>, epoch: u64, number: u64) -> View {
+        let named = |roles: &Roles| roles.leader.iter().chain(&roles.followers).all(|&at| (at as usize) < nodes.len());
+        assert!(me < nodes.len() && partitions.iter().all(named));
+        assert!(partitions.len().is_power_of_two() && partitions.len() <= SLOTS as usize);
+        View { nodes, me, partitions, epoch, number }
     }
 
     /// A cluster of one node, which leads everything.
     pub fn alone(node: Endpoint, partitions: u16) -> View {
-        View::new(vec![node], 0, vec![Some(0); partitions as usize], 1)
+        let roles = Roles { leader: Some(0), ..Roles::default() };
+        View::new(vec![node], 0, vec![roles; partitions as usize], 1, 0)
+    }
+
+    /// Which of its node's views this is.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Who has a partition.
+    pub fn roles(&self, partition: u16) -> &Roles {
+        &self.partitions[partition as usize]
+    }
+
+    fn leaders(&self) -> impl Iterator<Item = Option<usize>> + '_ {
+        self.partitions.iter().map(|roles| roles.leader.map(usize::from))
     }
 
     pub fn nodes(&self) -> &[Endpoint] {
@@ -61,20 +89,25 @@ impl View {
 
     /// Whether this node leads a partition.
     pub fn leads(&self, partition: u16) -> bool {
-        self.leaders[partition as usize] == Some(self.me as u16)
+        self.roles(partition).leader == Some(self.me as u16)
     }
 
     /// Which node leads the partition of a slot.
     pub fn leader_of(&self, slot: u16) -> Option<usize> {
-        self.leaders[slot as usize * self.leaders.len() / SLOTS as usize].map(usize::from)
+        self.roles(self.partition_of(slot)).leader.map(usize::from)
+    }
+
+    /// The partition of a slot.
+    pub fn partition_of(&self, slot: u16) -> u16 {
+        (slot as usize * self.partitions.len() / SLOTS as usize) as u16
     }
 
     /// Slots that have one leader and lie together, ascending, each with its leader.
     pub fn ranges(&self) -> Vec<(RangeInclusive<u16>, usize)> {
-        let width = SLOTS / self.leaders.len() as u16;
+        let width = SLOTS / self.partitions.len() as u16;
         let mut ranges: Vec<(RangeInclusive<u16>, usize)> = Vec::new();
-        for (partition, leader) in (0..).zip(&self.leaders) {
-            let Some(leader) = leader.map(usize::from) else { continue };
+        for (partition, leader) in (0..).zip(self.leaders()) {
+            let Some(leader) = leader else { continue };
             let (first, last) = (partition * width, partition * width + (width - 1));
             match ranges.last_mut() {
                 Some((range, same)) if *same == leader && *range.end() + 1 == first => *range = *range.start()..=last,
@@ -86,7 +119,7 @@ impl View {
 
     /// Slots that have a leader.
     pub fn slots_led(&self) -> usize {
-        self.leaders.iter().flatten().count() * (SLOTS as usize / self.leaders.len())
+        self.leaders().flatten().count() * (SLOTS as usize / self.partitions.len())
     }
 }
 
@@ -100,8 +133,9 @@ mod tests {
 
     #[test]
     fn slots_are_in_ranges_of_their_leaders() {
-        let leaders = vec![Some(0), Some(0), Some(1), None, Some(1), Some(2), Some(0), Some(0)];
-        let view = View::new((0..3).map(endpoint).collect(), 0, leaders, 9);
+        let leaders = [Some(0), Some(0), Some(1), None, Some(1), Some(2), Some(0), Some(0)];
+        let roles = leaders.map(|leader| Roles { leader, ..Roles::default() }).to_vec();
+        let view = View::new((0..3).map(endpoint).collect(), 0, roles, 9, 1);
         let ranges = view.ranges();
         let expected = [(0..=4095, 0), (4096..=6143, 1), (8192..=10239, 1), (10240..=12287, 2), (12288..=16383, 0)];
         assert_eq!(ranges, expected);

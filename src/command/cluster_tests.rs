@@ -1,7 +1,7 @@
 //! What CLUSTER tells, and what a cluster refuses.
 
 use super::*;
-use crate::cluster::Identity;
+use crate::cluster::{Identity, Roles};
 use crate::command::table;
 use crate::command::transcript::Client;
 
@@ -16,14 +16,15 @@ fn endpoint(n: u16) -> Endpoint {
 }
 
 /// The leaders of as many partitions as the engine of a test has.
-fn spread(leaders: &[Option<u16>]) -> Vec<Option<u16>> {
-    leaders.iter().flat_map(|&leader| vec![leader; 256 / leaders.len()]).collect()
+fn spread(leaders: &[Option<u16>]) -> Vec<Roles> {
+    let roles = |&leader| vec![Roles { leader, ..Roles::default() }; 256 / leaders.len()];
+    leaders.iter().flat_map(roles).collect()
 }
 
 /// Three nodes, the second of them this one; nobody leads the last eighth of the partitions.
 fn three_nodes() -> View {
     let leaders = [Some(0), Some(0), Some(1), Some(1), Some(1), Some(2), Some(2), None];
-    View::new((1..=3).map(endpoint).collect(), 1, spread(&leaders), 9)
+    View::new((1..=3).map(endpoint).collect(), 1, spread(&leaders), 9, 1)
 }
 
 fn refused(config: &Config, view: &View, line: &str) -> Option<String> {
@@ -75,6 +76,7 @@ fn what_is_told_of_several_nodes() {
         1,
         spread(&[Some(0), Some(1), Some(2), Some(2)]),
         10,
+        2,
     );
     client.engine.see(Arc::new(view));
     let info = client.run("cluster info");

@@ -95,6 +95,7 @@ impl Pump {
             Message::Unlisten(buckets) => self.note_withdrawal(from, &buckets),
             Message::Progress(progress) => self.progressed(progress),
             Message::Standing(standing) => self.stand(standing),
+            Message::View(view) => self.engine.see(view),
             Message::FeedFull(full) => self.note_feed(from, full),
             Message::Record(on) => self.engine.switch_feed(on),
             Message::Cover { run, pieces } => self.grant_pieces(run, pieces),

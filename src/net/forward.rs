@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::blocking::{Offer, Waiter};
 use crate::borrow::{Lent, Loan, Place, Returned, Ticket, Verdict};
+use crate::cluster::View;
 use crate::command::{Answer, Ask, CommandId, Merge, Owned, merge};
 use crate::log::durability::{Durability, Progress, Standing};
 use crate::log::feed::{Chunk, Seq};
@@ -104,6 +105,8 @@ pub enum Message {
     },
     /// What the node may do from now on; from the control core.
     Standing(Arc<Standing>),
+    /// What the node knows of its cluster from now on; from the control core.
+    View(Arc<View>),
     /// A connection that is a replica's from now on, for the control core.
     Replica {
         socket: OwnedFd,
