@@ -171,6 +171,9 @@ impl Config {
 /// and move.
 const CLUSTER_PARTITIONS: u16 = 1024;
 
+/// Directives whose values are not shown in error messages.
+const SECRETS: [&str; 2] = ["requirepass", "cluster-secret"];
+
 /// Whether a line says nothing.
 pub(super) fn is_comment(line: &[u8]) -> bool {
     matches!(line.trim_ascii().first(), None | Some(b'#'))
@@ -181,8 +184,10 @@ fn unreadable(path: &Path, source: std::io::Error) -> LoadError {
 }
 
 fn bad(origin: &Origin, words: &[Vec<u8>], why: String) -> LoadError {
-    let secret = words[0].trim_ascii_start().to_ascii_lowercase().starts_with(b"requirepass");
-    let shown = if secret { &[b"requirepass".to_vec()] } else { words };
+    let name = words[0].trim_ascii_start().to_ascii_lowercase();
+    let secret = SECRETS.iter().find(|secret| name.starts_with(secret.as_bytes()));
+    let shown = secret.map(|secret| [secret.as_bytes().to_vec()]);
+    let shown = shown.as_ref().map_or(words, |shown| &shown[..]);
     let line = shown.iter().map(|w| String::from_utf8_lossy(w.trim_ascii())).collect::<Vec<_>>().join(" ");
     let printable = line.chars().map(|c| if c.is_control() { '?' } else { c });
     LoadError::Directive { origin: origin.clone(), directive: printable.take(SHOWN_CHARS_MAX).collect(), why }

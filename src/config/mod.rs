@@ -25,6 +25,9 @@ use crate::command::glob;
 use crate::log::durability::Durability;
 use crate::shard::Classes;
 
+/// What the port of the bus is above that of clients, as in Redis.
+const BUS_PORT_OFFSET: u16 = 10_000;
+
 /// All settings of one node. The names are those of the directives, with the unit added where there is one.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -98,6 +101,20 @@ pub struct Config {
     /// Where clients reach this node; empty and 0: where they have reached it.
     pub cluster_announce_ip: String,
     pub cluster_announce_port: u16,
+    /// Where other nodes reach this one, if that is not where it listens; 0: it is.
+    pub cluster_announce_bus_port: u16,
+    /// Nodes talk to each other only if they name the same cluster.
+    pub cluster_name: String,
+    /// What all nodes of a cluster know; empty: nothing, and whoever reaches the bus is believed.
+    pub cluster_secret: String,
+    /// TCP port of the bus; 0: that of clients and 10000.
+    pub cluster_port: u16,
+    /// What fails together with others of the same name; empty: nothing.
+    pub cluster_rack: String,
+    /// This node's share of the partitions, relative to others.
+    pub cluster_weight: u16,
+    /// Copies of each partition, if there are as many nodes.
+    pub cluster_copies: u16,
     /// TCP port of the metrics endpoint; 0 is off.
     pub admin_port: u16,
     pub admin_bind: String,
@@ -229,6 +246,13 @@ impl Default for Config {
             cluster_allow_local_crossslot: false,
             cluster_announce_ip: String::new(),
             cluster_announce_port: 0,
+            cluster_announce_bus_port: 0,
+            cluster_name: "keyloom".into(),
+            cluster_secret: String::new(),
+            cluster_port: 0,
+            cluster_rack: String::new(),
+            cluster_weight: 1,
+            cluster_copies: 3,
             admin_port: 0,
             admin_bind: "127.0.0.1".into(),
             control_core: ControlCore::Shared,
@@ -270,6 +294,11 @@ impl Config {
             Durability::Memory if self.appendonly && self.appendfsync == AppendFsync::Always => Durability::Disk,
             chosen => chosen,
         }
+    }
+
+    /// The port of the bus; None: that of clients leaves no room for it, and none was chosen.
+    pub fn bus_port(&self) -> Option<u16> {
+        if self.cluster_port > 0 { Some(self.cluster_port) } else { self.port.checked_add(BUS_PORT_OFFSET) }
     }
 
     /// Replicas that writes need; as in Redis, either directive turns that off.

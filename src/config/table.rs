@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use super::choice::{AppendFsync, ControlCore, DebugCommand, LogFormat, LogLevel, MaxmemoryPolicy};
 use super::value::{self, OutputClass, Unit};
 use super::{Config, load};
+use crate::cluster::{COPIES_MAX, WEIGHT_MAX};
 use crate::collection::pack;
 use crate::log::durability::Durability;
 use crate::shard::Classes;
@@ -292,9 +293,16 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive::new("client-output-buffer-limit", Live, OUTPUT_LIMITS),
     Directive::new("client-query-buffer-limit", Live, int!(client_query_buffer_limit, Memory, MIB, i64::MAX)),
     Directive::new("cluster-allow-local-crossslot", Live, yes_no!(cluster_allow_local_crossslot)),
+    Directive::new("cluster-announce-bus-port", Immutable, int!(cluster_announce_bus_port, Plain, 0, 65535)),
     Directive::new("cluster-announce-ip", Live, text!(cluster_announce_ip)),
     Directive::new("cluster-announce-port", Live, int!(cluster_announce_port, Plain, 0, 65535)),
+    Directive::new("cluster-copies", Live, int!(cluster_copies, Plain, 1, COPIES_MAX as i64)),
     Directive::new("cluster-enabled", Immutable, yes_no!(cluster_enabled)),
+    Directive::new("cluster-name", Immutable, text!(cluster_name)),
+    Directive::new("cluster-port", Immutable, int!(cluster_port, Plain, 0, 65535)),
+    Directive::new("cluster-rack", Immutable, text!(cluster_rack)),
+    Directive::new("cluster-secret", Immutable, text!(cluster_secret)),
+    Directive::new("cluster-weight", Immutable, int!(cluster_weight, Plain, 1, WEIGHT_MAX as i64)),
     Directive::new("control-core", Immutable, choice!(control_core, ControlCore)),
     Directive::new("cpus", Immutable, CPUS),
     Directive::new("daemonize", Immutable, only!("no", "not supported: let a service manager run it, only 'no' is")),

@@ -134,6 +134,11 @@ impl Decoder {
         taken
     }
 
+    /// The bytes that are not taken: whoever reads on reads something else.
+    pub fn into_rest(mut self) -> Vec<u8> {
+        self.buffer.split_off(self.start)
+    }
+
     /// What it means that nothing more comes.
     pub fn end(&self) -> Result<(), FrameError> {
         if self.broken {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!     dialling                                          accepting
-//!     Hello { version, node, target, cluster, nonce } ->
+//!     Hello { version, node, target, stream, .. }     ->
 //!                     <- Welcome { version, node, cluster, nonce, proof }    or Refused
 //!     Proof                                           ->                     or Refused
 //!                     <- Accepted                                            or Refused
@@ -104,6 +104,8 @@ pub struct Hello {
     pub node: NodeId,
     /// Whom it wants to talk to; 0: whoever is there.
     pub target: NodeId,
+    /// What comes behind the handshake is a stream of a partition's data ([`crate::streams`]), not requests.
+    pub stream: bool,
     pub cluster: String,
     pub nonce: Nonce,
 }
@@ -163,8 +165,8 @@ impl Identity {
         if self.node > COUNT_MAX { Err(IdentityError::Node(self.node)) } else { Ok(()) }
     }
 
-    pub fn hello(&self, target: NodeId, nonce: Nonce) -> Hello {
-        Hello { version: PROTOCOL_VERSION, node: self.node, target, cluster: self.cluster.clone(), nonce }
+    pub fn hello(&self, target: NodeId, stream: bool, nonce: Nonce) -> Hello {
+        Hello { version: PROTOCOL_VERSION, node: self.node, target, stream, cluster: self.cluster.clone(), nonce }
     }
 
     /// The answer to a hello.
@@ -217,6 +219,7 @@ impl Identity {
         mac.update(b"keyloom bus ");
         mac.update(direction);
         mac.update(&hello.target.to_le_bytes());
+        mac.update(&[u8::from(hello.stream)]);
         let sides = [
             (hello.version, hello.node, &hello.cluster, &hello.nonce),
             (welcome.version, welcome.node, &welcome.cluster, &welcome.nonce),
@@ -241,7 +244,7 @@ mod tests {
     }
 
     fn shake(dialling: &Identity, accepting: &Identity, target: NodeId) -> Result<(), Refused> {
-        let hello = dialling.hello(target, [1; 32]);
+        let hello = dialling.hello(target, false, [1; 32]);
         let welcome = accepting.welcome(&hello, [2; 32])?;
         let proof = dialling.prove(&hello, &welcome)?;
         accepting.accept(&hello, &welcome, &proof)
@@ -258,22 +261,23 @@ mod tests {
         for other in [&b""[..], b"Secret", b"secrets"] {
             assert_eq!(shake(&one, &identity("c", 2, other), 2), Err(Refused::Secret));
         }
-        let hello = Hello { version: 2, ..one.hello(2, [1; 32]) };
+        let hello = Hello { version: 2, ..one.hello(2, false, [1; 32]) };
         assert_eq!(two.welcome(&hello, [2; 32]), Err(Refused::Version(1)));
     }
 
     #[test]
     fn a_proof_is_good_once_and_in_one_direction() {
         let (one, two) = (identity("c", 1, b"secret"), identity("c", 2, b"secret"));
-        let hello = one.hello(2, [1; 32]);
+        let hello = one.hello(2, false, [1; 32]);
         let welcome = two.welcome(&hello, [2; 32]).unwrap();
         let proof = one.prove(&hello, &welcome).unwrap();
         assert_ne!(proof, welcome.proof);
         assert_eq!(two.accept(&hello, &welcome, &welcome.proof), Err(Refused::Secret));
         let later = two.welcome(&hello, [3; 32]).unwrap();
         assert_eq!(two.accept(&hello, &later, &proof), Err(Refused::Secret));
-        let other = Hello { node: 3, ..hello.clone() };
-        assert_eq!(two.accept(&other, &welcome, &proof), Err(Refused::Secret));
+        for other in [Hello { node: 3, ..hello.clone() }, Hello { stream: true, ..hello.clone() }] {
+            assert_eq!(two.accept(&other, &welcome, &proof), Err(Refused::Secret));
+        }
         for at in 0..proof.len() {
             let mut bad = proof;
             bad[at] ^= 1;
@@ -285,7 +289,7 @@ mod tests {
     fn steps_are_short_and_what_is_senseless_is_refused() {
         let longest = identity(&"c".repeat(CLUSTER_BYTES_MAX), COUNT_MAX, b"s");
         assert_eq!(longest.check(), Ok(()));
-        let hello = longest.hello(COUNT_MAX, [1; 32]);
+        let hello = longest.hello(COUNT_MAX, false, [1; 32]);
         let welcome = longest.welcome(&hello, [2; 32]).unwrap();
         for step in [Step::Hello(hello.clone()), Step::Welcome(welcome), Step::Accepted] {
             let bytes = step.encode().unwrap();

@@ -24,11 +24,12 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::net::TcpListener;
 use std::rc::Rc;
 
+use glommio::net::TcpStream;
 use tokio::sync::watch;
 
+use self::error::BusError;
 use self::handshake::{Identity, IdentityError};
 use self::link::Link;
 use self::network::Network;
@@ -88,9 +89,15 @@ pub struct Bus {
     stopped: watch::Sender<bool>,
 }
 
+/// Who takes what is not for raft.
+pub struct Guests {
+    /// A node has connected to follow this one; with what it has sent behind the handshake.
+    pub stream: Box<dyn Fn(NodeId, TcpStream, Vec<u8>)>,
+}
+
 /// Binds the address at which other nodes reach this one.
-pub fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
-    TcpListener::bind((host, port))
+pub fn listen(host: &str, port: u16) -> io::Result<std::net::TcpListener> {
+    std::net::TcpListener::bind((host, port))
 }
 
 impl Bus {
@@ -108,9 +115,16 @@ impl Bus {
     }
 
     /// Serves other nodes until the bus is stopped.
-    pub fn serve(&self, listener: TcpListener, raft: Raft) {
-        let serving = server::serve(listener, self.links.identity.clone(), self.links.stop.clone(), raft);
+    pub fn serve(&self, listener: std::net::TcpListener, raft: Raft, guests: Guests) {
+        let serving = server::serve(listener, self.links.identity.clone(), self.links.stop.clone(), raft, guests);
         glommio::spawn_local(serving).detach();
+    }
+
+    /// Connects to a node to follow it; with what it has sent behind the handshake.
+    pub async fn stream_to(&self, target: NodeId, peer: &Peer) -> Result<(TcpStream, Vec<u8>), BusError> {
+        let dialling = stream::dial(&self.links.identity, target, peer, true);
+        let dialled = self.links.stop.unless(dialling).await.unwrap_or(Err(BusError::Stopped));
+        dialled.map(|(stream, decoder)| (stream, decoder.into_rest()))
     }
 
     /// Ends all tasks: what is under way fails. Returns at once; the tasks are over after their next turn.

@@ -18,13 +18,13 @@ use openraft::errors::{ClientWriteError, RaftError};
 use openraft_rt::AsyncRuntime;
 use tokio::sync::Notify;
 
-use super::Stop;
 use super::error::{BusError, Elsewhere, Failure};
 use super::frame::{Decoder, Kind, frame};
 use super::handshake::Identity;
 use super::link::REQUESTS_MAX;
 use super::message::{Answer, Piece, Request};
-use super::stream::{accept, read};
+use super::stream::{Accepted, accept, read};
+use super::{Guests, Stop};
 use crate::raft::command::{Command, NODES_MAX, NodeId};
 use crate::raft::runtime::Glommio;
 use crate::raft::snapshot::Content;
@@ -59,6 +59,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 struct Server {
     identity: Identity,
     raft: Raft,
+    guests: Guests,
     strangers: Cell<usize>,
     /// Connections that were let in, by node.
     admitted: RefCell<BTreeMap<NodeId, usize>>,
@@ -122,11 +123,11 @@ impl Drop for Receiving {
 }
 
 /// Accepts connections until it is told to stop.
-pub(super) async fn serve(listener: TcpListener, identity: Identity, stop: Stop, raft: Raft) {
+pub(super) async fn serve(listener: TcpListener, identity: Identity, stop: Stop, raft: Raft, guests: Guests) {
     // SAFETY: a listening socket that is handed over.
     let listener = unsafe { glommio::net::TcpListener::from_raw_fd(listener.into_raw_fd()) };
     let (strangers, admitted, snapshots) = Default::default();
-    let server = Rc::new(Server { identity, raft, strangers, admitted, snapshots });
+    let server = Rc::new(Server { identity, raft, guests, strangers, admitted, snapshots });
     while let Some(accepted) = stop.unless(listener.accept()).await {
         match accepted {
             Ok(stream) if server.strangers.get() < STRANGERS_MAX => {
@@ -162,10 +163,14 @@ async fn serve_connection(mut stream: TcpStream, server: Rc<Server>, stop: Stop)
     let accepting = accept(&server.identity, &mut stream, &mut decoder, admit);
     let accepted = stop.unless(accepting).await.unwrap_or(Err(BusError::Stopped));
     drop(stranger);
-    let (node, _admitted) = match accepted {
+    let Accepted { node, stream: is_data, admitted: _admitted } = match accepted {
         Ok(accepted) => accepted,
         Err(error) => return tracing::info!(?from, %error, "a connection to the bus was not let in"),
     };
+    if is_data {
+        // Its bound is that a node has one of them: an older one ends when a newer one comes.
+        return (server.guests.stream)(node, stream, decoder.into_rest());
+    }
     let connection = Rc::new(Connection {
         server: Rc::clone(&server),
         node,

@@ -83,13 +83,18 @@ async fn look_up(peer: &Peer) -> Result<SocketAddr, BusError> {
 }
 
 /// Connects to a node and is let in. Bytes behind the handshake stay in the decoder.
-pub async fn dial(identity: &Identity, target: NodeId, peer: &Peer) -> Result<(TcpStream, Decoder), BusError> {
+pub async fn dial(
+    identity: &Identity,
+    target: NodeId,
+    peer: &Peer,
+    data: bool,
+) -> Result<(TcpStream, Decoder), BusError> {
     let dialling = async {
         let address = look_up(peer).await?;
         let mut stream = TcpStream::connect(address).await.map_err(io::Error::from)?;
         let _ = stream.set_nodelay(true);
         let mut decoder = Decoder::default();
-        let hello = identity.hello(target, nonce()?);
+        let hello = identity.hello(target, data, nonce()?);
         say(&mut stream, &Step::Hello(hello.clone())).await?;
         let Step::Welcome(welcome) = hear(&mut stream, &mut decoder).await? else {
             return Err(Refused::Turn.into());
@@ -102,13 +107,21 @@ pub async fn dial(identity: &Identity, target: NodeId, peer: &Peer) -> Result<(T
     Glommio::timeout(CONNECT_PATIENCE, dialling).await.unwrap_or(Err(BusError::Connect))
 }
 
+/// A node that was let in.
+pub struct Accepted<T> {
+    pub node: NodeId,
+    /// See [`super::handshake::Hello::stream`].
+    pub stream: bool,
+    pub admitted: T,
+}
+
 /// Lets a node in, and says who it is. `admit` is asked last.
 pub async fn accept<T>(
     identity: &Identity,
     stream: &mut TcpStream,
     decoder: &mut Decoder,
     admit: impl FnOnce(NodeId) -> Option<T>,
-) -> Result<(NodeId, T), BusError> {
+) -> Result<Accepted<T>, BusError> {
     let accepting = async {
         let Step::Hello(hello) = hear(stream, decoder).await? else { return Err(Refused::Turn.into()) };
         let answer = identity.welcome(&hello, nonce()?);
@@ -118,7 +131,7 @@ pub async fn accept<T>(
         refuse(stream, identity.accept(&hello, &welcome, &proof)).await?;
         let admitted = refuse(stream, admit(hello.node).ok_or(Refused::Full)).await?;
         say(stream, &Step::Accepted).await?;
-        Ok((hello.node, admitted))
+        Ok(Accepted { node: hello.node, stream: hello.stream, admitted })
     };
     Glommio::timeout(CONNECT_PATIENCE, accepting).await.unwrap_or(Err(BusError::Connect))
 }

@@ -19,7 +19,7 @@ use super::message::{Answer, PIECE_BYTES_MAX, Piece, Request};
 use super::propose::{ProposeError, Proposed};
 use super::server::STRANGERS_MAX;
 use super::stream::{accept, dial};
-use super::{Bus, listen};
+use super::{Bus, Guests, listen};
 use crate::log::files::scratch::Scratch;
 use crate::log::testing::{Random, on_executor};
 use crate::raft::command::{Command, NodeId, Reply};
@@ -74,7 +74,7 @@ impl Node {
         let bus = Bus::new(identity(node)).unwrap();
         let settings = config("test", Pace::Steady).unwrap();
         let raft = Raft::new(node, settings, bus.network(), log, machine).await.unwrap();
-        bus.serve(listener, raft.clone());
+        bus.serve(listener, raft.clone(), Guests { stream: Box::new(|_, _, _| ()) });
         Node { bus, raft, reader, closing }
     }
 
@@ -229,7 +229,7 @@ fn another_cluster_node_secret_or_version_is_refused_by_name() {
     on_executor(async {
         let cluster = Cluster::found(&[1]).await;
         let at = cluster.peer(1);
-        let refused = async |identity: Identity, target| match dial(&identity, target, &at).await {
+        let refused = async |identity: Identity, target| match dial(&identity, target, &at, false).await {
             Ok(_) => panic!("it was let in"),
             Err(error) => error,
         };
@@ -241,12 +241,12 @@ fn another_cluster_node_secret_or_version_is_refused_by_name() {
             assert_eq!(refused(wrong("test", secret), 1).await, Refused::Secret.into());
         }
         // A program of another version, and one that knows the rest but not the secret.
-        let hello = Hello { version: PROTOCOL_VERSION + 1, ..identity(2).hello(1, [0; 32]) };
+        let hello = Hello { version: PROTOCOL_VERSION + 1, ..identity(2).hello(1, false, [0; 32]) };
         let answer = say_raw(&at, &[Step::Hello(hello)]).await;
         assert_eq!(answer, Some(Step::Refused(Refused::Version(PROTOCOL_VERSION))));
-        let steps = [Step::Hello(identity(2).hello(1, [0; 32])), Step::Proof([0; 32])];
+        let steps = [Step::Hello(identity(2).hello(1, false, [0; 32])), Step::Proof([0; 32])];
         assert_eq!(say_raw(&at, &steps).await, Some(Step::Refused(Refused::Secret)));
-        assert!(dial(&identity(2), 1, &at).await.is_ok());
+        assert!(dial(&identity(2), 1, &at, false).await.is_ok());
         cluster.stop().await;
     });
 }
@@ -294,7 +294,7 @@ fn noise_and_damage_close_a_connection_and_do_no_harm() {
         let request = Request::Vote(VoteRequest::new(vote, Some(id(1, 1))));
         let good = frame(Kind::Request, 0, &request.encode().unwrap()).unwrap();
         for byte in (0..good.len()).filter(|byte| *byte > 3) {
-            let (mut stream, _) = dial(&identity(2), 1, &at).await.unwrap();
+            let (mut stream, _) = dial(&identity(2), 1, &at, false).await.unwrap();
             let mut bad = good.clone();
             bad[byte] ^= 0xff;
             let _ = stream.write_all(&bad).await;
@@ -320,7 +320,7 @@ fn those_who_say_nothing_are_few_and_do_not_stay() {
         for stream in silent {
             closed(stream).await;
         }
-        assert!(dial(&identity(2), 1, &at).await.is_ok());
+        assert!(dial(&identity(2), 1, &at, false).await.is_ok());
         cluster.stop().await;
     });
 }
