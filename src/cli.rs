@@ -20,6 +20,7 @@ use keyloom::log::files::{DataDir, DirError};
 use keyloom::log::{check, dump, recover};
 use keyloom::net::pump::Service;
 use keyloom::node;
+use keyloom::operator;
 
 const DIRECTIVES_HELP: &str = "\
 Directives have the syntax and the names of redis.conf; on the command line they start with two dashes and come
@@ -81,6 +82,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Make, extend and look at a cluster of several nodes
+    Cluster(operator::ClusterArgs),
     /// Measure the throughput and the latency of a server
     Bench(Box<loadgen::BenchArgs>),
     /// Answer every request with fixed bytes, unread: what the network layer alone costs
@@ -178,6 +181,8 @@ enum CliError {
     Export(#[from] ExportError),
     #[error("{0}")]
     Ring(#[from] simulation::RingError),
+    #[error("{0}")]
+    Operator(#[from] operator::OperatorError),
 }
 
 /// Runs the program with `args`, its name not among them.
@@ -248,6 +253,10 @@ fn parsed(mut args: Vec<OsString>) -> Result<ExitCode, CliError> {
     match cli.command {
         Command::Serve { args } => serve(&args, Service::Commands),
         Command::Floor { args } => serve(&args, Service::FixedBytes),
+        Command::Cluster(args) => {
+            operator::run(&args, &mut std::io::stdout().lock())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Bench(args) => Ok(loadgen::main(&args)),
         Command::Doctor { json, args } => examine(json, args),
         Command::Check { dir } => {

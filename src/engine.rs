@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::admin::process::allocated_bytes;
-use crate::cluster::{Endpoint, Identity, View};
+use crate::cluster::{Endpoint, Identity, Roles, View};
 use crate::command::slowlog::SlowlogEntry;
 use crate::command::table::Unknown;
 use crate::command::{Answer, Args, Ask, Ctx, Finish, Flags, Flow, Handler, Home, Owned, Session, table, table::Row};
@@ -179,7 +179,9 @@ impl Engine {
             random: seed | 1,
             in_transaction: false,
         };
-        engine.view = engine.node.identity.map(|identity| Arc::new(engine.alone(identity)));
+        if let Some(identity) = engine.node.identity {
+            engine.see(Arc::new(engine.alone(identity)));
+        }
         engine.apply_memory_config(0);
         engine.durability_changed(Durability::Memory);
         let replica = engine.config.replicaof.is_some();
@@ -190,11 +192,16 @@ impl Engine {
         engine
     }
 
-    /// A cluster of this node only.
+    /// A cluster of this node only, until the control core knows more.
     fn alone(&self, identity: Identity) -> View {
         let (host, port) = (self.config.cluster_announce_ip.clone(), self.config.cluster_announce_port);
         let node = Endpoint { id: identity.to_string(), host, port, alive: true };
-        View::alone(node, self.router.partitions())
+        let partitions = self.router.partitions();
+        if self.node.member {
+            // Others may lead what it has.
+            return View::new(vec![node], 0, vec![Roles::default(); partitions as usize], 0, 1);
+        }
+        View::alone(node, partitions)
     }
 
     /// Routes requests by a newer view of the cluster, of as many partitions, and answers by it.

@@ -19,6 +19,7 @@ pub mod log;
 pub mod mesh;
 pub mod net;
 pub mod node;
+pub mod operator;
 pub mod pubsub;
 pub mod raft;
 pub mod rdb;

@@ -206,6 +206,11 @@ pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
     let mut state = NodeState::new(Arc::clone(&config));
     if config.cluster_enabled {
         state.identity = Some(identity::load(Path::new(&config.dir)).inspect_err(|_| remove_files(&config))?);
+        state.member = control::cluster::raft_dir(&config).is_some();
+        if state.member {
+            // Nothing is served before the cluster says so.
+            state.lease.set(0);
+        }
     }
     let signals = Signals::watch().map_err(NodeError::Signals)?;
     let cores = config.cpus.len();

@@ -74,6 +74,8 @@ pub struct NodeState {
     pub run_id: String,
     /// Who it is in its cluster; None: the node runs alone.
     pub identity: Option<Identity>,
+    /// It was a member of a cluster of several nodes when it started.
+    pub member: bool,
     /// Until when it may serve what it leads.
     pub lease: Lease,
     pub started: Instant,
@@ -95,6 +97,7 @@ impl NodeState {
             config: ConfigStore::new(config),
             run_id: random_hex(),
             identity: None,
+            member: false,
             lease: Lease::unlimited(),
             started: Instant::now(),
             startup_bytes: AtomicU64::new(0),

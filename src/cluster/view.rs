@@ -61,6 +61,11 @@ impl View {
         View::new(vec![node], 0, vec![roles; partitions as usize], 1, 0)
     }
 
+    /// Whether it says the same as another one.
+    pub fn is_same_as(&self, other: &View) -> bool {
+        (&self.nodes, self.me, &self.partitions, self.epoch) == (&other.nodes, other.me, &other.partitions, other.epoch)
+    }
+
     /// Which of its node's views this is.
     pub fn number(&self) -> u64 {
         self.number

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::generic::sort;
 use super::log::{LogAnswer, LogAsk};
+use super::membership;
 use super::number::parse_i64;
 use super::table::Row;
 use super::{Answer, Args, Ask, Command, Flags, Flow, Home, Patterns, help};
@@ -43,11 +44,14 @@ pub static COMMANDS: &[Command] = &[
 ];
 
 static SUBCOMMANDS: &[Command] = &[
+    membership::BEGIN,
     admin("count-failure-reports", failure_reports, "O(N) in reports", "Returns how many nodes report one as failing."),
     sub("countkeysinslot", 3, countkeysinslot, "O(N) in keys of a partition", "Returns the number of keys in a slot."),
+    membership::CREATE,
     sub("getkeysinslot", 4, getkeysinslot, "O(N) in keys of a partition", "Returns names of keys in a slot."),
     help::row(GROUP, Flags::NONE),
     sub("info", 2, info, "O(1)", "Returns the state of the cluster as this node sees it."),
+    membership::JOIN,
     sub("keyslot", 3, keyslot, "O(N) in bytes of the key", "Returns the slot of a key."),
     sub("links", 2, links, "O(N) in nodes", "Returns the links to other nodes."),
     sub("myid", 2, myid, "O(1)", "Returns the id of this node."),
@@ -56,6 +60,7 @@ static SUBCOMMANDS: &[Command] = &[
     sub("shards", 2, shards, "O(N) in nodes", "Returns ranges of slots, each with its nodes as maps."),
     admin("slaves", replicas, "O(N) in replicas", "Returns the replicas of a node."),
     sub("slots", 2, slots, "O(N) in nodes", "Returns ranges of slots, each with its nodes."),
+    membership::STATUS,
 ];
 
 const fn sub(

@@ -2,6 +2,7 @@
 //!
 //! The log lives on the control core, so they ask there.
 
+use super::membership::Membership;
 use super::session::Home;
 use super::{Answer, Args, Ask, Command, Flags, Flow, number::parse_i64};
 use crate::config::ShutdownOn;
@@ -87,6 +88,10 @@ pub enum LogAsk {
         force: bool,
     },
     AbortFailover,
+    /// The node becomes a member of a cluster, or its cluster begins.
+    Member(Membership),
+    /// What is known of the cluster, as JSON.
+    ClusterStatus,
 }
 
 /// What the control core answers.
@@ -104,6 +109,7 @@ pub enum LogAnswer {
         replicas: u32,
     },
     Numbers(Box<LogNumbers>),
+    Text(String),
     /// Nothing is handed over.
     NoFailover(FailoverError),
 }

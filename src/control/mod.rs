@@ -10,6 +10,7 @@
 
 mod apply;
 pub(crate) mod aside;
+pub(crate) mod cluster;
 mod disk;
 mod ending;
 mod links;
@@ -42,11 +43,12 @@ use crate::log::recover::Plan;
 use crate::mesh::{Endpoint, Park, Wake};
 use crate::net::forward::Message;
 use crate::net::limits;
-use crate::node::{Bells, Node, Order};
+use crate::node::{Bells, End, Node, Order};
 use crate::route::{CoreId, Hasher};
 use crate::stats::Snapshot;
 
 use apply::Apply;
+use cluster::Member;
 use disk::Disk;
 use ending::Ending;
 use log::Log;
@@ -107,6 +109,10 @@ pub async fn run(parts: Parts) -> io::Result<()> {
         None => control.lead(),
     }
     control.advance();
+    if let Err(error) = control.resume_membership().await {
+        tracing::error!(%error, "this node cannot go on as a member of its cluster");
+        control.node.end(End::Now);
+    }
     glommio::spawn_local(Rc::clone(&control).tick()).detach();
     let mut stop_by = None;
     loop {
@@ -134,6 +140,7 @@ pub async fn run(parts: Parts) -> io::Result<()> {
     }
     control.close();
     control.close_log().await;
+    control.leave_cluster().await;
     // Connections of the endpoint that are still open end with the executor.
     file.close().await.map_err(io::Error::from)
 }
@@ -163,6 +170,9 @@ pub struct Control {
     /// Shutdowns that were begun.
     endings: Cell<u64>,
     replication: RefCell<Replication>,
+    /// What the node is as a member of a cluster.
+    cluster: RefCell<Option<Rc<Member>>>,
+    keyspace: Keyspace,
     /// Segments of the log that were there at the start, until they are handed to its writer.
     segments: RefCell<Vec<(Index, u64)>>,
 }
@@ -232,6 +242,8 @@ impl Control {
             ending: RefCell::default(),
             endings: Cell::default(),
             replication: RefCell::new(replication),
+            cluster: RefCell::default(),
+            keyspace,
             segments: RefCell::new(plan.map_or(Vec::new(), |plan| plan.start(Vec::new).segments)),
         }
     }

@@ -6,8 +6,11 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Control;
+use super::cluster::MemberError;
 use crate::command::log::{LogAnswer, LogAsk};
+use crate::command::membership::Membership;
 use crate::log::frame::Index;
+use crate::raft::types::Peer;
 use crate::route::CoreId;
 
 /// How long the answer to REPLICAOF waits for the change that it makes, and how often it looks.
@@ -97,6 +100,23 @@ impl Control {
             LogAsk::AbortFailover => {
                 let done = self.abort_fail_over();
                 self.answer(core, ask, part, done.map_or_else(LogAnswer::NoFailover, |()| LogAnswer::Done));
+            }
+            LogAsk::Member(membership) => {
+                let control = Rc::clone(self);
+                glommio::spawn_local(async move {
+                    let done = match membership {
+                        Membership::Create => control.found_cluster().await,
+                        Membership::Join { host, bus_port } => control.join_cluster(Peer { host, bus_port }).await,
+                        Membership::Begin => control.begin_data_set().await,
+                    };
+                    let failed = |error: MemberError| LogAnswer::Failed(error.to_string());
+                    control.answer(core, ask, part, done.map_or_else(failed, |()| LogAnswer::Done));
+                })
+                .detach();
+            }
+            LogAsk::ClusterStatus => {
+                let status = self.cluster_status();
+                self.answer(core, ask, part, status.map_or_else(LogAnswer::Failed, LogAnswer::Text));
             }
             LogAsk::Numbers => {
                 let numbers = self.log_numbers();

@@ -43,7 +43,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    pub(super) fn io(path: &Path) -> impl Fn(io::Error) -> StoreError + '_ {
+    pub(crate) fn io(path: &Path) -> impl Fn(io::Error) -> StoreError + '_ {
         move |source| StoreError::Io { path: path.into(), source }
     }
 }

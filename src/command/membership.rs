@@ -1,0 +1,77 @@
+//! CLUSTER CREATE, JOIN, BEGIN and STATUS: how a node becomes a member of a cluster of several nodes, and what an operator
+//! sees of it. `keyloom cluster` ([`crate::operator`]) asks these.
+//!
+//! The control core does it, so they ask there.
+
+use super::log::{LogAnswer, LogAsk};
+use super::number::parse_i64;
+use super::{Args, Command, Flags, Flow, Home};
+use crate::resp::{Error, Reply};
+
+const FLAGS: Flags = Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::STALE).or(Flags::NO_MULTI);
+
+/// How a node becomes a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Membership {
+    /// It founds a cluster.
+    Create,
+    /// It joins the one that has a member at this address of the bus.
+    Join { host: String, bus_port: u16 },
+    /// The data set of its cluster begins.
+    Begin,
+}
+
+pub(super) const CREATE: Command =
+    row("create", 2, create, "O(1)", "Makes this node the first of a cluster of several nodes.");
+pub(super) const JOIN: Command =
+    row("join", 4, join, "O(1)", "Lets this node join the cluster that has a member at this host and port of the bus.");
+pub(super) const BEGIN: Command =
+    row("begin", 2, begin, "O(P) in partitions", "Begins the data set of this node's cluster, on the nodes it has.");
+pub(super) const STATUS: Command =
+    row("status", 2, status, "O(P+N) in partitions and nodes", "Returns what this node knows of its cluster, as JSON.");
+
+const fn row(
+    name: &'static str,
+    arity: i16,
+    run: super::session::SessionFn,
+    complexity: &'static str,
+    summary: &'static str,
+) -> Command {
+    Command::session(name, arity, FLAGS, run).doc("cluster", "9.0.0", complexity, summary)
+}
+
+fn ask(home: &Home, question: LogAsk) -> Result<Flow, Error> {
+    if home.engine.view.is_none() {
+        return Err(Error::NoCluster);
+    }
+    Ok(home.ask_control(question, |answer, reply| match answer {
+        LogAnswer::Text(text) => {
+            reply.bulk(text.as_bytes());
+            Ok(())
+        }
+        LogAnswer::Failed(why) => Err(Error::text(format!("ERR {why}"))),
+        _ => {
+            reply.simple("OK");
+            Ok(())
+        }
+    }))
+}
+
+fn create(home: &mut Home, _: Args, _: &mut Reply) -> Result<Flow, Error> {
+    ask(home, LogAsk::Member(Membership::Create))
+}
+
+fn join(home: &mut Home, args: Args, _: &mut Reply) -> Result<Flow, Error> {
+    let port = parse_i64(args[3]).ok().and_then(|port| u16::try_from(port).ok()).filter(|&port| port > 0);
+    let bus_port = port.ok_or(Error::NotInteger)?;
+    let host = std::str::from_utf8(args[2]).map_err(|_| Error::Syntax)?.to_string();
+    ask(home, LogAsk::Member(Membership::Join { host, bus_port }))
+}
+
+fn begin(home: &mut Home, _: Args, _: &mut Reply) -> Result<Flow, Error> {
+    ask(home, LogAsk::Member(Membership::Begin))
+}
+
+fn status(home: &mut Home, _: Args, _: &mut Reply) -> Result<Flow, Error> {
+    ask(home, LogAsk::ClusterStatus)
+}

@@ -1,0 +1,226 @@
+//! How a node becomes a member, and how a member's process registers.
+//!
+//! A node that founds a cluster gives itself number 1, with which raft begins; one that joins asks those that are there for a
+//! number. Either number is on disk before raft runs under it. Everything after that is done at every start, as far as it
+//! was not done before, so that a crash anywhere in between leaves a node that goes on.
+//!
+//! Owned by the control core.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::{Member, MemberError, RAFT_DIR, bus_identity};
+use crate::cluster::NodeId;
+use crate::config::Config;
+use crate::control::Control;
+use crate::raft::bus::Bus;
+use crate::raft::bus::propose::{ProposeError, Proposed};
+use crate::raft::command::{Command, Profile, Refusal, Reply};
+use crate::raft::types::Peer;
+
+/// The number of the node that founds a cluster.
+const FOUNDER: NodeId = 1;
+
+/// How long a node that joins looks for somebody who leads.
+const JOIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long one attempt to register may take; it is repeated for ever.
+const REGISTER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between attempts that failed for other reasons than time.
+const REGISTER_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where raft's files are, if this node has any.
+pub(crate) fn raft_dir(config: &Config) -> Option<PathBuf> {
+    let dir = Path::new(&config.dir).join(RAFT_DIR);
+    dir.is_dir().then_some(dir)
+}
+
+impl Control {
+    /// Goes on as a member, if the node is one.
+    pub(in crate::control) async fn resume_membership(self: &Rc<Self>) -> Result<(), MemberError> {
+        let config = self.config();
+        if !config.cluster_enabled || raft_dir(&config).is_none() {
+            return Ok(());
+        }
+        let member = Member::start(self, None).await?;
+        self.enter(member);
+        Ok(())
+    }
+
+    /// CLUSTER CREATE: this node is the first of a cluster.
+    pub(in crate::control) async fn found_cluster(self: &Rc<Self>) -> Result<(), MemberError> {
+        self.may_become_member()?;
+        let member = Member::start(self, Some(FOUNDER)).await?;
+        self.enter(Rc::clone(&member));
+        self.registered(&member).await
+    }
+
+    /// CLUSTER JOIN: this node becomes a member of the cluster that has a member at this address.
+    pub(in crate::control) async fn join_cluster(self: &Rc<Self>, seed: Peer) -> Result<(), MemberError> {
+        self.may_become_member()?;
+        if self.keys().await > 0 {
+            return Err(MemberError::Keys);
+        }
+        let (profile, identity) = (self.profile()?, self.identity()?);
+        let stranger = Bus::new(bus_identity(&self.config(), 0))?;
+        let joining = stranger.propose(None, &[seed], Command::Join { identity, profile }, JOIN_PATIENCE).await;
+        stranger.stop();
+        let node = match joining.map_err(|error| MemberError::Refused(error.to_string()))?.reply {
+            Reply::Joined { node } => node,
+            Reply::Refused(why) => return Err(MemberError::Refused(why.to_string())),
+            other => return Err(MemberError::Refused(format!("{other:?}"))),
+        };
+        let member = Member::start(self, Some(node)).await?;
+        self.enter(Rc::clone(&member));
+        self.registered(&member).await
+    }
+
+    /// CLUSTER BEGIN: the data set of the cluster begins, on the nodes that have joined so far.
+    pub(in crate::control) async fn begin_data_set(self: &Rc<Self>) -> Result<(), MemberError> {
+        let member = self.member().ok_or(MemberError::NoCluster)?;
+        let partitions = self.keyspace.partitions;
+        match member.propose(Command::Create { partitions }, JOIN_PATIENCE).await {
+            Ok(Proposed { reply: Reply::Created, .. }) => Ok(()),
+            Ok(Proposed { reply: Reply::Refused(why), .. }) => Err(MemberError::Refused(why.to_string())),
+            Ok(Proposed { reply, .. }) => Err(MemberError::Refused(format!("{reply:?}"))),
+            Err(error) => Err(MemberError::Refused(error.to_string())),
+        }
+    }
+
+    /// Keys of this node.
+    async fn keys(&self) -> usize {
+        self.ask(JOIN_PATIENCE).await;
+        self.snapshots().iter().flat_map(|snapshot| &snapshot.keyspace).map(|db| db.keys).sum()
+    }
+
+    fn may_become_member(&self) -> Result<(), MemberError> {
+        let config = self.config();
+        if !config.cluster_enabled {
+            return Err(MemberError::NoCluster);
+        }
+        if self.member().is_some() || raft_dir(&config).is_some() {
+            return Err(MemberError::Member);
+        }
+        Ok(())
+    }
+
+    /// What this node says of itself.
+    pub(super) fn profile(&self) -> Result<Profile, MemberError> {
+        let config = self.config();
+        let announced = |announced: u16, port| if announced > 0 { announced } else { port };
+        let profile = Profile {
+            host: self.announced_host(),
+            port: announced(config.cluster_announce_port, config.port),
+            bus_port: announced(config.cluster_announce_bus_port, config.bus_port().ok_or(MemberError::NoPort)?),
+            rack: config.cluster_rack.clone(),
+            weight: config.cluster_weight,
+        };
+        profile.check().map_err(|why| MemberError::Refused(why.into()))?;
+        Ok(profile)
+    }
+
+    /// The address that others are told: what was configured, or the first one that this node listens on.
+    fn announced_host(&self) -> String {
+        let config = self.config();
+        if !config.cluster_announce_ip.is_empty() {
+            return config.cluster_announce_ip.clone();
+        }
+        let listens = config.bind.iter().map(|bind| bind.trim_start_matches('-'));
+        let named = listens.filter(|host| !host.is_empty() && !host.starts_with(['*', ':']) && *host != "0.0.0.0");
+        named.map(str::to_string).next().unwrap_or_else(|| "127.0.0.1".into())
+    }
+
+    /// From here on the node is a member: it registers, and does what its state says.
+    fn enter(self: &Rc<Self>, member: Rc<Member>) {
+        // Nothing is served before a lease says so.
+        self.node.state.lease.set(0);
+        *self.cluster.borrow_mut() = Some(Rc::clone(&member));
+        self.show_view();
+        self.watch_raft(&member);
+        let control = Rc::clone(self);
+        glommio::spawn_local(async move { control.register(&member).await }).detach();
+    }
+
+    /// Waits until the process is registered.
+    async fn registered(&self, member: &Member) -> Result<(), MemberError> {
+        let mut left = JOIN_PATIENCE;
+        while !member.registered.get() {
+            left = left.checked_sub(REGISTER_PAUSE).ok_or_else(|| MemberError::Refused("nobody leads".into()))?;
+            glommio::timer::sleep(REGISTER_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Does what has to be done once for each process of a member.
+    async fn register(self: Rc<Self>, member: &Rc<Member>) {
+        while !member.stopped.get() && !member.registered.get() {
+            match self.try_to_register(member).await {
+                Ok(()) => {
+                    member.registered.set(true);
+                    tracing::info!(node = member.me, "registered");
+                    self.state_changed();
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "cannot register yet");
+                    glommio::timer::sleep(REGISTER_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn try_to_register(&self, member: &Rc<Member>) -> Result<(), MemberError> {
+        let raft_error = |error: &dyn std::fmt::Display| MemberError::Raft(error.to_string());
+        let profile = self.profile()?;
+        if member.me == FOUNDER && !member.raft.is_initialized().await.map_err(|error| raft_error(&error))? {
+            let peers = BTreeMap::from([(FOUNDER, member.peer(&profile))]);
+            member.raft.initialize(peers).await.map_err(|error| raft_error(&error))?;
+        }
+        let (known, mut after) = {
+            let state = member.reader.state();
+            let node = state.node(member.me);
+            (node.is_some(), node.map_or(0, |node| node.incarnation))
+        };
+        let identity = member.identity;
+        if member.me == FOUNDER && !known {
+            let join = Command::Join { identity, profile: profile.clone() };
+            match member.propose(join, REGISTER_PATIENCE).await {
+                Ok(Proposed { reply: Reply::Joined { node }, .. }) if node == FOUNDER => {}
+                Ok(other) => return Err(MemberError::Refused(format!("{:?}", other.reply))),
+                Err(error) => return Err(MemberError::Refused(error.to_string())),
+            }
+        }
+        for _ in 0..2 {
+            let register =
+                Command::Register { node: member.me, identity, boot: member.boot, after, profile: profile.clone() };
+            match member.propose(register, REGISTER_PATIENCE).await {
+                Ok(Proposed { reply: Reply::Registered { .. }, .. }) => return Ok(()),
+                // The state here was behind.
+                Ok(Proposed { reply: Reply::Refused(Refusal::StaleIncarnation { incarnation, .. }), .. }) => {
+                    after = incarnation;
+                }
+                Ok(Proposed { reply: Reply::Refused(why), .. }) => {
+                    tracing::error!(node = member.me, %why, "the cluster does not accept this node");
+                    return Err(MemberError::Refused(why.to_string()));
+                }
+                Ok(other) => return Err(MemberError::Refused(format!("{:?}", other.reply))),
+                Err(error) => return Err(MemberError::Refused(error.to_string())),
+            }
+        }
+        Err(MemberError::Refused("the incarnation changes".into()))
+    }
+}
+
+impl Member {
+    /// Proposes a command to whoever leads raft.
+    pub(super) async fn propose(&self, command: Command, patience: Duration) -> Result<Proposed, ProposeError> {
+        let others: Vec<Peer> = {
+            let state = self.reader.state();
+            let others = state.nodes().iter().filter(|node| node.id != self.me);
+            others.map(|node| Peer { host: node.profile.host.clone(), bus_port: node.profile.bus_port }).collect()
+        };
+        self.bus.propose(Some(&self.raft), &others, command, patience).await
+    }
+}

@@ -1,0 +1,85 @@
+//! From raft's state to what the data cores and the clients know of the cluster.
+//!
+//! Owned by the control core.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Member;
+use crate::cluster::{Endpoint, Identity, NodeId, Roles, View};
+use crate::control::Control;
+use crate::net::forward::Message;
+use crate::raft::state::{Partition, State};
+
+/// The view of a state. `leads` says whether this node serves a partition already that it is to lead; `dead`, whether a node is
+/// taken for dead.
+pub(super) fn of_state(
+    state: &State,
+    member: &Member,
+    number: u64,
+    partitions: u16,
+    copies_min: usize,
+    leads: impl Fn(u16) -> bool,
+    dead: impl Fn(NodeId) -> bool,
+) -> View {
+    let mut nodes: Vec<Endpoint> = Vec::new();
+    let mut ids: Vec<NodeId> = Vec::new();
+    for node in state.nodes() {
+        ids.push(node.id);
+        nodes.push(Endpoint {
+            id: Identity(node.identity).to_string(),
+            host: node.profile.host.clone(),
+            port: node.profile.port,
+            alive: !dead(node.id),
+        });
+    }
+    let me = ids.iter().position(|&id| id == member.me).unwrap_or_else(|| {
+        // It has joined, and its state does not say so yet.
+        ids.push(member.me);
+        let id = Identity(member.identity).to_string();
+        nodes.push(Endpoint { id, host: String::new(), port: 0, alive: true });
+        ids.len() - 1
+    });
+    let place = |node: NodeId| ids.iter().position(|&id| id == node).map(|at| at as u16);
+    let wanted = copies_min.min(state.nodes().iter().filter(|node| node.incarnation > 0).count());
+    let roles = |partition: u16, known: Option<&Partition>| {
+        let Some(known) = known.filter(|known| known.epoch > 0) else { return Roles::default() };
+        let leader = known.primary.filter(|&node| node != member.me || leads(partition)).and_then(place);
+        let followers = known.in_sync.iter().filter(|&&node| Some(node) != known.primary);
+        Roles {
+            leader,
+            followers: followers.filter_map(|&node| place(node)).collect(),
+            few_in_sync: known.in_sync.len() < wanted,
+        }
+    };
+    let roles = (0..partitions).map(|partition| roles(partition, state.partition(partition))).collect();
+    let epoch = state.partitions().iter().map(|partition| partition.epoch).sum();
+    View::new(nodes, me, roles, epoch, number)
+}
+
+impl Control {
+    /// Tells data cores what the cluster looks like now, if that has changed.
+    pub(super) fn show_view(self: &Rc<Self>) {
+        let Some(member) = self.member() else { return };
+        let config = self.config();
+        let copies_min = usize::from(config.min_insync.max(MIN_INSYNC)).min(usize::from(config.cluster_copies));
+        let number = member.views.get() + 1;
+        let view = {
+            let state = member.reader.state();
+            let (leads, dead) = (|partition| self.serves(partition), |node| self.is_dead(node));
+            of_state(&state, &member, number, self.keyspace.partitions, copies_min, leads, dead)
+        };
+        let shown = member.shown.borrow().as_ref().is_some_and(|shown| shown.is_same_as(&view));
+        if shown {
+            return;
+        }
+        member.views.set(number);
+        let view = Arc::new(view);
+        *member.shown.borrow_mut() = Some(Arc::clone(&view));
+        self.log.borrow_mut().tell_all(|| Message::View(Arc::clone(&view)));
+        self.flush();
+    }
+}
+
+/// Copies that have to be in sync for what waits for copies, if there are as many nodes.
+const MIN_INSYNC: u16 = 2;

@@ -1,0 +1,141 @@
+//! What an operator does to a cluster, from outside: `keyloom cluster create|join|status`.
+//!
+//! Each of these talks to nodes as any client does, with commands that anybody could type: `CLUSTER CREATE`, `CLUSTER JOIN`,
+//! `CLUSTER BEGIN`, `CLUSTER STATUS`. So they work through the same passwords and addresses as clients do.
+//!
+//! Plain blocking code; no state.
+
+mod client;
+mod status;
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+
+use client::Client;
+pub use client::ClientError;
+
+/// Until all nodes of a new cluster serve.
+const READY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The arguments of `keyloom cluster`.
+#[derive(Args, Debug)]
+pub struct ClusterArgs {
+    #[command(subcommand)]
+    action: Action,
+    /// Password of the nodes
+    #[arg(long, global = true, value_name = "PASSWORD", default_value = "")]
+    pass: String,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Make a cluster of nodes that run with 'cluster-enabled yes' and are in none
+    Create {
+        /// Addresses of the nodes for clients; the first one founds the cluster
+        #[arg(required = true, value_name = "HOST:PORT")]
+        nodes: Vec<String>,
+    },
+    /// Let a node that runs with 'cluster-enabled yes' and has no keys join a cluster
+    Join {
+        /// Address of the node that joins
+        #[arg(value_name = "HOST:PORT")]
+        node: String,
+        /// Address of any member
+        #[arg(value_name = "MEMBER")]
+        member: String,
+    },
+    /// Show nodes, roles and copies, as a member sees them
+    Status {
+        /// Address of any member
+        #[arg(value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
+        node: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Why something could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("node {node} has keys: a cluster of several nodes begins empty, or with one node that others join later")]
+    Keys { node: String },
+    #[error("not all slots are served after {} s: {state}", READY_PATIENCE.as_secs())]
+    NotReady { state: String },
+    #[error("node {node} says what cannot be understood: {said}")]
+    Nonsense { node: String, said: String },
+}
+
+/// Runs `keyloom cluster`.
+pub fn run(args: &ClusterArgs, out: &mut impl Write) -> Result<(), OperatorError> {
+    let connect = |node: &str| Client::connect(node, &args.pass);
+    match &args.action {
+        Action::Create { nodes } => {
+            let mut clients = nodes.iter().map(|node| connect(node)).collect::<Result<Vec<_>, _>>()?;
+            create(&mut clients)?;
+            let _ = writeln!(out, "a cluster of {} {}", nodes.len(), if nodes.len() == 1 { "node" } else { "nodes" });
+        }
+        Action::Join { node, member } => {
+            let bus = bus_address(&mut connect(member)?)?;
+            connect(node)?.ask(&["CLUSTER", "JOIN", &bus.0, &bus.1])?;
+            let _ = writeln!(out, "{node} has joined the cluster of {member}");
+        }
+        Action::Status { node, json } => {
+            let text = connect(node)?.text(&["CLUSTER", "STATUS"])?;
+            let shown = if *json { Ok(text + "\n") } else { status::table(&text) };
+            let shown = shown.map_err(|said| OperatorError::Nonsense { node: node.clone(), said })?;
+            // Whoever reads may have seen enough.
+            let _ = out.write_all(shown.as_bytes());
+        }
+    }
+    Ok(())
+}
+
+/// Founds a cluster on the first node, lets the others join, and waits until all slots are served.
+fn create(clients: &mut [Client]) -> Result<(), OperatorError> {
+    if clients.len() > 1 {
+        for client in clients.iter_mut() {
+            if client.number(&["DBSIZE"])? > 0 {
+                return Err(OperatorError::Keys { node: client.address().into() });
+            }
+        }
+    }
+    let Some((first, others)) = clients.split_first_mut() else { return Ok(()) };
+    first.ask(&["CLUSTER", "CREATE"])?;
+    let bus = bus_address(first)?;
+    for other in others.iter_mut() {
+        other.ask(&["CLUSTER", "JOIN", &bus.0, &bus.1])?;
+    }
+    first.ask(&["CLUSTER", "BEGIN"])?;
+    let deadline = Instant::now() + READY_PATIENCE;
+    for client in clients.iter_mut() {
+        loop {
+            let info = client.text(&["CLUSTER", "INFO"])?;
+            let state = info.lines().next().unwrap_or_default().to_string();
+            if state == "cluster_state:ok" {
+                break;
+            }
+            if Instant::now() >= deadline {
+                return Err(OperatorError::NotReady { state });
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+    Ok(())
+}
+
+/// Where other nodes reach a member: host, and port of the bus.
+fn bus_address(member: &mut Client) -> Result<(String, String), OperatorError> {
+    let text = member.text(&["CLUSTER", "STATUS"])?;
+    status::bus_address(&text).ok_or_else(|| OperatorError::Nonsense {
+        node: member.address().into(),
+        said: text.chars().take(200).collect(),
+    })
+}

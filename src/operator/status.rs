@@ -1,0 +1,71 @@
+//! What a member says of its cluster, as a table.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+/// Where other nodes reach the member that says this: host, and port of the bus.
+pub(super) fn bus_address(text: &str) -> Option<(String, String)> {
+    let status: Value = serde_json::from_str(text).ok()?;
+    let me = status["me"].as_u64()?;
+    let node = status["nodes"].as_array()?.iter().find(|node| node["node"].as_u64() == Some(me))?;
+    Some((node["host"].as_str()?.into(), node["bus_port"].as_u64()?.to_string()))
+}
+
+/// The table; the error is what cannot be understood.
+pub(super) fn table(text: &str) -> Result<String, String> {
+    let short = || text.chars().take(200).collect::<String>();
+    let status: Value = serde_json::from_str(text).map_err(|_| short())?;
+    let nodes = status["nodes"].as_array().ok_or_else(short)?;
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    let mut out = String::new();
+    let leader = status["raft_leader"].as_u64();
+    let leads = leader.map_or("nobody".into(), |leader| format!("node {leader}"));
+    let _ = writeln!(
+        out,
+        "{} partitions, {} served, {} with fewer than {} copies in sync; {leads} leads raft",
+        number(&status["partitions"]),
+        number(&status["served"]),
+        number(&status["few_in_sync"]),
+        number(&status["copies"]),
+    );
+    let _ = writeln!(
+        out,
+        "{:>5}  {:<21}  {:<8}  {:>6}  {:>6}  {:>7}  state",
+        "node", "address", "raft", "leads", "copies", "in sync"
+    );
+    for node in nodes {
+        let address = format!("{}:{}", node["host"].as_str().unwrap_or("?"), number(&node["port"]));
+        let raft = if leader == node["node"].as_u64() { "leader" } else { node["raft"].as_str().unwrap_or("?") };
+        let state = node["state"].as_str().unwrap_or("?");
+        let _ = writeln!(
+            out,
+            "{:>5}  {address:<21}  {raft:<8}  {:>6}  {:>6}  {:>7}  {state}",
+            number(&node["node"]),
+            number(&node["leads"]),
+            number(&node["holds"]),
+            number(&node["in_sync"]),
+        );
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_member_says_is_a_table() {
+        let text = r#"{"me":1,"raft_leader":1,"partitions":4,"served":3,"few_in_sync":1,"copies":2,"nodes":[
+            {"node":1,"host":"10.0.0.1","port":7000,"bus_port":17000,"raft":"voter","leads":2,"holds":4,"in_sync":4,"state":"alive"},
+            {"node":2,"host":"10.0.0.2","port":7000,"bus_port":17000,"raft":"voter","leads":1,"holds":4,"in_sync":3,"state":"dead"}]}"#;
+        let table = table(text).unwrap();
+        assert!(table.starts_with("4 partitions, 3 served, 1 with fewer than 2 copies in sync; node 1 leads raft\n"));
+        let lines: Vec<Vec<&str>> = table.lines().skip(2).map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0], ["1", "10.0.0.1:7000", "leader", "2", "4", "4", "alive"]);
+        assert_eq!(lines[1], ["2", "10.0.0.2:7000", "voter", "1", "4", "3", "dead"]);
+        assert_eq!(bus_address(text), Some(("10.0.0.1".into(), "17000".into())));
+        assert_eq!(bus_address("{}"), None);
+        assert_eq!(super::table("nothing"), Err("nothing".into()));
+    }
+}
