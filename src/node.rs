@@ -34,7 +34,7 @@ use crate::config::{Config, ControlCore, ShutdownOn};
 use crate::control::{self, Keyspace, Recovered, aside};
 use crate::dumpfile::{self, ImportError, Target};
 use crate::engine::Engine;
-use crate::log::files::{DataDir, DirError};
+use crate::log::files::{self, DataDir, DirError};
 use crate::log::recover::{self, Plan, RecoverError};
 use crate::log::replay;
 use crate::mesh;
@@ -204,8 +204,12 @@ pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
     let recovered = find_data(&config).inspect_err(|_| remove_files(&config))?;
     let found = import_dump(&config, recovered, &listeners).inspect_err(|_| remove_files(&config))?;
     let mut state = NodeState::new(Arc::clone(&config));
+    let mut locked = None;
     if config.cluster_enabled {
         state.identity = Some(identity::load(Path::new(&config.dir)).inspect_err(|_| remove_files(&config))?);
+        // For as long as the process lives: two nodes with one identity would vote twice.
+        let lock = files::lock(&Path::new(&config.dir).join(identity::DIR));
+        locked = Some(lock.inspect_err(|_| remove_files(&config))?);
         state.member = control::cluster::raft_dir(&config).is_some();
         if state.member {
             // Nothing is served before the cluster says so.
@@ -242,6 +246,7 @@ pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
         result = Err(NodeError::Core { core, error });
     }
     remove_files(&config);
+    drop(locked);
     tracing::info!("stopped");
     result
 }

@@ -11,7 +11,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Below the working directory.
+/// Below the working directory: what a node keeps of its cluster, and the identity in it.
+pub const DIR: &str = "cluster";
 const FILE: &str = "cluster/node-id";
 
 /// Digits of an id: of the number, and of its checksum.

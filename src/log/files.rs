@@ -174,7 +174,7 @@ fn user() -> u32 {
     fs::metadata("/proc/self").map_or(0, |meta| meta.uid())
 }
 
-fn lock(dir: &Path) -> Result<File, DirError> {
+pub fn lock(dir: &Path) -> Result<File, DirError> {
     let path = dir.join(LOCK);
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let file = file.map_err(|source| not_writable(dir, source))?;
