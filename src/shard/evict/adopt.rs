@@ -1,8 +1,8 @@
 //! Adoption: entries come from a database that is not ranked, or go to one.
 //!
-//! Entries that come from a database that is not ranked ([`super::super::roles`]) bring the time of their last access with them and are
-//! on no list. A walk over them, *adopting*, does what a change of the policy does. It must not put all of them before or
-//! behind those that are there:
+//! Those that come ([`super::super::roles`]) bring the time of their last access with them and are on no list. A walk over
+//! them, *adopting*, does what a change of the policy does. It must not put all of them before or behind those that are
+//! there:
 //!
 //! - LRU: the lists of idle seconds stay, and a victim is the longest idle one of their last entries and of the last one of
 //!   the list of all others. So order is that of time, though only to within a factor of two among those that were adopted
