@@ -475,6 +475,7 @@ impl Shard {
     /// Enters a new entry into its table, its wheel and its eviction list.
     #[inline]
     fn enter(&mut self, db: usize, key: &Key, handle: Handle, expire_at: Option<Deadline>) {
+        debug_assert!(!self.is_followed(db) || self.find(db, key).is_none(), "a key that is over is hidden, not gone");
         let local = self.local(key.partition);
         self.dbs[db].insert(local, key.hash, handle, self.now, &mut self.entries, &self.hasher);
         let now_s = self.now_s();
