@@ -96,7 +96,7 @@ pub enum Content {
     Cover { run: u64, ranges: u32, open: bool, done: bool },
     /// Everything before is through, and no write comes after it.
     Barrier { stop: u64 },
-    /// A run has become worthless: databases have been exchanged meanwhile.
+    /// A run has become worthless: databases have been exchanged meanwhile, or a partition was moved, or is not led here.
     Spoiled { run: u64 },
 }
 

@@ -98,7 +98,7 @@ impl Pump {
             Message::View(view) => self.engine.see(view),
             Message::FeedFull(full) => self.note_feed(from, full),
             Message::Record(on) => self.engine.switch_feed(on),
-            Message::Cover { run, pieces } => self.grant_pieces(run, pieces),
+            Message::Cover { run, pieces, only } => self.grant_pieces(run, pieces, only),
             Message::Feed(_) | Message::Replica { .. } => debug_assert!(false, "only the control core takes feeds"),
         }
     }

@@ -23,9 +23,14 @@
 //!    go by, so the walk sorts by its logarithm: into a list for each power of two of idle seconds, which are hung behind
 //!    each other at the end.
 //!
-//! Invariant: outside of a change, the entries on lists are exactly the candidates, if the rule has lists.
+//! Entries that come from a database that is not ranked are ranked in the same way: see [`adopt`].
+//!
+//! Invariant: outside of a change, and of an adoption, the entries on lists are exactly the candidates, if the rule has
+//! lists. During an adoption candidates on no list are those to be adopted.
 //!
 //! Owned by one core.
+
+mod adopt;
 
 use super::SteadyMs;
 use super::entry::Entries;
@@ -74,11 +79,27 @@ pub(super) struct Used {
     usage: u32,
 }
 
+impl Used {
+    /// When it was used last, as far as that is known.
+    pub(super) fn clock_s(self, now_s: u32) -> u32 {
+        clock_of(self.rule, self.usage, now_s)
+    }
+}
+
+/// When an entry with this usage was used last; now, if its rule does not say.
+fn clock_of(rule: Rule, usage: u32, now_s: u32) -> u32 {
+    match rule {
+        Rule::Lfu => now_s,
+        Rule::S3Fifo => now_s.wrapping_sub(idle_s(usage, s3fifo::CLOCK_BITS, now_s)),
+        _ => usage,
+    }
+}
+
 /// LRU: all candidates. S3-FIFO has 1 and 2.
 const RECENT: List = List(3);
 /// The lists of the last policy, as one.
 const OLD: List = List(4);
-/// Under LRU, while the policy changes: the list of each power of two of idle seconds.
+/// Under LRU, while the policy changes and after an adoption: the list of each power of two of idle seconds.
 const IDLE: u32 = 5;
 const IDLE_LISTS: u32 = CLOCK_BITS + 1;
 
@@ -86,11 +107,13 @@ const IDLE_LISTS: u32 = CLOCK_BITS + 1;
 const OLD_PASSED_MAX: usize = 256;
 
 /// How far a change of the policy has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     /// There is none under way.
     Steady,
     Draining,
+    /// No change, but entries are being adopted.
+    Adopting,
     Walking,
 }
 
@@ -107,6 +130,8 @@ pub(super) struct Evictor {
     /// The last rule. Its usages are what a walk meets; those of LFU tell it nothing.
     before: Rule,
     phase: Phase,
+    /// Entries may be on the lists of idle seconds that were adopted.
+    adopted: bool,
 }
 
 impl Evictor {
@@ -120,6 +145,7 @@ impl Evictor {
             random: 0x9E37_79B9_7F4A_7C15,
             before: Rule::None,
             phase: Phase::Steady,
+            adopted: false,
         }
     }
 
@@ -175,8 +201,11 @@ impl Evictor {
         self.link(entries, handle);
     }
 
-    /// What the usage of an entry says outside of this shard.
-    pub(super) fn used(&self, usage: u32) -> Used {
+    /// What the usage of an entry says outside of this shard. What is followed has the time of the last access.
+    pub(super) fn used(&self, usage: u32, followed: bool) -> Used {
+        if followed {
+            return Used { rule: Rule::None, usage };
+        }
         // Each shard counts the periods of LFU from a moment of its own.
         let usage = if self.rule == Rule::Lfu { self.lfu.count(usage) } else { usage };
         Used { rule: self.rule, usage }
@@ -196,7 +225,7 @@ impl Evictor {
     /// Notes an access.
     #[inline]
     pub(super) fn touch(&mut self, entries: &mut Entries, handle: Handle, now_s: u32) {
-        if self.phase == Phase::Walking {
+        if self.phase >= Phase::Adopting && (self.phase == Phase::Walking || self.is_candidate(entries, handle)) {
             self.readmit(entries, handle, now_s);
         }
         match self.rule {
@@ -307,9 +336,9 @@ impl Evictor {
     }
 
     /// The entry to evict next, if lists tell.
-    pub(super) fn victim(&mut self, entries: &mut Entries) -> Option<Handle> {
+    pub(super) fn victim(&mut self, entries: &mut Entries, now_s: u32) -> Option<Handle> {
         match self.phase {
-            Phase::Steady => {}
+            Phase::Steady | Phase::Adopting => {}
             Phase::Draining => return self.old_victim(entries),
             Phase::Walking => {
                 let idle = |exponent| self.lists.last(List(IDLE + exponent));
@@ -319,6 +348,7 @@ impl Evictor {
             }
         }
         match self.rule {
+            Rule::Lru if self.adopted => self.longest_idle(entries, now_s),
             Rule::Lru => self.lists.last(RECENT),
             Rule::Lfu => self.lfu.victim(&self.lists),
             Rule::S3Fifo => self.s3fifo.victim(&mut self.lists, entries),
@@ -380,11 +410,12 @@ impl Evictor {
         self.before = match self.phase {
             Phase::Steady => self.policy.rule,
             Phase::Draining => self.before,
-            Phase::Walking if self.before.keeps_clock() && self.policy.rule.keeps_clock() => Rule::None,
-            Phase::Walking => Rule::Lfu,
+            _ if self.before.keeps_clock() && self.policy.rule.keeps_clock() => Rule::None,
+            Phase::Adopting | Phase::Walking => Rule::Lfu,
         };
         self.s3fifo.clear(entries);
         (self.policy, self.rule, self.phase) = (policy, Rule::None, Phase::Draining);
+        self.adopted = false;
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -411,30 +442,34 @@ impl Evictor {
             return;
         }
         // What another rule has counted says nothing to this one; the time of an access does.
-        let before = entries.usage(handle);
-        let clock = match self.before {
-            Rule::Lfu => now_s,
-            Rule::S3Fifo => now_s.wrapping_sub(idle_s(before, s3fifo::CLOCK_BITS, now_s)),
-            _ => before,
-        };
+        let clock = clock_of(self.before, entries.usage(handle), now_s);
+        let adopts = self.phase == Phase::Adopting;
         let usage = match self.rule {
+            Rule::Lfu if adopts => self.lfu.usage_of_idle(idle_s(clock, CLOCK_BITS, now_s)),
             Rule::Lfu => self.lfu.new_usage(),
             Rule::S3Fifo => S3Fifo::usage_from_clock(clock),
             _ => clock,
         };
         entries.set_usage(handle, usage);
-        if self.rule != Rule::Lru {
-            self.link(entries, handle);
-        } else if self.is_candidate(entries, handle) {
-            let exponent = idle_s(clock, CLOCK_BITS, now_s).checked_ilog2().map_or(0, |log| log + 1);
-            self.lists.link(entries, handle, List(IDLE + exponent));
+        match self.rule {
+            _ if !self.is_candidate(entries, handle) => {}
+            Rule::Lru => {
+                let exponent = idle_s(clock, CLOCK_BITS, now_s).checked_ilog2().map_or(0, |log| log + 1);
+                self.lists.link(entries, handle, List(IDLE + exponent));
+                self.adopted |= adopts;
+            }
+            Rule::Lfu if adopts => self.lists.link_last(entries, handle, self.lfu.list_of(usage)),
+            Rule::S3Fifo if adopts => self.s3fifo.link_last(&mut self.lists, entries, handle),
+            _ => self.link(entries, handle),
         }
     }
 
     /// The walk has come to its end.
     pub(super) fn end_walk(&mut self, entries: &mut Entries) {
-        for list in idle_lists() {
-            self.lists.append(entries, list, RECENT);
+        if self.phase == Phase::Walking {
+            for list in idle_lists() {
+                self.lists.append(entries, list, RECENT);
+            }
         }
         self.phase = Phase::Steady;
     }

@@ -7,7 +7,8 @@
 //! its value into one chunk ([`layout`] says how), [`table`] finds the handle of a key's entry in one partition,
 //! [`wheel`] finds the entries whose time has come, [`db`] holds both for one database. [`evict`] knows which entry is
 //! worth least ([`lists`], [`lfu`], [`s3fifo`]), and [`Shard`] is all of them together; what is about expiry is in
-//! [`expiry`], what is about limits in [`pressure`], what walks over many keys in [`walk`]. `unsafe` is found in `heap`,
+//! [`expiry`], what is about limits in [`pressure`], what walks over many keys in [`walk`], and what a node of a cluster leads and
+//! follows in [`roles`]. `unsafe` is found in `heap`,
 //! `entry` and `table` only. Handles do not leave this directory.
 //!
 //! Longer than other files, because of this overview and the one definition of what a shard is.
@@ -50,6 +51,7 @@ mod naive;
 pub mod notify;
 mod pressure;
 pub mod rebuild;
+mod roles;
 mod s3fifo;
 pub mod statement;
 mod table;
@@ -72,6 +74,7 @@ pub use layout::allocated;
 pub use lfu::LfuPace;
 pub use notify::{Classes, Event, Events};
 use pressure::Pressure;
+pub use roles::{FOLLOWED, LED};
 use table::Place;
 pub use value::{Changed, Detached, EntryRef, Kind, NewValue, Stored, Str, WrongType};
 use walk::Flushed;
@@ -107,6 +110,13 @@ pub struct Shard {
     hasher: Hasher,
     entries: Entries,
     dbs: Vec<Db>,
+    /// Databases below this number are this node's own; in a cluster there is one more ([`roles`]).
+    own: usize,
+    /// How often each partition has been moved from one database to another.
+    moves: Box<[u64]>,
+    /// Partitions that have come into a database of the node's own, and the position from which on their entries are still to
+    /// be ranked.
+    adopted: VecDeque<(usize, usize, u32)>,
     /// Databases that were flushed and are still to be freed, in pieces.
     flushed: VecDeque<Flushed>,
     evictor: Evictor,
@@ -150,6 +160,9 @@ impl Shard {
         Ok(Shard {
             now: Now::default(),
             dbs: (0..databases).map(|_| Db::new(partitions.len())).collect(),
+            own: databases,
+            moves: vec![0; partitions.len()].into_boxed_slice(),
+            adopted: VecDeque::new(),
             partitions,
             hasher,
             entries: Entries::new(reserve_bytes)?,
@@ -189,7 +202,13 @@ impl Shard {
         self.now.steady_ms
     }
 
+    /// The databases that clients can name.
     pub fn databases(&self) -> usize {
+        self.own
+    }
+
+    /// All databases: in a cluster there is [`FOLLOWED`], which no client can name.
+    pub fn all_databases(&self) -> usize {
         self.dbs.len()
     }
 
@@ -241,7 +260,7 @@ impl Shard {
         };
         self.counters.hits += 1;
         if touch {
-            self.touch(handle);
+            self.touch(db, handle);
         }
         Some(self.entry(handle))
     }
@@ -301,7 +320,7 @@ impl Shard {
         let meta = Meta { raw: true, ..self.entries.meta(old) };
         let (new, result) = self.entries.modify(old, key.bytes, meta, change).expect(ROOM);
         self.settle(db, key, place, [old, new], meta.expire_at);
-        self.touch(new);
+        self.touch(db, new);
         result
     }
 
@@ -322,7 +341,7 @@ impl Shard {
         let before = self.disarm_unless(db, old, at);
         let new = self.entries.set_expire_at(old, key.bytes, at).expect(ROOM);
         self.settle(db, key, place, [old, new], before);
-        self.touch(new);
+        self.touch(db, new);
         self.changes.note(db, key.bytes);
         true
     }
@@ -343,7 +362,7 @@ impl Shard {
             (None, Str::Inline(bytes)) => Stored::Bytes(Arc::new(bytes.to_vec())),
             (None, Str::Large(value)) => Stored::Bytes(Arc::clone(value)),
         };
-        Some(Detached { kind, value, expire_at, raw, used: self.evictor.used(usage) })
+        Some(Detached { kind, value, expire_at, raw, used: self.evictor.used(usage, self.is_followed(db)) })
     }
 
     /// Puts an entry in, replacing what was there. Counts as an access. Whether that is news is for the caller to say.
@@ -369,11 +388,6 @@ impl Shard {
         self.swaps += 1;
         self.note_swap(a, b);
         self.dbs.swap(a, b);
-    }
-
-    /// How often databases have been exchanged.
-    pub fn swaps(&self) -> u64 {
-        self.swaps
     }
 
     /// Bytes charged to this shard: entries, tables, wheels, large keys and values, what the eviction policy remembers.
@@ -455,17 +469,22 @@ impl Shard {
         if hash {
             self.plan_entry(db, key.bytes, new);
         }
-        self.touch(new);
+        self.touch(db, new);
     }
 
     /// Enters a new entry into its table, its wheel and its eviction list.
     #[inline]
     fn enter(&mut self, db: usize, key: &Key, handle: Handle, expire_at: Option<Deadline>) {
+        debug_assert!(!self.is_followed(db) || self.find(db, key).is_none(), "a key that is over is hidden, not gone");
         let local = self.local(key.partition);
         self.dbs[db].insert(local, key.hash, handle, self.now, &mut self.entries, &self.hasher);
         let now_s = self.now_s();
-        self.evictor.admit(&mut self.entries, handle, key.hash, now_s);
-        self.expect_expiry(expire_at);
+        if self.is_followed(db) {
+            self.entries.set_usage(handle, now_s);
+        } else {
+            self.evictor.admit(&mut self.entries, handle, key.hash, now_s);
+        }
+        self.expect_expiry(db, expire_at);
         if self.entries.kind(handle) == Kind::Hash {
             self.plan_entry(db, key.bytes, handle);
         }
@@ -473,8 +492,11 @@ impl Shard {
 
     /// Counts an access.
     #[inline(always)]
-    fn touch(&mut self, handle: Handle) {
+    fn touch(&mut self, db: usize, handle: Handle) {
         let now_s = self.now_s();
+        if self.is_followed(db) {
+            return self.entries.set_usage(handle, now_s);
+        }
         self.evictor.touch(&mut self.entries, handle, now_s);
     }
 
