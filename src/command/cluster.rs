@@ -100,7 +100,7 @@ pub fn refusal(config: &Config, view: &View, row: &Row, args: Args) -> Option<Er
 }
 
 /// Who serves a slot, if it is not this node.
-fn elsewhere(view: &View, slot: u16) -> Option<Error> {
+pub fn elsewhere(view: &View, slot: u16) -> Option<Error> {
     let Some(leader) = view.leader_of(slot) else { return Some(Error::SlotNotServed) };
     if leader == view.me() {
         return None;

@@ -19,7 +19,7 @@ use crate::log::durability::{Durability, Progress, Standing};
 use crate::log::feed::{Chunk, Seq};
 use crate::pubsub::{Bucket, Told};
 use crate::resp::{Output, Version};
-use crate::route::{CoreId, Key};
+use crate::route::{CoreId, Key, PartitionSet};
 use crate::shard::Kind;
 
 use super::window::RequestKey;
@@ -107,6 +107,8 @@ pub enum Message {
     Standing(Arc<Standing>),
     /// What the node knows of its cluster from now on; from the control core.
     View(Arc<View>),
+    /// Drop the copies of these partitions; from the control core.
+    Drop(Arc<PartitionSet>),
     /// A connection that is a replica's from now on, for the control core.
     Replica {
         socket: OwnedFd,
@@ -168,7 +170,8 @@ pub struct Batch {
     pub needs: Seq,
     /// What it tells of is not safe, and will not be: its connection must not hear of it.
     pub lost: bool,
-    /// Its requests are statements of a log that is followed.
+    /// Its requests are statements of a log that is followed. In a cluster `needs` says, when it comes back, what this core's
+    /// feed had said by then.
     pub applies: bool,
 }
 
@@ -241,6 +244,11 @@ impl Batch {
             args.clear();
         }
         at
+    }
+
+    /// Whether it tells of keys of these partitions.
+    pub fn concerns(&self, partitions: &PartitionSet) -> bool {
+        self.requests.iter().any(|request| request.key.is_none_or(|key| partitions.has(key.partition)))
     }
 
     /// Makes the box fit for another use; false if it has grown too large to keep.

@@ -12,6 +12,7 @@
 mod backpressure;
 mod clients;
 pub mod clock;
+mod cluster;
 pub mod connection;
 mod cover;
 mod exchange;
