@@ -8,6 +8,8 @@
 
 mod borrowed;
 mod cluster;
+#[cfg(test)]
+mod cluster_tests;
 mod logged;
 #[cfg(test)]
 mod logged_tests;

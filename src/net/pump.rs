@@ -244,7 +244,7 @@ impl Pump {
     }
 
     /// One turn, up to the point where the kernel is entered.
-    fn turn(&mut self, completions: &mut Vec<Completion>) {
+    pub(super) fn turn(&mut self, completions: &mut Vec<Completion>) {
         self.ring.reap(completions, limits::TURN_COMPLETIONS);
         let timed = self.engine.next_expiry_ms() != NEVER_MS
             || self.waits.next_deadline_ms().is_some()
