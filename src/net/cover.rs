@@ -76,7 +76,7 @@ impl Pump {
         }
         let partitions = self.engine.shard.partitions();
         let first = Place { partition: partitions.start, db: 0, from: 0 };
-        let swaps = self.engine.shard.swaps();
+        let swaps = self.engine.shard.disruptions(None);
         let covering = match &mut self.covering {
             Some(covering) if covering.run == run => covering,
             _ => {
@@ -150,7 +150,7 @@ impl Pump {
             return self.release_claim(ticket);
         };
         covering.claimed = false;
-        if covering.swaps != self.engine.shard.swaps() {
+        if covering.swaps != self.engine.shard.disruptions(None) {
             self.covered(run);
             self.engine.cover(Content::Spoiled { run }, Vec::new());
             return self.release_claim(ticket);
@@ -176,7 +176,7 @@ impl Pump {
             ranges += 1;
             covering.next = match upto {
                 Some(from) => Some(Place { from, ..place }),
-                None if db + 1 < shard.databases() => Some(Place { db: db + 1, from: 0, partition }),
+                None if db + 1 < shard.all_databases() => Some(Place { db: db + 1, from: 0, partition }),
                 None if partition + 1 < shard.partitions().end => {
                     Some(Place { partition: partition + 1, db: 0, from: 0 })
                 }

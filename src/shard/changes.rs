@@ -183,6 +183,29 @@ impl Shard {
         }
     }
 
+    /// The watched keys of a partition of `db` that exist, are going to be removed.
+    pub(super) fn note_drop(&mut self, db: usize, partition: u16) {
+        for key in self.watched_of(db, partition) {
+            self.note_if_any(&key, [db, db], db);
+        }
+    }
+
+    /// A partition arrives in `db`: what happened to its keys meanwhile, nobody knows here.
+    pub(super) fn note_arrival(&mut self, db: usize, partition: u16) {
+        for key in self.watched_of(db, partition) {
+            self.changes.note(db, &key);
+        }
+        let hasher = &self.hasher;
+        let here = |(at, key): &&(u8, Vec<u8>)| *at as usize == db && hasher.key(key).partition == partition;
+        let awaited: Vec<(u8, Vec<u8>)> = self.changes.awaited.iter().filter(here).cloned().collect();
+        self.changes.maybe_ready.extend(awaited);
+    }
+
+    fn watched_of(&self, db: usize, partition: u16) -> Vec<Box<[u8]>> {
+        let keys = self.changes.watched.get(db).into_iter().flat_map(HashMap::keys);
+        keys.filter(|key| self.hasher.key(key).partition == partition).cloned().collect()
+    }
+
     /// Two databases are going to be exchanged: a watched key changes if it is in one of them.
     pub(super) fn note_swap(&mut self, a: usize, b: usize) {
         if self.changes.active && a != b {

@@ -56,7 +56,7 @@ impl Shard {
         if before != after {
             self.plan_fields(db, key.bytes, after.unwrap_or_default());
         }
-        self.touch(new);
+        self.touch(db, new);
         Ok(Some((Changed { result, removed: false }, changes)))
     }
 
@@ -118,7 +118,7 @@ impl Shard {
         if hash {
             self.plan_entry(db, key.bytes, new);
         }
-        self.touch(new);
+        self.touch(db, new);
     }
 
     /// Frees a piece of the large collections that are gone; false if there are none left.

@@ -86,7 +86,7 @@ impl Shard {
             used += SKIPPED_BYTES;
             from = self.scan_bucket(db, partition, position, |shard, handle| {
                 used += SKIPPED_BYTES;
-                if shard.is_gone(handle) {
+                if shard.is_gone(db, handle) {
                     return;
                 }
                 let (key, entry) = (shard.entries.key(handle), shard.entry(handle));

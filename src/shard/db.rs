@@ -95,6 +95,37 @@ impl Db {
         self.tables[local].set_handle(place, handle);
     }
 
+    #[inline]
+    fn need_tables(&mut self, entries: &mut Entries) {
+        if self.tables.is_empty() {
+            self.tables = (0..self.partitions).map(|_| Table::default()).collect();
+            entries.index_bytes += std::mem::size_of_val(&*self.tables);
+        }
+    }
+
+    /// Takes the table of partition `local` out, which stays charged. Its entries are still on the wheels.
+    pub(super) fn take_table(&mut self, local: usize) -> Table {
+        let table = self.tables.get_mut(local).map(std::mem::take).unwrap_or_default();
+        self.keys -= table.len();
+        self.bucket_bytes -= table.bytes();
+        table
+    }
+
+    /// Puts a table where there is no entry, which is charged already, and whose entries are on the wheels.
+    pub(super) fn put_table(&mut self, local: usize, table: Table, entries: &mut Entries) {
+        self.need_tables(entries);
+        debug_assert_eq!(self.tables[local].len(), 0);
+        self.keys += table.len();
+        self.bucket_bytes += table.bytes();
+        self.tables[local] = table;
+    }
+
+    /// A table alone, which is charged already, and whose entries are on no wheel.
+    pub(super) fn of_table(table: Table, entries: &mut Entries) -> Db {
+        entries.index_bytes += size_of::<Table>();
+        Db { keys: table.len(), bucket_bytes: table.bytes(), tables: Box::new([table]), ..Db::new(1) }
+    }
+
     /// Adds an entry whose key is not there, and arms its expiry.
     pub(super) fn insert(
         &mut self,
@@ -105,10 +136,7 @@ impl Db {
         entries: &mut Entries,
         hasher: &Hasher,
     ) {
-        if self.tables.is_empty() {
-            self.tables = (0..self.partitions).map(|_| Table::default()).collect();
-            entries.index_bytes += std::mem::size_of_val(&*self.tables);
-        }
+        self.need_tables(entries);
         let table = &mut self.tables[local];
         let before = table.bytes();
         table.insert(hash, handle, |h| hasher.hash(entries.key(h)), |h| entries.prefetch(h));

@@ -23,7 +23,23 @@
 //!    go by, so the walk sorts by its logarithm: into a list for each power of two of idle seconds, which are hung behind
 //!    each other at the end.
 //!
-//! Invariant: outside of a change, the entries on lists are exactly the candidates, if the rule has lists.
+//! # When entries are adopted
+//!
+//! Entries that come from a database that is not ranked ([`super::roles`]) bring the time of their last access with them and are
+//! on no list. A walk over them, *adopting*, does what a change of the policy does. It must not put all of them before or
+//! behind those that are there:
+//!
+//! - LRU: the lists of idle seconds stay, and a victim is the longest idle one of their last entries and of the last one of
+//!   the list of all others. So order is that of time, though only to within a factor of two among those that were adopted
+//!   and have not been used since.
+//! - LFU: the count is that of a new entry, aged by the time since the last access.
+//! - S3-FIFO: they are the next in the main queue.
+//!
+//! One that is used before the walk has come to it is ranked at once. (A usage is read by the rule also of an entry that is no
+//! candidate and is touched before its walk: it is a little wrong then.)
+//!
+//! Invariant: outside of a change, and of an adoption, the entries on lists are exactly the candidates, if the rule has
+//! lists. During an adoption candidates on no list are those to be adopted.
 //!
 //! Owned by one core.
 
@@ -74,11 +90,27 @@ pub(super) struct Used {
     usage: u32,
 }
 
+impl Used {
+    /// When it was used last, as far as that is known.
+    pub(super) fn clock_s(self, now_s: u32) -> u32 {
+        clock_of(self.rule, self.usage, now_s)
+    }
+}
+
+/// When an entry with this usage was used last; now, if its rule does not say.
+fn clock_of(rule: Rule, usage: u32, now_s: u32) -> u32 {
+    match rule {
+        Rule::Lfu => now_s,
+        Rule::S3Fifo => now_s.wrapping_sub(idle_s(usage, s3fifo::CLOCK_BITS, now_s)),
+        _ => usage,
+    }
+}
+
 /// LRU: all candidates. S3-FIFO has 1 and 2.
 const RECENT: List = List(3);
 /// The lists of the last policy, as one.
 const OLD: List = List(4);
-/// Under LRU, while the policy changes: the list of each power of two of idle seconds.
+/// Under LRU, while the policy changes and after an adoption: the list of each power of two of idle seconds.
 const IDLE: u32 = 5;
 const IDLE_LISTS: u32 = CLOCK_BITS + 1;
 
@@ -86,11 +118,13 @@ const IDLE_LISTS: u32 = CLOCK_BITS + 1;
 const OLD_PASSED_MAX: usize = 256;
 
 /// How far a change of the policy has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     /// There is none under way.
     Steady,
     Draining,
+    /// No change, but entries are being adopted.
+    Adopting,
     Walking,
 }
 
@@ -107,6 +141,8 @@ pub(super) struct Evictor {
     /// The last rule. Its usages are what a walk meets; those of LFU tell it nothing.
     before: Rule,
     phase: Phase,
+    /// Entries may be on the lists of idle seconds that were adopted.
+    adopted: bool,
 }
 
 impl Evictor {
@@ -120,6 +156,7 @@ impl Evictor {
             random: 0x9E37_79B9_7F4A_7C15,
             before: Rule::None,
             phase: Phase::Steady,
+            adopted: false,
         }
     }
 
@@ -175,8 +212,11 @@ impl Evictor {
         self.link(entries, handle);
     }
 
-    /// What the usage of an entry says outside of this shard.
-    pub(super) fn used(&self, usage: u32) -> Used {
+    /// What the usage of an entry says outside of this shard. What is followed has the time of the last access.
+    pub(super) fn used(&self, usage: u32, followed: bool) -> Used {
+        if followed {
+            return Used { rule: Rule::None, usage };
+        }
         // Each shard counts the periods of LFU from a moment of its own.
         let usage = if self.rule == Rule::Lfu { self.lfu.count(usage) } else { usage };
         Used { rule: self.rule, usage }
@@ -196,7 +236,7 @@ impl Evictor {
     /// Notes an access.
     #[inline]
     pub(super) fn touch(&mut self, entries: &mut Entries, handle: Handle, now_s: u32) {
-        if self.phase == Phase::Walking {
+        if self.phase >= Phase::Adopting && (self.phase == Phase::Walking || self.is_candidate(entries, handle)) {
             self.readmit(entries, handle, now_s);
         }
         match self.rule {
@@ -289,6 +329,38 @@ impl Evictor {
         }
     }
 
+    /// Whether entries may be on lists, or have usages that are more than the time of the last access.
+    pub(super) fn ranks(&self) -> bool {
+        self.phase != Phase::Steady || self.has_lists()
+    }
+
+    /// An entry comes to a database that is not ranked: it is on no list, and its usage is the time of its last access.
+    pub(super) fn retire(&mut self, entries: &mut Entries, handle: Handle, now_s: u32) {
+        self.forget(entries, handle);
+        // During a change it may have been counted by either rule; what is least precise holds for both.
+        let rules = [self.policy.rule, if self.phase == Phase::Steady { self.policy.rule } else { self.before }];
+        let rule = [Rule::Lfu, Rule::S3Fifo].into_iter().find(|rule| rules.contains(rule)).unwrap_or_default();
+        entries.set_usage(handle, clock_of(rule, entries.usage(handle), now_s));
+    }
+
+    /// Entries have come that are on no list and whose usage is the time of their last access. Whether they have to be walked
+    /// over.
+    pub(super) fn adopt(&mut self) -> bool {
+        debug_assert!(matches!(self.phase, Phase::Steady | Phase::Adopting));
+        if self.has_lists() {
+            (self.phase, self.before) = (Phase::Adopting, Rule::None);
+        }
+        self.has_lists()
+    }
+
+    /// The walk has nothing before it but entries to be adopted; whether that is to be done.
+    pub(super) fn adopts(&mut self, entries: &mut Entries) -> bool {
+        if self.phase == Phase::Walking {
+            self.end_walk(entries);
+        }
+        self.adopt()
+    }
+
     /// An entry may have got or lost its expiry, and may have moved.
     #[inline]
     pub(super) fn settle(&mut self, entries: &mut Entries, [old, new]: [Handle; 2]) {
@@ -307,9 +379,9 @@ impl Evictor {
     }
 
     /// The entry to evict next, if lists tell.
-    pub(super) fn victim(&mut self, entries: &mut Entries) -> Option<Handle> {
+    pub(super) fn victim(&mut self, entries: &mut Entries, now_s: u32) -> Option<Handle> {
         match self.phase {
-            Phase::Steady => {}
+            Phase::Steady | Phase::Adopting => {}
             Phase::Draining => return self.old_victim(entries),
             Phase::Walking => {
                 let idle = |exponent| self.lists.last(List(IDLE + exponent));
@@ -319,11 +391,26 @@ impl Evictor {
             }
         }
         match self.rule {
+            Rule::Lru if self.adopted => self.longest_idle(entries, now_s),
             Rule::Lru => self.lists.last(RECENT),
             Rule::Lfu => self.lfu.victim(&self.lists),
             Rule::S3Fifo => self.s3fifo.victim(&mut self.lists, entries),
             Rule::None | Rule::Random | Rule::Ttl => None,
         }
+    }
+
+    /// The victim of LRU after an adoption.
+    #[cold]
+    fn longest_idle(&mut self, entries: &Entries, now_s: u32) -> Option<Handle> {
+        let adopted = idle_lists().filter_map(|list| self.lists.last(list));
+        let idle = |handle: &Handle| idle_s(entries.usage(*handle), CLOCK_BITS, now_s);
+        let Some(longest) = adopted.max_by_key(idle) else {
+            self.adopted = self.phase == Phase::Adopting;
+            return self.lists.last(RECENT);
+        };
+        // An access of the same second is later, if it was here.
+        let recent = self.lists.last(RECENT).filter(|recent| idle(recent) > idle(&longest));
+        Some(recent.unwrap_or(longest))
     }
 
     #[cold]
@@ -380,11 +467,12 @@ impl Evictor {
         self.before = match self.phase {
             Phase::Steady => self.policy.rule,
             Phase::Draining => self.before,
-            Phase::Walking if self.before.keeps_clock() && self.policy.rule.keeps_clock() => Rule::None,
-            Phase::Walking => Rule::Lfu,
+            _ if self.before.keeps_clock() && self.policy.rule.keeps_clock() => Rule::None,
+            Phase::Adopting | Phase::Walking => Rule::Lfu,
         };
         self.s3fifo.clear(entries);
         (self.policy, self.rule, self.phase) = (policy, Rule::None, Phase::Draining);
+        self.adopted = false;
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -411,30 +499,34 @@ impl Evictor {
             return;
         }
         // What another rule has counted says nothing to this one; the time of an access does.
-        let before = entries.usage(handle);
-        let clock = match self.before {
-            Rule::Lfu => now_s,
-            Rule::S3Fifo => now_s.wrapping_sub(idle_s(before, s3fifo::CLOCK_BITS, now_s)),
-            _ => before,
-        };
+        let clock = clock_of(self.before, entries.usage(handle), now_s);
+        let adopts = self.phase == Phase::Adopting;
         let usage = match self.rule {
+            Rule::Lfu if adopts => self.lfu.usage_of_idle(idle_s(clock, CLOCK_BITS, now_s)),
             Rule::Lfu => self.lfu.new_usage(),
             Rule::S3Fifo => S3Fifo::usage_from_clock(clock),
             _ => clock,
         };
         entries.set_usage(handle, usage);
-        if self.rule != Rule::Lru {
-            self.link(entries, handle);
-        } else if self.is_candidate(entries, handle) {
-            let exponent = idle_s(clock, CLOCK_BITS, now_s).checked_ilog2().map_or(0, |log| log + 1);
-            self.lists.link(entries, handle, List(IDLE + exponent));
+        match self.rule {
+            _ if !self.is_candidate(entries, handle) => {}
+            Rule::Lru => {
+                let exponent = idle_s(clock, CLOCK_BITS, now_s).checked_ilog2().map_or(0, |log| log + 1);
+                self.lists.link(entries, handle, List(IDLE + exponent));
+                self.adopted |= adopts;
+            }
+            Rule::Lfu if adopts => self.lists.link_last(entries, handle, self.lfu.list_of(usage)),
+            Rule::S3Fifo if adopts => self.s3fifo.link_last(&mut self.lists, entries, handle),
+            _ => self.link(entries, handle),
         }
     }
 
     /// The walk has come to its end.
     pub(super) fn end_walk(&mut self, entries: &mut Entries) {
-        for list in idle_lists() {
-            self.lists.append(entries, list, RECENT);
+        if self.phase == Phase::Walking {
+            for list in idle_lists() {
+                self.lists.append(entries, list, RECENT);
+            }
         }
         self.phase = Phase::Steady;
     }

@@ -16,7 +16,6 @@
 //!
 //! Owned by one core.
 
-use super::db::Db;
 use super::{Classes, Clock, Deadline, Handle, Key, Now, Place, Shard, UnixMs};
 use crate::collection::hash::Hash;
 
@@ -57,23 +56,24 @@ impl Shard {
     /// call is left for the next.
     pub fn expire_due(&mut self, mut late_ms: impl FnMut(u64)) {
         let mut budget = TURN_ENTRIES_MAX;
-        for _ in 0..4 * self.dbs.len() {
+        let wheels = 4 * self.own;
+        for _ in 0..wheels {
             let (db, clock) = (self.expire_first / 4, Clock::ALL[self.expire_first % 2]);
             match self.expire_first & 2 {
                 0 => self.expire_due_keys(db, clock, &mut budget, &mut late_ms),
                 _ => self.expire_due_fields(db, clock, &mut budget, &mut late_ms),
             }
             // The next call goes on with the next wheel: one with a lot to do does not hold up the others.
-            self.expire_first = (self.expire_first + 1) % (4 * self.dbs.len());
+            self.expire_first = (self.expire_first + 1) % wheels;
             if budget == 0 {
                 self.counters.expire_cap_reached += 1;
                 break;
             }
         }
-        let first = |next: &dyn Fn(&Db) -> Option<i64>| self.dbs.iter().filter_map(next).min().unwrap_or(NEVER_MS);
-        let keys = Clock::ALL.map(|clock| first(&|db| db.wheel(clock).next()));
-        self.next_fields = Clock::ALL.map(|clock| first(&|db| db.next_fields()[clock as usize]));
-        self.next_expiry = Clock::ALL.map(|clock| keys[clock as usize].min(self.next_fields[clock as usize]));
+        // Fields of what is followed count, too: reads must not show those that are over.
+        let fields = |clock: Clock| self.dbs.iter().filter_map(|db| db.next_fields()[clock as usize]).min();
+        self.next_fields = Clock::ALL.map(|clock| fields(clock).unwrap_or(NEVER_MS));
+        self.next_expiry = self.next_due();
         self.update_fields_due();
     }
 
@@ -87,11 +87,12 @@ impl Shard {
     }
 
     /// From when on [`Shard::expire_due`] may have something to do, as the wall clock stands now; [`NEVER_MS`] if no key
-    /// has an expiry.
+    /// has an expiry, or another node decides.
     #[inline]
     pub fn next_expiry_ms(&self) -> UnixMs {
         let [wall, steady] = self.next_expiry;
         match steady {
+            _ if self.expiring != Expiring::Here => NEVER_MS,
             NEVER_MS => wall,
             steady => wall.min(self.now.wall_of(Deadline::new(Clock::Steady, steady))),
         }
@@ -112,14 +113,14 @@ impl Shard {
 
     /// Whether an entry is as good as removed: it is over, and nobody can say that it is not. Where another node decides, an
     /// entry that is over by the clock of this one may have been given more time.
-    pub(super) fn is_gone(&self, handle: Handle) -> bool {
-        self.expiring == Expiring::Here && self.is_over(handle)
+    pub(super) fn is_gone(&self, db: usize, handle: Handle) -> bool {
+        self.expiring_of(db) == Expiring::Here && self.is_over(handle)
     }
 
     /// Removes an entry that is over, with its effect, if that is for this shard to do.
     #[cold]
     pub(super) fn expire(&mut self, db: usize, handle: Handle) {
-        if self.expiring != Expiring::Here {
+        if self.expiring_of(db) != Expiring::Here {
             return;
         }
         let key = self.entries.key(handle);
@@ -145,10 +146,12 @@ impl Shard {
         Some(before)
     }
 
-    /// Notes that the wheels have to be looked at, at the latest, at `at`.
+    /// Notes that the wheels of `db` have to be looked at, at the latest, at `at`; those of what is followed never have to be.
     #[inline]
-    pub(super) fn expect_expiry(&mut self, at: Option<Deadline>) {
-        if let Some(at) = at {
+    pub(super) fn expect_expiry(&mut self, db: usize, at: Option<Deadline>) {
+        if let Some(at) = at
+            && !self.is_followed(db)
+        {
             let next = &mut self.next_expiry[at.clock() as usize];
             *next = at.ms().min(*next);
         }
@@ -168,11 +171,13 @@ impl Shard {
             let local = self.local(key.partition);
             self.dbs[db].set_handle(local, place, new);
         }
-        self.evictor.settle(&mut self.entries, [old, new]);
+        if !self.is_followed(db) {
+            self.evictor.settle(&mut self.entries, [old, new]);
+        }
         let Some(at) = self.entries.expire_at(new) else { return };
         if before != Some(at) {
             self.dbs[db].arm(&mut self.entries, new, at.clock(), self.now);
-            self.expect_expiry(Some(at));
+            self.expect_expiry(db, Some(at));
         } else if new != old {
             self.dbs[db].wheel_mut(at.clock()).moved(&mut self.entries, new);
         }

@@ -59,7 +59,7 @@ impl Shard {
         for clock in Clock::ALL {
             self.next_fields[clock as usize] =
                 next[clock as usize].unwrap_or(NEVER_MS).min(self.next_fields[clock as usize]);
-            self.expect_expiry(next[clock as usize].map(|ms| Deadline::new(clock, ms)));
+            self.expect_expiry(db, next[clock as usize].map(|ms| Deadline::new(clock, ms)));
         }
         self.update_fields_due();
     }
@@ -87,7 +87,7 @@ impl Shard {
         if self.entries.kind(found.1) != Kind::Hash || !self.has_due_fields(found.1) {
             return Some(found);
         }
-        if self.expiring == Expiring::Elsewhere {
+        if self.expiring_of(db) == Expiring::Elsewhere {
             return self.hide_fields(db, key, found);
         }
         // The entry may have to move, and whoever asks for it has been promised room for one entry.
@@ -183,7 +183,7 @@ impl Shard {
 
     #[cold]
     fn expire_named_now(&mut self, db: usize, key: &Key, fields: &mut dyn Iterator<Item = &[u8]>) {
-        if self.expiring != Expiring::Here {
+        if self.expiring_of(db) != Expiring::Here {
             return;
         }
         let now = self.now;
@@ -244,7 +244,8 @@ impl Shard {
 #[cfg(test)]
 impl Shard {
     /// Checks the order of the hashes of a database whose fields have deadlines; its bytes.
-    pub(super) fn validate_fields(&self, db: &super::db::Db, handles: &[u32]) -> usize {
+    pub(super) fn validate_fields(&self, number: usize, handles: &[u32]) -> usize {
+        let db = &self.dbs[number];
         for clock in Clock::ALL {
             let mut expected = Vec::new();
             for handle in handles.iter().map(|&handle| Handle(handle)) {
@@ -255,7 +256,8 @@ impl Shard {
                 expected.extend(next.map(|ms| (self.entries.key(handle).to_vec(), ms)));
             }
             let first = expected.iter().map(|(_, ms)| *ms).min().unwrap_or(NEVER_MS);
-            assert!(self.next_fields[clock as usize] <= first && self.next_expiry[clock as usize] <= first);
+            assert!(self.next_fields[clock as usize] <= first);
+            assert!(self.is_followed(number) || self.next_expiry[clock as usize] <= first);
             assert!(self.fields_due || first > self.now.of(clock));
             let mut planned = db.planned_fields(clock);
             planned.sort();

@@ -17,7 +17,13 @@ impl Shard {
         let (place, handle) = self.live(db, key)?;
         self.unlink(db, key, place, handle);
         let Meta { kind, raw, expire_at, usage, .. } = self.entries.meta(handle);
-        Some(Detached { kind, value: self.entries.take(handle), expire_at, raw, used: self.evictor.used(usage) })
+        Some(Detached {
+            kind,
+            value: self.entries.take(handle),
+            expire_at,
+            raw,
+            used: self.evictor.used(usage, self.is_followed(db)),
+        })
     }
 
     /// Puts an entry in that was lent, by this shard or by another one; its key must not be there. That is neither news
@@ -34,8 +40,12 @@ impl Shard {
         let local = self.local(key.partition);
         self.dbs[db].insert(local, key.hash, handle, self.now, &mut self.entries, &self.hasher);
         let now_s = self.now_s();
-        self.evictor.readmit_lent(&mut self.entries, handle, used, key.hash, now_s);
-        self.expect_expiry(expire_at);
+        if self.is_followed(db) {
+            self.entries.set_usage(handle, used.clock_s(now_s));
+        } else {
+            self.evictor.readmit_lent(&mut self.entries, handle, used, key.hash, now_s);
+        }
+        self.expect_expiry(db, expire_at);
         if kind == Kind::Hash {
             self.plan_entry(db, key.bytes, handle);
         }

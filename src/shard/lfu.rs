@@ -139,6 +139,12 @@ impl Lfu {
         self.usage_of(COUNT_NEW)
     }
 
+    /// The usage of an entry that was new when it was last used, so many seconds ago.
+    pub(super) fn usage_of_idle(&self, idle_s: u32) -> u32 {
+        let periods = idle_s.checked_div(self.pace.decay_minutes.saturating_mul(60)).unwrap_or(0);
+        self.usage_of(COUNT_NEW.saturating_sub(periods))
+    }
+
     /// The usage after one more access; `random` is 64 random bits.
     #[inline]
     pub(super) fn accessed(&self, usage: u32, random: u64) -> u32 {

@@ -67,6 +67,15 @@ impl Lists {
         self.ends[list.0 as usize].first = handle.0;
     }
 
+    /// As [`Lists::link`], at the other end.
+    pub(super) fn link_last(&mut self, entries: &mut Entries, handle: Handle, list: List) {
+        debug_assert_eq!(entries.links(handle), (0, 0));
+        let last = self.ends[list.0 as usize].last;
+        entries.set_links(handle, (last, list.0));
+        self.set_next(entries, last, handle.0);
+        self.ends[list.0 as usize].last = handle.0;
+    }
+
     /// Takes an entry off its list, if it is on one; says whether it was.
     #[inline]
     pub(super) fn unlink(&mut self, entries: &mut Entries, handle: Handle) -> bool {

@@ -53,6 +53,7 @@ mod naive;
 pub mod notify;
 mod pressure;
 pub mod rebuild;
+mod roles;
 mod s3fifo;
 pub mod statement;
 mod table;
@@ -75,6 +76,7 @@ pub use layout::allocated;
 pub use lfu::LfuPace;
 pub use notify::{Classes, Event, Events};
 use pressure::Pressure;
+pub use roles::{FOLLOWED, LED};
 use table::Place;
 pub use value::{Changed, Detached, EntryRef, Kind, NewValue, Stored, Str, WrongType};
 use walk::Flushed;
@@ -110,6 +112,13 @@ pub struct Shard {
     hasher: Hasher,
     entries: Entries,
     dbs: Vec<Db>,
+    /// Databases below this number are this node's own; in a cluster there is one more ([`roles`]).
+    own: usize,
+    /// How often each partition has been moved from one database to another.
+    moves: Box<[u64]>,
+    /// Partitions that have come into a database of the node's own, and the position from which on their entries are still to
+    /// be ranked.
+    adopted: VecDeque<(usize, usize, u32)>,
     /// Databases that were flushed and are still to be freed, in pieces.
     flushed: VecDeque<Flushed>,
     evictor: Evictor,
@@ -153,6 +162,9 @@ impl Shard {
         Ok(Shard {
             now: Now::default(),
             dbs: (0..databases).map(|_| Db::new(partitions.len())).collect(),
+            own: databases,
+            moves: vec![0; partitions.len()].into_boxed_slice(),
+            adopted: VecDeque::new(),
             partitions,
             hasher,
             entries: Entries::new(reserve_bytes)?,
@@ -192,7 +204,13 @@ impl Shard {
         self.now.steady_ms
     }
 
+    /// The databases that clients can name.
     pub fn databases(&self) -> usize {
+        self.own
+    }
+
+    /// All databases: in a cluster there is [`FOLLOWED`], which no client can name.
+    pub fn all_databases(&self) -> usize {
         self.dbs.len()
     }
 
@@ -244,7 +262,7 @@ impl Shard {
         };
         self.counters.hits += 1;
         if touch {
-            self.touch(handle);
+            self.touch(db, handle);
         }
         Some(self.entry(handle))
     }
@@ -304,7 +322,7 @@ impl Shard {
         let meta = Meta { raw: true, ..self.entries.meta(old) };
         let (new, result) = self.entries.modify(old, key.bytes, meta, change).expect(ROOM);
         self.settle(db, key, place, [old, new], meta.expire_at);
-        self.touch(new);
+        self.touch(db, new);
         result
     }
 
@@ -325,7 +343,7 @@ impl Shard {
         let before = self.disarm_unless(db, old, at);
         let new = self.entries.set_expire_at(old, key.bytes, at).expect(ROOM);
         self.settle(db, key, place, [old, new], before);
-        self.touch(new);
+        self.touch(db, new);
         self.changes.note(db, key.bytes);
         true
     }
@@ -346,7 +364,7 @@ impl Shard {
             (None, Str::Inline(bytes)) => Stored::Bytes(Arc::new(bytes.to_vec())),
             (None, Str::Large(value)) => Stored::Bytes(Arc::clone(value)),
         };
-        Some(Detached { kind, value, expire_at, raw, used: self.evictor.used(usage) })
+        Some(Detached { kind, value, expire_at, raw, used: self.evictor.used(usage, self.is_followed(db)) })
     }
 
     /// Puts an entry in, replacing what was there. Counts as an access. Whether that is news is for the caller to say.
@@ -372,11 +390,6 @@ impl Shard {
         self.swaps += 1;
         self.note_swap(a, b);
         self.dbs.swap(a, b);
-    }
-
-    /// How often databases have been exchanged.
-    pub fn swaps(&self) -> u64 {
-        self.swaps
     }
 
     /// Bytes charged to this shard: entries, tables, wheels, large keys and values, what the eviction policy remembers.
@@ -458,7 +471,7 @@ impl Shard {
         if hash {
             self.plan_entry(db, key.bytes, new);
         }
-        self.touch(new);
+        self.touch(db, new);
     }
 
     /// Enters a new entry into its table, its wheel and its eviction list.
@@ -467,8 +480,12 @@ impl Shard {
         let local = self.local(key.partition);
         self.dbs[db].insert(local, key.hash, handle, self.now, &mut self.entries, &self.hasher);
         let now_s = self.now_s();
-        self.evictor.admit(&mut self.entries, handle, key.hash, now_s);
-        self.expect_expiry(expire_at);
+        if self.is_followed(db) {
+            self.entries.set_usage(handle, now_s);
+        } else {
+            self.evictor.admit(&mut self.entries, handle, key.hash, now_s);
+        }
+        self.expect_expiry(db, expire_at);
         if self.entries.kind(handle) == Kind::Hash {
             self.plan_entry(db, key.bytes, handle);
         }
@@ -476,8 +493,11 @@ impl Shard {
 
     /// Counts an access.
     #[inline(always)]
-    fn touch(&mut self, handle: Handle) {
+    fn touch(&mut self, db: usize, handle: Handle) {
         let now_s = self.now_s();
+        if self.is_followed(db) {
+            return self.entries.set_usage(handle, now_s);
+        }
         self.evictor.touch(&mut self.entries, handle, now_s);
     }
 

@@ -64,6 +64,11 @@ impl Pressure {
     pub(super) fn new() -> Pressure {
         Pressure { limit_bytes: usize::MAX, exhausted: false, fruitless_bytes: 0 }
     }
+
+    /// There may be something to evict.
+    pub(super) fn has_victims(&mut self) {
+        self.exhausted = false;
+    }
 }
 
 impl Shard {
@@ -83,9 +88,11 @@ impl Shard {
             return;
         }
         self.evictor.set_policy(&mut self.entries, policy);
-        self.dbs.iter_mut().for_each(|db| db.unranked = Some((0, 0)));
+        // What is followed is ranked under no policy.
+        self.dbs[..self.own].iter_mut().for_each(|db| db.unranked = Some((0, 0)));
+        self.adopted.clear();
         self.pressure.exhausted = false;
-        if self.dbs.iter().all(|db| db.size().keys == 0) && self.flushed.is_empty() {
+        if self.own().iter().all(|db| db.size().keys == 0) && self.flushed.is_empty() {
             self.rank_all();
         }
     }
@@ -168,7 +175,8 @@ impl Shard {
 
     /// The entry to evict next.
     fn victim(&mut self) -> Option<Handle> {
-        if let Some(handle) = self.evictor.victim(&mut self.entries) {
+        let now_s = self.now_s();
+        if let Some(handle) = self.evictor.victim(&mut self.entries, now_s) {
             return Some(handle);
         }
         match self.evictor.policy() {
@@ -180,9 +188,9 @@ impl Shard {
     }
 
     fn random_entry(&mut self) -> Option<Handle> {
-        let keys: usize = self.dbs.iter().map(|db| db.size().keys).sum();
+        let keys: usize = self.own().iter().map(|db| db.size().keys).sum();
         let mut skip = ((u128::from(self.evictor.random()) * keys as u128) >> 64) as usize;
-        let db = self.dbs.iter().position(|db| {
+        let db = self.own().iter().position(|db| {
             let here = skip < db.size().keys;
             skip = skip.saturating_sub(db.size().keys);
             here
@@ -202,7 +210,7 @@ impl Shard {
     }
 
     fn soonest(&self) -> Option<Handle> {
-        let wheels = self.dbs.iter().flat_map(|db| Clock::ALL.map(|clock| db.wheel(clock)));
+        let wheels = self.own().iter().flat_map(|db| Clock::ALL.map(|clock| db.wheel(clock)));
         let of_each = wheels.filter_map(|wheel| wheel.soonest(&self.entries));
         of_each.min_by_key(|&handle| self.entries.expire_at(handle).map(|deadline| self.now.wall_of(deadline)))
     }
@@ -280,7 +288,9 @@ impl Shard {
             let new = self.entries.relocate(old, bytes).expect("the class has a free chunk");
             let local = self.local(partition);
             self.dbs[db].set_handle(local, place, new);
-            self.evictor.settle(&mut self.entries, [old, new]);
+            if !self.is_followed(db) {
+                self.evictor.settle(&mut self.entries, [old, new]);
+            }
             if let Some(deadline) = self.entries.expire_at(new) {
                 self.dbs[db].wheel_mut(deadline.clock()).moved(&mut self.entries, new);
             }
@@ -291,7 +301,9 @@ impl Shard {
     /// Makes a live entry look as if it had been used last so many seconds ago, or so often (RESTORE): what is given, as far
     /// as the eviction policy has a place for it.
     pub fn pretend_use(&mut self, db: usize, key: &Key, idle_s: Option<u32>, frequency: Option<u8>) {
-        if let Some((_, handle)) = self.live(db, key) {
+        if !self.is_followed(db)
+            && let Some((_, handle)) = self.live(db, key)
+        {
             let now_s = self.now_s();
             self.evictor.pretend(&mut self.entries, handle, idle_s, frequency, now_s);
         }
@@ -332,20 +344,34 @@ impl Shard {
             return self.evictor.drain(&mut self.entries, count);
         }
         let now_s = self.now_s();
-        let Shard { dbs, entries, evictor, hasher, .. } = self;
+        let Shard { dbs, entries, evictor, hasher, adopted, .. } = self;
         let mut handles = Vec::new();
         let mut ranked = 0;
         while ranked < count {
-            let Some(db) = dbs.iter_mut().find(|db| db.unranked.is_some()) else { return evictor.end_walk(entries) };
-            let (local, position) = db.unranked.unwrap_or_default();
-            let Some(table) = db.table(local) else {
-                db.unranked = None;
-                continue;
+            let walked = dbs.iter().position(|db| db.unranked.is_some());
+            let (db, local, position) = match (walked, adopted.front()) {
+                (Some(db), _) => {
+                    let (local, position) = dbs[db].unranked.unwrap_or_default();
+                    (db, local, position)
+                }
+                (None, Some(&place)) if evictor.adopts(entries) => place,
+                (None, _) => {
+                    adopted.clear();
+                    return evictor.end_walk(entries);
+                }
             };
-            let next = table.visit_from(position, |h| hasher.hash(entries.key(h)), |h| handles.push(h));
+            let table = dbs[db].table(local);
+            let next = table
+                .and_then(|table| table.visit_from(position, |h| hasher.hash(entries.key(h)), |h| handles.push(h)));
+            let ended = table.is_none();
             ranked += 1 + handles.len();
             handles.drain(..).for_each(|handle| evictor.readmit(entries, handle, now_s));
-            db.unranked = Some(next.map_or((local + 1, 0), |next| (local, next)));
+            match (walked, next) {
+                (Some(_), Some(next)) => dbs[db].unranked = Some((local, next)),
+                (Some(_), None) => dbs[db].unranked = (!ended).then_some((local + 1, 0)),
+                (None, Some(next)) => adopted[0].2 = next,
+                (None, None) => _ = adopted.pop_front(),
+            }
         }
     }
 

@@ -91,7 +91,7 @@ impl Shard {
     /// The entry of `key` that is not gone, without counting, touching or expiring.
     fn look(&self, db: usize, key: &Key) -> Option<EntryRef<'_>> {
         let (_, handle) = self.find(db, key)?;
-        (!self.is_gone(handle)).then(|| self.entry(handle))
+        (!self.is_gone(db, handle)).then(|| self.entry(handle))
     }
 }
 

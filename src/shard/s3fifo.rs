@@ -94,6 +94,14 @@ impl S3Fifo {
         self.fit(entries);
     }
 
+    /// As [`S3Fifo::link`], where the next victim is taken from. The entry is one of the main queue.
+    pub(super) fn link_last(&mut self, lists: &mut Lists, entries: &mut Entries, handle: Handle) {
+        debug_assert!(entries.usage(handle) & IN_MAIN != 0);
+        self.main_len += 1;
+        lists.link_last(entries, handle, MAIN);
+        self.fit(entries);
+    }
+
     /// An entry with this usage has left its list for good.
     #[inline]
     pub(super) fn unlinked(&mut self, entries: &mut Entries, usage: u32) {

@@ -21,6 +21,12 @@ pub(super) struct Flushed {
     bucket: usize,
 }
 
+impl Flushed {
+    pub(super) fn new(db: Db) -> Flushed {
+        Flushed { db, table: 0, bucket: 0 }
+    }
+}
+
 impl Shard {
     /// Visits the live keys of `partition` of `db` from the hash position `from` on, in whole buckets, until at least
     /// `count` entries have been visited; returns the position to go on from, or None at the partition's end. Expired
@@ -107,7 +113,7 @@ impl Shard {
         old.drop_fields(&mut self.entries);
         let keys = old.size().keys;
         if old.bytes() > 0 {
-            self.flushed.push_back(Flushed { db: old, table: 0, bucket: 0 });
+            self.flushed.push_back(Flushed::new(old));
         }
         keys
     }
@@ -144,7 +150,7 @@ impl Shard {
     pub(crate) fn validate(&self) {
         use super::Clock;
         let mut reachable = Vec::new();
-        for db in &self.dbs {
+        for (number, db) in self.dbs.iter().enumerate() {
             let mut expiring: [Vec<u32>; 2] = Default::default();
             let before = reachable.len();
             for (local, table) in db.tables().iter().enumerate() {
@@ -170,10 +176,14 @@ impl Shard {
                 let first =
                     expiring.iter().filter_map(|&handle| self.entries.expire_at(Handle(handle))?.ms().into()).min();
                 let latest = wheel.next().max(first).unwrap_or(super::NEVER_MS);
-                assert!(self.next_expiry[clock as usize] <= latest, "the wheel would be looked at too late");
+                let followed = self.is_followed(number);
+                assert!(
+                    followed || self.next_expiry[clock as usize] <= latest,
+                    "the wheel would be looked at too late"
+                );
                 wheel_bytes += wheel.bytes();
             }
-            let field_bytes = self.validate_fields(db, &reachable[before..]);
+            let field_bytes = self.validate_fields(number, &reachable[before..]);
             let expires = expiring.iter().map(Vec::len).sum();
             assert_eq!((db.size().keys, db.size().expires), (reachable.len() - before, expires));
             let table_bytes: usize = db.tables().iter().map(|table| table.bytes() + size_of_val(table)).sum();
@@ -182,8 +192,12 @@ impl Shard {
         if !self.flushed.is_empty() {
             return;
         }
-        let all: Vec<Handle> = reachable.iter().copied().map(Handle).collect();
-        self.evictor.validate(&self.entries, &all);
+        let tables = self.own().iter().flat_map(|db| db.tables());
+        let own: Vec<Handle> = tables.flat_map(|table| table.handles()).collect();
+        self.evictor.validate(&self.entries, &own);
+        for handle in self.dbs[self.own..].iter().flat_map(|db| db.tables()).flat_map(|table| table.handles()) {
+            assert_eq!(self.entries.links(handle), (0, 0), "what is followed is on no list");
+        }
         let index_bytes = self.dbs.iter().map(Db::bytes).sum::<usize>() + self.evictor.bytes();
         assert_eq!(self.entries.index_bytes, index_bytes);
         let mut live: Vec<u32> = self.entries.validate().into_iter().map(|handle| handle.0).collect();
