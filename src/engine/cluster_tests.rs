@@ -222,7 +222,8 @@ fn what_a_readonly_connection_may_read() {
     for line in ["get a", "mget a {a}b", "sort_ro a", "object encoding a", "ttl a"] {
         assert!(reads(&client, line), "{line}");
     }
-    for line in ["get b", "set a 1", "mget a b", "sort a", "sort_ro a by w_*", "dbsize", "blpop a 0", "watch a", "ping"] {
+    for line in ["get b", "set a 1", "mget a b", "sort a", "sort_ro a by w_*", "dbsize", "blpop a 0", "watch a", "ping"]
+    {
         assert!(!reads(&client, line), "{line}");
     }
     client.session.multi = Some(Default::default());

@@ -68,8 +68,10 @@ fn a_newer_view_is_followed_by_every_core_and_said_in_the_feed() {
         assert_eq!((keys_in(shard, LED, partition), keys_in(shard, FOLLOWED, partition)), (0, 1));
     }
     cores.expect(&mut clients[0], "DBSIZE", ":0");
-    let units: Vec<u32> = cores.fed.iter().filter(|(core, _)| *core == 0).map(|(_, chunk)| units(chunk.content)).collect();
-    let seen = cores.fed.iter().filter(|(core, _)| *core == 0).position(|(_, c)| c.content == Content::Seen { view: 2 });
+    let units: Vec<u32> =
+        cores.fed.iter().filter(|(core, _)| *core == 0).map(|(_, chunk)| units(chunk.content)).collect();
+    let seen =
+        cores.fed.iter().filter(|(core, _)| *core == 0).position(|(_, c)| c.content == Content::Seen { view: 2 });
     assert_eq!(units[..seen.unwrap()].iter().sum::<u32>(), 2, "what was executed before is said before");
     cores.see(3, without(&[]));
     cores.expect(&mut clients[0], &format!("GET {}", key(SECOND)), "$1|v");
@@ -137,7 +139,7 @@ fn a_view_is_said_when_older_transactions_are_through() {
     let newer = Arc::new(view(2, without(&[FIRST])));
     cores.tell_all(|| Message::View(Arc::clone(&newer)));
     cores.rest();
-    assert_eq!(cores.seen(2), [], "one core is lent as a whole, and a transaction of the other one waits for it");
+    assert!(cores.seen(2).is_empty(), "one core is lent as a whole, and a transaction of the other one waits for it");
     let mut other = cores.connect(0);
     cores.expect(&mut other, &format!("GET {here}"), &moved(&here));
     let (core, ticket) = cores.lent[0];

@@ -18,9 +18,6 @@
 //! Without one, a write makes room by removing the entries of the emptiest slab, counted as evictions and with their
 //! effects, rather than fail.
 
-mod roles;
-pub use roles::{FOLLOWED, LED};
-
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
