@@ -149,13 +149,13 @@ impl Engine {
     pub fn of_node(router: Router, hasher: Hasher, node: Arc<NodeState>, seed: u64) -> Self {
         let configured = node.config.latest();
         let config = configured.config;
-        let partitions = router.range_of(router.me());
-        let mut shard = match config.cluster_enabled {
+        let shard_of = |partitions| match config.cluster_enabled {
             true => Shard::in_cluster(partitions, hasher.clone()),
             false => Shard::new(partitions, config.databases, hasher.clone()),
         };
+        let mut shard = shard_of(router.range_of(router.me()));
         shard.events.set_mask(config.notify_keyspace_events);
-        let mut scratch = Shard::new(0..router.partitions(), config.databases, hasher.clone());
+        let mut scratch = shard_of(0..router.partitions());
         scratch.log_changes();
         let pubsub = PubSub::new(router.me(), router.cores(), hasher.clone());
         let led = vec![true; shard.partitions().len()].into();
@@ -553,7 +553,7 @@ impl Engine {
             Ask::DbSizes => Ok(Answer::DbSizes((0..self.shard.databases()).map(|db| self.shard.size(db)).collect())),
             Ask::SlotCount(slot) => {
                 let mut count = 0;
-                let _ = self.shard.visit_slot(0, slot, |_| {
+                let _ = self.shard.visit_slot(slot, |_| {
                     count += 1;
                     ControlFlow::Continue(())
                 });
@@ -561,7 +561,7 @@ impl Engine {
             }
             Ask::SlotKeys { slot, count } => {
                 let mut names = Vec::new();
-                let _ = self.shard.visit_slot(0, slot, |key| {
+                let _ = self.shard.visit_slot(slot, |key| {
                     names.push(key.to_vec());
                     if names.len() < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
                 });

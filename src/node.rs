@@ -415,7 +415,7 @@ fn start(
     let mut recovered = Some(recovered);
     let keyspace = Keyspace {
         partitions: config.partitions,
-        databases: config.databases as u16,
+        databases: config.shard_databases() as u16,
         seeds: [seed[0], seed[1], seed[2], seed[3]],
     };
     let endpoints = mesh::build::<Message>(cores + 1, limits::MESH_SLOTS);
@@ -464,6 +464,7 @@ fn start(
                 let _ = ready.send(Err(error));
                 return Err(io::Error::other(text));
             }
+            engine.lead_recovered();
             // From the first request on; the control core says the same a little later.
             engine.switch_feed(config.appendonly);
             let ring = match Ring::new() {

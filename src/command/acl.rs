@@ -94,7 +94,12 @@ fn cat(_home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {
         [name] => {
             let category =
                 category(name).ok_or_else(|| Error::text(format!("ERR Unknown category '{}'", shown(name, 128))))?;
-            table().rows().iter().filter(|row| is_in(row, category)).map(|row| row.full_name.as_str()).collect()
+            table()
+                .rows()
+                .iter()
+                .filter(|row| !row.is_internal() && is_in(row, category))
+                .map(|row| row.full_name.as_str())
+                .collect()
         }
         _ => return Err(Error::subcommand_syntax(args)),
     };

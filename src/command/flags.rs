@@ -52,6 +52,9 @@ impl Flags {
     /// Changes nothing, and is of the ACL categories `@admin` and `@dangerous` all the same (ROLE).
     pub const ADMIN_CATEGORY: Flags = Flags(1 << 21);
 
+    /// A statement of logs: a client's command of this name is unknown.
+    pub const INTERNAL: Flags = Flags(1 << 27);
+
     pub const fn or(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
     }

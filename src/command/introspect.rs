@@ -312,7 +312,12 @@ fn list(_home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> 
             } else {
                 return Err(Error::Syntax);
             };
-            table().rows().iter().filter(|row| keep(row)).map(|row| row.full_name.as_str()).collect()
+            table()
+                .rows()
+                .iter()
+                .filter(|row| !row.is_internal() && keep(row))
+                .map(|row| row.full_name.as_str())
+                .collect()
         }
         _ => return Err(Error::Syntax),
     };

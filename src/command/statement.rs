@@ -11,7 +11,8 @@ use super::{Args, Flags, Handler};
 /// The command of a statement, and its one key, which is its first argument; without a key it concerns every core. None:
 /// this is no statement.
 pub fn resolve<'a>(args: Args<'a>) -> Option<(&'static Row, Option<&'a [u8]>)> {
-    let row = table().resolve(args).ok()?;
+    let name = args.first()?;
+    let row = table().resolve(args).ok().or_else(|| table().internal(name))?;
     let command = row.command;
     let writes = matches!(command.handler, Handler::Keyspace(_)) && command.flags.has(Flags::WRITE);
     if !writes || !command.arity_ok(args.len()) || command.keys.reads_more(args) {
@@ -37,6 +38,7 @@ mod tests {
         assert_eq!(of("SET k v"), Some(("set", Some("k".into()))));
         assert_eq!(of("LMOVE k k LEFT RIGHT"), Some(("lmove", Some("k".into()))));
         assert_eq!(of("FLUSHALL"), Some(("flushall", None)));
+        assert_eq!(of("FLUSHPARTITION k"), Some(("flushpartition", Some("k".into()))));
         for line in ["GET k", "KEYS *", "MSET a 1 b 2", "DEL a b", "LMPOP 1 k LEFT", "SET k", "NONSENSE k", "PING"] {
             assert_eq!(of(line), None, "{line}");
         }

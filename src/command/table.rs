@@ -267,6 +267,11 @@ impl Row {
         let key_at = if by_one_key { u8::try_from(command.keys.first).unwrap_or(0) } else { 0 };
         Row { id, command, full_name, parent, key_at }
     }
+
+    /// No command of clients.
+    pub fn is_internal(&self) -> bool {
+        self.command.flags.has(Flags::INTERNAL)
+    }
 }
 
 /// All commands and subcommands.
@@ -342,7 +347,7 @@ impl Table {
             }
         }
         let mut index = vec![Place::default(); (rows.len() * 4).next_power_of_two()];
-        for row in rows.iter().filter(|row| row.parent.is_none()) {
+        for row in rows.iter().filter(|row| row.parent.is_none() && !row.is_internal()) {
             let name = row.command.name.as_bytes();
             assert!(!name.is_empty() && name.len() <= NAME_BYTES_MAX);
             let word = name_word(name);
@@ -361,15 +366,20 @@ impl Table {
         &self.rows
     }
 
-    /// Rows that are not subcommands.
+    /// Rows that are not subcommands, of the commands that clients have.
     pub fn top(&self) -> impl Iterator<Item = &Row> {
-        self.rows.iter().filter(|row| row.parent.is_none())
+        self.rows.iter().filter(|row| row.parent.is_none() && !row.is_internal())
     }
 
     /// The subcommand rows of `row`.
     pub fn subs(&self, row: &Row) -> &[Row] {
         let first = row.id as usize + 1;
         &self.rows[first..first + row.command.subcommands.len()]
+    }
+
+    /// The row of a statement that clients do not have, by its name in any case.
+    pub fn internal(&self, name: &[u8]) -> Option<&Row> {
+        self.rows.iter().find(|row| row.is_internal() && row.command.name.as_bytes().eq_ignore_ascii_case(name))
     }
 
     #[inline]

@@ -272,6 +272,11 @@ impl Config {
         }
     }
 
+    /// Databases that a shard has: in a cluster there is one that clients do not have ([`crate::shard::FOLLOWED`]).
+    pub fn shard_databases(&self) -> usize {
+        if self.cluster_enabled { 2 } else { self.databases }
+    }
+
     /// Replicas that writes need; as in Redis, either directive turns that off.
     pub fn good_replicas_min(&self) -> usize {
         if self.min_replicas_max_lag_s == 0 { 0 } else { self.min_replicas_to_write as usize }

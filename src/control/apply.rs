@@ -27,7 +27,7 @@ use crate::net::forward::{Atomic, Batch, Forwarded, Message};
 use crate::net::window::RequestKey;
 use crate::resp::Version;
 use crate::route::{CoreId, Hasher, Router};
-use crate::shard::statement::{Malformed, Statement, next_statement, next_unit};
+use crate::shard::statement::{Malformed, Statement, is_about_more, next_statement, next_unit};
 
 /// Batches that one core may have under way.
 const BATCHES_MAX: usize = 32;
@@ -424,7 +424,7 @@ impl Apply {
                 let Some(coverage) = &self.coverage else { return Err(ApplyError::Order) };
                 match self.owner(&statement) {
                     // What is not covered yet, will contain it.
-                    Some(_) if !coverage.has(statement.db, statement.args[1]) => {}
+                    Some(_) if !coverage.has(statement.db, statement.args[1]) && !is_about_more(&statement.args) => {}
                     Some(core) => self.fill(core, &statement, 0)?,
                     None => {
                         for core in 0..self.router.cores() {

@@ -4,18 +4,23 @@
 //! ([`crate::log::cover`]); these pieces stand in its feed among the writes, so that together they are a copy. One run
 //! goes on at a time; all who want a copy when it begins share it, and those who come later wait for the next.
 //!
+//! A consumer may want some partitions only, of which the node leads what it gives away: a run that is *limited* to them serves that
+//! consumer alone. It is about one database, what is led.
+//!
 //! The pace is that of the slowest taker: a data core makes a piece only when it is granted one ([`PIECES_AHEAD`]), and
 //! that happens while all takers have room.
 //!
 //! Owned by the control core.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::log::frame::{Begin, End, Frame, Index, Kind};
 use crate::log::sequencer::Sequencer;
 use crate::net::forward::Message;
-use crate::route::CoreId;
+use crate::route::{CoreId, PartitionSet};
 
 /// Pieces that a core may have under way.
 const PIECES_AHEAD: u32 = 4;
@@ -33,6 +38,10 @@ pub(super) trait Take {
     fn is_base(&self) -> bool {
         false
     }
+    /// The partitions that are wanted; None: all, and what is followed, too.
+    fn only(&self) -> Option<Arc<PartitionSet>> {
+        None
+    }
 }
 
 pub(super) type Consumer = Rc<RefCell<dyn Take>>;
@@ -49,6 +58,7 @@ pub struct Keyspace {
 struct Run {
     number: u64,
     consumers: Vec<Consumer>,
+    only: Option<Arc<PartitionSet>>,
     covers: u64,
     /// Per core: pieces that were granted and have not come; None: it has covered everything.
     granted: Vec<Option<u32>>,
@@ -63,27 +73,27 @@ pub(super) struct Runs {
     keyspace: Keyspace,
     number: u64,
     run: Option<Run>,
-    /// Who takes part in the next one.
-    next: Vec<Consumer>,
+    /// Who takes part in the next ones, in the order in which they have come.
+    waiting: VecDeque<Consumer>,
 }
 
 impl Runs {
     pub fn new(cores: usize, keyspace: Keyspace) -> Runs {
-        Runs { cores, keyspace, number: 0, run: None, next: Vec::new() }
+        Runs { cores, keyspace, number: 0, run: None, waiting: VecDeque::new() }
     }
 
     pub fn add(&mut self, consumer: Consumer) {
-        self.next.push(consumer);
+        self.waiting.push_back(consumer);
     }
 
     /// Nobody takes part, or is going to.
     pub fn is_idle(&self) -> bool {
-        self.run.is_none() && self.next.is_empty()
+        self.run.is_none() && self.waiting.is_empty()
     }
 
     /// Somebody wants a copy, and no run goes on.
     pub fn waits_to_begin(&self) -> bool {
-        self.run.is_none() && !self.next.is_empty()
+        self.run.is_none() && !self.waiting.is_empty()
     }
 
     /// A run goes on that would like to have pieces.
@@ -92,17 +102,29 @@ impl Runs {
         self.run.as_ref().is_some_and(|run| run.granted.iter().any(Option::is_some) && (room(run) || run.is_owed()))
     }
 
-    /// Begins a run: all data cores record by now. `next` is the index of the next unit.
+    /// Begins a run: all data cores record by now. `next` is the index of the next unit. Those who have gone while they waited
+    /// take no part.
     pub fn begin(&mut self, log: &Sequencer, next: Index, wall_ms: i64) {
+        self.waiting.retain(|consumer| !consumer.borrow().is_gone());
+        let Some(first) = self.waiting.pop_front() else { return };
+        let only = first.borrow().only();
+        let mut consumers = vec![first];
+        if only.is_none() {
+            let unlimited = |consumer: &Consumer| consumer.borrow().only().is_none();
+            let (sharing, limited) = self.waiting.drain(..).partition::<Vec<_>, _>(unlimited);
+            consumers.extend(sharing);
+            self.waiting.extend(limited);
+        }
         self.number += 1;
         let Keyspace { partitions, databases, seeds } = self.keyspace;
+        // Of what is followed nothing is given away.
+        let databases = if only.is_some() { 1 } else { databases };
         let begin = Begin { partitions, databases, seeds, histories: log.histories().to_vec() };
         let frame = Frame::of(Kind::Begin, log.history(), next, wall_ms, &begin);
-        let consumers = std::mem::take(&mut self.next);
         consumers.iter().for_each(|consumer| consumer.borrow_mut().take(&frame));
         let granted = vec![Some(0); self.cores];
         let open = vec![false; self.cores];
-        self.run = Some(Run { number: self.number, consumers, covers: 0, granted, open });
+        self.run = Some(Run { number: self.number, consumers, only, covers: 0, granted, open });
     }
 
     /// A frame of the log: part of every copy that is under way.
@@ -149,7 +171,8 @@ impl Runs {
                 && (room || run.open[core])
                 && *count <= PIECES_AHEAD / 2
             {
-                out.push((core as CoreId, Message::Cover { run: run.number, pieces: PIECES_AHEAD - *count }));
+                let (run, pieces, only) = (run.number, PIECES_AHEAD - *count, run.only.clone());
+                out.push((core as CoreId, Message::Cover { run, pieces, only }));
                 *count = PIECES_AHEAD;
             }
         }
@@ -162,7 +185,7 @@ impl Runs {
     }
 
     fn end_covering(&self) -> Vec<(CoreId, Message)> {
-        (0..self.cores as CoreId).map(|core| (core, Message::Cover { run: 0, pieces: 0 })).collect()
+        (0..self.cores as CoreId).map(|core| (core, Message::Cover { run: 0, pieces: 0, only: None })).collect()
     }
 
     /// Something has happened in this run that a stream cannot say. It ends, on the other data cores, too.
@@ -186,5 +209,116 @@ impl Run {
         for consumer in &self.consumers {
             consumer.borrow_mut().take(frame);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::frame::read_begin;
+
+    /// Keeps what it is given.
+    struct Taker {
+        only: Option<Arc<PartitionSet>>,
+        frames: Vec<Frame>,
+        gone: bool,
+        spoiled: bool,
+    }
+
+    impl Take for Taker {
+        fn take(&mut self, frame: &Frame) {
+            self.frames.push(frame.clone());
+        }
+
+        fn has_room(&self) -> bool {
+            true
+        }
+
+        fn is_gone(&self) -> bool {
+            self.gone
+        }
+
+        fn spoil(&mut self) {
+            self.spoiled = true;
+        }
+
+        fn only(&self) -> Option<Arc<PartitionSet>> {
+            self.only.clone()
+        }
+    }
+
+    struct Bench {
+        runs: Runs,
+        log: Sequencer,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let keyspace = Keyspace { partitions: 8, databases: 2, seeds: [1; 4] };
+            Bench { runs: Runs::new(2, keyspace), log: Sequencer::new(2, Vec::new(), 0, 1) }
+        }
+
+        fn add(&mut self, only: Option<&[u16]>) -> Rc<RefCell<Taker>> {
+            let only = only.map(|only| Arc::new(only.iter().copied().collect()));
+            let taker = Rc::new(RefCell::new(Taker { only, frames: Vec::new(), gone: false, spoiled: false }));
+            self.runs.add(taker.clone());
+            taker
+        }
+
+        /// Begins a run; its number, its partitions, and that both cores have covered them.
+        fn run(&mut self) -> Option<Vec<u16>> {
+            self.runs.begin(&self.log, 1, 0);
+            let granted = self.runs.grant();
+            let mut partitions = None;
+            for (core, message) in granted {
+                let Message::Cover { run, pieces, only } = message else { panic!("no cover") };
+                assert!(run > 0 && pieces > 0);
+                partitions = only.map(|only| only.iter().collect());
+                let piece = Frame::new(Kind::Cover, self.log.history(), 1, 0, 0, Vec::new());
+                self.runs.push_cover(run, core, &piece, false, true);
+            }
+            partitions
+        }
+    }
+
+    fn kinds(taker: &Rc<RefCell<Taker>>) -> Vec<Kind> {
+        taker.borrow().frames.iter().map(|frame| frame.head.kind).collect()
+    }
+
+    const WHOLE: [Kind; 4] = [Kind::Begin, Kind::Cover, Kind::Cover, Kind::End];
+
+    #[test]
+    fn a_limited_run_serves_one_and_the_others_wait() {
+        let mut bench = Bench::new();
+        let takers = [None, Some(&[1, 5][..]), None, Some(&[1, 5]), Some(&[2])].map(|only| bench.add(only));
+        let gone = bench.add(Some(&[3]));
+        gone.borrow_mut().gone = true;
+        let mut served = Vec::new();
+        while bench.runs.waits_to_begin() {
+            let before: Vec<usize> = takers.iter().map(|taker| taker.borrow().frames.len()).collect();
+            let only = bench.run();
+            let grown = |at: &usize| takers[*at].borrow().frames.len() > before[*at];
+            served.push(((0..takers.len()).filter(grown).collect::<Vec<_>>(), only));
+        }
+        let expected =
+            [(vec![0, 2], None), (vec![1], Some(vec![1, 5])), (vec![3], Some(vec![1, 5])), (vec![4], Some(vec![2]))];
+        assert_eq!(served, expected);
+        assert!(takers.iter().all(|taker| kinds(taker) == WHOLE) && gone.borrow().frames.is_empty());
+        let databases =
+            takers.each_ref().map(|taker| read_begin(taker.borrow().frames[0].payload()).unwrap().databases);
+        assert_eq!(databases, [2, 1, 2, 1, 1], "of what is followed nothing is given away");
+        assert!(bench.runs.is_idle());
+    }
+
+    #[test]
+    fn a_run_that_has_become_worthless_is_nothing_to_those_who_wait() {
+        let mut bench = Bench::new();
+        let (first, second) = (bench.add(Some(&[1])), bench.add(Some(&[2])));
+        bench.runs.begin(&bench.log, 1, 0);
+        assert_eq!(bench.runs.grant().len(), 2);
+        assert_eq!(bench.runs.spoil(1).len(), 2);
+        assert!(first.borrow().spoiled && !second.borrow().spoiled);
+        assert_eq!(bench.run(), Some(vec![2]));
+        assert_eq!(kinds(&second), WHOLE);
     }
 }

@@ -17,6 +17,7 @@ use crate::command::cluster::{Slots, elsewhere, refusal, slots_of};
 use crate::command::table::Row;
 use crate::command::{Args, Flags, Handler, Reach, Session};
 use crate::resp::Error;
+use crate::route::slot::short_key;
 use crate::route::{PartitionSet, Route, slot_of};
 use crate::shard::{FOLLOWED, LED, SteadyMs};
 
@@ -64,9 +65,8 @@ impl Engine {
                 debug_assert!(false, "a leader does not drop what it leads");
                 continue;
             }
-            self.shard.drop_partition(FOLLOWED, partition);
-            if self.shard.effects.enabled() {
-                let key = key_in(partition, self.router.partitions());
+            if self.shard.drop_partition(FOLLOWED, partition) > 0 && self.shard.effects.enabled() {
+                let key = short_key(partition, self.router.partitions());
                 self.shard.effects.push(FOLLOWED, &[b"FLUSHPARTITION", &key]);
             }
         }
@@ -198,11 +198,4 @@ fn is_about_keys(row: &Row) -> bool {
     let keyspace =
         matches!(row.command.handler, Handler::Keyspace(_)) && !matches!(row.command.reach, Reach::Listeners(_));
     keyspace || row.command.name == "watch"
-}
-
-/// Some key of a partition.
-fn key_in(partition: u16, partitions: u16) -> Vec<u8> {
-    let width = crate::route::SLOTS / partitions;
-    let key = |n: u32| n.to_string().into_bytes();
-    (0..).map(key).find(|key| slot_of(key) / width == partition).expect("every slot has keys")
 }

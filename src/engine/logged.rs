@@ -155,26 +155,29 @@ impl Engine {
         let (row, key) = statement::resolve(args)?;
         let first = key.map(|key| self.hasher.key(key));
         let owns = first.is_none_or(|key| self.shard.partitions().contains(&key.partition));
-        if db as usize >= self.shard.databases() || !owns {
+        // In a cluster roles are known later.
+        let db = if self.shard.has_roles() { FOLLOWED } else { db as usize };
+        if db >= self.shard.all_databases() || !owns {
             return None;
         }
         let owned = Owned::default();
-        let call = Call {
-            row,
-            args,
-            first,
-            db: db as usize,
-            no_touch: true,
-            owned: &owned,
-            origin: Origin::Forwarded(0),
-            counted: false,
-        };
+        let call =
+            Call { row, args, first, db, no_touch: true, owned: &owned, origin: Origin::Forwarded(0), counted: false };
         void.clear(0);
         let changes = self.changes;
         self.apply_silently(call, &mut Reply::new(void, Version::V2));
         // Nothing has changed since the files were written.
         self.changes = changes;
         Some(())
+    }
+
+    /// Moves what was recovered, and is led by what the node knows of its cluster, to where it is led. To be called when
+    /// everything was replayed.
+    pub fn lead_recovered(&mut self) {
+        if self.shard.has_roles() {
+            self.led.fill(false);
+            self.settle_roles();
+        }
     }
 
     #[cold]

@@ -6,7 +6,7 @@ use crate::command::transcript::{Client, NOW_MS};
 use crate::config::{Config, MaxmemoryPolicy};
 use crate::log::durability::Standing;
 use crate::resp::Output;
-use crate::shard::{Effects, NEVER_MS};
+use crate::shard::{Effects, FOLLOWED, LED, NEVER_MS};
 
 fn recording(config: Config) -> Client {
     let mut client = Client::with(config);
@@ -134,4 +134,76 @@ fn what_was_evicted_under_a_suspended_transaction_is_told_again() {
     assert_eq!(said(&statements), whole);
     client.engine.shard.effects.push_unit(&statements);
     assert_eq!(recorded(&mut client.engine.shard.effects), whole);
+}
+
+fn in_cluster() -> Client {
+    let mut client = recording(Config { cluster_enabled: true, databases: 1, ..Config::default() });
+    client.engine.lead_recovered();
+    client
+}
+
+/// What a log says is a copy at first; a node that is alone leads it then.
+#[test]
+fn what_is_recovered_is_followed_until_the_roles_are_known() {
+    let mut client = in_cluster();
+    replay(&mut client, &["SET a 1", "SET b 2", "RPUSH l x"]);
+    let args: [&[u8]; 3] = [b"SET", b"c", b"3"];
+    client.engine.replay(1, &args, &mut Output::new()).unwrap();
+    assert_eq!((client.run("DBSIZE"), client.engine.shard.size(FOLLOWED).keys), (":0".into(), 4));
+    let slot = crate::route::slot_of(b"a");
+    assert_eq!(client.run(&format!("CLUSTER COUNTKEYSINSLOT {slot}")), ":1");
+    assert_eq!(client.run(&format!("CLUSTER GETKEYSINSLOT {slot} 9")), "*1|$1|a");
+    assert!(!client.run("INFO keyspace").contains("db"), "copies are no keys");
+    client.engine.lead_recovered();
+    assert_eq!((client.run("DBSIZE"), client.engine.shard.size(FOLLOWED).keys), (":4".into(), 0));
+    assert_eq!(client.run("GET c"), "$1|3");
+    assert_eq!(client.run(&format!("CLUSTER COUNTKEYSINSLOT {slot}")), ":1");
+    let info = client.run("INFO keyspace");
+    assert!(info.contains("db0:keys=4") && !info.contains("db1"), "{info}");
+    assert_eq!(recorded(&mut client.engine.shard.effects), Vec::<String>::new());
+}
+
+/// A flush in a cluster is a statement for each partition that had keys, and leaves alone what is followed.
+#[test]
+fn a_flush_in_a_cluster_names_partitions() {
+    for flush in ["FLUSHALL", "FLUSHDB ASYNC"] {
+        let mut client = in_cluster();
+        replay(&mut client, &["SET copy v"]);
+        for key in ["a", "b", "{a}c"] {
+            client.run(&format!("SET {key} v"));
+        }
+        client.engine.shard.effects.drain();
+        assert_eq!(client.run(flush), "+OK");
+        let effects: Vec<_> = client.engine.shard.effects.drain().collect();
+        assert_eq!(effects.len(), 2);
+        assert!(effects.iter().all(|effect| effect.args[0] == b"FLUSHPARTITION" && effect.unit == 0));
+        let partition = |key: &[u8]| client.engine.hasher.key(key).partition;
+        let mut partitions: Vec<u16> = effects.iter().map(|effect| partition(&effect.args[1])).collect();
+        let mut expected = [partition(b"a"), partition(b"b")];
+        partitions.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(partitions, expected);
+        assert_eq!((client.engine.shard.size(LED).keys, client.engine.shard.size(FOLLOWED).keys), (0, 1));
+        // Nothing is left to be said.
+        assert_eq!(client.run(flush), "+OK");
+        assert_eq!(recorded(&mut client.engine.shard.effects), Vec::<String>::new());
+        // Who follows does the same.
+        let mut follower = in_cluster();
+        replay(&mut follower, &["SET a v", "SET b v", "SET {a}c v", "SET far v"]);
+        for effect in &effects {
+            let args: Vec<&[u8]> = effect.args.iter().map(Vec::as_slice).collect();
+            follower.engine.replay(effect.db, &args, &mut Output::new()).unwrap();
+        }
+        assert_eq!(follower.engine.shard.size(FOLLOWED).keys, 1);
+    }
+}
+
+#[test]
+fn clients_have_no_flush_of_partitions() {
+    for mut client in [in_cluster(), recording(Config::default())] {
+        assert!(client.run("FLUSHPARTITION k").starts_with("-ERR unknown command 'FLUSHPARTITION'"));
+        assert_eq!(client.run("COMMAND INFO flushpartition"), "*1|*-1");
+        assert!(!client.run("COMMAND LIST FILTERBY PATTERN flush*").contains("partition"));
+        assert!(!client.run("ACL CAT write").contains("partition"));
+    }
 }

@@ -5,7 +5,8 @@
 //! contains it. Ranges are those of the partitions and of the hash of the node that wrote the file; which core a statement
 //! belongs to is decided by its slot alone, so the number of cores and of partitions may be another one now.
 //!
-//! A statement names one key, its first argument, or none, and then concerns everything.
+//! A statement names one key, its first argument, or none, and then concerns everything. One concerns the whole partition of its
+//! key, and counts wherever it stands ([`statement::is_about_more`]).
 //!
 //! Blocking; used by a data core's thread before anything is served.
 
@@ -242,11 +243,15 @@ where
         Ok(())
     }
 
-    /// Executes a statement if its key has been covered.
+    /// Executes a statement if its key has been covered, or it is about more than that.
     fn execute_covered(&mut self, index: Index, mut encoded: &[u8], coverage: &Coverage) -> Result<(), Stop> {
         let Some(statement) = statement::next_statement(&mut encoded)? else { return Ok(()) };
         let key = statement.args.get(1).ok_or(Malformed::NoKey)?;
-        if coverage.has(statement.db, key) { self.call(index, statement.db, &statement.args) } else { Ok(()) }
+        if coverage.has(statement.db, key) || statement::is_about_more(&statement.args) {
+            self.call(index, statement.db, &statement.args)
+        } else {
+            Ok(())
+        }
     }
 
     fn execute(&mut self, index: Index, mut encoded: &[u8]) -> Result<(), Stop> {

@@ -10,19 +10,25 @@
 //! The control core grants pieces as fast as whoever takes them can. Beyond that, if there are requests, the core serves
 //! its clients after each piece for at least [`REST`] times as long as the piece has taken.
 //!
+//! # Partitions
+//!
+//! A run may be limited to some partitions: then it is about what the node leads of them ([`LED`]). Without a limit it is about
+//! everything that is here.
+//!
 //! Owned by one core.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::pump::Pump;
 use crate::borrow::Ticket;
 use crate::log::cover::{self, UPTO_END};
 use crate::log::feed::Content;
-use crate::route::slot_of;
+use crate::route::{PartitionSet, slot_of};
 use crate::shard::cover::{Budget, Covered};
 use crate::shard::rebuild::Cursor;
-use crate::shard::statement;
+use crate::shard::{LED, Shard, statement};
 
 /// How much longer than a piece takes the next one waits, on a core that serves clients; and the longest time that counts.
 const REST: u32 = 8;
@@ -44,8 +50,10 @@ pub(super) struct Covering {
     rest_until: Instant,
     /// What clients had been served when the last piece was made.
     served: u64,
-    /// How often databases had been exchanged when the run began.
-    swaps: u64,
+    /// The run is about what is led of these.
+    only: Option<Arc<PartitionSet>>,
+    /// What had happened to the shard when the run began that a run cannot tell ([`Shard::disruptions`]).
+    disruptions: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -66,7 +74,7 @@ struct Slices {
 
 impl Pump {
     /// The control core lets this core make pieces.
-    pub(super) fn grant_pieces(&mut self, run: u64, pieces: u32) {
+    pub(super) fn grant_pieces(&mut self, run: u64, pieces: u32, only: Option<Arc<PartitionSet>>) {
         if pieces == 0 {
             return self.end_covering();
         }
@@ -74,9 +82,9 @@ impl Pump {
         if run <= self.covered_run {
             return;
         }
-        let partitions = self.engine.shard.partitions();
-        let first = Place { partition: partitions.start, db: 0, from: 0 };
-        let swaps = self.engine.shard.disruptions(None);
+        let shard = &self.engine.shard;
+        let next = first_place(shard, shard.partitions().start, only.as_deref());
+        let disruptions = shard.disruptions(only.as_deref());
         let covering = match &mut self.covering {
             Some(covering) if covering.run == run => covering,
             _ => {
@@ -84,12 +92,13 @@ impl Pump {
                 self.covering.insert(Covering {
                     run,
                     pieces: 0,
-                    next: (!partitions.is_empty()).then_some(first),
+                    next,
                     claimed: false,
                     slices: None,
                     rest_until: Instant::now(),
                     served: 0,
-                    swaps,
+                    only,
+                    disruptions,
                 })
             }
         };
@@ -150,7 +159,7 @@ impl Pump {
             return self.release_claim(ticket);
         };
         covering.claimed = false;
-        if covering.swaps != self.engine.shard.disruptions(None) {
+        if covering.disruptions != self.engine.shard.disruptions(covering.only.as_deref()) {
             self.covered(run);
             self.engine.cover(Content::Spoiled { run }, Vec::new());
             return self.release_claim(ticket);
@@ -176,11 +185,10 @@ impl Pump {
             ranges += 1;
             covering.next = match upto {
                 Some(from) => Some(Place { from, ..place }),
-                None if db + 1 < shard.all_databases() => Some(Place { db: db + 1, from: 0, partition }),
-                None if partition + 1 < shard.partitions().end => {
-                    Some(Place { partition: partition + 1, db: 0, from: 0 })
+                None if covering.only.is_none() && db + 1 < shard.all_databases() => {
+                    Some(Place { db: db + 1, from: 0, partition })
                 }
-                None => None,
+                None => first_place(shard, partition + 1, covering.only.as_deref()),
             };
         }
         covering.pieces -= 1;
@@ -246,6 +254,13 @@ impl Pump {
     }
 }
 
+/// Where a run goes on that is through with the partitions before this one.
+fn first_place(shard: &Shard, partition: u16, only: Option<&PartitionSet>) -> Option<Place> {
+    let mut rest = partition..shard.partitions().end;
+    let partition = rest.find(|&partition| only.is_none_or(|only| only.has(partition)))?;
+    Some(Place { partition, db: LED, from: 0 })
+}
+
 impl Covering {
     /// Lets clients have their turn after a piece that was begun at `started`, if there are any: `served` is what they have
     /// had by then.
@@ -253,5 +268,29 @@ impl Covering {
         let now = Instant::now();
         let busy = std::mem::replace(&mut self.served, served) != served;
         self.rest_until = if busy { now + (now - started).min(REST_MAX) * REST } else { now };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::Hasher;
+
+    #[test]
+    fn a_run_visits_the_partitions_that_are_wanted() {
+        let shard = Shard::in_cluster(4..12, Hasher::new(16, [1; 4]));
+        let visited = |only: Option<&PartitionSet>| {
+            let mut visited = Vec::new();
+            let mut from = 4;
+            while let Some(place) = first_place(&shard, from, only) {
+                assert_eq!((place.db, place.from), (LED, 0));
+                visited.push(place.partition);
+                from = place.partition + 1;
+            }
+            visited
+        };
+        assert_eq!(visited(None), (4..12).collect::<Vec<_>>());
+        assert_eq!(visited(Some(&[3, 4, 7, 11, 12].into_iter().collect())), [4, 7, 11]);
+        assert_eq!(visited(Some(&[0, 15].into_iter().collect())), [] as [u16; 0]);
     }
 }

@@ -99,7 +99,7 @@ impl Pump {
             Message::Drop(partitions) => self.drop_partitions(&partitions),
             Message::FeedFull(full) => self.note_feed(from, full),
             Message::Record(on) => self.engine.switch_feed(on),
-            Message::Cover { run, pieces } => self.grant_pieces(run, pieces),
+            Message::Cover { run, pieces, only } => self.grant_pieces(run, pieces, only),
             Message::Feed(_) | Message::Replica { .. } => debug_assert!(false, "only the control core takes feeds"),
         }
     }

@@ -98,10 +98,12 @@ pub enum Message {
     Progress(Progress),
     /// Record what is changed from now on, or no longer, and say so in the feed; from the control core.
     Record(bool),
-    /// Put so many further pieces of this run into the feed; no pieces: the run is over. From the control core.
+    /// Put so many further pieces of this run into the feed; no pieces: the run is over. A run may be about some partitions only,
+    /// as far as the node leads them. From the control core.
     Cover {
         run: u64,
         pieces: u32,
+        only: Option<Arc<PartitionSet>>,
     },
     /// What the node may do from now on; from the control core.
     Standing(Arc<Standing>),

@@ -323,8 +323,9 @@ impl Pump {
         };
         let statements = std::mem::take(&mut transaction.part_statements);
         match transaction.commands[transaction.at].row.command.reach {
-            // What concerns every core is the same statement on all that it has changed, and is logged once.
-            Reach::Every(_) => {
+            // What concerns every core is the same statement on all that it has changed, and is logged once. In a cluster each
+            // core has statements of its own.
+            Reach::Every(_) if self.engine.view.is_none() => {
                 transaction.statements.extend(statements.into_iter().max_by_key(Vec::len).unwrap_or_default())
             }
             _ => transaction.statements.extend(statements.into_iter().flatten()),

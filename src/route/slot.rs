@@ -6,6 +6,7 @@
 //! public and fixed, so a hostile client could otherwise choose keys that all fall into one bucket.
 
 use std::hash::{BuildHasher, Hasher as _};
+use std::sync::LazyLock;
 
 use crc::{CRC_16_XMODEM, Crc, Table};
 
@@ -50,6 +51,27 @@ const SCANNED_BYTES_MAX: usize = 48;
 pub fn slot_of(key: &[u8]) -> u16 {
     CRC16.checksum(hashtag(key)) % SLOTS
 }
+
+/// A short key of one of `partitions` partitions: a number, as text.
+pub fn short_key(partition: u16, partitions: u16) -> Vec<u8> {
+    let slot = partition as usize * (SLOTS / partitions) as usize;
+    SHORT_KEYS[slot].to_string().into_bytes()
+}
+
+/// For each slot the least number whose text belongs to it.
+static SHORT_KEYS: LazyLock<Box<[u32]>> = LazyLock::new(|| {
+    const NONE: u32 = u32::MAX;
+    let mut keys = vec![NONE; SLOTS as usize].into_boxed_slice();
+    let (mut left, mut number, mut text) = (keys.len(), 0, itoa::Buffer::new());
+    // Some 170,000 numbers, as slots are as good as random.
+    while left > 0 {
+        let key = &mut keys[slot_of(text.format(number).as_bytes()) as usize];
+        left -= (*key == NONE) as usize;
+        *key = number.min(*key);
+        number += 1;
+    }
+    keys
+});
 
 /// A key with everything that is computed from its bytes once per request.
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +138,18 @@ mod tests {
             key[len - 1] = b'}';
             let tag = &key[at + 1..len - 1];
             assert_eq!(slot_of(&key), CRC16.checksum(if tag.is_empty() { &key } else { tag }) % SLOTS);
+        }
+    }
+
+    #[test]
+    fn every_partition_has_a_short_key() {
+        for partitions in (0..=14).map(|log| 1 << log) {
+            let hasher = Hasher::new(partitions, [1, 2, 3, 4]);
+            for partition in 0..partitions {
+                let key = short_key(partition, partitions);
+                assert_eq!(hasher.key(&key).partition, partition);
+                assert!(key.len() <= 6);
+            }
         }
     }
 

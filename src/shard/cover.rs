@@ -11,8 +11,10 @@
 //! ([`super::table`] says why). The position of a key depends on nothing but its hash ([`position_of`]).
 //!
 //! Statements without a key concern everything, and what of it is covered: a flush is applied as it is, and what was
-//! flushed before it was covered does not come any more. An exchange of databases (SWAPDB) would mix what is covered with
-//! what is not: a walk has to begin anew.
+//! flushed before it was covered does not come any more. A flush of one partition (FLUSHPARTITION) is of that kind, although it
+//! names a key, to say which. An exchange of databases (SWAPDB) would mix what is covered with
+//! what is not, and so would a partition that is moved from one to another: a walk has to begin anew
+//! ([`Shard::disruptions`]).
 //!
 //! A call holds up the core for as long as its budget takes. A collection that alone would take longer is not expanded:
 //! it is *deferred*, and not covered by the call. Whoever takes the snapshot locks such a key, writes it in slices

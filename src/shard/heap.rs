@@ -352,11 +352,13 @@ impl Heap {
         }
     }
 
-    /// The open slab with the smallest live part, if there is one.
-    pub(super) fn emptiest_slab(&self) -> Option<u32> {
+    /// The open slabs, those with the smallest live part first.
+    pub(super) fn emptiest_slabs(&self) -> Vec<u32> {
         let open = self.slabs.iter().enumerate().filter(|(_, slab)| slab.open);
         let live_bytes = |slab: &Slab| slab.live as usize * CLASS_BYTES[slab.class as usize] as usize;
-        open.min_by_key(|(_, slab)| live_bytes(slab)).map(|(index, _)| index as u32)
+        let mut slabs: Vec<(usize, u32)> = open.map(|(index, slab)| (live_bytes(slab), index as u32)).collect();
+        slabs.sort_unstable();
+        slabs.into_iter().map(|(_, index)| index).collect()
     }
 
     /// The live chunks of slab `index`.

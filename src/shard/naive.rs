@@ -38,15 +38,21 @@ impl Slot {
 pub(super) struct Naive {
     now: Now,
     dbs: Vec<BTreeMap<Id, Slot>>,
+    /// Databases from this number on are followed: what is over there is hidden, and stays.
+    own: usize,
+    /// Nothing is over.
+    pub replays: bool,
     pub counters: Counters,
     pub effects: Effects,
 }
 
 impl Naive {
-    pub(super) fn new(databases: usize) -> Self {
+    pub(super) fn new(databases: usize, own: usize) -> Self {
         Naive {
             now: Now::default(),
             dbs: (0..databases).map(|_| BTreeMap::new()).collect(),
+            own,
+            replays: false,
             counters: Counters::default(),
             effects: Effects::default(),
         }
@@ -69,12 +75,11 @@ impl Naive {
                 slot.access_s = now_s;
             }
         }
-        self.peek_found(db, key)
+        if found { self.peek_found(db, key) } else { None }
     }
 
     pub(super) fn peek(&mut self, db: usize, key: &Key) -> Option<Seen> {
-        self.find(db, key);
-        self.peek_found(db, key)
+        if self.find(db, key) { self.peek_found(db, key) } else { None }
     }
 
     pub(super) fn set(&mut self, db: usize, key: &Key, value: NewValue, expiry: Expiry) {
@@ -139,7 +144,9 @@ impl Naive {
     }
 
     pub(super) fn duplicate(&mut self, db: usize, key: &Key) -> Option<Detached> {
-        self.find(db, key);
+        if !self.find(db, key) {
+            return None;
+        }
         let slot = self.dbs[db].get(&id(key))?;
         Some(Detached {
             kind: Kind::String,
@@ -171,11 +178,33 @@ impl Naive {
         self.dbs.swap(a, b);
     }
 
+    pub(super) fn drop_partition(&mut self, db: usize, partition: u16) -> usize {
+        self.take_partition(db, partition).len()
+    }
+
+    pub(super) fn move_partition(&mut self, partition: u16, from: usize, to: usize) {
+        if from != to {
+            self.take_partition(to, partition);
+            let moved = self.take_partition(from, partition);
+            self.dbs[to].extend(moved);
+        }
+    }
+
+    fn take_partition(&mut self, db: usize, partition: u16) -> BTreeMap<Id, Slot> {
+        let all = std::mem::take(&mut self.dbs[db]);
+        let (taken, rest) = all.into_iter().partition(|((of, _, _), _)| *of == partition);
+        self.dbs[db] = rest;
+        taken
+    }
+
     /// True if `key` is there and alive; removes it, with its effect, if it has expired.
     fn find(&mut self, db: usize, key: &Key) -> bool {
         match self.dbs[db].get(&id(key)) {
             None => false,
-            Some(slot) if slot.is_dead(self.now) => {
+            Some(slot) if slot.is_dead(self.now) && !self.replays => {
+                if db >= self.own {
+                    return false;
+                }
                 self.dbs[db].remove(&id(key));
                 self.counters.expired += 1;
                 self.effects.push(db, &[b"DEL", key.bytes]);

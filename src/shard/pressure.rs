@@ -262,10 +262,20 @@ impl Shard {
     }
 
     /// Evicts every entry of the emptiest slab. Bounded by the number of chunks in a slab.
+    ///
+    /// What is followed stays. Then further slabs lose the entries that are this node's own, until what is followed finds
+    /// another place. If there is nothing else, there is no room: who takes copies has to see to it that it does not come to that.
     fn evict_slab(&mut self) {
-        let Some(slab) = self.entries.heap().emptiest_slab() else { return };
-        for handle in self.entries.heap().live_chunks(slab) {
-            self.evict(handle);
+        for slab in self.entries.heap().emptiest_slabs() {
+            for handle in self.entries.heap().live_chunks(slab) {
+                if !self.has_roles() || self.locate(0..self.own, handle).is_some() {
+                    self.evict(handle);
+                }
+            }
+            while !self.entries.heap().has_free_slab() && self.compact(TURN_MOVED_MAX) {}
+            if self.entries.heap().has_free_slab() {
+                return;
+            }
         }
     }
 
@@ -275,13 +285,13 @@ impl Shard {
         heap.is_wasteful() && heap.waste_bytes() > self.pressure.fruitless_bytes && self.flushed.is_empty()
     }
 
-    /// Moves up to `count` entries out of slabs that are being evacuated.
+    /// Moves up to `count` entries out of slabs that are being evacuated; false if there is nothing to be gained any more.
     #[cold]
-    fn compact(&mut self, count: usize) {
+    fn compact(&mut self, count: usize) -> bool {
         for _ in 0..count {
             let Some((old, bytes)) = self.entries.heap_mut().next_evacuee() else {
                 self.pressure.fruitless_bytes = self.entries.heap().waste_bytes() + FRUITLESS_BYTES;
-                return;
+                return false;
             };
             let Location { db, partition, place, .. } =
                 self.locate(0..self.dbs.len(), old).expect("every entry lies in a table");
@@ -296,6 +306,7 @@ impl Shard {
             }
         }
         self.pressure.fruitless_bytes = 0;
+        true
     }
 
     /// Makes a live entry look as if it had been used last so many seconds ago, or so often (RESTORE): what is given, as far

@@ -63,6 +63,11 @@ impl Shard {
         Ok(shard)
     }
 
+    /// Whether there are databases for roles.
+    pub fn has_roles(&self) -> bool {
+        self.own < self.dbs.len()
+    }
+
     /// Whether the database holds what this node follows.
     #[inline(always)]
     pub(super) fn is_followed(&self, db: usize) -> bool {

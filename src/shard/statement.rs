@@ -209,6 +209,12 @@ pub fn slots(mut statements: &[u8]) -> Result<Vec<Option<u16>>, Malformed> {
     Ok(slots)
 }
 
+/// Whether a statement has to be carried out in a stream with pieces that cover keys ([`super::cover`]) though its key has not
+/// been covered: it is about more than that key.
+pub fn is_about_more(args: &[&[u8]]) -> bool {
+    args.first().is_some_and(|name| name.eq_ignore_ascii_case(b"FLUSHPARTITION"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -76,10 +76,13 @@ impl Shard {
         table.visit_from(position, hash_of, |handle| visit(self, handle))
     }
 
-    /// Visits the live keys of `db` in a slot of this shard, until `visit` has enough. It looks at all keys of the partition.
-    pub fn visit_slot(&self, db: usize, slot: u16, mut visit: impl FnMut(&[u8]) -> ControlFlow<()>) -> ControlFlow<()> {
+    /// Visits the live keys in a slot of this shard, where its partition is ([`Shard::home_of`]), until `visit` has enough. It looks
+    /// at all keys of the partition.
+    pub fn visit_slot(&self, slot: u16, mut visit: impl FnMut(&[u8]) -> ControlFlow<()>) -> ControlFlow<()> {
         let partition = slot / (SLOTS / self.hasher.partitions());
-        let Some(table) = self.dbs[db].table(self.local(partition)) else { return ControlFlow::Continue(()) };
+        let Some(table) = self.dbs[self.home_of(partition)].table(self.local(partition)) else {
+            return ControlFlow::Continue(());
+        };
         for handle in table.handles().filter(|&handle| !self.is_over(handle)) {
             let key = self.entries.key(handle);
             if slot_of(key) == slot {

@@ -208,6 +208,12 @@ pub static COMMANDS: &[Command] = &[
     Command::keyspace("flushall", -1, DANGEROUS, KeySpec::NONE, database::flushall)
         .reach(Reach::Every(Merge::First))
         .doc(SERVER, "1.0.0", "O(N), N being the number of keys.", "Removes all keys of all databases."),
+    Command::keyspace("flushpartition", 2, Flags::WRITE.or(Flags::INTERNAL), ONE, database::flushpartition).doc(
+        SERVER,
+        "1.0.0",
+        "O(N), N being the number of keys of the partition.",
+        "Removes all keys of the partition to which a key belongs. A statement of logs.",
+    ),
     Command::keyspace("swapdb", 3, DANGEROUS.or(Flags::FAST), KeySpec::NONE, database::swapdb)
         .reach(Reach::Every(Merge::First))
         .doc(SERVER, "4.0.0", O_1, "Exchanges two databases."),
