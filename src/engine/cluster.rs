@@ -90,6 +90,11 @@ impl Engine {
     fn note_lease(&mut self, valid: bool) {
         self.lapsed = !valid;
         self.restrict();
+        let core = self.router.me();
+        match valid {
+            true => tracing::info!(core, "the lease is valid again: keys are served"),
+            false => tracing::warn!(core, "the lease has ended: keys are not served"),
+        }
     }
 
     /// Whether the node may serve nothing that it leads, as was seen last.

@@ -134,7 +134,9 @@ impl Pump {
             let mut said = Output::new();
             let mut reply = Reply::new(&mut said, connection.session.version);
             command::pubsub::leave_lost(&mut self.engine, &mut connection.session, &mut reply);
-            self.append_out_of_band(index as u32, &said.to_vec());
+            if !said.is_empty() {
+                self.append_out_of_band(index as u32, &said.to_vec());
+            }
         }
     }
 

@@ -274,7 +274,8 @@ fn replies_that_wait_for_what_has_moved_are_not_sent() {
 /// A batch of statements of a log.
 fn applied(lines: &[&str], unit: bool) -> Box<Batch> {
     let hasher = Hasher::new(PARTITIONS, [1, 2, 3, 4]);
-    let mut batch = Box::new(Batch { applies: true, ..Batch::default() });
+    let mut batch = Box::<Batch>::default();
+    batch.applies = true;
     let mut locks = Vec::new();
     for line in lines {
         let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
