@@ -58,13 +58,11 @@ impl Engine {
         local.and_then(|local| self.led.get(local as usize)).copied().unwrap_or(false)
     }
 
-    /// Drops copies: another node has them instead. What this node leads stays.
+    /// Drops copies: other nodes have them instead. What this node leads by now stays.
     pub fn drop_partitions(&mut self, dropped: &PartitionSet) {
-        for partition in self.shard.partitions().filter(|&partition| dropped.has(partition)) {
-            if self.is_led(partition) {
-                debug_assert!(false, "a leader does not drop what it leads");
-                continue;
-            }
+        let copies = |partition: &u16| dropped.has(*partition) && !self.is_led(*partition);
+        let copies: Vec<u16> = self.shard.partitions().filter(copies).collect();
+        for partition in copies {
             if self.shard.drop_partition(FOLLOWED, partition) > 0 && self.shard.effects.enabled() {
                 let key = short_key(partition, self.router.partitions());
                 self.shard.effects.push(FOLLOWED, &[b"FLUSHPARTITION", &key]);

@@ -23,6 +23,8 @@
 //! [`Engine::settle_roles`]: crate::engine::Engine::settle_roles
 //! [`Engine::check_lease`]: crate::engine::Engine::check_lease
 
+#![allow(clippy::vec_box, reason = "boxed batches travel between cores; the box itself is what is used again")]
+
 use std::sync::Arc;
 
 use super::connection::{About, Hold};
@@ -43,7 +45,6 @@ pub(super) struct InCluster {
     /// Connections with output that tells of keys, since the lease was looked at last.
     unchecked: Vec<u32>,
     /// Executed batches of other cores, since then.
-    #[allow(clippy::vec_box, reason = "boxed batches travel between cores; the box itself is what is used again")]
     returning: Vec<(CoreId, Box<Batch>)>,
     /// Views that are in force, and of which the feed does not say so yet.
     seen: Vec<u64>,
@@ -90,10 +91,11 @@ impl Pump {
         });
     }
 
-    /// Drops copies that another node has instead.
-    pub(super) fn drop_partitions(&mut self, dropped: &PartitionSet) {
+    /// Copies of these partitions are not wanted any more: they are dropped when contents have changed places as the views say
+    /// that have come before.
+    pub(super) fn drop_partitions(&mut self, dropped: Arc<PartitionSet>) {
         self.run_window();
-        self.engine.drop_partitions(dropped);
+        self.claim_drop(dropped);
     }
 
     /// This node does not lead these partitions any more. Replies that wait until several nodes have what they tell of must not

@@ -129,17 +129,20 @@ fn a_view_is_said_when_older_transactions_are_through() {
     let mut cores = Cores::in_cluster(2, Config { cluster_allow_local_crossslot: true, ..Config::default() });
     cores.tell_all(|| Message::Record(true));
     cores.see(1, without(&[]));
+    let mut client = cores.connect(0);
+    cores.expect(&mut client, &format!("SET {} v", key(SECOND - 1)), "+OK");
     let loan = Box::new(Loan { wants: Wants::Whole, ..Loan::default() });
     cores.tell(1, Message::Borrow { transaction: 9, loan });
     cores.wait_until("a loan", |cores| !cores.lent.is_empty());
     let (here, there) = (key(FIRST), key(SECOND));
-    let mut client = cores.connect(0);
     client.send(&format!("MSET {here} 1 {there} 2"));
     cores.rest();
-    let newer = Arc::new(view(2, without(&[FIRST])));
+    let newer = Arc::new(view(2, without(&[FIRST, SECOND - 1])));
     cores.tell_all(|| Message::View(Arc::clone(&newer)));
     cores.rest();
     assert!(cores.seen(2).is_empty(), "one core is lent as a whole, and a transaction of the other one waits for it");
+    let dropped: Arc<PartitionSet> = Arc::new([SECOND - 1].into_iter().collect());
+    cores.tell(1, Message::Drop(dropped));
     let mut other = cores.connect(0);
     cores.expect(&mut other, &format!("GET {here}"), &moved(&here));
     let (core, ticket) = cores.lent[0];
@@ -155,6 +158,8 @@ fn a_view_is_said_when_older_transactions_are_through() {
     let seen = said.iter().position(|content| *content == Content::Seen { view: 2 }).unwrap();
     assert!(unit < seen, "{said:?}");
     assert_eq!(keys_in(&cores.pumps[0].engine.shard, FOLLOWED, FIRST), 1);
+    let shard = &cores.pumps[1].engine.shard;
+    assert_eq!([LED, FOLLOWED].map(|db| keys_in(shard, db, SECOND - 1)), [0, 0], "dropped when it had moved");
 }
 
 #[test]

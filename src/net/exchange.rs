@@ -96,7 +96,7 @@ impl Pump {
             Message::Progress(progress) => self.progressed(progress),
             Message::Standing(standing) => self.stand(standing),
             Message::View(view) => self.see(view),
-            Message::Drop(partitions) => self.drop_partitions(&partitions),
+            Message::Drop(partitions) => self.drop_partitions(partitions),
             Message::FeedFull(full) => self.note_feed(from, full),
             Message::Record(on) => self.engine.switch_feed(on),
             Message::Cover { run, pieces, only } => self.grant_pieces(run, pieces, only),

@@ -17,6 +17,7 @@
 #![allow(clippy::vec_box, reason = "boxed batches travel between cores; the box itself is what is used again")]
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use super::forward::{Atomic, Batch, Cursor, Message, Slot};
 use super::pump::Pump;
@@ -29,7 +30,7 @@ use crate::engine::{Call, Origin};
 use crate::log::durability::Durability;
 use crate::log::feed::{After, Seq};
 use crate::resp::{Error, Reply};
-use crate::route::CoreId;
+use crate::route::{CoreId, PartitionSet};
 
 /// A connection of some core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +52,8 @@ enum Claim {
     Barrier(u64),
     /// Let contents change places, as this view of the cluster says.
     Roles(u64),
+    /// Drop copies of these.
+    Drop(Arc<PartitionSet>),
     /// Answer.
     Question { from: CoreId, ask: u32, part: u16, question: Ask },
 }
@@ -228,6 +231,12 @@ impl Pump {
         self.settle_claims();
     }
 
+    /// Drops copies when what has been claimed before is through.
+    pub(super) fn claim_drop(&mut self, dropped: Arc<PartitionSet>) {
+        self.claim(Wants::Whole, Claim::Drop(dropped));
+        self.settle_claims();
+    }
+
     /// What a transaction changes elsewhere is told by the core that coordinates it: nothing is through before all of them
     /// are.
     pub(super) fn tell_due_barrier(&mut self) {
@@ -274,6 +283,10 @@ impl Pump {
                 }
                 Some(Claim::Roles(view)) => {
                     self.settle_roles(view);
+                    self.release_claim(ticket);
+                }
+                Some(Claim::Drop(dropped)) => {
+                    self.engine.drop_partitions(&dropped);
                     self.release_claim(ticket);
                 }
                 None => debug_assert!(false, "a claim without a purpose was granted"),

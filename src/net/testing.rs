@@ -1,6 +1,8 @@
 //! Data cores without executors, for tests: their pumps turn one after the other in one thread, behind real sockets, and the
 //! test is their control core.
 
+#![allow(clippy::vec_box, reason = "boxed batches travel between cores; the box itself is what is used again")]
+
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;

@@ -389,19 +389,8 @@ impl Pump {
                 reply.output().copy_range(&transaction.out, 0, transaction.out.mark());
             }
             Verdict::Changed => reply.null_array(),
-            Verdict::Full | Verdict::ReadOnly => {
-                let read_only = transaction.verdict == Verdict::ReadOnly;
-                let error = if read_only { Error::ReadOnly } else { Error::OutOfMemory };
-                let error = if transaction.exec { Error::exec_abort_for(&error) } else { error };
-                if let Refusal::Error(error) = self.engine.refuse(transaction.row, error) {
-                    reply.error(&error);
-                }
-            }
-            Verdict::Away { .. } | Verdict::Down => {
-                let error = match transaction.verdict {
-                    Verdict::Away { slot } => self.engine.moved(slot),
-                    _ => Error::ClusterDown,
-                };
+            verdict => {
+                let error = refusal(&self.engine, verdict, transaction.exec);
                 if let Refusal::Error(error) = self.engine.refuse(transaction.row, error) {
                     reply.error(&error);
                 }
@@ -421,9 +410,7 @@ impl Pump {
         self.settle(index);
         self.reclaim(index);
     }
-}
 
-impl Pump {
     /// Whether a transaction that has run was about keys which this node does not lead any more.
     fn has_lost(&self, transaction: &Transaction) -> bool {
         let away = |command: &Queued| {
@@ -433,6 +420,18 @@ impl Pump {
         };
         transaction.verdict == Verdict::Granted && transaction.commands.iter().any(away)
     }
+}
+
+/// What is answered to a transaction that must not run.
+fn refusal(engine: &Engine, verdict: Verdict, exec: bool) -> Error {
+    let error = match verdict {
+        // Clients of a cluster find the code that they look for.
+        Verdict::Away { slot } => return engine.moved(slot),
+        Verdict::Down => return Error::ClusterDown,
+        Verdict::ReadOnly => Error::ReadOnly,
+        _ => Error::OutOfMemory,
+    };
+    if exec { Error::exec_abort_for(&error) } else { error }
 }
 
 /// Whether a command that has to reach every core has to do so at one moment.
