@@ -17,9 +17,11 @@ use keyloom::collection::Thresholds;
 use keyloom::collection::random::Random;
 use keyloom::config::{Config, MaxmemoryPolicy};
 use keyloom::engine::Engine;
+use keyloom::route::slot::short_key;
 use keyloom::route::{Hasher, Router};
 use keyloom::shard::cover::{Budget, Covered, position_of};
 use keyloom::shard::rebuild::Cursor;
+use keyloom::shard::statement::is_about_more;
 use keyloom::shard::{Effect, Expiring};
 
 #[global_allocator]
@@ -144,6 +146,14 @@ impl Source {
         }
         let db = self.random.below(DATABASES);
         self.run(db, &words.fill(template));
+    }
+
+    /// All keys of a partition go.
+    fn flush_partition(&mut self) {
+        let partition = self.random.below(self.engine.router.partitions() as usize) as u16;
+        let key = short_key(partition, self.engine.router.partitions());
+        let db = self.random.below(DATABASES);
+        self.run(db, &["FLUSHPARTITION".into(), String::from_utf8(key).unwrap()]);
     }
 
     /// Many strings are written, or removed; some with an expiry.
@@ -294,7 +304,8 @@ impl Reader {
 
     fn apply(&mut self, effect: &Effect) {
         let db = effect.db as usize;
-        if effect.slot.is_some() {
+        let args: Vec<&[u8]> = effect.args.iter().map(Vec::as_slice).collect();
+        if effect.slot.is_some() && !is_about_more(&args) {
             let name = &effect.args[1];
             let key = self.hasher.key(name);
             let place = Place { partition: key.partition, db, position: position_of(key.hash) };
@@ -335,6 +346,8 @@ fn walk(seed: u64) -> [usize; 6] {
                 source.burst();
             }
             49..52 => source.wait(),
+            // It means the same only to who has as many partitions.
+            52..54 if seed % 3 == 0 => source.flush_partition(),
             52..80 => source.cover(),
             _ => source.slice(),
         }
@@ -343,7 +356,9 @@ fn walk(seed: u64) -> [usize; 6] {
     let names = all_names();
     let expected = contents_of(&mut source.engine, &names);
     source.record();
-    for (partitions, thresholds) in [(64, source.engine.config.thresholds), (1, source.engine.config.thresholds)] {
+    let own = source.engine.router.partitions();
+    for partitions in if seed % 3 == 0 { [own, own] } else { [64, 1] } {
+        let thresholds = source.engine.config.thresholds;
         let mut reader = Reader::new(&source.engine, partitions, thresholds);
         source.stream.iter().for_each(|record| reader.read(record));
         assert!(reader.deferred.is_empty());

@@ -202,7 +202,7 @@ fn a_flush_in_a_cluster_names_partitions() {
 fn clients_have_no_flush_of_partitions() {
     for mut client in [in_cluster(), recording(Config::default())] {
         assert!(client.run("FLUSHPARTITION k").starts_with("-ERR unknown command 'FLUSHPARTITION'"));
-        assert_eq!(client.run("COMMAND INFO flushpartition"), "*1|*-1");
+        assert_eq!(client.run("COMMAND INFO flushpartition"), "*1|$-1");
         assert!(!client.run("COMMAND LIST FILTERBY PATTERN flush*").contains("partition"));
         assert!(!client.run("ACL CAT write").contains("partition"));
     }

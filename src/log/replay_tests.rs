@@ -17,12 +17,16 @@ const DATABASES: u8 = 3;
 
 type Keyspace = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
 
-/// Executes SET, APPEND, DEL, FLUSHDB and FLUSHALL. APPEND shows whether anything ran twice or not at all.
-fn execute(keyspace: &mut Keyspace, db: u8, args: &[&[u8]]) -> Result<(), String> {
+/// Executes SET, APPEND, DEL, FLUSHPARTITION, FLUSHDB and FLUSHALL, with the partitions of `hasher`. APPEND shows whether anything ran twice or not at all.
+fn execute(keyspace: &mut Keyspace, hasher: &Hasher, db: u8, args: &[&[u8]]) -> Result<(), String> {
     match args[0] {
         b"SET" => drop(keyspace.insert((db, args[1].to_vec()), args[2].to_vec())),
         b"APPEND" => keyspace.entry((db, args[1].to_vec())).or_default().extend_from_slice(args[2]),
         b"DEL" => drop(keyspace.remove(&(db, args[1].to_vec()))),
+        b"FLUSHPARTITION" => {
+            let partition = hasher.key(args[1]).partition;
+            keyspace.retain(|(other, key), _| *other != db || hasher.key(key).partition != partition);
+        }
         b"FLUSHDB" => keyspace.retain(|(other, _), _| *other != db),
         b"FLUSHALL" => keyspace.clear(),
         name => return Err(format!("unknown command '{}'", name.escape_ascii())),
@@ -63,11 +67,12 @@ impl Node {
         let (slot, args): (_, Vec<&[u8]>) = match self.random.below(100) {
             0..30 => (Some(slot_of(&key)), vec![b"SET", &key, &value]),
             30..70 => (Some(slot_of(&key)), vec![b"APPEND", &key, &value]),
-            70..97 => (Some(slot_of(&key)), vec![b"DEL", &key]),
+            70..95 => (Some(slot_of(&key)), vec![b"DEL", &key]),
+            95..97 => (Some(slot_of(&key)), vec![b"FLUSHPARTITION", &key]),
             97..99 => (None, vec![b"FLUSHDB"]),
             _ => (None, vec![b"FLUSHALL"]),
         };
-        execute(&mut self.keyspace, db, &args).unwrap();
+        execute(&mut self.keyspace, &self.hasher, db, &args).unwrap();
         statement::encode(out, db, slot, &args);
     }
 
@@ -136,8 +141,8 @@ fn a_snapshot_made_while_keys_change_is_the_state_at_its_end() {
         for core in 0..cores {
             let mut told = Vec::new();
             let mut keyspace = Keyspace::new();
-            let owns = |slot| slot % cores == core;
-            let visit = |db, args: &[&[u8]]| execute(&mut keyspace, db, args);
+            let owns = |slot| slot / (SLOTS / node.hasher.partitions()) % cores == core;
+            let visit = |db, args: &[&[u8]]| execute(&mut keyspace, &node.hasher, db, args);
             let counts = replay(&plan, owns, visit, |done, of| told.push((done, of))).unwrap();
             assert_eq!((counts.bytes, told.last()), (plan.bytes(), Some(&(plan.bytes(), plan.bytes()))));
             assert!(keyspace.keys().all(|(_, key)| owns(slot_of(key))));

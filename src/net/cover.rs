@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use super::pump::Pump;
 use crate::borrow::Ticket;
+use crate::engine::Engine;
 use crate::log::cover::{self, UPTO_END};
 use crate::log::feed::Content;
 use crate::route::{PartitionSet, slot_of};
@@ -159,7 +160,7 @@ impl Pump {
             return self.release_claim(ticket);
         };
         covering.claimed = false;
-        if covering.disruptions != self.engine.shard.disruptions(covering.only.as_deref()) {
+        if covering.is_worthless(&self.engine) {
             self.covered(run);
             self.engine.cover(Content::Spoiled { run }, Vec::new());
             return self.release_claim(ticket);
@@ -214,6 +215,13 @@ impl Pump {
     fn cover_slice(&mut self) {
         let (started, served) = (Instant::now(), self.served());
         let Some(covering) = &mut self.covering else { return };
+        if covering.is_worthless(&self.engine) {
+            // A partition can be moved while keys of it are locked.
+            let run = covering.run;
+            self.end_covering();
+            self.covered(run);
+            return self.engine.cover(Content::Spoiled { run }, Vec::new());
+        }
         let Some(slices) = &mut covering.slices else { return };
         let (shard, hasher) = (&self.engine.shard, &self.engine.hasher);
         let Place { partition, db, .. } = slices.place;
@@ -262,6 +270,14 @@ fn first_place(shard: &Shard, partition: u16, only: Option<&PartitionSet>) -> Op
 }
 
 impl Covering {
+    /// Something has happened that the stream cannot tell of, or what is wanted is not led here.
+    fn is_worthless(&self, engine: &Engine) -> bool {
+        let shard = &engine.shard;
+        let leads = |partition| engine.view.as_ref().is_none_or(|view| view.leads(partition));
+        let missing = |only: &PartitionSet| shard.partitions().any(|p| only.has(p) && !leads(p));
+        self.disruptions != shard.disruptions(self.only.as_deref()) || self.only.as_deref().is_some_and(missing)
+    }
+
     /// Lets clients have their turn after a piece that was begun at `started`, if there are any: `served` is what they have
     /// had by then.
     fn rest(&mut self, started: Instant, served: u64) {

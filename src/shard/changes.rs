@@ -57,12 +57,17 @@ impl Changes {
         }
     }
 
-    #[cold]
-    fn note_active(&mut self, db: usize, key: &[u8]) {
+    /// Gives a key a new version, if it is watched.
+    fn renew(&mut self, db: usize, key: &[u8]) {
         if let Some(watched) = self.watched.get_mut(db).and_then(|keys| keys.get_mut(key)) {
             self.last += 1;
             watched.version = self.last;
         }
+    }
+
+    #[cold]
+    fn note_active(&mut self, db: usize, key: &[u8]) {
+        self.renew(db, key);
         if self.log.is_some() || !self.awaited.is_empty() {
             let place = (db as u8, key.to_vec());
             if self.awaited.contains(&place) && self.maybe_ready.last() != Some(&place) {
@@ -193,7 +198,7 @@ impl Shard {
     /// A partition arrives in `db`: what happened to its keys meanwhile, nobody knows here.
     pub(super) fn note_arrival(&mut self, db: usize, partition: u16) {
         for key in self.watched_of(db, partition) {
-            self.changes.note(db, &key);
+            self.changes.renew(db, &key);
         }
         let hasher = &self.hasher;
         let here = |(at, key): &&(u8, Vec<u8>)| *at as usize == db && hasher.key(key).partition == partition;

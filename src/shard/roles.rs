@@ -113,7 +113,8 @@ impl Shard {
     /// The table moves as a whole. That is all there is to do if no key of the database `from` expires and the eviction policy
     /// keeps no lists. Otherwise one pass visits the entries of the partition: those with an expiry change their wheel, and
     /// what is led no more leaves the lists. What is led from now on gets onto the lists in pieces, by [`Shard::work`], or
-    /// when it is used.
+    /// when it is used. `cargo test --lib shard::roles -- --ignored --nocapture` measures it: 5 ns per entry without a pass, one to
+    /// several hundred with one.
     pub fn move_partition(&mut self, partition: u16, from: usize, to: usize) {
         if from == to {
             return;

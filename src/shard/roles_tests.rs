@@ -335,7 +335,8 @@ fn a_dropped_partition_gives_its_memory_back() {
     let dropped: usize = (0..PARTITIONS).map(|partition| core.shard.drop_partition(LED, partition)).sum();
     assert_eq!((dropped, core.shard.size(LED)), (3_001, Default::default()));
     assert_eq!(core.shard.counters.expired, 0);
-    assert!(core.shard.memory() >= full, "memory is freed in pieces");
+    // What finds hashes by the deadlines of their fields goes at once.
+    assert!(core.shard.memory() > full - 10_000, "memory is freed in pieces");
     core.shard.set_now(START_MS + 10_000);
     core.shard.expire_due(|_| ());
     assert_eq!(core.shard.next_expiry_ms(), NEVER_MS);

@@ -32,7 +32,7 @@ pub fn engine_seeded(router: Router, seed: [u64; 4], now_ms: UnixMs, config: Con
 
 /// Runs one keyspace command; the bytes of its reply.
 pub fn run(engine: &mut Engine, db: usize, args: &[&[u8]]) -> Vec<u8> {
-    let row = table().resolve(args).expect("a known command");
+    let row = table().resolve(args).ok().or_else(|| table().internal(args[0])).expect("a known command");
     assert!(matches!(row.command.handler, Handler::Keyspace(_)));
     assert!(row.command.arity_ok(args.len()));
     let hasher = engine.hasher.clone();

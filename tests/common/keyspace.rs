@@ -265,7 +265,8 @@ pub fn replay_one(engine: &mut Engine, effect: &Effect) {
 
 /// The key of a statement, which says of itself where that belongs; None: it concerns everything.
 pub fn key_of(effect: &Effect) -> Option<&[u8]> {
-    let row = table().resolve(&effect.args.iter().map(|a| a.as_slice()).collect::<Vec<_>>()).expect("a command");
+    let args: Vec<&[u8]> = effect.args.iter().map(|a| a.as_slice()).collect();
+    let row = table().resolve(&args).ok().or_else(|| table().internal(args[0])).expect("a command");
     let mut keys = row.command.keys.positions(&effect.args).map(|at| &effect.args[at][..]);
     let Some(key) = keys.next() else {
         assert_eq!(effect.slot, None, "{effect:?}");
