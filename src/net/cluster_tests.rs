@@ -99,6 +99,23 @@ fn what_was_forwarded_under_an_older_view_is_not_executed() {
     assert_eq!(cores.pumps[0].engine.shard.size(LED).keys, 0);
 }
 
+/// A core that has seen a view asks no other one for what is elsewhere by that.
+#[test]
+fn who_knows_better_asks_no_core_that_does_not() {
+    let mut cores = two_cores();
+    cores.see(1, without(&[]));
+    let there = key(SECOND);
+    let mut client = cores.connect(0);
+    for (line, reply) in [("MULTI", "+OK"), (&format!("SET {there} v"), "+QUEUED"), ("PUBLISH c m", "+QUEUED")] {
+        cores.expect(&mut client, line, reply);
+    }
+    let newer = Arc::new(view(2, without(&[SECOND])));
+    cores.tell(0, Message::View(newer));
+    cores.wait_until("one core has seen it", |cores| cores.seen(2) == [0]);
+    cores.expect(&mut client, "EXEC", &moved(&there));
+    assert_eq!(cores.pumps[1].engine.shard.size(LED).keys, 0);
+}
+
 #[test]
 fn a_transaction_runs_where_all_of_its_keys_are_led_or_not_at_all() {
     let mut cores = Cores::in_cluster(2, Config { cluster_allow_local_crossslot: true, ..Config::default() });
@@ -130,12 +147,18 @@ fn a_view_is_said_when_older_transactions_are_through() {
     cores.tell_all(|| Message::Record(true));
     cores.see(1, without(&[]));
     let mut client = cores.connect(0);
-    cores.expect(&mut client, &format!("SET {} v", key(SECOND - 1)), "+OK");
+    let (here, there) = (key(FIRST), key(SECOND));
+    for key in [&here, &key(SECOND - 1)] {
+        cores.expect(&mut client, &format!("SET {key} v"), "+OK");
+    }
+    // A message goes to all cores, so this one coordinates.
+    for (line, reply) in [("MULTI", "+OK"), (&format!("SET {there} 2"), "+QUEUED"), ("PUBLISH c m", "+QUEUED")] {
+        cores.expect(&mut client, line, reply);
+    }
     let loan = Box::new(Loan { wants: Wants::Whole, ..Loan::default() });
     cores.tell(1, Message::Borrow { transaction: 9, loan });
     cores.wait_until("a loan", |cores| !cores.lent.is_empty());
-    let (here, there) = (key(FIRST), key(SECOND));
-    client.send(&format!("MSET {here} 1 {there} 2"));
+    client.send("EXEC");
     cores.rest();
     let newer = Arc::new(view(2, without(&[FIRST, SECOND - 1])));
     cores.tell_all(|| Message::View(Arc::clone(&newer)));
@@ -148,13 +171,14 @@ fn a_view_is_said_when_older_transactions_are_through() {
     let (core, ticket) = cores.lent[0];
     cores.tell(core, Message::Return { ticket, entries: Vec::new(), keep: false, seq: 0 });
     // It was granted while the node led everything.
-    assert_eq!(cores.reply(&mut client), "+OK");
+    assert_eq!(cores.reply(&mut client), "*2|+OK|:0");
     cores.wait_until("both cores have seen it", |cores| cores.seen(2).len() == 2);
     let said = |cores: &Cores, core: CoreId| -> Vec<Content> {
         cores.fed.iter().filter(|(from, _)| *from == core).map(|(_, chunk)| chunk.content).collect()
     };
     let said = said(&cores, 0);
-    let unit = said.iter().position(|content| *content == Content::Units(1)).unwrap();
+    let unit = said.iter().rposition(|content| *content == Content::Units(1)).unwrap();
+    assert_eq!(said.iter().map(|content| units(*content)).sum::<u32>(), 2);
     let seen = said.iter().position(|content| *content == Content::Seen { view: 2 }).unwrap();
     assert!(unit < seen, "{said:?}");
     assert_eq!(keys_in(&cores.pumps[0].engine.shard, FOLLOWED, FIRST), 1);
