@@ -347,7 +347,7 @@ fn walk(seed: u64) -> [usize; 6] {
             }
             49..52 => source.wait(),
             // It means the same only to who has as many partitions.
-            52..54 if seed % 3 == 0 => source.flush_partition(),
+            52..54 if seed.is_multiple_of(3) => source.flush_partition(),
             52..80 => source.cover(),
             _ => source.slice(),
         }
@@ -357,7 +357,7 @@ fn walk(seed: u64) -> [usize; 6] {
     let expected = contents_of(&mut source.engine, &names);
     source.record();
     let own = source.engine.router.partitions();
-    for partitions in if seed % 3 == 0 { [own, own] } else { [64, 1] } {
+    for partitions in if seed.is_multiple_of(3) { [own, own] } else { [64, 1] } {
         let thresholds = source.engine.config.thresholds;
         let mut reader = Reader::new(&source.engine, partitions, thresholds);
         source.stream.iter().for_each(|record| reader.read(record));

@@ -96,7 +96,7 @@ pub enum Content {
     Cover { run: u64, ranges: u32, open: bool, done: bool },
     /// Everything before is through, and no write comes after it.
     Barrier { stop: u64 },
-    /// A run has become worthless: databases have been exchanged meanwhile.
+    /// A run has become worthless: databases have been exchanged meanwhile, or a partition was moved, or is not led here.
     Spoiled { run: u64 },
     /// Everything before was executed under an older view of the cluster than this one, and nothing that comes is.
     Seen { view: u64 },

@@ -7,7 +7,8 @@
 //! its value into one chunk ([`layout`] says how), [`table`] finds the handle of a key's entry in one partition,
 //! [`wheel`] finds the entries whose time has come, [`db`] holds both for one database. [`evict`] knows which entry is
 //! worth least ([`lists`], [`lfu`], [`s3fifo`]), and [`Shard`] is all of them together; what is about expiry is in
-//! [`expiry`], what is about limits in [`pressure`], what walks over many keys in [`walk`]. `unsafe` is found in `heap`,
+//! [`expiry`], what is about limits in [`pressure`], what walks over many keys in [`walk`], and what a node of a cluster leads and
+//! follows in [`roles`]. `unsafe` is found in `heap`,
 //! `entry` and `table` only. Handles do not leave this directory.
 //!
 //! Longer than other files, because of this overview and the one definition of what a shard is.
@@ -474,6 +475,7 @@ impl Shard {
     /// Enters a new entry into its table, its wheel and its eviction list.
     #[inline]
     fn enter(&mut self, db: usize, key: &Key, handle: Handle, expire_at: Option<Deadline>) {
+        debug_assert!(!self.is_followed(db) || self.find(db, key).is_none(), "a key that is over is hidden, not gone");
         let local = self.local(key.partition);
         self.dbs[db].insert(local, key.hash, handle, self.now, &mut self.entries, &self.hasher);
         let now_s = self.now_s();

@@ -11,6 +11,9 @@
 //! leader's log removes it. Nobody looks at the wheels of [`FOLLOWED`]; they are kept in order, for the day on which a
 //! partition is led.
 //!
+//! So what is followed is written only by logs, to which nothing is over ([`Expiring::Never`]): a write that does not see what is
+//! hidden would put a second entry beside it.
+//!
 //! Nothing of it is evicted, so its entries are on no list of the evictor, and their usage is the time of the last access,
 //! under every policy: a change of the policy does not concern them. What they take counts as memory.
 //!
