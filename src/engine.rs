@@ -7,6 +7,9 @@
 //! Longer than other files, because the fast path, with all that is inlined into it, is to be read in one piece.
 
 mod borrowed;
+mod cluster;
+#[cfg(test)]
+mod cluster_tests;
 mod logged;
 #[cfg(test)]
 mod logged_tests;
@@ -100,6 +103,14 @@ pub struct Engine {
     pub config: Arc<Config>,
     /// What is known of the cluster; None: the node runs alone.
     pub view: Option<Arc<View>>,
+    /// There are several nodes, or were.
+    pub in_cluster: bool,
+    /// Which partitions of this core are in the database of what is led. See [`cluster`].
+    led: Box<[bool]>,
+    /// The node may serve nothing that it leads, as was seen last.
+    lapsed: bool,
+    /// Partitions that it leads have fewer copies in sync than `min-insync`.
+    few_in_sync: bool,
     /// The number of [`Engine::config`]; see [`crate::state::Configured`].
     config_number: u64,
     pub node: Arc<NodeState>,
@@ -147,6 +158,7 @@ impl Engine {
         let mut scratch = shard_of(0..router.partitions());
         scratch.log_changes();
         let pubsub = PubSub::new(router.me(), router.cores(), hasher.clone());
+        let led = vec![true; shard.partitions().len()].into();
         let clock = quanta::Clock::new();
         let tick = clock.raw();
         let mut engine = Engine {
@@ -165,6 +177,10 @@ impl Engine {
             pubsub,
             slow_nanos_min: slow_nanos_min(&config),
             view: None,
+            in_cluster: false,
+            led,
+            lapsed: false,
+            few_in_sync: false,
             config,
             config_number: configured.number,
             node,
@@ -208,12 +224,6 @@ impl Engine {
         View::alone(node, partitions)
     }
 
-    /// Routes requests by a newer view of the cluster, of as many partitions, and answers by it.
-    pub fn see(&mut self, view: Arc<View>) {
-        self.router.lead(|partition| view.leads(partition));
-        self.view = Some(view);
-    }
-
     /// Starts the clock of the next command; call it before each run of commands.
     #[inline]
     pub fn start_clock(&mut self) {
@@ -247,7 +257,7 @@ impl Engine {
             return Err(self.refuse(row, Error::NoAuth));
         }
         if self.restricted
-            && let Some(error) = self.refuses(row, session)
+            && let Some(error) = self.refuses(row, session, args)
         {
             return Err(self.refuse(row, error));
         }
@@ -300,7 +310,11 @@ impl Engine {
     /// From when on [`Engine::expire_due`] may have something to do.
     #[inline]
     pub fn next_expiry_ms(&self) -> UnixMs {
-        if self.active_expiry && !self.standing.replica { self.shard.next_expiry_ms() } else { NEVER_MS }
+        if self.active_expiry && !self.standing.replica && !self.lapsed {
+            self.shard.next_expiry_ms()
+        } else {
+            NEVER_MS
+        }
     }
 
     /// Removes keys whose time has come, as many as one turn may.

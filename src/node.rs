@@ -141,6 +141,19 @@ pub struct Bells {
 }
 
 impl Node {
+    /// A node of so many executors that nobody runs.
+    #[cfg(test)]
+    pub(crate) fn idle(state: Arc<NodeState>, executors: usize) -> Node {
+        Node {
+            clients: (0..executors).map(|_| Padded::default()).collect(),
+            bells: (0..executors).map(|_| OnceLock::new()).collect(),
+            orders: Vec::new(),
+            end: crossbeam_channel::bounded(1).0,
+            state,
+            clock: Clock::start(),
+        }
+    }
+
     /// Chooses the core with the fewest clients for a new one, and counts it there.
     pub fn place_client(&self) -> CoreId {
         let counts = self.clients.iter().enumerate().map(|(core, n)| (n.0.load(Ordering::Relaxed), core));

@@ -64,6 +64,9 @@ pub struct Loan {
     pub writes: bool,
     /// The claim by which the borrower has the whole core already.
     pub under: Option<Ticket>,
+    /// It is for a client, in a cluster: the node must be allowed to serve, and lead these slots, which are those of the keys.
+    pub serves: bool,
+    pub slots: Vec<u16>,
 }
 
 impl Default for Loan {
@@ -75,6 +78,8 @@ impl Default for Loan {
             brings_bytes: None,
             writes: false,
             under: None,
+            serves: false,
+            slots: Vec::new(),
         }
     }
 }
@@ -90,6 +95,10 @@ pub enum Verdict {
     Full,
     /// The node has become a replica: nothing is lent to a transaction that writes.
     ReadOnly,
+    /// Another node leads this slot, or nobody: nothing is lent.
+    Away { slot: u16 },
+    /// The node may serve nothing at the moment: nothing is lent.
+    Down,
 }
 
 /// An owner's answer. Whatever the verdict, the keys are the borrower's until it gives them back.

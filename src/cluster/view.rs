@@ -97,6 +97,20 @@ impl View {
         self.roles(partition).leader == Some(self.me as u16)
     }
 
+    /// Whether this node has a copy of a partition that another one leads, or nobody.
+    pub fn follows(&self, partition: u16) -> bool {
+        !self.leads(partition) && self.roles(partition).followers.contains(&(self.me as u16))
+    }
+
+    /// Whether this is one of a cluster of several nodes, or was.
+    pub fn is_shared(&self) -> bool {
+        self.number > 0
+    }
+
+    pub fn partitions(&self) -> u16 {
+        self.partitions.len() as u16
+    }
+
     /// Which node leads the partition of a slot.
     pub fn leader_of(&self, slot: u16) -> Option<usize> {
         self.roles(self.partition_of(slot)).leader.map(usize::from)

@@ -55,6 +55,7 @@ static SUBCOMMANDS: &[Command] = &[
     sub("keyslot", 3, keyslot, "O(N) in bytes of the key", "Returns the slot of a key."),
     sub("links", 2, links, "O(N) in nodes", "Returns the links to other nodes."),
     sub("myid", 2, myid, "O(1)", "Returns the id of this node."),
+    sub("myshardid", 2, myid, "O(1)", "Returns the id of the shard of this node: a node is a shard of its own."),
     sub("nodes", 2, nodes, "O(N) in nodes", "Returns the nodes and their slots, as lines of text."),
     admin("replicas", replicas, "O(N) in replicas", "Returns the replicas of a node."),
     sub("shards", 2, shards, "O(N) in nodes", "Returns ranges of slots, each with its nodes as maps."),
@@ -105,7 +106,7 @@ pub fn refusal(config: &Config, view: &View, row: &Row, args: Args) -> Option<Er
 }
 
 /// Who serves a slot, if it is not this node.
-fn elsewhere(view: &View, slot: u16) -> Option<Error> {
+pub fn elsewhere(view: &View, slot: u16) -> Option<Error> {
     let Some(leader) = view.leader_of(slot) else { return Some(Error::SlotNotServed) };
     if leader == view.me() {
         return None;
@@ -205,7 +206,7 @@ fn info(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> 
     let failed: usize = ranges.iter().filter(|(_, node)| dead(*node)).map(|(range, _)| range.len()).sum();
     let leaders: BTreeSet<usize> = ranges.iter().map(|&(_, node)| node).collect();
     let led = view.slots_led();
-    let whole = led == SLOTS as usize && failed == 0;
+    let whole = led == SLOTS as usize && failed == 0 && !home.engine.is_lapsed();
     let mut text = format!("cluster_state:{}\r\n", if whole { "ok" } else { "fail" });
     for (name, value) in [
         ("cluster_slots_assigned", led as u64),

@@ -89,6 +89,16 @@ fn what_is_told_of_several_nodes() {
     );
     let shards = client.run("cluster shards");
     assert!(shards.starts_with("*3|") && shards.contains("|$6|health|$6|failed|"), "{shards}");
+    // Who leads nothing is a master without slots; who has copies is not told.
+    let mut roles = spread(&[Some(0), Some(1)]);
+    roles.iter_mut().for_each(|roles| roles.followers = vec![2]);
+    client.engine.see(Arc::new(View::new((1..=3).map(endpoint).collect(), 1, roles, 11, 3)));
+    let text = client.run("cluster nodes");
+    assert!(text.contains(&format!("{} 10.0.0.3:7003@0 master - 0 0 11 connected\n", id(3))), "{text}");
+    client.expect("cluster slots", &format!("*2|*3|:0|:8191|{}|*3|:8192|:16383|{}", node(1), node(2)));
+    client.expect(&format!("cluster replicas {}", id(1)), "*0");
+    let info = client.run("cluster info");
+    assert!(info.contains("cluster_state:ok|") && info.contains("cluster_known_nodes:3|cluster_size:2|"), "{info}");
 }
 
 #[test]
@@ -107,6 +117,7 @@ fn a_cluster_of_one() {
     let mut client = client(|_| ());
     let id = Identity(1).to_string();
     client.expect("cluster myid", &format!("$40|{id}"));
+    client.expect("cluster myshardid", &format!("$40|{id}"));
     client.expect("cluster slots", &format!("*1|*3|:0|:16383|*4|$9|127.0.0.1|:6379|$40|{id}|*0"));
     let line = format!("{id} 127.0.0.1:6379@0 myself,master - 0 0 1 connected 0-16383\n");
     client.expect("cluster nodes", &format!("${}|{line}", line.len()));

@@ -10,7 +10,7 @@ use crate::command::table::access;
 use crate::engine::Engine;
 use crate::pubsub::{Counts, Kind, MATCH_STEPS_MAX, Name};
 use crate::resp::{Error, Reply};
-use crate::route::CoreId;
+use crate::route::{CoreId, slot_of};
 
 const PUBSUB: Flags = Flags::PUBSUB.or(Flags::LOADING).or(Flags::STALE);
 const PUBLISH: Flags = PUBSUB.or(Flags::FAST).or(Flags::MAY_REPLICATE);
@@ -215,6 +215,18 @@ fn write_confirmation(word: &str, kind: Kind, name: Option<&[u8]>, counts: Count
         None => reply.null(),
     }
     reply.int(counts.told(kind) as i64);
+}
+
+/// Ends a connection's subscriptions to shard channels of slots that this node does not lead any more, and says so.
+pub fn leave_lost(engine: &mut Engine, session: &mut Session, reply: &mut Reply) {
+    let Some(view) = engine.view.clone() else { return };
+    for name in engine.pubsub.registry().names_of(session.place, Kind::Shard) {
+        if !view.leads(view.partition_of(slot_of(name.bytes()))) {
+            session.subscribed = engine.pubsub.unsubscribe(session.place, Kind::Shard, name.bytes());
+            write_confirmation("sunsubscribe", Kind::Shard, Some(name.bytes()), session.subscribed, reply);
+        }
+    }
+    engine.listeners_changed();
 }
 
 /// Ends all subscriptions of a connection.

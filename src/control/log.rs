@@ -248,6 +248,8 @@ impl Log {
                 Entry::Barrier { core, stop } if stop == self.standing.stops => self.barriers.push(core),
                 // Writes have gone on since.
                 Entry::Barrier { .. } => {}
+                // Nobody waits for it while there is one node.
+                Entry::Seen { .. } => {}
             }
         }
         if let Some(wal) = &self.wal

@@ -29,6 +29,14 @@ impl Engine {
             }
             self.shard.unwatch(db as usize, &key);
         }
+        if loan.serves && loan.under.is_none() {
+            if let Some(slot) = self.first_away(&loan.slots) {
+                return Verdict::Away { slot };
+            }
+            if self.is_lapsed() {
+                return Verdict::Down;
+            }
+        }
         let written_elsewhere = self.standing.replica || self.standing.handing_over;
         if loan.writes && written_elsewhere && verdict == Verdict::Granted {
             verdict = Verdict::ReadOnly;
@@ -228,7 +236,7 @@ mod tests {
                     watched: watched.collect(),
                     brings_bytes: Some(bytes),
                     writes: true,
-                    under: None,
+                    ..Loan::default()
                 };
                 let (verdict, lent) = self.0[core].lend(&mut loan);
                 self.0[0].bring(&entries, lent);

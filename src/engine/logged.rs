@@ -13,7 +13,7 @@ use crate::log::durability::{Durability, Progress, Standing};
 use crate::log::feed::{After, Chunk, Content, Holds, Seq};
 use crate::resp::{Error, Output, Reply, Version};
 use crate::shard::statement::next_statement;
-use crate::shard::{Expiring, FOLLOWED, LED};
+use crate::shard::{Expiring, FOLLOWED};
 
 impl Engine {
     /// Switches the recording of effects.
@@ -116,7 +116,26 @@ impl Engine {
 
     /// Runs a statement of a log. It is not refused, nothing is over before the log says so, and it is no effect of this
     /// core's own.
+    ///
+    /// In a cluster it is a statement of the node that leads the partition: it runs on the copy, and the log of this node gets
+    /// it as it is. Nobody is told of it: it has been told where it was executed.
     pub fn apply(&mut self, call: Call, reply: &mut Reply) {
+        if self.view.is_none() {
+            return self.apply_silently(call, reply);
+        }
+        debug_assert!(call.first.is_none_or(|key| !self.is_led(key.partition)), "what is led is not applied");
+        let (args, has_key) = (call.args, call.first.is_some());
+        let tells = self.shard.events.enabled();
+        self.shard.events.enable(false);
+        self.apply_silently(Call { db: FOLLOWED, ..call }, reply);
+        self.shard.events.enable(tells);
+        match has_key {
+            true => self.shard.effects.push(FOLLOWED, args),
+            false => self.shard.effects.push_everywhere(FOLLOWED, args),
+        }
+    }
+
+    fn apply_silently(&mut self, call: Call, reply: &mut Reply) {
         let expiring = self.shard.set_expiring(Expiring::Never);
         let records = self.shard.effects.enabled();
         self.shard.effects.enable(false);
@@ -146,7 +165,7 @@ impl Engine {
             Call { row, args, first, db, no_touch: true, owned: &owned, origin: Origin::Forwarded(0), counted: false };
         void.clear(0);
         let changes = self.changes;
-        self.apply(call, &mut Reply::new(void, Version::V2));
+        self.apply_silently(call, &mut Reply::new(void, Version::V2));
         // Nothing has changed since the files were written.
         self.changes = changes;
         Some(())
@@ -155,9 +174,9 @@ impl Engine {
     /// Moves what was recovered, and is led by what the node knows of its cluster, to where it is led. To be called when
     /// everything was replayed.
     pub fn lead_recovered(&mut self) {
-        let Some(view) = self.view.as_ref().filter(|_| self.shard.has_roles()) else { return };
-        for partition in self.shard.partitions().filter(|&partition| view.leads(partition)) {
-            self.shard.move_partition(partition, FOLLOWED, LED);
+        if self.shard.has_roles() {
+            self.led.fill(false);
+            self.settle_roles();
         }
     }
 
@@ -189,8 +208,21 @@ impl Engine {
     }
 
     /// Whether a write of some client may have to be refused.
-    fn restrict(&mut self) {
-        self.restricted = self.standing.is_restricted() || (self.waits.disk && !self.config.appendonly);
+    pub(super) fn restrict(&mut self) {
+        self.restricted = self.standing.is_restricted()
+            || (self.waits.disk && !self.config.appendonly)
+            || self.lapsed
+            || self.few_in_sync;
+    }
+
+    /// Says in the feed that everything before was executed under older views of the cluster than this one.
+    pub fn tell_seen(&mut self, view: u64) {
+        self.feed.cover(Content::Seen { view }, Vec::new(), &mut self.shard.effects);
+    }
+
+    /// What the log has to have before what was applied last counts as written. Nobody waits for it unless it is written.
+    pub fn applied_seq(&mut self) -> Seq {
+        if self.config.appendonly { self.hurry_feed() } else { self.seq() }
     }
 
     /// Says in the feed that everything before is through.
@@ -214,7 +246,7 @@ impl Engine {
 
     /// Why a command must not be executed for a client of this durability.
     #[cold]
-    pub(super) fn refuses(&self, row: &Row, session: &Session) -> Option<Error> {
+    pub(super) fn refuses(&self, row: &Row, session: &Session, args: Args) -> Option<Error> {
         let durability = session.durability.unwrap_or(self.default_durability);
         let standing = &*self.standing;
         let flags = row.command.flags;
@@ -225,6 +257,9 @@ impl Engine {
         }
         if standing.loading && !flags.has(Flags::LOADING) && matches!(row.command.handler, Handler::Keyspace(_)) {
             return Some(Error::Loading);
+        }
+        if let Some(error) = self.refuses_in_cluster(row, session, args, durability.is_quorum()) {
+            return Some(error);
         }
         if !flags.has(Flags::WRITE) && !queued {
             return None;
@@ -238,7 +273,9 @@ impl Engine {
         if !self.config.appendonly && matches!(durability, Durability::Disk | Durability::QuorumDisk) {
             return Some(Error::DurabilityWithoutLog);
         }
-        let few = standing.few_replicas || (standing.few_in_sync && durability.is_quorum());
+        // In a cluster each partition has its own copies.
+        let few_in_sync = standing.few_in_sync && !self.in_cluster;
+        let few = standing.few_replicas || (few_in_sync && durability.is_quorum());
         few.then_some(Error::NoReplicas)
     }
 

@@ -62,9 +62,10 @@ impl Engine {
         self.shard.make_way(args.iter().map(|arg| arg.len()).sum())
     }
 
-    /// Whether commands that need none may run: memory is not used up, or something can be evicted.
+    /// Whether commands that need none may run: memory is not used up, or something can be evicted. A node that may not serve
+    /// evicts nothing.
     pub fn has_memory(&mut self) -> bool {
-        self.config.maxmemory_bytes == 0 || self.shard.make_way(0)
+        self.config.maxmemory_bytes == 0 || self.is_lapsed() || self.shard.make_way(0)
     }
 
     #[cold]

@@ -26,6 +26,8 @@ pub enum Entry {
     Spoiled { run: u64 },
     /// All that this core has written before it was told for the time `stop` that writes end, is in the log.
     Barrier { core: CoreId, stop: u64 },
+    /// All that this core has executed under older views of the cluster than this one, is in the log.
+    Seen { core: CoreId, view: u64 },
 }
 
 /// See the module.
@@ -110,6 +112,10 @@ impl Sequencer {
                     self.mark(core, last_seq);
                     return Some(Entry::Barrier { core, stop });
                 }
+                Content::Seen { view } => {
+                    self.mark(core, last_seq);
+                    return Some(Entry::Seen { core, view });
+                }
             };
             let frame = |first| Frame::with_crc(kind, history, first, wall_ms, count, bytes, crc);
             match content {
@@ -124,7 +130,9 @@ impl Sequencer {
                     self.mark(core, last_seq);
                     return Some(Entry::Cover { run, core, frame: frame(self.next), open, done });
                 }
-                Content::Spoiled { .. } | Content::Barrier { .. } => unreachable!("returned above"),
+                Content::Spoiled { .. } | Content::Barrier { .. } | Content::Seen { .. } => {
+                    unreachable!("returned above")
+                }
             }
         }
     }
@@ -218,6 +226,19 @@ mod tests {
         assert!(matches!(log.pop(0), Some(Entry::Cover { .. })));
         assert!(matches!(log.pop(0), Some(Entry::Log(frame)) if frame.head.first == 2));
         assert_eq!((log.seq_at(0, 1), log.seq_at(1, 2)), (2, 1));
+    }
+
+    #[test]
+    fn what_was_executed_under_an_older_view_is_in_the_log_first() {
+        let mut log = Sequencer::new(2, Vec::new(), 0, 1);
+        log.push(0, chunk(2, 2, &[(1, 1)]));
+        log.push(0, Chunk { content: Content::Seen { view: 7 }, last_seq: 3, ..Chunk::default() });
+        assert!(log.pop(0).is_none());
+        log.push(1, chunk(1, 1, &[]));
+        assert!(matches!(log.pop(0), Some(Entry::Log(frame)) if frame.last() == 1));
+        assert!(matches!(log.pop(0), Some(Entry::Log(frame)) if frame.last() == 3));
+        assert!(matches!(log.pop(0), Some(Entry::Seen { core: 0, view: 7 })));
+        assert_eq!((log.seq_at(0, 3), log.end()), (3, 3));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::command::transaction::Queued;
 use crate::log::durability::Durability;
 use crate::log::feed::Seq;
 use crate::resp::{Output, Parser};
+use crate::route::PartitionSet;
 
 /// Reasons why a connection's requests are not executed now, as a bit set. Its bytes are buffered meanwhile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +62,36 @@ impl Hold {
     }
 }
 
+/// The partitions that replies tell of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum About {
+    #[default]
+    Nothing,
+    One(u16),
+    /// Of several, and nobody knows which.
+    Several,
+}
+
+impl About {
+    /// These, and one more, or several.
+    pub fn and(self, partition: Option<u16>) -> About {
+        match (self, partition) {
+            (About::Nothing, Some(partition)) => About::One(partition),
+            (About::One(one), Some(partition)) if one == partition => self,
+            _ => About::Several,
+        }
+    }
+
+    /// Whether one of these may be among them.
+    pub fn concerns(self, partitions: &PartitionSet) -> bool {
+        match self {
+            About::Nothing => false,
+            About::One(partition) => partitions.has(partition),
+            About::Several => true,
+        }
+    }
+}
+
 /// One client connection. It lives in a fixed place until the kernel has completed every operation on it.
 pub struct Connection {
     pub socket: OwnedFd,
@@ -82,7 +113,10 @@ pub struct Connection {
     /// is set aside before them: see [`super::held`].
     pub needs: Seq,
     pub needs_for: Durability,
+    pub needs_about: About,
     pub held: VecDeque<Held>,
+    /// In a cluster: `out` tells of keys, and whether the node may serve them has not been looked at since.
+    pub unchecked: bool,
     /// Replies the kernel is sending, and how many of their bytes are sent.
     sending: Output,
     sent: usize,
@@ -139,6 +173,8 @@ impl Connection {
             out: Output::new(),
             needs: 0,
             needs_for: Durability::Memory,
+            needs_about: About::Nothing,
+            unchecked: false,
             held: VecDeque::new(),
             sending: Output::new(),
             sent: 0,
@@ -163,10 +199,11 @@ impl Connection {
         }
     }
 
-    /// The next reply tells of what is only safe when this is reached.
-    pub fn wait_for(&mut self, needs: Seq, durability: Durability) {
+    /// The next reply tells of what is only safe when this is reached: of keys of this partition, or of several.
+    pub fn wait_for(&mut self, needs: Seq, durability: Durability, partition: Option<u16>) {
         if needs > 0 {
             (self.needs, self.needs_for) = (self.needs.max(needs), self.needs_for.max(durability));
+            self.needs_about = self.needs_about.and(partition);
         }
     }
 
@@ -222,7 +259,7 @@ impl Connection {
         if self.sent == self.sending.len() {
             let next = match self.held.front() {
                 // It is looked at when the turn ends.
-                None if self.needs > 0 => return,
+                None if self.needs > 0 || self.unchecked => return,
                 None => std::mem::take(&mut self.out),
                 Some(held) if held.durability == Durability::Memory => {
                     self.held.pop_front().map(|held| held.out).unwrap_or_default()

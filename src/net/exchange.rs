@@ -40,7 +40,7 @@ impl Pump {
         while received < limits::TURN_MESSAGES {
             let Some((from, message)) = self.mesh.pop() else { break };
             if received == 0 {
-                self.engine.shard.set_now(self.clock.now());
+                self.set_now();
             }
             received += 1;
             self.handle(from as CoreId, message);
@@ -95,7 +95,8 @@ impl Pump {
             Message::Unlisten(buckets) => self.note_withdrawal(from, &buckets),
             Message::Progress(progress) => self.progressed(progress),
             Message::Standing(standing) => self.stand(standing),
-            Message::View(view) => self.engine.see(view),
+            Message::View(view) => self.see(view),
+            Message::Drop(partitions) => self.drop_partitions(partitions),
             Message::FeedFull(full) => self.note_feed(from, full),
             Message::Record(on) => self.engine.switch_feed(on),
             Message::Cover { run, pieces, only } => self.grant_pieces(run, pieces, only),
@@ -146,6 +147,10 @@ impl Pump {
         if connection.generation != batch.generation {
             return;
         }
+        if from == self.me {
+            self.note_unchecked(index);
+        }
+        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         if let Some(forwarding) = &mut connection.forwarding {
             forwarding.arrived[from as usize].0.push_back(batch);
             self.merge_replies(index);

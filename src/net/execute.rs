@@ -38,6 +38,9 @@ impl Pump {
                 Target::Batch(at) => self.run_forwarded(at as usize, request, &args),
             }
         }
+        if self.engine.in_cluster {
+            self.note_executed(&requests);
+        }
         requests.clear();
         args.clear();
         self.window.requests = requests;
@@ -177,7 +180,8 @@ impl Pump {
                 let call = call_of(request, args, Origin::Client(&connection.session));
                 let before = self.engine.seq();
                 self.engine.call(call, &mut Reply::new(&mut self.void, request.version));
-                if self.engine.holds {
+                // Copies are of what is safe.
+                if self.engine.holds && !self.engine.is_copy(request.db as usize) {
                     self.note_needs(index, (request.key_at != 0).then_some(request.partition), before);
                 }
                 self.deliver_void(index);
@@ -405,16 +409,19 @@ impl Pump {
         let Some(batch) = batch else { return };
         self.engine.net.hops_in += 1;
         let call = call_of(request, args, Origin::Forwarded(batch.client));
+        let partition = (request.key_at != 0).then_some(request.partition);
         if batch.applies {
             self.engine.apply(call, &mut Reply::new(&mut batch.out, request.version));
+            batch.needs = self.engine.applied_seq();
         } else if let Some(error) = self.engine.refuses_late(request.row) {
             Reply::new(&mut batch.out, request.version).error(&error);
-        } else if batch.durability == Durability::Memory {
+        } else if let Some(error) = self.engine.refuses_away(request.row, call.args, call.db, partition) {
+            Reply::new(&mut batch.out, request.version).error(&error);
+        } else if batch.durability == Durability::Memory || self.engine.is_copy(call.db) {
             self.engine.call(call, &mut Reply::new(&mut batch.out, request.version));
         } else {
             let before = self.engine.seq();
             self.engine.call(call, &mut Reply::new(&mut batch.out, request.version));
-            let partition = (request.key_at != 0).then_some(request.partition);
             batch.needs = batch.needs.max(self.engine.needs(batch.durability, partition, before));
         }
         batch.ends.push(batch.out.mark());

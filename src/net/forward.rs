@@ -109,6 +109,8 @@ pub enum Message {
     Standing(Arc<Standing>),
     /// What the node knows of its cluster from now on; from the control core.
     View(Arc<View>),
+    /// Drop the copies of these partitions; from the control core.
+    Drop(Arc<PartitionSet>),
     /// A connection that is a replica's from now on, for the control core.
     Replica {
         socket: OwnedFd,
@@ -170,7 +172,8 @@ pub struct Batch {
     pub needs: Seq,
     /// What it tells of is not safe, and will not be: its connection must not hear of it.
     pub lost: bool,
-    /// Its requests are statements of a log that is followed.
+    /// Its requests are statements of a log that is followed. In a cluster `needs` says, when it comes back, what this core's
+    /// feed had said by then.
     pub applies: bool,
 }
 
@@ -243,6 +246,11 @@ impl Batch {
             args.clear();
         }
         at
+    }
+
+    /// Whether it tells of keys of these partitions.
+    pub fn concerns(&self, partitions: &PartitionSet) -> bool {
+        self.requests.iter().any(|request| request.key.is_none_or(|key| partitions.has(key.partition)))
     }
 
     /// Makes the box fit for another use; false if it has grown too large to keep.

@@ -14,12 +14,13 @@
 
 use std::collections::VecDeque;
 
-use super::forward::{Batch, Message};
+use super::connection::About;
+use super::forward::Batch;
 use super::pump::Pump;
 use crate::log::durability::{Durability, Progress};
 use crate::log::feed::Seq;
 use crate::resp::Output;
-use crate::route::CoreId;
+use crate::route::{CoreId, PartitionSet};
 
 /// Output of one turn of a connection.
 pub struct Held {
@@ -27,6 +28,8 @@ pub struct Held {
     pub needs: Seq,
     /// Memory: it may leave.
     pub durability: Durability,
+    /// What it tells of.
+    pub about: About,
     pub out: Output,
 }
 
@@ -37,6 +40,8 @@ pub(super) struct Holding {
     connections: Vec<u32>,
     /// Batches, in the order of their execution.
     batches: VecDeque<(CoreId, Box<Batch>)>,
+    /// In a cluster: so many of the last ones were executed since it was looked at whether the node may serve.
+    pub(super) unchecked: usize,
 }
 
 impl Pump {
@@ -46,7 +51,7 @@ impl Pump {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         let durability = connection.session.durability.unwrap_or(self.engine.default_durability);
         let needs = self.engine.needs(durability, partition, before);
-        connection.wait_for(needs, durability);
+        connection.wait_for(needs, durability, partition);
     }
 
     /// As [`Pump::note_needs`], for a request of a batch.
@@ -57,13 +62,13 @@ impl Pump {
     /// Sets the output of a connection aside if it has to wait; false if it may leave.
     pub(super) fn hold_replies(&mut self, index: u32) -> bool {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return false };
-        let (needs, durability) = (connection.needs, connection.needs_for);
+        let (needs, durability, about) = (connection.needs, connection.needs_for, connection.needs_about);
         let waits = needs > self.engine.progress.reached(durability);
         if connection.out.is_empty() && waits {
             // The reply stands behind others that are owed; it waits when it comes.
             return true;
         }
-        (connection.needs, connection.needs_for) = (0, Durability::Memory);
+        (connection.needs, connection.needs_for, connection.needs_about) = (0, Durability::Memory, About::Nothing);
         if !waits && connection.held.is_empty() {
             return false;
         }
@@ -73,8 +78,8 @@ impl Pump {
         let out = std::mem::replace(&mut connection.out, self.pool.pop().unwrap_or_default());
         let listed = connection.held.iter().any(|held| held.durability != Durability::Memory);
         connection.held.push_back(match waits {
-            true => Held { needs, durability, out },
-            false => Held { needs: 0, durability: Durability::Memory, out },
+            true => Held { needs, durability, about, out },
+            false => Held { needs: 0, durability: Durability::Memory, about: About::Nothing, out },
         });
         if waits && !listed {
             self.holding.connections.push(index);
@@ -89,6 +94,7 @@ impl Pump {
         let behind = |(to, held): &(CoreId, Box<Batch>)| *to == core && held.connection == batch.connection;
         if waits || self.holding.batches.iter().any(behind) {
             self.holding.batches.push_back((core, batch));
+            self.holding.unchecked += self.engine.in_cluster as usize;
         } else {
             self.give_back_batch(core, batch);
         }
@@ -96,11 +102,36 @@ impl Pump {
 
     /// To where it came from, which may be here.
     fn give_back_batch(&mut self, core: CoreId, mut batch: Box<Batch>) {
-        batch.needs = 0;
+        // Whoever applies is to know when the log has it.
+        if !batch.applies {
+            batch.needs = 0;
+        }
         if core == self.me {
             self.replied(core, batch);
         } else {
-            self.send(core, Message::Replies(batch));
+            self.send_replies_of(core, batch);
+        }
+    }
+
+    /// Nobody may hear of what was executed since the last look, unless `valid`.
+    pub(super) fn check_held_batches(&mut self, valid: bool) {
+        let unchecked = std::mem::take(&mut self.holding.unchecked);
+        if !valid {
+            self.holding.batches.iter_mut().rev().take(unchecked).for_each(|(_, batch)| batch.lost = true);
+        }
+    }
+
+    /// As [`Pump::give_up_held`], for batches that tell of keys of these partitions.
+    pub(super) fn give_up_lost_batches(&mut self, lost: &PartitionSet) {
+        let progress = self.engine.progress;
+        let waits = |batch: &Batch| batch.durability.is_quorum() && batch.needs > progress.reached(batch.durability);
+        for (core, mut batch) in std::mem::take(&mut self.holding.batches) {
+            if waits(&batch) && batch.concerns(lost) {
+                batch.lost = true;
+                self.give_back_batch(core, batch);
+            } else {
+                self.holding.batches.push_back((core, batch));
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use crate::command::{Flags, Handler, Merge, Owned, Reach, cluster, generic, tabl
 use crate::engine::Refusal;
 use crate::resp::{Error, Limits, Parser, ProtocolError, Step};
 use crate::route::Route;
+use crate::shard::FOLLOWED;
 
 /// How far [`Pump::parse`] came.
 struct Parsed {
@@ -244,14 +245,28 @@ impl Pump {
         at
     }
 
-    /// Answers a request whose key another node has.
+    /// Answers a request whose key another node has, unless this one has a copy that will do.
     #[cold]
     fn admit_away(&mut self, index: u32, start: usize, row: &'static Row) {
         let args = &self.window.args[start..];
+        let connection = self.connections[index as usize].as_deref();
+        if connection.is_some_and(|connection| self.engine.reads_copy(row, &connection.session, args)) {
+            return self.read_copy(index, start as u32, row, Owned::default());
+        }
         let view = self.engine.view.as_deref();
         let error = view.and_then(|view| cluster::refusal(&self.engine.config, view, row, args));
         let refusal = self.engine.refuse(row, error.unwrap_or(Error::SlotNotServed));
         self.refuse(index, start as u32, refusal, Owned::default());
+    }
+
+    /// Lets a READONLY connection read from copies: those of one core.
+    fn read_copy(&mut self, index: u32, start: u32, row: &'static Row, owned: Owned) {
+        let (way, key) = self.route(row, start);
+        self.push_request(index, start, row, way, key, owned);
+        if let Some(request) = self.window.requests.last_mut() {
+            // Whether it is used says nothing about how it is used where it is led.
+            (request.db, request.no_touch) = (FOLLOWED as u8, true);
+        }
     }
 
     /// A request that broke the protocol is answered in its turn; nothing after it is read.
@@ -279,6 +294,9 @@ impl Pump {
         if let Some(view) = self.engine.view.as_deref()
             && let Some(error) = cluster::refusal(&self.engine.config, view, row, args)
         {
+            if self.engine.reads_copy(row, &connection.session, args) {
+                return self.read_copy(index, start, row, owned);
+            }
             let refusal = self.engine.refuse(row, error);
             let refusal = self.refuse_queued(index, Some(row), refusal);
             return self.refuse(index, start, refusal, owned);
@@ -348,7 +366,9 @@ impl Pump {
             Refusal::Error(error) if row.is_some_and(|row| row.command.name == "exec") => {
                 connection.session.multi = None;
                 self.unqueue(index);
-                Refusal::Error(Error::exec_abort_for(&error))
+                // As in Redis, clients of a cluster find the code that they look for.
+                let plain = error == Error::ClusterDown;
+                Refusal::Error(if plain { error } else { Error::exec_abort_for(&error) })
             }
             refusal => {
                 if let Some(multi) = &mut connection.session.multi {

@@ -12,6 +12,9 @@
 mod backpressure;
 mod clients;
 pub mod clock;
+mod cluster;
+#[cfg(test)]
+mod cluster_tests;
 pub mod connection;
 mod cover;
 mod exchange;
@@ -28,6 +31,8 @@ pub mod pump;
 pub mod ring;
 mod shutdown;
 mod steps;
+#[cfg(test)]
+mod testing;
 mod transact;
 mod wait;
 pub mod window;

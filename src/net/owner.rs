@@ -17,18 +17,20 @@
 #![allow(clippy::vec_box, reason = "boxed batches travel between cores; the box itself is what is used again")]
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use super::forward::{Atomic, Batch, Cursor, Message, Slot};
 use super::pump::Pump;
 use super::window::Request;
 use crate::borrow::{Lending, Lent, Loan, Lock, Returned, Ticket, Wants, plan};
 use crate::command::blocking::write_nothing;
+use crate::command::table::Row;
 use crate::command::{Ask, Flags, table};
 use crate::engine::{Call, Origin};
 use crate::log::durability::Durability;
 use crate::log::feed::{After, Seq};
-use crate::resp::Reply;
-use crate::route::CoreId;
+use crate::resp::{Error, Reply};
+use crate::route::{CoreId, PartitionSet};
 
 /// A connection of some core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +50,10 @@ enum Claim {
     Cover { run: u64 },
     /// Say in the feed that everything is through that was before writes had to end for this time.
     Barrier(u64),
+    /// Let contents change places, as this view of the cluster says.
+    Roles(u64),
+    /// Drop copies of these.
+    Drop(Arc<PartitionSet>),
     /// Answer.
     Question { from: CoreId, ask: u32, part: u16, question: Ask },
 }
@@ -184,7 +190,13 @@ impl Pump {
         }
         let Some((batch, cursor)) = self.owner.streams.get_mut(&id).and_then(VecDeque::front_mut) else { return };
         let wants = match &mut batch.transaction {
-            Some(atomic) => std::mem::replace(&mut atomic.loan.wants, Wants::Keys(Vec::new())),
+            Some(atomic) => {
+                let mut wants = std::mem::replace(&mut atomic.loan.wants, Wants::Keys(Vec::new()));
+                if batch.applies {
+                    self.engine.lock_copies(&mut wants);
+                }
+                wants
+            }
             None => {
                 let mut args = Vec::new();
                 let Some((request, _)) = batch.read(&mut cursor.clone(), &mut args) else { return };
@@ -210,6 +222,18 @@ impl Pump {
     pub(super) fn claim_barrier(&mut self) {
         let stop = self.engine.standing.stops;
         self.claim(Wants::Whole, Claim::Barrier(stop));
+        self.settle_claims();
+    }
+
+    /// Lets contents change places as soon as nothing is lent.
+    pub(super) fn claim_roles(&mut self, view: u64) {
+        self.claim(Wants::Whole, Claim::Roles(view));
+        self.settle_claims();
+    }
+
+    /// Drops copies when what has been claimed before is through.
+    pub(super) fn claim_drop(&mut self, dropped: Arc<PartitionSet>) {
+        self.claim(Wants::Whole, Claim::Drop(dropped));
         self.settle_claims();
     }
 
@@ -256,6 +280,14 @@ impl Pump {
                     self.release_claim(ticket);
                     self.barrier_due = Some(stop);
                     self.tell_due_barrier();
+                }
+                Some(Claim::Roles(view)) => {
+                    self.settle_roles(view);
+                    self.release_claim(ticket);
+                }
+                Some(Claim::Drop(dropped)) => {
+                    self.engine.drop_partitions(&dropped);
+                    self.release_claim(ticket);
                 }
                 None => debug_assert!(false, "a claim without a purpose was granted"),
             }
@@ -314,12 +346,13 @@ impl Pump {
             };
             let before = out.mark();
             let mut reply = Reply::new(&mut out, request.version);
-            let (row, partition, seq) = (call.row, call.first.map(|key| key.partition), self.engine.seq());
+            let (row, db, seq) = (call.row, call.db, self.engine.seq());
+            let partition = call.first.map(|key| key.partition);
             match batch.applies {
                 true => self.engine.apply(call, &mut reply),
                 // A transaction was judged as a whole.
                 false if batch.transaction.is_some() => self.engine.call(call, &mut reply),
-                false => match self.engine.refuses_late(row) {
+                false => match self.refuses_late(row, &args, db, partition) {
                     Some(error) => reply.error(&error),
                     None => self.engine.call(call, &mut reply),
                 },
@@ -328,12 +361,27 @@ impl Pump {
             if row.command.flags.has(Flags::BLOCKING) && reply.output().mark() == before {
                 write_nothing(row, &mut reply);
             }
-            if batch.durability != Durability::Memory {
+            if batch.durability != Durability::Memory && !self.engine.is_copy(db) {
                 self.note_batch_needs(batch, partition, seq);
+            }
+            if batch.applies {
+                batch.needs = self.engine.applied_seq();
             }
         }
         batch.out = out;
         batch.ends.push(batch.out.mark());
+    }
+
+    /// Why a request that some core of this node has admitted must not be executed here now.
+    #[inline]
+    pub(super) fn refuses_late(
+        &mut self,
+        row: &Row,
+        args: &[&[u8]],
+        db: usize,
+        partition: Option<u16>,
+    ) -> Option<Error> {
+        self.engine.refuses_late(row).or_else(|| self.engine.refuses_away(row, args, db, partition))
     }
 
     /// Executes a batch that is a transaction, unless a watched key has changed or memory is short.
@@ -351,14 +399,20 @@ impl Pump {
         for _ in 0..batch.requests.len() {
             self.run_next(batch, &mut cursor);
         }
-        if held && let Some(atomic) = &mut batch.transaction {
+        if held
+            && !batch.applies
+            && let Some(atomic) = &mut batch.transaction
+        {
             atomic.statements = self.engine.leave_transaction();
         } else {
             self.engine.end_transaction();
         }
-        let seq = self.engine.hurry_feed();
+        let seq = if batch.applies { self.engine.applied_seq() } else { self.engine.hurry_feed() };
         if let Some(atomic) = &mut batch.transaction {
             atomic.seq = seq;
+        }
+        if batch.applies {
+            batch.needs = seq;
         }
         // The unit is one, and all of its replies wait for it.
         if batch.durability != Durability::Memory && seq > before {
@@ -371,7 +425,10 @@ impl Pump {
         if let Some(ticket) = loan.under {
             return self.lend(to, transaction, ticket, *loan);
         }
-        let wants = std::mem::replace(&mut loan.wants, Wants::Keys(Vec::new()));
+        let mut wants = std::mem::replace(&mut loan.wants, Wants::Keys(Vec::new()));
+        if to == self.engine.router.cores() {
+            self.engine.lock_copies(&mut wants);
+        }
         self.claim(wants, Claim::Loan { to, transaction, loan });
         self.settle_claims();
     }

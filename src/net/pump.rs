@@ -25,6 +25,7 @@ use crossbeam_channel::Receiver;
 use glommio::io::BufferedFile;
 
 use super::clock::Clock;
+use super::cluster::InCluster;
 use super::connection::{Connection, Hold};
 use super::cover::Covering;
 use super::exchange::Asking;
@@ -96,6 +97,8 @@ pub struct Pump {
     pub(super) covered_run: u64,
     /// Replies that wait until what they tell of is safe.
     pub(super) holding: Holding,
+    /// What a cluster of several nodes asks of it.
+    pub(super) in_cluster: InCluster,
     /// Keys of this core that are lent, and what waits for them.
     pub(super) owner: Owner,
     /// Who waits for an element of this core, and for how long clients of this core wait.
@@ -193,6 +196,7 @@ impl Pump {
             covering: None,
             covered_run: 0,
             holding: Holding::default(),
+            in_cluster: InCluster::default(),
             owner: Owner::default(),
             waits: Waits::default(),
             suspended: 0,
@@ -240,13 +244,13 @@ impl Pump {
     }
 
     /// One turn, up to the point where the kernel is entered.
-    fn turn(&mut self, completions: &mut Vec<Completion>) {
+    pub(super) fn turn(&mut self, completions: &mut Vec<Completion>) {
         self.ring.reap(completions, limits::TURN_COMPLETIONS);
         let timed = self.engine.next_expiry_ms() != NEVER_MS
             || self.waits.next_deadline_ms().is_some()
             || self.engine.feed_lingers();
         if !completions.is_empty() || timed {
-            self.engine.shard.set_now(self.clock.now());
+            self.set_now();
         }
         for completion in completions.drain(..) {
             self.complete(completion);
@@ -276,6 +280,13 @@ impl Pump {
             self.send_replies();
             self.send_messages();
         }
+    }
+
+    /// Reads the clocks.
+    pub(super) fn set_now(&mut self) {
+        let now = self.clock.now();
+        self.engine.shard.set_now(now);
+        self.engine.check_lease(now.steady_ms);
     }
 
     fn complete(&mut self, completion: Completion) {
@@ -308,9 +319,10 @@ impl Pump {
         self.engine.has_work(self.may_evict())
     }
 
-    /// CLIENT PAUSE holds up eviction, and so does a transaction that has borrowed the whole core.
+    /// CLIENT PAUSE holds up eviction, and so does a transaction that has borrowed the whole core. A node that may not serve
+    /// must not write.
     fn may_evict(&self) -> bool {
-        self.pause.is_none() && !self.owner.is_whole_out() && !self.engine.standing.replica
+        self.pause.is_none() && !self.owner.is_whole_out() && !self.engine.standing.replica && !self.engine.is_lapsed()
     }
 
     /// How long until a key expires, ms; None if the next tick comes first. CLIENT PAUSE holds up expiry, and so do a log
@@ -392,6 +404,7 @@ impl Pump {
     }
 
     fn send_replies(&mut self) {
+        self.check_lease();
         let mut dirty = std::mem::take(&mut self.dirty);
         for index in dirty.drain(..) {
             let Some(connection) = &mut self.connections[index as usize] else { continue };
@@ -420,6 +433,7 @@ impl Pump {
     }
 
     pub(super) fn send_messages(&mut self) {
+        self.check_lease();
         self.send_batches();
         self.send_all_told();
         self.send_withdrawals();

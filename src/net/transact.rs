@@ -25,12 +25,12 @@ use super::steps::forwarded;
 use crate::borrow::{Coordinator, Lent, Loan, Mode, Place, Plan, Step, Ticket, Verdict};
 use crate::command::connection::selected_database;
 use crate::command::table::Row;
-use crate::command::transaction::Queued;
+use crate::command::transaction::{Queued, Watched};
 use crate::command::{Flags, Handler, Merge, Reach};
-use crate::engine::Refusal;
+use crate::engine::{Engine, Refusal};
 use crate::log::feed::After;
 use crate::resp::{Error, Output, Reply};
-use crate::route::CoreId;
+use crate::route::{CoreId, slot_of};
 
 /// A claim that a core has granted.
 pub(super) struct Held {
@@ -67,6 +67,8 @@ pub(super) struct Transaction {
     /// The replies become an array.
     pub(super) exec: bool,
     pub(super) commands: Vec<Queued>,
+    /// The view of the cluster under which it was begun.
+    pub(super) view: u64,
     pub(super) mode: Mode,
     pub(super) coordinator: Coordinator,
     /// What is still to be asked for.
@@ -163,11 +165,17 @@ impl Pump {
         let watched = if exec { std::mem::take(&mut connection.session.watched) } else { Default::default() };
         let dbs = [connection.session.db, self.engine.config.databases];
         let limited = self.engine.config.maxmemory_bytes > 0;
-        let plan = Plan::new(&self.engine.router, &self.engine.hasher, dbs, &commands, &watched, limited);
+        let mut plan = Plan::new(&self.engine.router, &self.engine.hasher, dbs, &commands, &watched, limited);
+        let verdict = match self.engine.in_cluster {
+            true => self.judge_in_cluster(&mut plan, &commands, &watched),
+            false => Verdict::Granted,
+        };
         let cores = match plan.mode {
             Mode::There(_) => Vec::new(),
-            // The last one runs its part as soon as it can, so its keys need not be held.
-            Mode::Dealt if !self.engine.feed.is_on() => plan.loans.keys().copied().rev().skip(1).collect(),
+            // The last one runs its part as soon as it can, so its keys need not be held. In a cluster it may refuse to.
+            Mode::Dealt if !self.engine.feed.is_on() && !self.engine.in_cluster => {
+                plan.loans.keys().copied().rev().skip(1).collect()
+            }
             _ => plan.loans.keys().copied().collect(),
         };
         let transaction = Transaction {
@@ -175,11 +183,12 @@ impl Pump {
             row,
             exec,
             commands,
+            view: self.engine.view_number(),
             mode: plan.mode,
             coordinator: Coordinator::new(cores),
             loans: plan.loans,
             held: Vec::new(),
-            verdict: Verdict::Granted,
+            verdict,
             statements: Vec::new(),
             after: Vec::new(),
             part_statements: Vec::new(),
@@ -196,9 +205,31 @@ impl Pump {
         let step = transaction.coordinator.begin();
         self.transactions[free as usize] = Some(Box::new(transaction));
         match plan.mode {
+            _ if verdict != Verdict::Granted => self.finish_transaction(free),
             Mode::There(core) => self.send_away(free, core),
             _ => self.take_step(free, step),
         }
+    }
+
+    /// Lets owners see what the cluster has to do with it; whether this core knows already that it must not run. No core is
+    /// asked then: one that has not seen the newest view might grant it.
+    fn judge_in_cluster(&self, plan: &mut Plan, commands: &[Queued], watched: &[Watched]) -> Verdict {
+        let Engine { router, hasher, .. } = &self.engine;
+        let note = |loans: &mut BTreeMap<CoreId, Loan>, key: &[u8]| {
+            let slot = slot_of(key);
+            let loan = loans.entry(router.owner(hasher.key(key).partition)).or_default();
+            if !loan.slots.contains(&slot) {
+                loan.slots.push(slot);
+            }
+        };
+        for command in commands.iter().filter(|command| command.row.command.reach == Reach::Keys) {
+            let args = command.args();
+            command.row.command.keys.positions(&args).for_each(|at| note(&mut plan.loans, args[at]));
+        }
+        watched.iter().for_each(|watched| note(&mut plan.loans, &watched.place.1));
+        plan.loans.values_mut().for_each(|loan| loan.serves = true);
+        let away = plan.loans.values().find_map(|loan| self.engine.first_away(&loan.slots));
+        away.map_or(Verdict::Granted, |slot| Verdict::Away { slot })
     }
 
     pub(super) fn transaction(&mut self, at: u32) -> Option<&mut Transaction> {
@@ -321,9 +352,14 @@ impl Pump {
             self.send_back(core, ticket, places, false);
         }
         self.tell_due_barrier();
+        self.tell_seen();
+        if transaction.view != self.engine.view_number() && durability.is_quorum() && self.has_lost(&transaction) {
+            // It has run, but what its reply waits for is not for this node to know any more.
+            self.kill(index);
+        }
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         connection.transaction = None;
-        connection.wait_for(needs, durability);
+        connection.wait_for(needs, durability, None);
         let blocks = !transaction.exec && transaction.row.command.flags.has(Flags::BLOCKING);
         let nothing = transaction.verdict == Verdict::Granted && transaction.out.is_empty();
         if blocks
@@ -353,10 +389,8 @@ impl Pump {
                 reply.output().copy_range(&transaction.out, 0, transaction.out.mark());
             }
             Verdict::Changed => reply.null_array(),
-            Verdict::Full | Verdict::ReadOnly => {
-                let read_only = transaction.verdict == Verdict::ReadOnly;
-                let error = if read_only { Error::ReadOnly } else { Error::OutOfMemory };
-                let error = if transaction.exec { Error::exec_abort_for(&error) } else { error };
+            verdict => {
+                let error = refusal(&self.engine, verdict, transaction.exec);
                 if let Refusal::Error(error) = self.engine.refuse(transaction.row, error) {
                     reply.error(&error);
                 }
@@ -369,12 +403,35 @@ impl Pump {
             self.spare_batches.push(batch);
         }
         self.mark_dirty(index);
+        self.note_unchecked(index);
         self.deliver_void(index);
         self.stop_waiting(index);
         self.release(index, Hold::TRANSACTION);
         self.settle(index);
         self.reclaim(index);
     }
+
+    /// Whether a transaction that has run was about keys which this node does not lead any more.
+    fn has_lost(&self, transaction: &Transaction) -> bool {
+        let away = |command: &Queued| {
+            let args = command.args();
+            let mut keys = command.row.command.keys.positions(&args);
+            keys.any(|at| self.engine.first_away(&[slot_of(args[at])]).is_some())
+        };
+        transaction.verdict == Verdict::Granted && transaction.commands.iter().any(away)
+    }
+}
+
+/// What is answered to a transaction that must not run.
+fn refusal(engine: &Engine, verdict: Verdict, exec: bool) -> Error {
+    let error = match verdict {
+        // Clients of a cluster find the code that they look for.
+        Verdict::Away { slot } => return engine.moved(slot),
+        Verdict::Down => return Error::ClusterDown,
+        Verdict::ReadOnly => Error::ReadOnly,
+        _ => Error::OutOfMemory,
+    };
+    if exec { Error::exec_abort_for(&error) } else { error }
 }
 
 /// Whether a command that has to reach every core has to do so at one moment.

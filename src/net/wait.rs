@@ -17,8 +17,10 @@ use super::pump::Pump;
 use crate::blocking::{Offer, Waiter, Waiters};
 use crate::command::Owned;
 use crate::command::blocking::{Wait, write_timeout};
+use crate::command::cluster;
 use crate::command::table::Row;
 use crate::command::transaction::Queued;
+use crate::engine::Engine;
 use crate::resp::{Error, Reply};
 use crate::route::CoreId;
 use crate::shard::{Kind, SteadyMs};
@@ -32,6 +34,8 @@ pub(super) enum Ending {
     Error,
     /// The node has become a replica.
     Demoted,
+    /// Another node of the cluster leads the keys now.
+    Away,
 }
 
 /// A connection that waits. Invariant: it is a waiter at each of `cores`.
@@ -46,6 +50,13 @@ pub struct Blocked {
     trying: bool,
     /// What is to happen when the attempt under way finds nothing.
     ending: Option<Ending>,
+}
+
+impl Blocked {
+    /// Why the command must not wait here, as the cluster is now.
+    pub(super) fn refusal(&self, engine: &Engine) -> Option<Error> {
+        cluster::refusal(&engine.config, engine.view.as_deref()?, self.row, &self.command.args())
+    }
 }
 
 /// Both sides of waiting on one core.
@@ -158,7 +169,7 @@ impl Pump {
     }
 
     /// Ends a wait without an element.
-    fn end_wait(&mut self, index: u32, ending: Ending) {
+    pub(super) fn end_wait(&mut self, index: u32, ending: Ending) {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         let Some(blocked) = &mut connection.blocked else { return };
         if blocked.trying {
@@ -171,6 +182,7 @@ impl Pump {
             Ending::Timeout => write_timeout(&mut reply),
             Ending::Error => reply.error(&Error::Unblocked),
             Ending::Demoted => reply.error(&Error::UnblockedByRole),
+            Ending::Away => reply.error(&blocked.refusal(&self.engine).unwrap_or(Error::SlotNotServed)),
         }
         self.deliver_void(index);
         self.stop_waiting(index);

@@ -156,6 +156,8 @@ pub enum Error {
     Moved { slot: u16, host: String, port: u16 },
     #[error("CLUSTERDOWN Hash slot not served")]
     SlotNotServed,
+    #[error("CLUSTERDOWN The cluster is down")]
+    ClusterDown,
     #[error("CROSSSLOT Keys in request don't hash to the same slot")]
     CrossSlot,
     #[error("ERR {0} is not allowed in cluster mode")]

@@ -1,0 +1,209 @@
+//! A data core in a cluster of several nodes: newer views, and the lease.
+//!
+//! # A newer view
+//!
+//! Requests that have been parsed run first, under the older view. Then routing changes at once: what comes is sent to who
+//! leads now, and so is what waits here, when its turn comes. Contents change places ([`Engine::settle_roles`]) as soon as
+//! nothing of this core is lent; what arrives meanwhile waits behind that. At last the core says in its feed that everything
+//! it has executed under older views is before that place: when the transactions are through that it coordinates and that were
+//! begun under an older view. One that begins later asks no core for a key that this one knows to be elsewhere; so no write
+//! for a partition comes behind.
+//!
+//! # The lease
+//!
+//! Whether the node may serve what it leads is looked at when requests have been executed, and before anything leaves that
+//! tells of them: replies ([`Connection::unchecked`](super::connection::Connection)), and batches of other cores, which gather
+//! until then. If it may not, nobody hears of what was executed: connections are closed, as another node may lead by now and
+//! know nothing of it; and what comes is refused ([`Engine::check_lease`]). The lease is looked at before a newer view is taken,
+//! too. So it is enough that the control core, after a lease that has ended, does not begin another one before all cores have
+//! said that they have seen a view that is newer than its end.
+//!
+//! Owned by one core.
+//!
+//! [`Engine::settle_roles`]: crate::engine::Engine::settle_roles
+//! [`Engine::check_lease`]: crate::engine::Engine::check_lease
+
+#![allow(clippy::vec_box, reason = "boxed batches travel between cores; the box itself is what is used again")]
+
+use std::sync::Arc;
+
+use super::connection::{About, Hold};
+use super::forward::{Batch, Message};
+use super::pump::Pump;
+use super::wait::Ending;
+use super::window::{Request, Target, Way};
+use crate::cluster::View;
+use crate::command;
+use crate::log::durability::Durability;
+use crate::log::feed::Seq;
+use crate::resp::{Output, Reply};
+use crate::route::{CoreId, PartitionSet};
+
+/// What a core in a cluster of several nodes keeps in mind. All of it is empty without.
+#[derive(Default)]
+pub(super) struct InCluster {
+    /// Connections with output that tells of keys, since the lease was looked at last.
+    unchecked: Vec<u32>,
+    /// Executed batches of other cores, since then.
+    returning: Vec<(CoreId, Box<Batch>)>,
+    /// Views that are in force, and of which the feed does not say so yet.
+    seen: Vec<u64>,
+}
+
+impl Pump {
+    /// The cluster is as this view says from now on.
+    pub(super) fn see(&mut self, view: Arc<View>) {
+        self.run_window();
+        self.check_lease();
+        let lost: PartitionSet = match &self.engine.view {
+            Some(older) => (0..view.partitions()).filter(|&p| older.leads(p) && !view.leads(p)).collect(),
+            None => PartitionSet::default(),
+        };
+        let number = view.number();
+        self.engine.see(view);
+        if !lost.is_empty() {
+            self.give_up_lost(&lost);
+            self.redirect_blocked();
+            self.end_lost_shard_subscriptions();
+        }
+        self.claim_roles(number);
+    }
+
+    /// Nothing is lent: contents change places.
+    pub(super) fn settle_roles(&mut self, view: u64) {
+        self.engine.settle_roles();
+        self.in_cluster.seen.push(view);
+        self.tell_seen();
+    }
+
+    /// Says in the feed which views are in force, when nothing that was begun under older ones is under way.
+    pub(super) fn tell_seen(&mut self) {
+        if self.in_cluster.seen.is_empty() {
+            return;
+        }
+        let oldest = self.transactions.iter().flatten().map(|transaction| transaction.view).min().unwrap_or(u64::MAX);
+        let engine = &mut self.engine;
+        self.in_cluster.seen.retain(|&view| {
+            if view <= oldest {
+                engine.tell_seen(view);
+            }
+            view > oldest
+        });
+    }
+
+    /// Copies of these partitions are not wanted any more: they are dropped when contents have changed places as the views say
+    /// that have come before.
+    pub(super) fn drop_partitions(&mut self, dropped: Arc<PartitionSet>) {
+        self.run_window();
+        self.claim_drop(dropped);
+    }
+
+    /// This node does not lead these partitions any more. Replies that wait until several nodes have what they tell of must not
+    /// leave: that depends on the node which leads now. Their connections are closed, as the writes may be lost or not.
+    fn give_up_lost(&mut self, lost: &PartitionSet) {
+        let progress = self.engine.progress;
+        for index in 0..self.connections.len() as u32 {
+            let Some(connection) = self.connections[index as usize].as_deref() else { continue };
+            let waits = |needs: Seq, durability: Durability, about: About| {
+                durability.is_quorum() && needs > progress.reached(durability) && about.concerns(lost)
+            };
+            if waits(connection.needs, connection.needs_for, connection.needs_about)
+                || connection.held.iter().any(|held| waits(held.needs, held.durability, held.about))
+            {
+                self.kill(index);
+            }
+        }
+        self.give_up_lost_batches(lost);
+    }
+
+    /// Clients that wait for elements of keys which are elsewhere now are sent there.
+    fn redirect_blocked(&mut self) {
+        for index in 0..self.connections.len() as u32 {
+            let Some(connection) = self.connections[index as usize].as_deref() else { continue };
+            if connection.blocked.as_ref().is_some_and(|blocked| blocked.refusal(&self.engine).is_some()) {
+                self.end_wait(index, Ending::Away);
+            }
+        }
+    }
+
+    /// Subscriptions to channels whose slots are elsewhere now end, as they do in Redis.
+    fn end_lost_shard_subscriptions(&mut self) {
+        for index in 0..self.connections.len() {
+            let Some(connection) = self.connections[index].as_deref_mut() else { continue };
+            if connection.session.subscribed.shards == 0 || connection.dead || connection.hold.has(Hold::CLOSE) {
+                continue;
+            }
+            let mut said = Output::new();
+            let mut reply = Reply::new(&mut said, connection.session.version);
+            command::pubsub::leave_lost(&mut self.engine, &mut connection.session, &mut reply);
+            if !said.is_empty() {
+                self.append_out_of_band(index as u32, &said.to_vec());
+            }
+        }
+    }
+
+    /// Notes whose output tells of keys, as the window has run.
+    pub(super) fn note_executed(&mut self, requests: &[Request]) {
+        for request in requests {
+            if let Target::Connection(index) = request.target
+                && matches!(request.way, Way::Local | Way::Split)
+            {
+                self.note_unchecked(index);
+            }
+        }
+    }
+
+    /// The output of a connection tells of keys.
+    #[inline]
+    pub(super) fn note_unchecked(&mut self, index: u32) {
+        if let Some(connection) = self.connections[index as usize].as_deref_mut()
+            && self.engine.in_cluster
+            && !std::mem::replace(&mut connection.unchecked, true)
+        {
+            self.in_cluster.unchecked.push(index);
+        }
+    }
+
+    /// Sends an executed batch back: in a cluster of several nodes when the lease has been looked at.
+    pub(super) fn send_replies_of(&mut self, core: CoreId, batch: Box<Batch>) {
+        // What is applied is shown to nobody.
+        if self.engine.in_cluster && !batch.applies {
+            self.in_cluster.returning.push((core, batch));
+        } else {
+            self.send(core, Message::Replies(batch));
+        }
+    }
+
+    /// Looks whether the node may serve what it leads, if anything is about to leave that tells of it. If it may not, nobody
+    /// hears of that.
+    #[inline]
+    pub(super) fn check_lease(&mut self) {
+        let InCluster { unchecked, returning, .. } = &self.in_cluster;
+        if !unchecked.is_empty() || !returning.is_empty() || self.holding.unchecked > 0 {
+            self.check_lease_now();
+        }
+    }
+
+    #[inline(never)]
+    fn check_lease_now(&mut self) {
+        let now_ms = self.clock.now().steady_ms;
+        let valid = self.engine.check_lease(now_ms);
+        let mut unchecked = std::mem::take(&mut self.in_cluster.unchecked);
+        for index in unchecked.drain(..) {
+            if let Some(connection) = self.connections[index as usize].as_deref_mut() {
+                connection.unchecked = false;
+            }
+            if !valid {
+                self.kill(index);
+            }
+        }
+        self.in_cluster.unchecked = unchecked;
+        self.check_held_batches(valid);
+        let mut returning = std::mem::take(&mut self.in_cluster.returning);
+        for (core, mut batch) in returning.drain(..) {
+            batch.lost |= !valid;
+            self.send(core, Message::Replies(batch));
+        }
+        self.in_cluster.returning = returning;
+    }
+}
