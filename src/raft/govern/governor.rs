@@ -219,11 +219,6 @@ impl Governor {
         outlast(length_ms)
     }
 
-    #[cfg(test)]
-    fn has_fault(&self, fault: super::Fault) -> bool {
-        self.fault == Some(fault)
-    }
-
     /// A node asks for a lease.
     pub fn request(
         &mut self,
@@ -312,11 +307,11 @@ impl Governor {
             return;
         }
         for standing in lead.nodes.values_mut() {
-            standing.judge(now_ms);
+            standing.judge(&self.settings, now_ms);
         }
         #[cfg(test)]
         if self.fault == Some(super::Fault::PromoteEarly) {
-            for standing in lead.nodes.values_mut().filter(|standing| standing.is_silent(now_ms)) {
+            for standing in lead.nodes.values_mut().filter(|standing| standing.is_silent(&self.settings, now_ms)) {
                 standing.dead_ms = standing.dead_ms.or(Some(now_ms));
             }
         }

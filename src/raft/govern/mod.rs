@@ -80,6 +80,9 @@ pub const RENEWALS: u32 = 5;
 pub const DRIFT_DIVISOR: i64 = 100;
 /// From this phi on a node is taken for dead: one mistake in a hundred million, if its lease is over as well.
 pub const PHI_DEAD: f64 = 8.0;
+/// A silence of so many leases is strange whatever came before it: one long pause must not make the detector patient with
+/// the next.
+pub const SILENCE_LEASES_MAX: i64 = 3;
 /// Copies of each partition, unless configured otherwise.
 pub const COPIES: usize = 3;
 /// After so long others get the copies of a dead node.

@@ -1,12 +1,12 @@
 //! What the leader knows of a node: whether it is alive, and until when it may serve.
 //!
-//! A node is dead once its silence is strange (phi accrual over its requests) *and* its last lease has surely ended. The first is a
+//! A node is dead once its silence is strange (phi accrual over its requests; after a few leases any is) *and* its last lease has surely ended. The first is a
 //! guess, which costs a promotion in vain if it is wrong; the second is what makes a promotion safe.
 //!
 //! Invariant: `lease` is the one that ends last of all that this leader has granted to the node, whatever process had it.
 
 use super::lease::LeaseRequest;
-use super::{PHI_DEAD, Settings};
+use super::{PHI_DEAD, SILENCE_LEASES_MAX, Settings};
 use crate::raft::command::Incarnation;
 use crate::replication::detector::{Detector, Expectation};
 use crate::shard::SteadyMs;
@@ -83,13 +83,15 @@ impl Standing {
         self.lease.is_some_and(|lease| lease.incarnation != self.incarnation && now_ms < lease.ends_ms)
     }
 
-    pub fn is_silent(&self, now_ms: SteadyMs) -> bool {
-        self.phi(now_ms) >= PHI_DEAD
+    /// Whether its silence is strange, or longer than anybody's may be.
+    pub fn is_silent(&self, settings: &Settings, now_ms: SteadyMs) -> bool {
+        let silence_ms_max = i64::from(settings.lease_ms) * SILENCE_LEASES_MAX;
+        self.phi(now_ms) >= PHI_DEAD || now_ms.saturating_sub(self.heard_ms) >= silence_ms_max
     }
 
-    /// Notes whether it is dead; `lease_ends` is false for who does not wait for that.
-    pub fn judge(&mut self, now_ms: SteadyMs) {
-        if self.dead_ms.is_none() && self.is_silent(now_ms) && self.lease_left_ms(now_ms) == 0 {
+    /// Notes whether it is dead.
+    pub fn judge(&mut self, settings: &Settings, now_ms: SteadyMs) {
+        if self.dead_ms.is_none() && self.is_silent(settings, now_ms) && self.lease_left_ms(now_ms) == 0 {
             self.dead_ms = Some(now_ms);
         }
     }
