@@ -187,10 +187,6 @@ impl World {
         let count = if random.chance(60) { 3 } else { 5 };
         let mut settings = Settings::new(1, 300);
         settings.lease_ms = if random.chance(60) { 300 } else { 900 };
-        // Clocks that run apart need a long lease to be apart by more than messages take.
-        if mistake == Mistake::Of(Fault::IgnoreDrift) {
-            settings.lease_ms = 2_500;
-        }
         settings.copies = 2 + random.below(2) as usize;
         settings.nodes_wanted = count;
         settings.replace_after_ms = if random.chance(50) { 800 } else { 30_000 };
@@ -230,6 +226,13 @@ impl World {
             settings,
             random,
         };
+        if mistake == Mistake::Of(Fault::IgnoreDrift) {
+            // As far apart as may be, all of them, and leases so long that it is more than messages take.
+            world.settings.lease_ms = 900;
+            for (n, clock) in world.clocks.iter_mut().enumerate() {
+                clock.0 = if n % 2 == 0 { drift } else { -drift } * 99 / 100;
+            }
+        }
         for n in 0..count {
             let node = world.process(n, n as u128, Log::default());
             world.nodes.push(node);
