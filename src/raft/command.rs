@@ -64,6 +64,22 @@ pub struct Placement {
     pub replicas: Vec<NodeId>,
 }
 
+/// Who is in sync in a partition, as its primary sees it. Names the epoch and the version of the set that it follows.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct InSyncChange {
+    pub partition: PartitionId,
+    pub epoch: Epoch,
+    pub version: u64,
+    pub in_sync: Vec<Member>,
+}
+
+/// The role of a partition's primary moves. Names the epoch that it follows.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Move {
+    pub partition: PartitionId,
+    pub epoch: Epoch,
+}
+
 /// A change.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -82,12 +98,13 @@ pub enum Command {
     /// Who has copies of what. `version` is that of the placement it was planned from.
     Place { version: u64, changes: Vec<Placement> },
     /// Gives every partition that has lost its primary, or whose primary is dead, to the first of its replicas that is
-    /// in sync and ready.
-    Promote { dead: Vec<Member>, ready: Vec<Member> },
-    /// Moves the role of a partition's primary, if it has one. `epoch` is the one that this follows.
-    Lead { partition: PartitionId, epoch: Epoch, to: Member },
-    /// Who is in sync, as the partition's primary sees it.
-    SetInSync { partition: PartitionId, epoch: Epoch, version: u64, in_sync: Vec<Member> },
+    /// in sync and ready. `starts` is how many starts the proposer knew of: one that has started since has lost what it
+    /// led, and its earlier process may still have a lease.
+    Promote { starts: u64, dead: Vec<Member>, ready: Vec<Member> },
+    /// Moves the role of partitions' primaries, if they have one, to a node that is in sync. Each is decided for itself.
+    Lead { moves: Vec<Move>, to: Member },
+    /// Who is in sync. Each is decided for itself.
+    SetInSync { changes: Vec<InSyncChange> },
     /// The way out when all that were in sync are lost: whoever orders this gives up what only those had. `epoch` is the
     /// one that this follows: an order that is executed again would give up what was written since.
     ForceLead { partition: PartitionId, epoch: Epoch, to: Member },
@@ -118,9 +135,16 @@ pub enum Reply {
     Leads {
         epoch: Epoch,
     },
-    /// The new version of the in-sync set.
+    /// How many roles moved, and how many did not, as something has changed since the proposer looked.
+    Moved {
+        moved: u32,
+        stale: u32,
+    },
+    /// How many in-sync sets are as they were to be, and how many are not, as something has changed since the proposer
+    /// looked.
     InSync {
-        version: u64,
+        changed: u32,
+        stale: u32,
     },
     Refused(Refusal),
 }
@@ -155,14 +179,10 @@ pub enum Refusal {
     StaleIncarnation { node: NodeId, incarnation: Incarnation },
     #[error("node {node} has no copy of partition {partition}")]
     NotAReplica { partition: PartitionId, node: NodeId },
-    #[error("node {node} is not in sync in partition {partition}")]
-    NotInSync { partition: PartitionId, node: NodeId },
     #[error("node {node} is in the in-sync set of partition {partition}")]
     StillInSync { partition: PartitionId, node: NodeId },
-    #[error("partition {0} has no primary")]
-    NoPrimary(PartitionId),
-    #[error("the primary of partition {0} is always in sync")]
-    WithoutPrimary(PartitionId),
+    #[error("{starts} starts are known now")]
+    StaleStarts { starts: u64 },
 }
 
 /// Whether a node occurs twice. The lists are short, or seldom looked at.
@@ -197,12 +217,7 @@ fn check_members(members: &[Member], members_max: usize) -> Result<(), &'static 
 }
 
 fn check_changes(changes: &[Placement]) -> Result<(), &'static str> {
-    if changes.is_empty() || changes.len() > PARTITIONS_MAX {
-        return Err("a placement changes nothing, or too much");
-    }
-    if !changes.is_sorted_by(|a, b| a.partition < b.partition) {
-        return Err("the partitions of a placement are not in order");
-    }
+    check_order(changes.iter().map(|change| change.partition))?;
     for change in changes {
         if change.replicas.is_empty() || change.replicas.len() > REPLICAS_MAX {
             return Err("a partition has no copies, or too many");
@@ -212,6 +227,25 @@ fn check_changes(changes: &[Placement]) -> Result<(), &'static str> {
         }
     }
     Ok(())
+}
+
+/// Checks that the partitions of a batch are in order, so that none is there twice.
+fn check_order(partitions: impl ExactSizeIterator<Item = PartitionId>) -> Result<(), &'static str> {
+    if partitions.len() == 0 || partitions.len() > PARTITIONS_MAX {
+        return Err("a command changes nothing, or too much");
+    }
+    if !partitions.is_sorted_by(|a, b| a < b) {
+        return Err("the partitions of a command are not in order");
+    }
+    Ok(())
+}
+
+fn check_in_sync(changes: &[InSyncChange]) -> Result<(), &'static str> {
+    check_order(changes.iter().map(|change| change.partition))?;
+    if changes.iter().any(|change| change.in_sync.is_empty()) {
+        return Err("an in-sync set is never empty");
+    }
+    changes.iter().try_for_each(|change| check_members(&change.in_sync, REPLICAS_MAX))
 }
 
 impl Command {
@@ -224,7 +258,7 @@ impl Command {
             }
             Command::Join { profile, .. } | Command::Register { profile, .. } => profile.check(),
             Command::Place { changes, .. } => check_changes(changes),
-            Command::Promote { dead, ready } => {
+            Command::Promote { dead, ready, .. } => {
                 check_members(dead, NODES_MAX)?;
                 check_members(ready, NODES_MAX)?;
                 if dead.iter().any(|member| ready.iter().any(|other| other.node == member.node)) {
@@ -232,13 +266,9 @@ impl Command {
                 }
                 Ok(())
             }
-            Command::SetInSync { in_sync, .. } => {
-                if in_sync.is_empty() {
-                    return Err("an in-sync set is never empty");
-                }
-                check_members(in_sync, REPLICAS_MAX)
-            }
-            Command::Remove { .. } | Command::Lead { .. } | Command::ForceLead { .. } => Ok(()),
+            Command::Lead { moves, .. } => check_order(moves.iter().map(|change| change.partition)),
+            Command::SetInSync { changes } => check_in_sync(changes),
+            Command::Remove { .. } | Command::ForceLead { .. } => Ok(()),
         }
     }
 }
@@ -252,12 +282,8 @@ impl fmt::Display for Command {
             Command::Remove { node } => write!(f, "remove node {node}"),
             Command::Place { version, changes } => write!(f, "place {} partitions after {version}", changes.len()),
             Command::Promote { dead, .. } => write!(f, "promote for {} dead nodes", dead.len()),
-            Command::Lead { partition, epoch, to } => {
-                write!(f, "node {} leads partition {partition} after epoch {epoch}", to.node)
-            }
-            Command::SetInSync { partition, epoch, version, in_sync } => {
-                write!(f, "{} nodes in sync in partition {partition} after {epoch}.{version}", in_sync.len())
-            }
+            Command::Lead { moves, to } => write!(f, "node {} leads {} partitions", to.node, moves.len()),
+            Command::SetInSync { changes } => write!(f, "who is in sync in {} partitions", changes.len()),
             Command::ForceLead { partition, epoch, to } => {
                 write!(f, "node {} leads partition {partition} by force after epoch {epoch}", to.node)
             }

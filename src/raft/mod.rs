@@ -15,6 +15,7 @@ pub mod bus;
 mod cluster_tests;
 pub mod command;
 pub mod error;
+pub mod govern;
 pub mod image;
 pub mod log_store;
 pub mod recover;

@@ -16,8 +16,8 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::command::{
-    COUNT_MAX, Command, Epoch, Incarnation, Member, NODES_MAX, NodeId, PARTITIONS_MAX, PartitionId, Placement, Profile,
-    REPLICAS_MAX, Refusal, Reply, has_duplicates,
+    COUNT_MAX, Command, Epoch, InSyncChange, Incarnation, Member, Move, NODES_MAX, NodeId, PARTITIONS_MAX, PartitionId,
+    Placement, Profile, REPLICAS_MAX, Refusal, Reply, has_duplicates,
 };
 
 /// A node of the cluster.
@@ -59,17 +59,27 @@ pub struct State {
     partitions: Vec<Partition>,
     /// Grows with each change of the replicas of any partition.
     placement_version: u64,
+    /// How often a process has started, of all nodes that there ever were.
+    starts: u64,
 }
 
 impl Default for State {
     fn default() -> State {
-        State { nodes: Vec::new(), next_node: 1, partitions: Vec::new(), placement_version: 0 }
+        State { nodes: Vec::new(), next_node: 1, partitions: Vec::new(), placement_version: 0, starts: 0 }
     }
 }
 
 impl Partition {
     fn stale(&self, partition: PartitionId) -> Refusal {
         Refusal::Stale { partition, epoch: self.epoch, version: self.in_sync_version }
+    }
+
+    /// Whether a set may become this one: it follows the one that is, keeps the primary, and has nobody without a copy.
+    fn accepts(&self, change: &InSyncChange) -> bool {
+        let is_member = |node: NodeId| change.in_sync.iter().any(|member| member.node == node);
+        (self.epoch, self.in_sync_version) == (change.epoch, change.version)
+            && self.primary.is_some_and(is_member)
+            && change.in_sync.iter().all(|member| self.replicas.contains(&member.node))
     }
 
     fn set_primary(&mut self, primary: Option<NodeId>) {
@@ -107,6 +117,17 @@ impl State {
         self.placement_version
     }
 
+    /// How often a process has started, of all nodes that there ever were.
+    pub fn starts(&self) -> u64 {
+        self.starts
+    }
+
+    /// A node in the start that it is in now; None: it is not known, or has never started.
+    pub fn member(&self, id: NodeId) -> Option<Member> {
+        let node = self.node(id).filter(|node| node.incarnation > 0)?;
+        Some(Member { node: id, incarnation: node.incarnation })
+    }
+
     /// Executes a command. One that is refused changes nothing.
     pub fn apply(&mut self, command: &Command) -> Reply {
         if let Err(why) = command.check() {
@@ -120,11 +141,9 @@ impl State {
             }
             Command::Remove { node } => self.remove(*node),
             Command::Place { version, changes } => self.place(*version, changes),
-            Command::Promote { dead, ready } => self.promote(dead, ready),
-            Command::Lead { partition, epoch, to } => self.lead(*partition, *epoch, *to),
-            Command::SetInSync { partition, epoch, version, in_sync } => {
-                self.set_in_sync(*partition, *epoch, *version, in_sync)
-            }
+            Command::Promote { starts, dead, ready } => self.promote(*starts, dead, ready),
+            Command::Lead { moves, to } => self.lead(moves, *to),
+            Command::SetInSync { changes } => Ok(self.set_in_sync(changes)),
             Command::ForceLead { partition, epoch, to } => self.force_lead(*partition, *epoch, *to),
         };
         result.unwrap_or_else(Reply::Refused)
@@ -174,6 +193,7 @@ impl State {
         if node.incarnation != after {
             return Err(Refusal::StaleIncarnation { node: id, incarnation: node.incarnation });
         }
+        self.starts += 1;
         node.incarnation += 1;
         node.boot = boot;
         node.profile.clone_from(profile);
@@ -251,7 +271,10 @@ impl State {
         Ok(())
     }
 
-    fn promote(&mut self, dead: &[Member], ready: &[Member]) -> Result<Reply, Refusal> {
+    fn promote(&mut self, starts: u64, dead: &[Member], ready: &[Member]) -> Result<Reply, Refusal> {
+        if starts != self.starts {
+            return Err(Refusal::StaleStarts { starts: self.starts });
+        }
         for member in dead.iter().chain(ready) {
             self.check_member(*member)?;
         }
@@ -292,49 +315,37 @@ impl State {
         partition.ok_or(Refusal::UnknownPartition(id))
     }
 
-    fn lead(&mut self, id: PartitionId, epoch: Epoch, to: Member) -> Result<Reply, Refusal> {
+    fn lead(&mut self, moves: &[Move], to: Member) -> Result<Reply, Refusal> {
         self.check_member(to)?;
-        let partition = self.placed_mut(id)?;
-        if partition.epoch != epoch {
-            return Err(partition.stale(id));
-        }
-        if partition.primary.is_none() {
+        let mut moved = 0;
+        for Move { partition, epoch } in moves {
+            let Ok(partition) = self.placed_mut(*partition) else { continue };
             // Who follows one that is lost must be ready, which only a promotion knows.
-            return Err(Refusal::NoPrimary(id));
+            if partition.epoch == *epoch && partition.primary.is_some() && partition.in_sync.contains(&to.node) {
+                partition.set_primary(Some(to.node));
+                moved += 1;
+            }
         }
-        if !partition.in_sync.contains(&to.node) {
-            return Err(Refusal::NotInSync { partition: id, node: to.node });
-        }
-        partition.set_primary(Some(to.node));
-        Ok(Reply::Leads { epoch: partition.epoch })
+        Ok(Reply::Moved { moved, stale: moves.len() as u32 - moved })
     }
 
-    fn set_in_sync(
-        &mut self,
-        id: PartitionId,
-        epoch: Epoch,
-        version: u64,
-        members: &[Member],
-    ) -> Result<Reply, Refusal> {
-        for member in members {
+    fn set_in_sync(&mut self, changes: &[InSyncChange]) -> Reply {
+        let mut changed = 0;
+        for change in changes {
             // A node that has started anew since may lack what it had, though the set did not change by that.
-            self.check_member(*member)?;
+            if change.in_sync.iter().any(|member| self.check_member(*member).is_err()) {
+                continue;
+            }
+            if let Ok(partition) = self.placed_mut(change.partition)
+                && partition.accepts(change)
+            {
+                let is_member = |node: &NodeId| change.in_sync.iter().any(|member| member.node == *node);
+                partition.in_sync = partition.replicas.iter().copied().filter(is_member).collect();
+                partition.in_sync_version += 1;
+                changed += 1;
+            }
         }
-        let partition = self.placed_mut(id)?;
-        if (partition.epoch, partition.in_sync_version) != (epoch, version) {
-            return Err(partition.stale(id));
-        }
-        let primary = partition.primary.ok_or(Refusal::NoPrimary(id))?;
-        let is_member = |node: NodeId| members.iter().any(|member| member.node == node);
-        if !is_member(primary) {
-            return Err(Refusal::WithoutPrimary(id));
-        }
-        if let Some(member) = members.iter().find(|member| !partition.replicas.contains(&member.node)) {
-            return Err(Refusal::NotAReplica { partition: id, node: member.node });
-        }
-        partition.in_sync = partition.replicas.iter().copied().filter(|node| is_member(*node)).collect();
-        partition.in_sync_version += 1;
-        Ok(Reply::InSync { version: partition.in_sync_version })
+        Reply::InSync { changed, stale: changes.len() as u32 - changed }
     }
 
     fn force_lead(&mut self, id: PartitionId, epoch: Epoch, to: Member) -> Result<Reply, Refusal> {
@@ -360,7 +371,7 @@ impl State {
         if !self.nodes.is_sorted_by(|a, b| a.id < b.id) {
             return Err("nodes are not in order");
         }
-        if self.next_node.max(self.placement_version) > COUNT_MAX {
+        if self.next_node.max(self.placement_version).max(self.starts) > COUNT_MAX {
             return Err("a number that cannot have been reached");
         }
         for (at, node) in self.nodes.iter().enumerate() {

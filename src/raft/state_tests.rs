@@ -44,19 +44,37 @@ fn command(state: &State, (kind, a, b, c, honest): Raw) -> Command {
             let version = if honest { state.placement_version() } else { u64::from(a) };
             Command::Place { version, changes: vec![Placement { partition, replicas }] }
         }
-        9..=10 => Command::Promote { dead: members(state, a, honest), ready: members(state, b & !a, true) },
-        11..=12 => Command::Lead { partition, epoch, to: member(state, node, honest) },
+        9..=10 => {
+            let starts = if c > 250 { u64::from(c) } else { state.starts() };
+            Command::Promote { starts, dead: members(state, a, honest), ready: members(state, b & !a, true) }
+        }
+        11..=12 => {
+            let other = (partition < PARTITIONS - 1).then(|| {
+                let epoch = state.partition(PARTITIONS - 1).map_or(1, |partition| partition.epoch);
+                Move { partition: PARTITIONS - 1, epoch }
+            });
+            let moves = [Move { partition, epoch }].into_iter().chain(other).collect();
+            Command::Lead { moves, to: member(state, node, honest) }
+        }
         13..=14 => {
             let mut in_sync = members(state, c, honest);
             if let (true, Some(primary)) = (honest, is.primary) {
                 in_sync.retain(|member| is.replicas.contains(&member.node) && member.node != primary);
                 in_sync.push(member(state, primary, true));
             }
-            Command::SetInSync { partition, epoch, version: is.in_sync_version, in_sync }
+            set_in_sync(partition, epoch, is.in_sync_version, in_sync)
         }
         _ => Command::ForceLead { partition, epoch, to: member(state, node, honest) },
     }
 }
+
+/// Of one partition.
+fn set_in_sync(partition: PartitionId, epoch: Epoch, version: u64, in_sync: Vec<Member>) -> Command {
+    Command::SetInSync { changes: vec![InSyncChange { partition, epoch, version, in_sync }] }
+}
+
+const CHANGED: Reply = Reply::InSync { changed: 1, stale: 0 };
+const STALE: Reply = Reply::InSync { changed: 0, stale: 1 };
 
 /// What a change of one partition may be.
 fn check_partition(before: &Partition, after: &Partition, command: &Command) -> Result<(), TestCaseError> {
@@ -85,7 +103,11 @@ fn check_partition(before: &Partition, after: &Partition, command: &Command) -> 
 
 fn check_step(before: &State, after: &State, command: &Command, reply: &Reply) -> Result<(), TestCaseError> {
     prop_assert_eq!(after.validate(), Ok(()));
-    if let Reply::Refused(_) = reply {
+    let registered = |state: &State| state.nodes().iter().map(|node| node.incarnation).sum::<u64>();
+    if !matches!(command, Command::Remove { .. }) {
+        prop_assert_eq!(after.starts() - before.starts(), registered(after) - registered(before));
+    }
+    if let Reply::Refused(_) | Reply::InSync { changed: 0, .. } | Reply::Moved { moved: 0, .. } = reply {
         prop_assert_eq!(before, after, "a refused command changed something");
     }
     for (before, after) in before.partitions().iter().zip(after.partitions()) {
@@ -144,8 +166,8 @@ fn three() -> State {
     let changes = vec![Placement { partition: 0, replicas: vec![1, 2, 3] }];
     assert_eq!(state.apply(&Command::Place { version: 0, changes }), Reply::Placed { version: 1 });
     let in_sync = members(&state, 0b111, true);
-    let reply = state.apply(&Command::SetInSync { partition: 0, epoch: 1, version: 1, in_sync });
-    assert_eq!(reply, Reply::InSync { version: 2 });
+    let reply = state.apply(&set_in_sync(0, 1, 1, in_sync));
+    assert_eq!(reply, CHANGED);
     state
 }
 
@@ -162,7 +184,7 @@ fn registration(state: &State, node: NodeId, after: Incarnation) -> Command {
 
 fn promote(state: &mut State, dead: u8, ready: u8) -> Reply {
     let (dead, ready) = (members(state, dead, true), members(state, ready, true));
-    state.apply(&Command::Promote { dead, ready })
+    state.apply(&Command::Promote { starts: state.starts(), dead, ready })
 }
 
 #[test]
@@ -173,13 +195,16 @@ fn a_dead_primary_is_followed_by_one_that_has_everything() {
     assert_eq!((partition.primary, partition.epoch, &partition.in_sync[..]), (Some(3), 2, &[2, 3][..]));
     // What the old primary still asks for comes too late.
     let in_sync = members(&state, 0b001, true);
-    let reply = state.apply(&Command::SetInSync { partition: 0, epoch: 1, version: 2, in_sync });
-    assert_eq!(reply, Reply::Refused(Refusal::Stale { partition: 0, epoch: 2, version: 3 }));
+    let reply = state.apply(&set_in_sync(0, 1, 2, in_sync));
+    assert_eq!(reply, STALE);
     // And whoever was called dead and has started anew is asked about again.
     let dead = members(&state, 0b100, true);
     register(&mut state, 3);
-    let reply = state.apply(&Command::Promote { dead, ready: vec![] });
+    let reply = state.apply(&Command::Promote { starts: state.starts(), dead: dead.clone(), ready: vec![] });
     assert_eq!(reply, Reply::Refused(Refusal::StaleIncarnation { node: 3, incarnation: 2 }));
+    // So is everybody, by who did not know of this start.
+    let reply = state.apply(&Command::Promote { starts: state.starts() - 1, dead: vec![], ready: dead });
+    assert_eq!(reply, Reply::Refused(Refusal::StaleStarts { starts: state.starts() }));
 }
 
 #[test]
@@ -187,7 +212,8 @@ fn the_dead_may_be_named_in_any_order() {
     let mut state = three();
     let (mut dead, ready) = (members(&state, 0b101, true), members(&state, 0b010, true));
     dead.reverse();
-    assert_eq!(state.apply(&Command::Promote { dead, ready }), Reply::Promoted { promoted: 1, stuck: 0 });
+    let promote = Command::Promote { starts: state.starts(), dead, ready };
+    assert_eq!(state.apply(&promote), Reply::Promoted { promoted: 1, stuck: 0 });
     assert_eq!(state.partition(0).unwrap().in_sync, [2]);
 }
 
@@ -211,24 +237,27 @@ fn the_last_set_is_frozen() {
     let to = member(&state, 1, true);
     let epoch = state.partition(0).unwrap().epoch;
     for node in [1, 3] {
-        let refused = state.apply(&Command::Lead { partition: 0, epoch, to: member(&state, node, true) });
-        assert_eq!(refused, Reply::Refused(Refusal::NoPrimary(0)), "node {node}");
+        let moves = vec![Move { partition: 0, epoch }];
+        let refused = state.apply(&Command::Lead { moves, to: member(&state, node, true) });
+        assert_eq!(refused, Reply::Moved { moved: 0, stale: 1 }, "node {node}");
     }
     let force = Command::ForceLead { partition: 0, epoch, to };
     assert_eq!(state.apply(&force), Reply::Leads { epoch: epoch + 1 });
     // Executed again, it would take node 2 out, and what it has.
     let in_sync = members(&state, 0b011, true);
     let version = state.partition(0).unwrap().in_sync_version;
-    state.apply(&Command::SetInSync { partition: 0, epoch: epoch + 1, version, in_sync });
+    state.apply(&set_in_sync(0, epoch + 1, version, in_sync));
     let version = version + 1;
     assert_eq!(state.apply(&force), Reply::Refused(Refusal::Stale { partition: 0, epoch: epoch + 1, version }));
     assert_eq!(state.partition(0).unwrap().in_sync, [1, 2]);
     // The role moves only to who is in sync.
-    let lead = |node| Command::Lead { partition: 0, epoch: epoch + 1, to: member(&state, node, true) };
+    let moves = vec![Move { partition: 0, epoch: epoch + 1 }];
+    let lead = |node| Command::Lead { moves: moves.clone(), to: member(&state, node, true) };
     let (to_other, to_second) = (lead(3), lead(2));
     let refused = state.apply(&to_other);
-    assert_eq!(refused, Reply::Refused(Refusal::NotInSync { partition: 0, node: 3 }));
-    assert_eq!(state.apply(&to_second), Reply::Leads { epoch: epoch + 2 });
+    assert_eq!(refused, Reply::Moved { moved: 0, stale: 1 });
+    assert_eq!(state.apply(&to_second), Reply::Moved { moved: 1, stale: 0 });
+    assert_eq!(state.partition(0).unwrap().epoch, epoch + 2);
 }
 
 #[test]
@@ -248,7 +277,7 @@ fn a_start_that_comes_late_changes_nothing() {
 fn a_copy_that_went_and_came_back_is_another_one() {
     let mut state = three();
     let in_sync = members(&state, 0b011, true);
-    state.apply(&Command::SetInSync { partition: 0, epoch: 1, version: 2, in_sync });
+    state.apply(&set_in_sync(0, 1, 2, in_sync));
     let place = |state: &mut State, replicas: &[u64]| {
         let changes = vec![Placement { partition: 0, replicas: replicas.to_vec() }];
         let reply = state.apply(&Command::Place { version: state.placement_version(), changes });
@@ -260,8 +289,7 @@ fn a_copy_that_went_and_came_back_is_another_one() {
     let caught_up = members(&state, 0b111, true);
     assert_eq!(place(&mut state, &[2, 1]), 4);
     assert_eq!(place(&mut state, &[2, 1, 3]), 5);
-    let reply = state.apply(&Command::SetInSync { partition: 0, epoch: 1, version: 3, in_sync: caught_up });
-    assert_eq!(reply, Reply::Refused(Refusal::Stale { partition: 0, epoch: 1, version: 5 }));
+    assert_eq!(state.apply(&set_in_sync(0, 1, 3, caught_up)), STALE);
 }
 
 #[test]
@@ -272,8 +300,37 @@ fn who_started_anew_is_not_taken_for_who_was_in_sync() {
     let mut in_sync = members(&state, 0b111, true);
     in_sync[2].incarnation = 1;
     let version = state.partition(0).unwrap().in_sync_version;
-    let reply = state.apply(&Command::SetInSync { partition: 0, epoch: 1, version, in_sync });
-    assert_eq!(reply, Reply::Refused(Refusal::StaleIncarnation { node: 3, incarnation: 2 }));
+    let before = state.clone();
+    assert_eq!(state.apply(&set_in_sync(0, 1, version, in_sync)), STALE);
+    assert_eq!(state, before);
+}
+
+#[test]
+fn a_batch_changes_what_is_not_stale() {
+    let mut state = three();
+    let all = members(&state, 0b111, true);
+    let change =
+        |partition, epoch, in_sync: &[Member]| InSyncChange { partition, epoch, version: 2, in_sync: in_sync.to_vec() };
+    // There is no partition 1.
+    let changes = vec![change(0, 1, &all[..2]), change(1, 1, &all)];
+    assert_eq!(state.apply(&Command::SetInSync { changes }), Reply::InSync { changed: 1, stale: 1 });
+    assert_eq!(state.partition(0).unwrap().in_sync, [1, 2]);
+    // Without its primary, with somebody who has no copy, twice in one batch.
+    let stranger = Member { node: 4, incarnation: 1 };
+    for in_sync in [&all[1..], &[all[0], stranger]] {
+        let changes = vec![InSyncChange { version: 3, ..change(0, 1, in_sync) }];
+        assert_eq!(state.apply(&Command::SetInSync { changes }), STALE);
+    }
+    let twice = Command::SetInSync { changes: vec![change(0, 1, &all), change(0, 1, &all)] };
+    assert!(matches!(state.apply(&twice), Reply::Refused(Refusal::Malformed(_))));
+    // A role moves once, however often it is asked for.
+    let moves = vec![Move { partition: 0, epoch: 1 }, Move { partition: 1, epoch: 1 }];
+    let lead = Command::Lead { moves, to: all[1] };
+    assert_eq!(state.apply(&lead), Reply::Moved { moved: 1, stale: 1 });
+    assert_eq!(state.apply(&lead), Reply::Moved { moved: 0, stale: 2 });
+    let stale = Member { node: 1, incarnation: 7 };
+    let lead = Command::Lead { moves: vec![Move { partition: 0, epoch: 2 }], to: stale };
+    assert_eq!(state.apply(&lead), Reply::Refused(Refusal::StaleIncarnation { node: 1, incarnation: 1 }));
 }
 
 #[test]
@@ -302,7 +359,7 @@ fn a_replica_that_is_in_sync_keeps_its_copy() {
     let refused = state.apply(&place(&[1, 2]));
     assert_eq!(refused, Reply::Refused(Refusal::StillInSync { partition: 0, node: 3 }));
     let in_sync = members(&state, 0b011, true);
-    state.apply(&Command::SetInSync { partition: 0, epoch: 1, version: 2, in_sync });
+    state.apply(&set_in_sync(0, 1, 2, in_sync));
     assert_eq!(state.apply(&place(&[2, 1])), Reply::Placed { version: 2 });
     assert_eq!(state.partition(0).unwrap().in_sync, [2, 1]);
     assert_eq!(state.apply(&place(&[2, 1])), Reply::Refused(Refusal::StalePlacement { version: 2 }));

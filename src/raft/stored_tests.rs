@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::strategy::Strategy;
 
 use super::*;
-use crate::raft::command::{Member, Placement, Profile};
+use crate::raft::command::{InSyncChange, Member, Move, Placement, Profile};
 use crate::raft::testing::id;
 
 fn profiles() -> impl Strategy<Value = Profile> {
@@ -23,6 +23,9 @@ fn commands() -> impl Strategy<Value = Command> {
     let placement = (any::<u16>(), prop::collection::vec(0..4u64, 0..12))
         .prop_map(|(partition, replicas)| Placement { partition, replicas });
     let member = (any::<u64>(), any::<u64>()).prop_map(|(node, incarnation)| Member { node, incarnation });
+    let moves = (any::<u16>(), any::<u64>()).prop_map(|(partition, epoch)| Move { partition, epoch });
+    let change = (any::<u16>(), any::<u64>(), any::<u64>(), members())
+        .prop_map(|(partition, epoch, version, in_sync)| InSyncChange { partition, epoch, version, in_sync });
     prop_oneof![
         any::<u16>().prop_map(|partitions| Command::Create { partitions }),
         (any::<u128>(), profiles()).prop_map(|(identity, profile)| Command::Join { identity, profile }),
@@ -32,15 +35,9 @@ fn commands() -> impl Strategy<Value = Command> {
         any::<u64>().prop_map(|node| Command::Remove { node }),
         (any::<u64>(), prop::collection::vec(placement, 0..6))
             .prop_map(|(version, changes)| Command::Place { version, changes }),
-        (members(), members()).prop_map(|(dead, ready)| Command::Promote { dead, ready }),
-        (any::<u16>(), any::<u64>(), member.clone()).prop_map(|(partition, epoch, to)| Command::Lead {
-            partition,
-            epoch,
-            to
-        }),
-        (any::<u16>(), any::<u64>(), any::<u64>(), members()).prop_map(|(partition, epoch, version, in_sync)| {
-            Command::SetInSync { partition, epoch, version, in_sync }
-        }),
+        (any::<u64>(), members(), members()).prop_map(|(starts, dead, ready)| Command::Promote { starts, dead, ready }),
+        (prop::collection::vec(moves, 0..6), member.clone()).prop_map(|(moves, to)| Command::Lead { moves, to }),
+        prop::collection::vec(change, 0..6).prop_map(|changes| Command::SetInSync { changes }),
         (any::<u16>(), any::<u64>(), member).prop_map(|(partition, epoch, to)| Command::ForceLead {
             partition,
             epoch,

@@ -25,9 +25,9 @@ pub const APPEND_BYTES: usize = 1 << 20;
 /// Bytes of a snapshot in one message: heartbeats on the same connection wait no longer than for this.
 pub const PIECE_BYTES_MAX: usize = 64 << 10;
 
-// The longest entry places all partitions.
-const PLACEMENT_BYTES_MAX: usize = 16 + 8 * REPLICAS_MAX;
-const _: () = assert!(PLACEMENT_BYTES_MAX * PARTITIONS_MAX + APPEND_BYTES + PIECE_BYTES_MAX < REQUEST_BYTES_MAX);
+// The longest entry says of all partitions who is in sync; one that places all is shorter.
+const IN_SYNC_BYTES_MAX: usize = 32 + 16 * REPLICAS_MAX;
+const _: () = assert!(IN_SYNC_BYTES_MAX * PARTITIONS_MAX + APPEND_BYTES + PIECE_BYTES_MAX < REQUEST_BYTES_MAX);
 const _: () = assert!(SNAPSHOT_BYTES_MAX < u32::MAX as usize);
 
 /// A part of a snapshot, in order. What the snapshot is of stands in itself.
