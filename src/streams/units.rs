@@ -1,0 +1,1 @@
+//! The filter: which units of a frame concern whom.
