@@ -8,7 +8,7 @@
 //! | file | what it is |
 //! | --- | --- |
 //! | `history.rs` | who wrote the log from which index on; up to where two logs agree |
-//! | `detector.rs` | how strange a silence is |
+//! | `detector.rs`, `timeline.rs` | how strange a silence is; how long what is missing has been there |
 //! | `message.rs`, `wire.rs` | messages, and how they lie in bytes |
 //! | `primary/` | [`primary::Primary`]: serves all replicas of a node that leads, or relays |
 //! | `replica/` | [`replica::Replica`]: follows |
@@ -94,6 +94,7 @@ pub mod history;
 pub mod message;
 pub mod primary;
 pub mod replica;
+pub mod timeline;
 pub mod wire;
 
 #[cfg(test)]

@@ -109,7 +109,7 @@ pub enum Action {
         partition: PartitionId,
         epoch: Epoch,
         base: Tail,
-        suffix: Vec<Piece>,
+        suffix: Option<Suffix>,
     },
     /// This node is to lead and must not: its data is incomplete. Nobody can, until an operator decides.
     NotReady {
