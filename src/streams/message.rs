@@ -92,7 +92,9 @@ pub enum ToLeader {
         applied: Index,
         durable: Index,
     },
+    /// What was copied in this run is complete; 0: what a suffix was sent of.
     Has {
+        run: u64,
         held: Vec<Held>,
     },
     Heartbeat {
@@ -273,7 +275,7 @@ impl Wire for ToLeader {
                 check_index(*received)?;
                 sense(applied <= received && durable <= applied, "more than was received, or applied")
             }
-            ToLeader::Has { held } => check_held(held),
+            ToLeader::Has { held, .. } => check_held(held),
             ToLeader::Heartbeat { .. } => Ok(()),
         }
     }
