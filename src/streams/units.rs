@@ -55,12 +55,12 @@ impl<'a> Units<'a> {
     }
 
     /// The next unit; None at the end.
-    pub fn next(&mut self) -> Result<Option<Unit<'a>>, Malformed> {
+    pub fn next_unit(&mut self) -> Result<Option<Unit<'a>>, Malformed> {
         let start = self.len - self.rest.len();
         let Some(statements) = next_unit(&mut self.rest)? else { return Ok(None) };
         let mut targets = Targets { rest: statements, partitions: self.partitions };
         let mut scope = None;
-        while let Some((target, _)) = targets.next()? {
+        while let Some((target, _)) = targets.next_statement()? {
             let this = match target {
                 Target::Foreign => Scope::Foreign,
                 Target::One(partition) => Scope::One(partition),
@@ -90,7 +90,7 @@ impl<'a> Targets<'a> {
 
     /// The next statement, and what it concerns.
     #[inline]
-    pub fn next(&mut self) -> Result<Option<(Target, &'a [u8])>, Malformed> {
+    pub fn next_statement(&mut self) -> Result<Option<(Target, &'a [u8])>, Malformed> {
         let Some(statement) = next_encoded(&mut self.rest)? else { return Ok(None) };
         // A statement begins with its database; 0 has what this node leads.
         let target = match statement.slot {
@@ -138,7 +138,7 @@ impl Gather {
         (self.start, self.end) = (unit.end, unit.end);
         let begun = begin_unit(&mut self.buffer);
         let mut targets = Targets::new(unit.statements, partitions);
-        while let Some((target, bytes)) = targets.next()? {
+        while let Some((target, bytes)) = targets.next_statement()? {
             if wants(target) {
                 self.buffer.extend_from_slice(bytes);
             }
@@ -183,7 +183,7 @@ mod tests {
     fn gathered(units: &[u8], wants: impl Fn(Target) -> bool + Copy) -> Option<Vec<u8>> {
         let mut gather = Gather::default();
         let mut all = Units::new(units, 4);
-        while let Some(unit) = all.next().unwrap() {
+        while let Some(unit) = all.next_unit().unwrap() {
             let target = match unit.scope {
                 Scope::One(partition) => Target::One(partition),
                 Scope::Foreign => Target::Foreign,
@@ -209,7 +209,7 @@ mod tests {
         };
         let mut scopes = Vec::new();
         let mut all = Units::new(&units, 4);
-        while let Some(unit) = all.next().unwrap() {
+        while let Some(unit) = all.next_unit().unwrap() {
             scopes.push(unit.scope);
         }
         let mixed = Scope::Mixed;
@@ -236,7 +236,7 @@ mod tests {
         let units = frame(&[&[(0, Some(0))], &[(0, Some(1))]]);
         let (mut whole, mut gathers) = (None, [Gather::default(), Gather::default()]);
         let mut all = Units::new(&units, 4);
-        while let Some(unit) = all.next().unwrap() {
+        while let Some(unit) = all.next_unit().unwrap() {
             gathers.iter_mut().for_each(|gather| gather.take(&units, unit.start, unit.end));
         }
         let [a, b] = gathers.map(|mut gather| gather.finish(&units, &mut whole).unwrap());

@@ -45,7 +45,7 @@ impl Follower {
         for &id in partitions {
             self.data[id as usize].phase = Phase::Asked { open: 0 };
         }
-        if let Some(stream) = self.streams.get_mut(&leader) {
+        if let Some(stream) = self.streams.get_mut(&leader).filter(|_| !partitions.is_empty()) {
             stream.changed = true;
         }
     }
@@ -66,7 +66,7 @@ impl Follower {
         out: &mut Vec<Action>,
     ) -> Result<(), Broken> {
         let mut all = Units::new(&units, self.data.len());
-        while all.next()?.is_some() {}
+        while all.next_unit()?.is_some() {}
         if self.is_run(leader, run) {
             let ticket = self.issue(Some(leader), &[]);
             out.push(Action::CopyUnits { ticket, leader, run, wall_ms, units });

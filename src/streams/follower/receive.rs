@@ -176,7 +176,9 @@ impl Follower {
     /// Whether a frame's units of a partition count, of the stream of this leader.
     fn takes(&self, leader: NodeId, partition: PartitionId, last: Index) -> bool {
         self.data.get(partition as usize).is_some_and(|data| {
-            data.role == Role::Follow(leader) && !data.led && data.takes_after().is_some_and(|after| after < last)
+            let has = data.tail.filter(|tail| tail.epoch == data.epoch).map_or(0, |tail| tail.index);
+            let beyond = data.takes_after().is_some_and(|after| after.max(has) < last);
+            beyond && data.role == Role::Follow(leader) && !data.led
         })
     }
 
@@ -202,7 +204,7 @@ impl Follower {
             }
         };
         let mut units = Units::new(&frame.units, count);
-        while let Some(unit) = units.next()? {
+        while let Some(unit) = units.next_unit()? {
             let target = match unit.scope {
                 // A leader sends what it leads.
                 Scope::Foreign => return Err(Broken),
@@ -249,7 +251,7 @@ impl Follower {
         let has = data.tail;
         for piece in pieces.into_iter().filter(|piece| Some(piece.tail) > has) {
             let mut units = Units::new(&piece.units, count);
-            while let Some(unit) = units.next()? {
+            while let Some(unit) = units.next_unit()? {
                 if !matches!(unit.scope, Scope::Everywhere) && unit.scope != Scope::One(partition) {
                     return Err(Broken);
                 }
@@ -272,7 +274,10 @@ impl Follower {
         loop {
             let stream = self.stream(leader);
             let commit = if uncommitted { Index::MAX } else { stream.commit };
-            let Some(received) = stream.queue.pop_front_if(|received| received.last <= commit) else { break };
+            if stream.queue.front().is_none_or(|received| received.last > commit) {
+                break;
+            }
+            let Some(received) = stream.queue.pop_front() else { break };
             stream.held_bytes -= received.units.len() as u64;
             let Received { last, tail, wall_ms, units, partitions } = received;
             let ticket = self.issue(Some(leader), &partitions);
@@ -357,7 +362,7 @@ impl Stream {
 fn only(bytes: &[u8], count: usize, wants: impl Fn(PartitionId) -> bool) -> Option<Rc<[u8]>> {
     let mut gather = Gather::default();
     let mut units = Units::new(bytes, count);
-    while let Ok(Some(unit)) = units.next() {
+    while let Ok(Some(unit)) = units.next_unit() {
         let takes = |target| match target {
             Target::Foreign => false,
             Target::One(partition) => wants(partition),

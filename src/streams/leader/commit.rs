@@ -51,6 +51,8 @@ pub(super) struct Gathered {
     partitions: Vec<PartitionId>,
     /// The last index of a unit of these.
     pub last: Index,
+    /// The highest indices that are committed in some of them since before.
+    committed: (Index, Index),
     pub upto: Index,
     durable_upto: Index,
     /// Places of followers that some of it is streamed to.
@@ -155,6 +157,13 @@ impl Leader {
     /// Sorts partitions into groups, and followers into partitions.
     pub(super) fn arrange(&mut self) {
         self.untidy = false;
+        for led in self.led.iter_mut().flatten() {
+            if let Some(group) = self.groups.get(led.group) {
+                led.committed = led.committed.max(group.upto.min(led.last));
+                led.durable = led.durable.max(group.durable_upto.min(led.last));
+            }
+            led.group = usize::MAX;
+        }
         let mut groups: Vec<Gathered> = Vec::new();
         let mut known: HashMap<Vec<NodeId>, usize> = HashMap::new();
         for id in 0..self.led.len() {
@@ -170,6 +179,7 @@ impl Leader {
                     members: members.iter().map(waited).collect(),
                     partitions: Vec::new(),
                     last: 0,
+                    committed: (0, 0),
                     upto: 0,
                     durable_upto: 0,
                     followers: Vec::new(),
@@ -179,6 +189,8 @@ impl Leader {
             let group = &mut groups[led.group];
             group.partitions.push(id as PartitionId);
             group.last = group.last.max(led.last);
+            let (committed, durable) = group.committed;
+            group.committed = (committed.max(led.committed), durable.max(led.durable));
         }
         for (at, fellow) in self.fellows.iter_mut().enumerate() {
             (fellow.following, fellow.copying) = (0, 0);
@@ -244,8 +256,11 @@ impl Leader {
         let reached = |index: Index, last: Index| if index >= last { end } else { index };
         let (mut upto, mut durable_upto) = (end, reached(self.durable, group.last));
         for member in &group.members {
-            let quick = member.uniform.map(|at| &self.fellows[at]);
-            match quick.filter(|f| f.received >= member.received && f.durable >= member.durable) {
+            let quick = member.uniform.map(|at| &self.fellows[at]).filter(|fellow| {
+                fellow.received >= member.received.max(group.committed.0)
+                    && fellow.durable >= member.durable.max(group.committed.1)
+            });
+            match quick {
                 Some(fellow) => {
                     upto = upto.min(reached(fellow.received, group.last));
                     durable_upto = durable_upto.min(reached(fellow.durable, group.last));
@@ -253,12 +268,12 @@ impl Leader {
                 None => {
                     for &id in &group.partitions {
                         let Some(led) = &self.led[id as usize] else { continue };
-                        let (received, durable) = match self.acknowledged_of(id, led, member.node) {
-                            Some((received, durable)) => (reached(received, led.last), reached(durable, led.last)),
-                            // The base is a unit at the cut.
-                            None => (led.cut.saturating_sub(1), led.cut.saturating_sub(1)),
-                        };
-                        (upto, durable_upto) = (upto.min(received), durable_upto.min(durable));
+                        let acknowledged = self.acknowledged_of(id, led, member.node);
+                        // The base is a unit at the cut.
+                        let before = led.cut.saturating_sub(1);
+                        let (received, durable) = acknowledged.unwrap_or((before, before));
+                        upto = upto.min(reached(received.max(led.committed), led.last));
+                        durable_upto = durable_upto.min(reached(durable.max(led.durable), led.last));
                     }
                 }
             }

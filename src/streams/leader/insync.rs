@@ -74,6 +74,7 @@ impl Leader {
             }
         }
         (led.proposed_ms, led.proposal) = (Some(now_ms), in_sync.clone());
+        led.unknown += 1;
         self.untidy = true;
         Some(InSyncChange { partition: id, epoch: led.epoch, version: led.version, in_sync })
     }
@@ -127,17 +128,23 @@ impl Leader {
         let Some(group) = self.groups.get(led.group) else { return false };
         let (committed, durable) = group.committed();
         let joiner =
-            Joiner { node, since_ms: now_ms, committed: committed.min(led.last), durable: durable.min(led.last) };
+            Joiner {
+                node,
+                since_ms: now_ms,
+                committed: committed.min(led.last).max(led.committed),
+                durable: durable.min(led.last).max(led.durable),
+            };
         led.joiners.push(joiner);
         true
     }
 
-    /// Raft has refused this change: it will not come any more.
+    /// Raft has refused this change: it will not come any more. To be said once for each time that it was proposed.
     pub fn refused(&mut self, change: &InSyncChange) {
         let led = self.led.get_mut(change.partition as usize).and_then(Option::as_mut);
         let Some(led) = led.filter(|led| (led.epoch, led.version) == (change.epoch, change.version)) else { return };
-        // Of several that were made since, another may still come.
-        if led.proposal == change.in_sync && led.proposed.iter().all(|member| change.in_sync.contains(member)) {
+        led.unknown = led.unknown.saturating_sub(1);
+        // It may be refused because another one, made before, was accepted, even the same.
+        if led.unknown == 0 {
             led.proposed.clear();
             led.proposed_ms = None;
             self.untidy = true;

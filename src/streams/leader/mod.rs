@@ -193,7 +193,7 @@ impl Leader {
         }
         if (partition.epoch, partition.primary) != (led.epoch, Some(self.settings.node)) {
             let committed = self.groups.get(led.group).map_or(0, |group| group.upto);
-            led.deposed = Some(committed.min(self.end));
+            led.deposed = Some(committed.max(led.committed));
             let epoch = led.epoch;
             for fellow in &mut self.fellows {
                 if let Some(part) = fellow.parts.get_mut(&id).filter(|part| part.epoch <= epoch) {
@@ -208,7 +208,7 @@ impl Leader {
         if led.version != partition.in_sync_version {
             led.version = partition.in_sync_version;
             led.proposed.clear();
-            led.proposed_ms = None;
+            (led.proposed_ms, led.unknown) = (None, 0);
         }
         // A process that is over cannot come into a set any more.
         let state = &self.state;
@@ -351,6 +351,12 @@ impl Leader {
         let mut position = self.fellows[at].position;
         let (mut answers, mut suffixes, mut confirmed) = (Vec::new(), Vec::new(), Vec::new());
         let fellow = &mut self.fellows[at];
+        for part in fellow.parts.values_mut() {
+            // If the stream goes back, it is not for those whom it has brought this far.
+            if let Phase::Following { after } = &mut part.phase {
+                *after = position.max(*after);
+            }
+        }
         for (&partition, part) in fellow.parts.iter_mut().filter(|(_, part)| part.phase == Phase::Waiting) {
             let led = self.led.get(partition as usize).and_then(Option::as_ref);
             let led = led.filter(|led| fellow.recognized && led.deposed.is_none() && led.epoch == part.epoch);

@@ -34,6 +34,9 @@ pub struct Led {
     /// The index of the last own unit, or the cut.
     pub last: Index,
     pub led_ms: u64,
+    /// What was committed when groups were arranged last, and was on the disks of all: that stays so, whoever comes to a set.
+    pub committed: Index,
+    pub durable: Index,
     /// It leads no longer; up to here was committed then.
     pub deposed: Option<Index>,
     pub replicas: Vec<NodeId>,
@@ -42,6 +45,8 @@ pub struct Led {
     /// All who were proposed for the set that follows `version`, this node left out, and when that was done last.
     pub proposed: Vec<Member>,
     pub proposed_ms: Option<u64>,
+    /// Proposals of which nothing is known.
+    pub unknown: u32,
     /// The last set that was proposed.
     pub proposal: Vec<Member>,
     pub joiners: Vec<Joiner>,
@@ -63,12 +68,15 @@ impl Led {
             tail: base,
             last: cut,
             led_ms: now_ms,
+            committed: 0,
+            durable: 0,
             deposed: None,
             replicas: Vec::new(),
             in_sync: Vec::new(),
             version: 0,
             proposed: Vec::new(),
             proposed_ms: None,
+            unknown: 0,
             proposal: Vec::new(),
             joiners: Vec::new(),
             confirmed: Vec::new(),

@@ -170,10 +170,6 @@ impl Fellow {
         }
     }
 
-    pub fn follows(&self, partition: PartitionId) -> bool {
-        self.parts.get(&partition).is_some_and(|part| matches!(part.phase, Phase::Following { .. }))
-    }
-
     /// It lacks nothing of what concerns it up to `index`.
     pub fn has(&self, received: Index, index: Index) -> bool {
         received >= index.min(self.last)

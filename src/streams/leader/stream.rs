@@ -69,7 +69,7 @@ impl Leader {
         }
         let Leader { led, fellows, groups, .. } = self;
         let mut units = Units::new(frame.units, partitions);
-        while let Some(unit) = units.next()? {
+        while let Some(unit) = units.next_unit()? {
             match unit.scope {
                 Scope::Foreign => {}
                 Scope::One(partition) => {
@@ -168,8 +168,6 @@ impl Leader {
     ) {
         self.untidy = true;
         self.flush(now_ms, at, out);
-        self.refresh();
-        let commit = self.commit_for(at);
         let fellow = &mut self.fellows[at];
         fellow.round += 1;
         (fellow.position, fellow.upto_told) = (position, position);
@@ -180,6 +178,10 @@ impl Leader {
         }
         fellow.received = fellow.received.min(position);
         (fellow.applied, fellow.durable) = (0, 0);
+        // What counts from now on, is acknowledged up to there at the most.
+        self.refresh();
+        let commit = self.commit_for(at);
+        let fellow = &mut self.fellows[at];
         fellow.commit_told = commit;
         let (open, round) = (fellow.open, fellow.round);
         self.send(now_ms, at, Control::Answers { open, round, position, commit, answers }.into(), out);
@@ -206,7 +208,10 @@ impl Leader {
             self.flush(now_ms, at, out);
             let commit = self.commit_for(at);
             let fellow = &mut self.fellows[at];
-            if fellow.commit_told < commit && fellow.round > 0 && fellow.queued_bytes <= COMMIT_ALONE_BYTES_MAX {
+            // What it caught up with may have had nothing for it.
+            let arrived = fellow.upto_told < fellow.last && fellow.position >= fellow.last;
+            let news = fellow.commit_told < commit && fellow.queued_bytes <= COMMIT_ALONE_BYTES_MAX;
+            if (news || arrived) && fellow.round > 0 {
                 self.send_frames(now_ms, at, Vec::new(), commit, out);
             }
             let fellow = &mut self.fellows[at];
@@ -282,7 +287,7 @@ fn mixed(
 ) -> Result<(), Malformed> {
     let partitions = led.len();
     let mut targets = Targets::new(unit.statements, partitions);
-    while let Some((target, _)) = targets.next()? {
+    while let Some((target, _)) = targets.next_statement()? {
         match target {
             Target::Foreign => {}
             Target::One(partition) => {
@@ -310,7 +315,7 @@ fn mixed(
             fellow.concerned |= fellow.gather.take_some(frame.units, unit, partitions, streams)?;
         } else if following {
             let mut targets = Targets::new(unit.statements, partitions);
-            while let Some((target, _)) = targets.next()? {
+            while let Some((target, _)) = targets.next_statement()? {
                 fellow.concerned |= streams(target);
             }
         }
@@ -335,7 +340,7 @@ fn filtered(
     };
     let mut gather = Gather::default();
     let mut units = Units::new(frame.units, partitions);
-    while let Some(unit) = units.next()? {
+    while let Some(unit) = units.next_unit()? {
         let target = match unit.scope {
             Scope::Foreign => Target::Foreign,
             Scope::One(partition) => Target::One(partition),
