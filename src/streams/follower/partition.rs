@@ -71,12 +71,6 @@ impl Data {
         self.pending.clear();
     }
 
-    /// What was not handed out is given up.
-    pub fn give_up_pending(&mut self) {
-        self.pending.clear();
-        self.tail = self.released;
-    }
-
     /// Frames of the stream count that are beyond this index.
     pub fn takes_after(&self) -> Option<Index> {
         match self.phase {

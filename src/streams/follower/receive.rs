@@ -116,9 +116,14 @@ impl Follower {
             Answer::Copy => {
                 self.withdraw_of(leader, &[partition]);
                 self.abort_copy(leader, &[partition], out);
-                let data = &mut self.data[partition as usize];
-                data.give_up_pending();
-                data.phase = Phase::Queued;
+                // Until the copy begins, what was received is kept: it may have been promised, and this node still be in sync.
+                self.data[partition as usize].phase = Phase::Queued;
+            }
+            Answer::NotLeading if !asked => {
+                // No more. Units without a key that still come are for others.
+                self.withdraw_of(leader, &[partition]);
+                self.abort_copy(leader, &[partition], out);
+                self.data[partition as usize].phase = Phase::Asked { open };
             }
             _ => {}
         }

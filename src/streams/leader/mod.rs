@@ -197,7 +197,7 @@ impl Leader {
             let epoch = led.epoch;
             for fellow in &mut self.fellows {
                 if let Some(part) = fellow.parts.get_mut(&id).filter(|part| part.epoch <= epoch) {
-                    (part.phase, part.counts) = (Phase::Waiting, false);
+                    (part.phase, part.counts, part.told) = (Phase::Waiting, false, false);
                 }
             }
             out.push(Action::Deposed { partition: id, epoch });
