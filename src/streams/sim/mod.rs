@@ -35,7 +35,7 @@ use crate::raft::command::{Command, Placement};
 
 const PARTITIONS: usize = 4;
 /// Seeds of the test.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 1_000;
 /// Steps with disturbances.
 const STEPS: usize = 2_500;
 /// Steps in which all has to come to rest.

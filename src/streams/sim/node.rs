@@ -245,7 +245,10 @@ impl World {
                 }
             }
             follower::Action::Lead { partition, epoch, base, suffix } => {
-                self.judge_leader(n, partition);
+                // One that hears late leads what others have gone on with, and shows it to nobody.
+                if self.is_entitled(n, partition, epoch) {
+                    self.judge_leader(n, partition);
+                }
                 let process = self.process(n);
                 let cut = process.end;
                 process.open.insert(partition, epoch);
