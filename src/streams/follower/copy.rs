@@ -117,7 +117,9 @@ impl Follower {
     /// A copy of which some partitions are not wanted any more comes to nothing: the others are asked for anew.
     pub(super) fn abort_copy(&mut self, leader: NodeId, partitions: &[PartitionId], out: &mut Vec<Action>) {
         let Some(stream) = self.streams.get_mut(&leader) else { return };
-        let Some(run) = stream.run.take_if(|run| run.partitions.iter().any(|id| partitions.contains(id))) else { return };
+        let Some(run) = stream.run.take_if(|run| run.partitions.iter().any(|id| partitions.contains(id))) else {
+            return;
+        };
         self.ask_anew(leader, &run.partitions);
         out.push(Action::CopyAborted { leader, run: run.id });
     }

@@ -217,8 +217,13 @@ impl Follower {
             self.data.resize_with(at + 1, Data::default);
         }
         let tail = (holding == Holding::Empty).then_some(Tail::EMPTY);
-        self.data[at] =
-            Data { complete: holding != Holding::Incomplete, tail, released: tail, role: Role::Nobody, ..Data::default() };
+        self.data[at] = Data {
+            complete: holding != Holding::Incomplete,
+            tail,
+            released: tail,
+            role: Role::Nobody,
+            ..Data::default()
+        };
     }
 
     /// Raft's state has changed, or is known for the first time.

@@ -21,18 +21,30 @@ pub enum Phase {
     #[default]
     Idle,
     /// The leader was asked in that Open, and has not answered; 0: is to be asked.
-    Asked { open: u64 },
+    Asked {
+        open: u64,
+    },
     /// The leader will send a copy.
     Queued,
     Copying,
     /// The copy is there and not applied; the stream goes on behind `after`.
-    Finishing { run: u64, after: Index },
+    Finishing {
+        run: u64,
+        after: Index,
+    },
     /// The leader will send what is missing before the cut.
-    Completing { cut: Index },
+    Completing {
+        cut: Index,
+    },
     /// Frames with higher indices than `after` count.
-    Following { after: Index },
+    Following {
+        after: Index,
+    },
     /// What was received is being applied.
-    Promoting { base: Tail, suffix: Option<Suffix> },
+    Promoting {
+        base: Tail,
+        suffix: Option<Suffix>,
+    },
 }
 
 /// See the module.

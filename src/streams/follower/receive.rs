@@ -53,13 +53,7 @@ impl Follower {
         }
     }
 
-    fn control(
-        &mut self,
-        now_ms: u64,
-        leader: NodeId,
-        control: Control,
-        out: &mut Vec<Action>,
-    ) -> Result<(), Broken> {
+    fn control(&mut self, now_ms: u64, leader: NodeId, control: Control, out: &mut Vec<Action>) -> Result<(), Broken> {
         match control {
             Control::Answers { open, round, position, commit, answers } => {
                 let issued = self.issued;

@@ -145,7 +145,7 @@ impl Leader {
         let joiners = led.joiners.iter().map(|joiner| joiner.node);
         let mut nodes: Vec<NodeId> = led.in_sync.iter().copied().chain(proposed).chain(joiners).collect();
         #[cfg(test)]
-        if self.fault == Some(Fault::CountNewSetOnly) && !led.proposed.is_empty() {
+        if self.fault == Some(Fault::CountNewSetOnly) && led.proposed_ms.is_some() {
             nodes = led.proposal.iter().map(|member| member.node).collect();
         }
         nodes.retain(|node| *node != self.settings.node);

@@ -96,7 +96,13 @@ impl Leader {
             && fellow.detector.phi(now_ms) <= settings.phi_max;
         let part = fellow.parts.get(&id).filter(|part| part.epoch == led.epoch);
         match part {
-            Some(part) if self.counts(part) => if alive { Opinion::Good } else { Opinion::Bad },
+            Some(part) if self.counts(part) => {
+                if alive {
+                    Opinion::Good
+                } else {
+                    Opinion::Bad
+                }
+            }
             Some(Part { phase: Phase::Queued | Phase::Copying, .. }) => Opinion::Bad,
             _ => patience(led.led_ms.max(fellow.since_ms), settings.insync_timeout_ms),
         }
@@ -127,13 +133,12 @@ impl Leader {
         }
         let Some(group) = self.groups.get(led.group) else { return false };
         let (committed, durable) = group.committed();
-        let joiner =
-            Joiner {
-                node,
-                since_ms: now_ms,
-                committed: committed.min(led.last).max(led.committed),
-                durable: durable.min(led.last).max(led.durable),
-            };
+        let joiner = Joiner {
+            node,
+            since_ms: now_ms,
+            committed: committed.min(led.last).max(led.committed),
+            durable: durable.min(led.last).max(led.durable),
+        };
         led.joiners.push(joiner);
         true
     }

@@ -236,14 +236,7 @@ impl Leader {
         }
     }
 
-    fn send_frames(
-        &mut self,
-        now_ms: u64,
-        at: usize,
-        frames: Vec<StreamFrame>,
-        commit: Index,
-        out: &mut Vec<Action>,
-    ) {
+    fn send_frames(&mut self, now_ms: u64, at: usize, frames: Vec<StreamFrame>, commit: Index, out: &mut Vec<Action>) {
         let fellow = &mut self.fellows[at];
         let is_all = fellow.queue.is_empty();
         fellow.upto_told = frames.last().filter(|_| !is_all).map_or(fellow.position, |frame| frame.last);
@@ -290,9 +283,7 @@ fn mixed(
     while let Some((target, _)) = targets.next_statement()? {
         match target {
             Target::Foreign => {}
-            Target::One(partition) => {
-                led[partition as usize].iter_mut().for_each(|led| touch(led, groups, frame.last))
-            }
+            Target::One(partition) => led[partition as usize].iter_mut().for_each(|led| touch(led, groups, frame.last)),
             Target::Everywhere => led.iter_mut().flatten().for_each(|led| touch(led, groups, frame.last)),
         }
     }

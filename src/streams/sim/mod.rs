@@ -285,8 +285,7 @@ impl World {
         let at = self.random.below(self.connections.len() as u64) as usize;
         let to_leader = self.random.chance(50);
         let connection = &self.connections[at];
-        let (id, follower, leader, boots) =
-            (connection.id, connection.follower, connection.leader, connection.boots);
+        let (id, follower, leader, boots) = (connection.id, connection.follower, connection.leader, connection.boots);
         let n = if to_leader { leader } else { follower };
         if !self.works(n) {
             return Ok(());
@@ -320,7 +319,8 @@ impl World {
                     self.say(|| format!("{leader} hears {follower}: {message:?}"));
                     self.on_leader(n, |machine, now, out| machine.message(now, id, message, out));
                 } else {
-                    let message = pipe.decoder.decode::<ToFollower>().map_err(|e| format!("{e}"))?.expect("it is whole");
+                    let message =
+                        pipe.decoder.decode::<ToFollower>().map_err(|e| format!("{e}"))?.expect("it is whole");
                     self.say(|| format!("{follower} hears {leader}: {message:?}"));
                     self.on_follower(n, |machine, now, out| machine.message(now, leader, message, out));
                 }
@@ -405,9 +405,12 @@ impl World {
             dead.push(n);
             ready.retain(|other| *other != n);
         }
-        let orphaned = self.raft.agreed.partitions().iter().any(|partition| {
-            partition.primary.is_none_or(|primary| dead.contains(&primary))
-        });
+        let orphaned = self
+            .raft
+            .agreed
+            .partitions()
+            .iter()
+            .any(|partition| partition.primary.is_none_or(|primary| dead.contains(&primary)));
         if orphaned {
             let (dead, ready) = (self.raft.members(&dead), self.raft.members(&ready));
             let command = Command::Promote { dead, ready };
@@ -441,7 +444,9 @@ impl World {
         let known = self.raft.agreed.partition(p).expect("it is placed");
         known.in_sync.iter().any(|&n| {
             let node = &self.nodes[n as usize - 1];
-            n != without && node.process.is_some() && self.raft.agreed.node(n).is_some_and(|k| k.boot == u128::from(node.boot))
+            n != without
+                && node.process.is_some()
+                && self.raft.agreed.node(n).is_some_and(|k| k.boot == u128::from(node.boot))
         })
     }
 
@@ -641,7 +646,8 @@ fn is_found(mistake: Mistake) {
     std::panic::set_hook(Box::new(|_| ()));
     let found = (0..SEEDS).find_map(|seed| run(seed, mistake).err().map(|why| (seed, why)));
     std::panic::set_hook(hook);
-    println!("{mistake:?}: {:?}", found.expect("a mistake is found"));
+    let (seed, why) = found.unwrap_or_else(|| panic!("{mistake:?} is not found"));
+    println!("{mistake:?}: seed {seed}: {why:.200}");
 }
 
 #[test]
