@@ -149,7 +149,7 @@ fn an_idle_partition_holds_nobody_back() {
     append(&mut leader, 13, 1);
     out.clear();
     leader.turn_end(0, &mut out);
-    assert_eq!(leader.commit_upto(), 10);
+    assert_eq!(leader.commit_upto(), 11);
     leader.tick(31, 0, &mut out);
     let alone =
         |partition| InSyncChange { partition, epoch: 1, version: 2, in_sync: vec![Member { node: 1, incarnation: 1 }] };

@@ -316,6 +316,14 @@ impl Leader {
         self.groups.iter().map(group).collect()
     }
 
+    /// Up to where a partition that is led here in this epoch is committed.
+    #[cfg(test)]
+    pub fn committed(&self, partition: PartitionId, epoch: Epoch) -> Option<Index> {
+        let led =
+            self.led.get(partition as usize)?.as_ref().filter(|led| led.epoch == epoch && led.deposed.is_none())?;
+        Some(self.groups.get(led.group).map_or(0, |group| group.upto).max(led.committed))
+    }
+
     /// The tail of what is led here, and the epoch.
     #[cfg(test)]
     pub fn leads(&self, partition: PartitionId) -> Option<(Epoch, Tail, bool)> {

@@ -11,7 +11,7 @@
 //! - whoever begins to lead has every number whose reply left under `quorum`, also replies to reads, as long as a member of the set
 //!   has kept its memory; and under `quorum-disk` in any case;
 //! - complete copies with equal tails are equal, at any time;
-//! - nothing is applied twice;
+//! - nothing is applied twice, and nothing by followers that is not committed, but in a copy;
 //! - at rest, all copies are equal, in sync, and as the leader has them; and everything that was acknowledged is there.
 //!
 //! Leases are perfect: a reply leaves only if the node is the primary at that moment. But what is executed may be executed too late.
@@ -30,7 +30,7 @@ use self::network::{Connection, Packet, Random};
 use self::node::{Node, Process};
 use self::raft::{Proposal, Raft, is_refused, register};
 use super::message::{ToFollower, ToLeader};
-use super::{Epoch, NodeId, PartitionId, Tail, follower, leader};
+use super::{Epoch, Index, NodeId, PartitionId, Tail, follower, leader};
 use crate::raft::command::{Command, Placement};
 
 const PARTITIONS: usize = 4;
@@ -80,6 +80,8 @@ struct World {
     latency_ms: u64,
     acked: Vec<HashSet<u64>>,
     acked_durable: Vec<HashSet<u64>>,
+    /// Who wrote a number, in which epoch, in the frame that ends with which index.
+    written: HashMap<(PartitionId, u64), (NodeId, Epoch, Index)>,
     /// What a complete copy with this tail is.
     known: HashMap<(PartitionId, Tail), Vec<u64>>,
     quiet: bool,
@@ -120,6 +122,7 @@ impl World {
             latency_ms: 1 + random.below(15),
             acked: vec![HashSet::new(); PARTITIONS],
             acked_durable: vec![HashSet::new(); PARTITIONS],
+            written: HashMap::new(),
             known: HashMap::new(),
             quiet: false,
             seen: Seen::default(),
@@ -525,6 +528,17 @@ impl World {
         let (quorum, disk) = (lost(&self.acked[p as usize]), lost(&self.acked_durable[p as usize]));
         assert_eq!(quorum, None, "node {n} leads {p} without what was promised under quorum");
         assert_eq!(disk, None, "node {n} leads {p} without what was promised under quorum-disk");
+    }
+
+    /// A follower applies what is committed, as far as the one who leads can still be asked.
+    fn judge_applied(&self, p: PartitionId, number: u64) {
+        let Some(&(leader, epoch, index)) = self.written.get(&(p, number)) else { return };
+        let process = self.nodes[leader as usize - 1].process.as_ref();
+        if self.is_entitled(leader, p, epoch)
+            && let Some(committed) = process.and_then(|process| process.leader.committed(p, epoch))
+        {
+            assert!(index <= committed, "{number} of {p} is applied and not committed");
+        }
     }
 
     /// Complete copies with equal tails are equal.

@@ -276,6 +276,12 @@ impl World {
         match task {
             follower::Action::Apply { units, partitions, .. } => {
                 let all = numbers(&units);
+                for &(_, p, number) in &all {
+                    partitions
+                        .iter()
+                        .filter(|q| p.is_none_or(|p| p == **q))
+                        .for_each(|p| self.judge_applied(*p, number));
+                }
                 self.apply(n, &all, &partitions, |_| true);
             }
             follower::Action::DropPartitions { copy, partitions, .. } => {
@@ -414,6 +420,7 @@ impl World {
         for (targets, number) in written {
             for (partition, epoch) in targets {
                 self.process(n).held.push(Held { partition, epoch, number, index, acked: false });
+                self.written.insert((partition, number), (n, epoch, index));
             }
         }
     }
