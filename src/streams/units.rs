@@ -167,8 +167,11 @@ mod tests {
     use super::*;
     use crate::shard::statement::{encode, encode_unit};
 
+    /// Database and slot of a statement.
+    type Raw = (u8, Option<u16>);
+
     /// Partition `p` of four has slots from `p * 4096` on.
-    fn frame(units: &[&[(u8, Option<u16>)]]) -> Vec<u8> {
+    fn frame(units: &[&[Raw]]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (at, unit) in units.iter().enumerate() {
             encode_unit(&mut bytes, |out| {
@@ -214,7 +217,7 @@ mod tests {
         }
         let mixed = Scope::Mixed;
         assert_eq!(scopes, [Scope::One(0), Scope::One(1), Scope::Foreign, mixed, Scope::Everywhere, mixed]);
-        let expected = |units: &[(u8, &[(u8, Option<u16>)])]| {
+        let expected = |units: &[(u8, &[Raw])]| {
             let mut bytes = Vec::new();
             for (at, unit) in units {
                 encode_unit(&mut bytes, |out| {
