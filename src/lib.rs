@@ -29,4 +29,5 @@ pub mod route;
 pub mod shard;
 pub mod state;
 pub mod stats;
+pub mod streams;
 pub mod sync;

@@ -1,6 +1,7 @@
 //! The wire format under hostile bytes: cut anywhere, every byte changed, checksums made right again after the change.
 
 use super::*;
+use crate::replication::wire::HEADER_LEN;
 
 fn chain() -> Vec<History> {
     vec![History { id: 5, parent: 0, cut: 0 }, History { id: u128::MAX, parent: 5, cut: 17 }]

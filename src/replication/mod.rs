@@ -8,8 +8,8 @@
 //! | file | what it is |
 //! | --- | --- |
 //! | `history.rs` | who wrote the log from which index on; up to where two logs agree |
-//! | `detector.rs` | how strange a silence is |
-//! | `message.rs` | messages, and how they lie in bytes |
+//! | `detector.rs`, `timeline.rs` | how strange a silence is; how long what is missing has been there |
+//! | `message.rs`, `wire.rs` | messages, and how they lie in bytes |
 //! | `primary/` | [`primary::Primary`]: serves all replicas of a node that leads, or relays |
 //! | `replica/` | [`replica::Replica`]: follows |
 //! | `sim/`, `tests.rs` | a cluster from a seed; transcripts |
@@ -94,6 +94,8 @@ pub mod history;
 pub mod message;
 pub mod primary;
 pub mod replica;
+pub mod timeline;
+pub mod wire;
 
 #[cfg(test)]
 mod sim;

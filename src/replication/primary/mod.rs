@@ -20,7 +20,6 @@ mod failover;
 mod follower;
 mod quorum;
 mod stream;
-mod timeline;
 
 use std::rc::Rc;
 
@@ -31,9 +30,9 @@ pub use self::failover::FailoverError;
 use self::follower::{Follower, Phase, Standing};
 pub use self::quorum::{Lag, WriteRefusal};
 pub use self::stream::READ_WINDOW_BYTES;
-use self::timeline::Timeline;
 use super::history::{Chain, HistoryId};
 use super::message::{Control, Frame, Hello, PROTOCOL_VERSION, Refusal, ToPrimary, ToReplica, Wants};
+use super::timeline::Timeline;
 
 /// A connection, numbered by the shell. A number is never used again.
 pub type Peer = u64;

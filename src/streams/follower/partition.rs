@@ -1,0 +1,93 @@
+//! What a follower knows of the data of a partition.
+
+use super::{Epoch, Index, NodeId, Piece, Suffix, Tail, Ticket};
+
+/// What raft's state says that this node is to a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// It has no copy.
+    #[default]
+    Stranger,
+    /// It has a copy, and nobody leads.
+    Nobody,
+    Follow(NodeId),
+    Lead,
+}
+
+/// How far it has come in that role.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// There is nothing to do, or it is led.
+    #[default]
+    Idle,
+    /// The leader was asked in that Open, and has not answered; 0: is to be asked.
+    Asked {
+        open: u64,
+    },
+    /// The leader will send a copy.
+    Queued,
+    Copying,
+    /// The copy is there and not applied; the stream goes on behind `after`.
+    Finishing {
+        run: u64,
+        after: Index,
+    },
+    /// The leader will send what is missing before the cut.
+    Completing {
+        cut: Index,
+    },
+    /// Frames with higher indices than `after` count.
+    Following {
+        after: Index,
+    },
+    /// What was received is being applied.
+    Promoting {
+        base: Tail,
+        suffix: Option<Suffix>,
+    },
+}
+
+/// See the module.
+///
+/// Invariants: `released <= tail`, and what is between them is in `pending` or in the stream of the leader. Incomplete data has no
+/// tail. While it is led, nothing of this but role and epoch is looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Data {
+    pub role: Role,
+    pub epoch: Epoch,
+    pub phase: Phase,
+    /// The leading side has it.
+    pub led: bool,
+    pub complete: bool,
+    /// A copy is whole, and complete when this is applied.
+    pub complete_at: Option<Ticket>,
+    /// What is received, and what of that was handed out. None: not known, or nothing.
+    pub tail: Option<Tail>,
+    pub released: Option<Tail>,
+    /// The last ticket of something that concerns it.
+    pub last_ticket: Ticket,
+    /// Received and not handed out, while no stream has it.
+    pub pending: Vec<Piece>,
+}
+
+impl Data {
+    /// There may be something to drop.
+    pub fn is_something(&self) -> bool {
+        self.complete || self.complete_at.is_some() || self.last_ticket > 0
+    }
+
+    /// All of it is to be dropped, or worthless.
+    pub fn forget(&mut self) {
+        (self.complete, self.complete_at) = (false, None);
+        (self.tail, self.released) = (None, None);
+        self.pending.clear();
+    }
+
+    /// Frames of the stream count that are beyond this index.
+    pub fn takes_after(&self) -> Option<Index> {
+        match self.phase {
+            Phase::Following { after } | Phase::Finishing { after, .. } => Some(after),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,504 @@
+//! The side that leads: one machine for all who follow this node.
+//!
+//! ```text
+//!     mod.rs       what it is told of roles, and by followers: who is admitted, and how
+//!     stream.rs    the log to each follower: live, or read again for those who are behind; bounded queues
+//!     copy.rs      copies: one at a time, for one follower
+//!     commit.rs    acknowledgements, groups of partitions with equal in-sync sets, what is committed; WAIT, lag
+//!     insync.rs    who is in sync: joining, proposals of changes
+//!     partition.rs, peer.rs    what it knows of a partition that it leads, and of a follower
+//! ```
+//!
+//! Pure: times are arguments (milliseconds of a steady clock, but for `wall_ms`), what is to be done comes out as [`Action`]s,
+//! to be done in their order. Owned by the control core. See [`crate::streams`] for how it is driven.
+//!
+//! Invariants: a node has one connection at the most; at most one copy is under way; a partition is copied only to a
+//! follower that no set names which may be in force; what waits for whom is never less than raft's set and all that were proposed
+//! since it was seen.
+
+mod commit;
+mod copy;
+mod insync;
+mod partition;
+mod peer;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+pub use self::commit::{Group, Lag};
+use self::copy::Run;
+use self::partition::Led;
+use self::peer::{Fellow, Part, Phase};
+use super::message::{Answer, Answered, Control, Open, PROTOCOL_VERSION, Refusal, ToFollower, ToLeader};
+use super::{Epoch, Frame, InSyncChange, Index, Member, NodeId, PartitionId, Suffix, Tail};
+use crate::raft::state::State;
+
+/// A connection, numbered by the shell. A number is never used again.
+pub type Peer = u64;
+
+/// What the configuration says.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This node, not 0.
+    pub node: NodeId,
+    /// A follower that is behind, or silent, for longer is proposed to leave the in-sync sets; also one that is expected and
+    /// does not come.
+    pub insync_timeout_ms: u64,
+    /// One whose connection is lost, after this.
+    pub absence_ms: u64,
+    /// A proposal whose fate is not known is made again after this.
+    pub propose_ms: u64,
+    /// Only who has on disk what was confirmed as durable can become in sync. For nodes that use `quorum-disk`.
+    pub durable_quorum: bool,
+    pub heartbeat_ms: u64,
+    /// A follower that says nothing, or takes nothing, for longer is dropped.
+    pub repl_timeout_ms: u64,
+    /// Phi above which a follower does not count as in sync. See [`crate::replication::detector`].
+    pub phi_max: f64,
+    /// Bytes that may be queued for one follower; above, it is dropped.
+    pub queue_bytes_max: u64,
+    /// Bytes that one follower may have been sent, and that are not committed: it keeps them in memory.
+    pub uncommitted_bytes_max: u64,
+    /// Partitions that are copied at once: what is through is not lost with the connection.
+    pub copy_partitions_max: usize,
+}
+
+/// What the shell has to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Write this; then say so with [`Leader::written`] and the message's cost.
+    Send { to: Peer, message: ToFollower },
+    /// Close the connection after what was sent is written, and forget it. Its [`Leader::disconnected`] need not follow.
+    Drop { peer: Peer, reason: DropReason },
+    /// Read the backlog from index `from` on, up to about `bytes_max`, at least one frame; answer with [`Leader::read`].
+    Read { peer: Peer, from: Index, bytes_max: u64 },
+    /// Begin a run over these partitions of what this node leads; answer with [`Leader::copy_started`].
+    StartCopy { run: u64, node: NodeId, partitions: Rc<[PartitionId]> },
+    /// Nobody wants this run any more.
+    CancelCopy { run: u64 },
+    /// Propose all of these to raft, in one command or several. What becomes of them is seen in raft's state
+    /// ([`Leader::roles`]); what is refused can be told with [`Leader::refused`].
+    Propose(Vec<InSyncChange>),
+    /// This node leads the partition in that epoch no longer. See "To lead no longer" in [`crate::streams`].
+    Deposed { partition: PartitionId, epoch: Epoch },
+}
+
+/// Why a follower was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    Refused(Refusal),
+    /// It said what it cannot say now.
+    Protocol,
+    /// The same node has connected again.
+    Replaced,
+    /// It is an older connection than the one that the same node has now.
+    Stale,
+    Silent,
+    /// Its connection takes nothing.
+    Stalled,
+    /// Its queue is full.
+    QueueFull,
+}
+
+/// A mistake for the simulator to find.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// While a change is open, only the new set is waited for.
+    CountNewSetOnly,
+    /// A follower of the right epoch goes on, whatever its tail.
+    FollowWithoutTails,
+    /// A copy counts as complete when it is sent.
+    CountIncompleteCopies,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Leader {
+    settings: Settings,
+    /// Raft's, as it is known here.
+    state: State,
+    /// By number: what is led here, or was and is not released.
+    led: Vec<Option<Box<Led>>>,
+    fellows: Vec<Fellow>,
+    /// When a node was last lost.
+    left_ms: BTreeMap<NodeId, u64>,
+    /// The last index of the log, the first that the backlog has, the last on this node's disk.
+    end: Index,
+    oldest: Index,
+    durable: Index,
+    groups: Vec<commit::Gathered>,
+    /// Partitions are to be sorted into groups anew, and followers into partitions.
+    untidy: bool,
+    run: Option<Run>,
+    runs: u64,
+    /// Whose turn it is to be sent a copy.
+    copied_last: NodeId,
+    #[cfg(test)]
+    pub fault: Option<Fault>,
+}
+
+impl Leader {
+    /// A node that leads nothing yet, whose log ends at `end`.
+    pub fn new(settings: Settings, end: Index) -> Leader {
+        assert!(settings.node != 0 && settings.heartbeat_ms >= 1 && settings.copy_partitions_max >= 1);
+        Leader {
+            settings,
+            state: State::default(),
+            led: Vec::new(),
+            fellows: Vec::new(),
+            left_ms: BTreeMap::new(),
+            end,
+            oldest: end + 1,
+            durable: 0,
+            groups: Vec::new(),
+            untidy: false,
+            run: None,
+            runs: 0,
+            copied_last: 0,
+            #[cfg(test)]
+            fault: None,
+        }
+    }
+
+    /// CONFIG SET.
+    pub fn configure(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// Raft's state has changed, or is known for the first time.
+    pub fn roles(&mut self, now_ms: u64, state: &State, out: &mut Vec<Action>) {
+        self.refresh();
+        self.state.clone_from(state);
+        let count = state.partitions().len();
+        if self.led.len() < count {
+            self.led.resize_with(count, || None);
+        }
+        for partition in 0..count as PartitionId {
+            self.take_role(partition, out);
+        }
+        self.cancel_copy_of_lost(out);
+        self.left_ms.retain(|node, _| state.node(*node).is_some());
+        self.recognize(now_ms, out);
+        self.untidy = true;
+    }
+
+    /// What raft's state says of a partition that is led here.
+    fn take_role(&mut self, id: PartitionId, out: &mut Vec<Action>) {
+        let Some(led) = self.led.get_mut(id as usize).and_then(Option::as_mut) else { return };
+        let Some(partition) = self.state.partition(id) else { return };
+        if led.deposed.is_some() {
+            return;
+        }
+        if (partition.epoch, partition.primary) != (led.epoch, Some(self.settings.node)) {
+            let committed = self.groups.get(led.group).map_or(0, |group| group.upto);
+            led.deposed = Some(committed.max(led.committed));
+            let epoch = led.epoch;
+            for fellow in &mut self.fellows {
+                if let Some(part) = fellow.parts.get_mut(&id).filter(|part| part.epoch <= epoch) {
+                    (part.phase, part.counts, part.told) = (Phase::Waiting, false, false);
+                }
+            }
+            out.push(Action::Deposed { partition: id, epoch });
+            return;
+        }
+        led.replicas.clone_from(&partition.replicas);
+        led.in_sync.clone_from(&partition.in_sync);
+        if led.version != partition.in_sync_version {
+            led.version = partition.in_sync_version;
+            led.proposed.clear();
+            (led.proposed_ms, led.unknown) = (None, 0);
+        }
+        // A process that is over cannot come into a set any more.
+        let state = &self.state;
+        let is_there = |member: &Member| state.node(member.node).is_some_and(|n| n.incarnation == member.incarnation);
+        led.proposed.retain(is_there);
+        led.joiners.retain(|joiner| !led.in_sync.contains(&joiner.node) && led.replicas.contains(&joiner.node));
+    }
+
+    /// Judges anew which processes raft's state names.
+    fn recognize(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+        let stale: Vec<Peer> = self.fellows.iter().filter(|f| self.is_stale(f.member)).map(|f| f.peer).collect();
+        stale.into_iter().for_each(|peer| self.refuse(now_ms, peer, Refusal::Stale, out));
+        for at in 0..self.fellows.len() {
+            let Fellow { member, boot, .. } = self.fellows[at];
+            let node = self.state.node(member.node);
+            self.fellows[at].recognized =
+                node.is_some_and(|node| (node.incarnation, node.boot) == (member.incarnation, boot));
+            self.answer(now_ms, at, out);
+        }
+    }
+
+    fn is_stale(&self, member: Member) -> bool {
+        self.state.node(member.node).is_some_and(|node| node.incarnation > member.incarnation)
+    }
+
+    /// This node begins to lead a partition: all of `base` is applied, and `cut` is the last index of its log. `suffix` is what
+    /// [`super::follower::Action::Lead`] has said.
+    #[expect(clippy::too_many_arguments, reason = "what an epoch begins with")]
+    pub fn lead(
+        &mut self,
+        now_ms: u64,
+        partition: PartitionId,
+        epoch: Epoch,
+        base: Tail,
+        cut: Index,
+        suffix: Option<Suffix>,
+        out: &mut Vec<Action>,
+    ) {
+        assert_eq!(cut, self.end, "an epoch begins at the end of the log");
+        let place = &mut self.led[partition as usize];
+        assert!(place.is_none(), "a partition is released before it is led again");
+        *place = Some(Box::new(Led::new(now_ms, epoch, base, cut, suffix)));
+        self.untidy = true;
+        self.take_role(partition, out);
+        for at in 0..self.fellows.len() {
+            self.answer(now_ms, at, out);
+        }
+    }
+
+    /// Everything that was executed while this node led the partition is in the log, and nobody waits for a reply any
+    /// more. Gives its tail; None: this node does not lead it.
+    pub fn release(&mut self, partition: PartitionId) -> Option<Tail> {
+        let led = self.led.get_mut(partition as usize)?.take_if(|led| led.deposed.is_some())?;
+        self.untidy = true;
+        Some(led.tail)
+    }
+
+    /// A message from a connection; the first is an Open.
+    pub fn message(&mut self, now_ms: u64, peer: Peer, message: ToLeader, out: &mut Vec<Action>) {
+        if let ToLeader::Open(open) = message {
+            return self.open(now_ms, peer, &open, out);
+        }
+        let Some(at) = self.fellow(peer) else {
+            out.push(Action::Drop { peer, reason: DropReason::Protocol });
+            return;
+        };
+        self.fellows[at].heard_ms = now_ms;
+        match message {
+            ToLeader::Ack { round, received, applied, durable } => {
+                self.acknowledged(now_ms, at, round, (received, applied, durable), out)
+            }
+            ToLeader::Has { run, held } => {
+                let partitions: Vec<(PartitionId, Epoch)> = held.iter().map(|h| (h.partition, h.epoch)).collect();
+                self.completed(now_ms, at, run, &partitions, out);
+            }
+            ToLeader::Heartbeat { .. } => self.fellows[at].detector.heartbeat(now_ms),
+            ToLeader::Open(_) => unreachable!("handled above"),
+        }
+    }
+
+    fn open(&mut self, now_ms: u64, peer: Peer, open: &Open, out: &mut Vec<Action>) {
+        let member = Member { node: open.node, incarnation: open.incarnation };
+        if open.version != PROTOCOL_VERSION {
+            return self.refuse(now_ms, peer, Refusal::Version, out);
+        }
+        if self.is_stale(member) || open.node == self.settings.node {
+            return self.refuse(now_ms, peer, Refusal::Stale, out);
+        }
+        if let Some(old) = self.fellows.iter().find(|f| f.member.node == open.node && f.peer != peer) {
+            if (old.member.incarnation, old.attempt) >= (open.incarnation, open.attempt) {
+                return self.drop_peer(now_ms, peer, DropReason::Stale, out);
+            }
+            self.drop_peer(now_ms, old.peer, DropReason::Replaced, out);
+        }
+        let at = match self.fellow(peer) {
+            Some(at) if self.fellows[at].member != member || self.fellows[at].open >= open.number => {
+                return self.drop_peer(now_ms, peer, DropReason::Protocol, out);
+            }
+            Some(at) => at,
+            None => {
+                self.fellows.push(Fellow::new(now_ms, peer, open, self.end, &self.settings));
+                self.fellows.len() - 1
+            }
+        };
+        self.take_wants(at, open, out);
+        self.fellows[at].heard_ms = now_ms;
+        self.recognize(now_ms, out);
+    }
+
+    /// What a follower wants now. What it keeps goes on; what it does not name ends.
+    fn take_wants(&mut self, at: usize, open: &Open, out: &mut Vec<Action>) {
+        self.confirm_all(at);
+        let fellow = &mut self.fellows[at];
+        fellow.open = open.number;
+        let mut before = std::mem::take(&mut fellow.parts);
+        for want in &open.wants {
+            let kept = before.remove(&want.partition).filter(|part| want.keep && part.epoch == want.epoch);
+            let new = Part {
+                epoch: want.epoch,
+                tail: want.tail.filter(|_| !want.keep),
+                phase: Phase::Waiting,
+                counts: false,
+                run: 0,
+                told: false,
+            };
+            fellow.parts.insert(want.partition, kept.unwrap_or(new));
+        }
+        self.untidy = true;
+        self.cancel_copy_of_lost(out);
+    }
+
+    /// Judges what a follower waits to hear of, and says so.
+    fn answer(&mut self, now_ms: u64, at: usize, out: &mut Vec<Action>) {
+        if !self.fellows[at].parts.values().any(|part| part.phase == Phase::Waiting) {
+            return;
+        }
+        // What counts so far, is remembered with what was acknowledged so far.
+        self.confirm_all(at);
+        let (end, oldest) = (self.end, self.oldest);
+        let mut position = self.fellows[at].position;
+        let (mut answers, mut suffixes, mut confirmed) = (Vec::new(), Vec::new(), Vec::new());
+        let fellow = &mut self.fellows[at];
+        for part in fellow.parts.values_mut() {
+            // If the stream goes back, it is not for those whom it has brought this far.
+            if let Phase::Following { after } = &mut part.phase {
+                *after = position.max(*after);
+            }
+        }
+        for (&partition, part) in fellow.parts.iter_mut().filter(|(_, part)| part.phase == Phase::Waiting) {
+            let led = self.led.get(partition as usize).and_then(Option::as_ref);
+            let led = led.filter(|led| fellow.recognized && led.deposed.is_none() && led.epoch == part.epoch);
+            let Some(led) = led.filter(|led| led.replicas.contains(&fellow.member.node)) else {
+                if !std::mem::replace(&mut part.told, true) {
+                    answers.push(Answered { partition, epoch: part.epoch, answer: Answer::NotLeading });
+                }
+                continue;
+            };
+            let verdict = judge(led, part.tail, oldest);
+            #[cfg(test)]
+            let verdict = match self.fault {
+                Some(Fault::FollowWithoutTails) if part.tail.is_some() => Verdict::Follow { after: None },
+                _ => verdict,
+            };
+            // What nothing is missing of, can begin where the log ends.
+            let (answer, after, counts) = match verdict {
+                Verdict::Follow { after } => {
+                    (Answer::Follow { after: after.unwrap_or(end), cut: led.cut }, Some(after), true)
+                }
+                Verdict::Cut { after } => (Answer::Cut { to: led.base, cut: led.cut }, Some(after), true),
+                Verdict::Suffix { from, after } => {
+                    suffixes.push((partition, led.epoch, from));
+                    (Answer::Suffix { cut: led.cut }, Some(after), false)
+                }
+                Verdict::Copy => (Answer::Copy, None, false),
+            };
+            part.phase = match after {
+                Some(after) => Phase::Following { after: after.unwrap_or(end) },
+                None => Phase::Queued,
+            };
+            part.counts = counts;
+            position = position.min(after.flatten().unwrap_or(position));
+            if let (true, Some(after)) = (counts, after) {
+                confirmed.push((partition, after.unwrap_or(end)));
+            }
+            answers.push(Answered { partition, epoch: part.epoch, answer });
+        }
+        if answers.is_empty() {
+            return;
+        }
+        let member = self.fellows[at].member;
+        for (partition, after) in confirmed {
+            if let Some(led) = &mut self.led[partition as usize] {
+                led.confirm(member, after, 0);
+            }
+        }
+        self.begin_round(now_ms, at, position, answers, out);
+        for (partition, epoch, from) in suffixes {
+            let suffix = self.led[partition as usize].as_ref().and_then(|led| led.suffix.as_ref());
+            let pieces = suffix.map_or(Vec::new(), |suffix| suffix.pieces[from..].to_vec());
+            self.send(now_ms, at, ToFollower::Suffix { partition, epoch, pieces }, out);
+        }
+        self.untidy = true;
+    }
+
+    /// The connection is gone.
+    pub fn disconnected(&mut self, now_ms: u64, peer: Peer, out: &mut Vec<Action>) {
+        let Some(at) = self.fellow(peer) else { return };
+        self.confirm_all(at);
+        let fellow = self.fellows.remove(at);
+        if fellow.recognized {
+            self.left_ms.insert(fellow.member.node, now_ms);
+        }
+        self.untidy = true;
+        self.cancel_copy_of_lost(out);
+    }
+
+    /// Time passes: heartbeats, timeouts, changes of in-sync sets. `wall_ms` is this node's wall clock. To be called about ten
+    /// times in the shortest of all intervals.
+    pub fn tick(&mut self, now_ms: u64, wall_ms: u64, out: &mut Vec<Action>) {
+        let timeout = self.settings.repl_timeout_ms;
+        let dead = |f: &Fellow| match f {
+            f if now_ms.saturating_sub(f.heard_ms) > timeout => Some((f.peer, DropReason::Silent)),
+            f if f.queued_bytes > 0 && now_ms.saturating_sub(f.progress_ms) > timeout => {
+                Some((f.peer, DropReason::Stalled))
+            }
+            _ => None,
+        };
+        for (peer, reason) in self.fellows.iter().filter_map(dead).collect::<Vec<_>>() {
+            self.drop_peer(now_ms, peer, reason, out);
+        }
+        self.refresh();
+        self.judge_in_sync(now_ms, out);
+        self.send_heartbeats(now_ms, wall_ms, out);
+        self.start_copy(out);
+    }
+
+    fn refuse(&mut self, now_ms: u64, peer: Peer, reason: Refusal, out: &mut Vec<Action>) {
+        out.push(Action::Send { to: peer, message: Control::Refused { reason }.into() });
+        self.drop_peer(now_ms, peer, DropReason::Refused(reason), out);
+    }
+
+    /// Also for connections that are no follower yet.
+    fn drop_peer(&mut self, now_ms: u64, peer: Peer, reason: DropReason, out: &mut Vec<Action>) {
+        out.push(Action::Drop { peer, reason });
+        self.disconnected(now_ms, peer, out);
+    }
+
+    fn fellow(&self, peer: Peer) -> Option<usize> {
+        self.fellows.iter().position(|fellow| fellow.peer == peer)
+    }
+
+    /// Sends a message that is not part of the stream's frames.
+    fn send(&mut self, now_ms: u64, at: usize, message: ToFollower, out: &mut Vec<Action>) {
+        let fellow = &mut self.fellows[at];
+        fellow.hand_over(now_ms, message.cost());
+        out.push(Action::Send { to: fellow.peer, message });
+    }
+}
+
+/// How a follower gets what it lacks. `after` is where frames begin; None: nothing is missing.
+enum Verdict {
+    Follow { after: Option<Index> },
+    Cut { after: Option<Index> },
+    Suffix { from: usize, after: Option<Index> },
+    Copy,
+}
+
+/// The rules of [`crate::streams`].
+fn judge(led: &Led, tail: Option<Tail>, oldest: Index) -> Verdict {
+    let Some(tail) = tail else { return Verdict::Copy };
+    // Where frames begin for one who has everything up to there; None: they are not all to be had.
+    let start = |has: Index| match has {
+        has if has >= led.last => Some(None),
+        has if has + 1 >= oldest => Some(Some(has)),
+        _ => None,
+    };
+    let suffix = led.suffix.as_ref().and_then(|suffix| {
+        let tails = suffix.pieces.iter().map(|piece| piece.tail);
+        std::iter::once(suffix.after).chain(tails).position(|piece| piece == tail)
+    });
+    let verdict = if tail == led.base {
+        start(led.cut).map(|after| Verdict::Follow { after })
+    } else if tail.epoch == led.epoch && tail.index > led.cut && tail.index <= led.last {
+        start(tail.index).map(|after| Verdict::Follow { after })
+    } else if let Some(from) = suffix {
+        start(led.cut).map(|after| Verdict::Suffix { from, after })
+    } else if led.base.epoch < led.epoch && tail.epoch == led.base.epoch && tail.index > led.base.index {
+        start(led.cut).map(|after| Verdict::Cut { after })
+    } else {
+        None
+    };
+    verdict.unwrap_or(Verdict::Copy)
+}
