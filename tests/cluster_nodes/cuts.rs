@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::client::{Answer, Router, connect, judge};
+use crate::common::Client;
 use crate::lan::Direction;
 use crate::nodes::{Cluster, LEASE};
 use crate::rounds::{Victim, copies, rounds, under_load};
@@ -105,4 +106,25 @@ fn a_node_vanishes_with_its_network() {
             cluster.heal();
         });
     });
+}
+
+/// What the other tests rely on.
+#[test]
+fn packets_vanish_where_they_should() {
+    let Some(mut cluster) = Cluster::strangers(2) else { return };
+    let [port, other] = [0, 1].map(|node| cluster.nodes[node].port);
+    let reached = |cluster: &Cluster| {
+        let lan = cluster.lan.as_ref().expect("nodes that are apart");
+        let client = Client::try_connect_within(cluster.nodes[0].addr(), Duration::from_secs(1)).is_some();
+        [lan.reaches(0, 1, other), lan.reaches(1, 0, port), client]
+    };
+    assert_eq!(reached(&cluster), [true; 3]);
+    for (direction, clients) in [(Direction::Both, false), (Direction::Incoming, true), (Direction::Outgoing, true)] {
+        cluster.cut_from(0, direction, clients);
+        assert_eq!(reached(&cluster), [false, false, clients], "{direction:?}");
+        // Itself it reaches.
+        assert!(cluster.lan.as_ref().is_some_and(|lan| lan.reaches(0, 0, port)));
+        cluster.heal();
+    }
+    assert_eq!(reached(&cluster), [true; 3]);
 }

@@ -135,6 +135,14 @@ impl Lan {
         counts.sum()
     }
 
+    /// Whether a node can connect to a port of another one within a second.
+    pub fn reaches(&self, node: usize, other: usize, port: u16) -> bool {
+        let script = format!("exec 3<>/dev/tcp/{}/{port}", self.host(other));
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.space(node), "timeout", "1", "bash", "-c", &script]);
+        command.output().unwrap().status.success()
+    }
+
     pub fn mend(&self, node: usize) {
         self.nft(node, "delete table ip cut").unwrap();
     }

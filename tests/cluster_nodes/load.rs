@@ -109,7 +109,7 @@ impl Load {
 
     /// Waits until every key has been written several times from now on.
     #[track_caller]
-    pub fn wait_progress(&self, cluster: &Cluster) {
+    pub fn wait_progress(&self) {
         let written = || self.shared.keys.iter().map(|key| key.written.load(Ordering::Relaxed));
         let (before, begin) = (written().collect::<Vec<_>>(), Instant::now());
         while written().zip(&before).any(|(now, before)| now < before + PROGRESS) {

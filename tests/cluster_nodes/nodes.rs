@@ -27,7 +27,7 @@ pub struct Cluster {
     /// The ports at which they listen for others.
     pub buses: Vec<u16>,
     args: Vec<String>,
-    lan: Option<Lan>,
+    pub lan: Option<Lan>,
     cut: Vec<bool>,
     _alone: MutexGuard<'static, ()>,
 }
@@ -56,21 +56,24 @@ impl Cluster {
 
     /// As [`Cluster::local`], each in a network of its own; None, and a line that says why, if there can be none.
     pub fn apart(count: usize, args: &[&str]) -> Option<Cluster> {
-        match Lan::new(count) {
-            Ok(lan) => Some(Cluster::start(count, args, Some(lan))),
-            Err(error) => {
-                println!("skipped: there can be no network: {error}");
-                None
-            }
-        }
+        Some(Cluster::start(count, args, Some(lan(count)?)))
     }
 
-    fn start(count: usize, args: &[&str], lan: Option<Lan>) -> Cluster {
+    /// A node that is in no cluster of several nodes, and serves all slots.
+    pub fn alone(args: &[&str]) -> Cluster {
+        Cluster::run(1, args, None)
+    }
+
+    /// Nodes in networks of their own that are in no cluster.
+    pub fn strangers(count: usize) -> Option<Cluster> {
+        Some(Cluster::run(count, &[], Some(lan(count)?)))
+    }
+
+    fn run(count: usize, args: &[&str], lan: Option<Lan>) -> Cluster {
         let alone = ALONE.lock().unwrap_or_else(|broken| broken.into_inner());
         let args = args.iter().map(|word| word.to_string()).collect();
         let buses = (0..count).map(|_| free_port()).collect();
-        let cut = vec![false; count];
-        let mut cluster = Cluster { nodes: Vec::new(), buses, args, lan, cut, _alone: alone };
+        let mut cluster = Cluster { nodes: Vec::new(), buses, args, lan, cut: vec![false; count], _alone: alone };
         for node in 0..count {
             let args = cluster.args_of(node, &[]);
             let (host, prefix) = match &cluster.lan {
@@ -80,9 +83,14 @@ impl Cluster {
             let args: Vec<&str> = args.iter().map(String::as_str).collect();
             cluster.nodes.push(Server::keyloom_at(host, prefix, &args));
         }
-        let addresses: Vec<String> = cluster.nodes.iter().map(|node| node.addr().to_string()).collect();
+        cluster
+    }
+
+    fn start(count: usize, args: &[&str], lan: Option<Lan>) -> Cluster {
+        let cluster = Cluster::run(count, args, lan);
         let mut command = Command::new(env!("CARGO_BIN_EXE_keyloom"));
-        let output = command.args(["cluster", "create"]).args(&addresses).output().unwrap();
+        let output = command.args(["cluster", "create"]).args(cluster.addresses().iter().map(SocketAddr::to_string));
+        let output = output.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "no cluster: {said}");
         cluster.wait_healthy();
@@ -107,14 +115,6 @@ impl Cluster {
             .map(|word| word.to_string())
             .chain(self.args.clone())
             .chain(more.iter().map(|word| word.to_string()))
-            .collect()
-    }
-
-    pub fn logs(&self) -> String {
-        self.nodes
-            .iter()
-            .enumerate()
-            .map(|(at, node)| format!("--- node {at}, {}\n{}", node.addr(), node.log()))
             .collect()
     }
 
@@ -279,6 +279,10 @@ impl Cluster {
             lan.mend(node);
         }
     }
+}
+
+fn lan(nodes: usize) -> Option<Lan> {
+    Lan::new(nodes).map_err(|error| println!("skipped: there can be no network: {error}")).ok()
 }
 
 /// What CLUSTER SLOTS says: first and last slot, and who leads them.

@@ -49,9 +49,9 @@ pub fn under_load(
     befalls: impl FnOnce(&mut Cluster, &Load),
 ) {
     let load = Load::start(cluster, durability, seed);
-    load.wait_progress(cluster);
+    load.wait_progress();
     befalls(cluster, &load);
-    load.wait_progress(cluster);
+    load.wait_progress();
     let healthy = cluster.wait_healthy();
     let counts = load.stop();
     for node in &mut cluster.nodes {

@@ -108,13 +108,28 @@ fn keys_expire_and_clients_wait_on_each_node() {
 /// The checks are worth something: when keys are lost, they say so.
 #[test]
 fn what_is_lost_shows() {
-    let cluster = Cluster::local(1, &[]);
+    let cluster = Cluster::alone(&[]);
     let load = Load::start(&cluster, "memory", 1);
-    load.wait_progress(&cluster);
+    load.wait_progress();
     assert_eq!(cluster.nodes[0].client().call(&["FLUSHALL"]), ok());
-    load.wait_progress(&cluster);
+    load.wait_progress();
     let checked = catch_unwind(AssertUnwindSafe(|| load.stop()));
     let said = checked.expect_err("everything is gone, and nobody has seen it");
     let said = said.downcast_ref::<String>().expect("a text");
     assert!(said.contains("not linearisable") || said.contains("Lost("), "{said}");
+}
+
+/// And they say nothing when nothing is lost, though clients do not know what became of their requests.
+#[test]
+fn what_is_not_lost_does_not() {
+    let mut cluster = Cluster::alone(&["--appendonly", "yes"]);
+    let load = Load::start(&cluster, "disk", 1);
+    for _ in 0..3 {
+        load.wait_progress();
+        cluster.kill(0);
+        cluster.restart(0);
+    }
+    load.wait_progress();
+    let counts = load.stop();
+    assert!(counts.unknown > 0, "{counts:?}");
 }
