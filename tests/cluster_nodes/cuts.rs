@@ -66,8 +66,8 @@ fn cut(cluster: &mut Cluster, node: usize, direction: Direction) {
 
 fn cuts(direction: Direction, count: u64) {
     rounds(count, |seed, mut random| {
-        for victim in [Victim::Primary, Victim::RaftLeader] {
-            let Some(mut cluster) = Cluster::apart(3, &["--cluster-copies", copies(seed)]) else { return };
+        for (victim, nth) in [(Victim::Primary, 0), (Victim::RaftLeader, 1)] {
+            let Some(mut cluster) = Cluster::apart(3, &["--cluster-copies", copies(seed + nth)]) else { return };
             under_load(&format!("{direction:?} cut of {victim:?}"), &mut cluster, "quorum", seed, |cluster, _| {
                 let node = victim.choose(cluster, &mut random);
                 cut(cluster, node, direction);

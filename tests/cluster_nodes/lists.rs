@@ -246,7 +246,7 @@ mod tests {
         assert!(matches!(check(&[read([5, 6], &[1, 2])])[..], [Wrong::Early { has: Append { number: 2, .. }, .. }]));
         // Each alone is possible.
         let [long, short] = [read([31, 32], &[1, 2, 3]), read([33, 34], &[1, 2])];
-        assert_eq!(check(&[short.clone()]), []);
+        assert_eq!(check(std::slice::from_ref(&short)), []);
         assert!(matches!(check(&[short, long])[..], [Wrong::Shrunk { length: 2, before: 3, .. }]));
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::client::{Answer, Router};
-use crate::common::{Random, seed};
+use crate::common::{Random, seed, wait_until};
 use crate::load::Load;
 use crate::nodes::Cluster;
 
@@ -31,7 +31,12 @@ pub enum Victim {
 
 impl Victim {
     pub fn choose(self, cluster: &Cluster, random: &mut Random) -> usize {
-        let leader = cluster.raft_leader().expect("somebody leads raft");
+        let mut leader = None;
+        wait_until("somebody leads raft", || {
+            leader = cluster.raft_leader();
+            leader.is_some()
+        });
+        let leader = leader.unwrap();
         match self {
             Victim::RaftLeader => leader,
             Victim::Primary => (leader + 1 + random.below(cluster.nodes.len() - 1)) % cluster.nodes.len(),
