@@ -44,7 +44,7 @@ fn one_after_the_other_is_killed() {
                 let node = victim.choose(cluster, &mut random);
                 kill_and_restart(cluster, node);
                 cluster.wait_healthy();
-                load.wait_progress();
+                load.wait_progress(cluster);
             }
         });
     });

@@ -210,12 +210,28 @@ impl Cluster {
         Ok(())
     }
 
+    /// No part of a node has met what it takes for impossible: the others would go on without it for a while.
+    #[track_caller]
+    pub fn assert_sound(&self) {
+        for node in &self.nodes {
+            let log = node.log();
+            let at = log.find("panicked at");
+            assert!(
+                at.is_none(),
+                "{}: {}",
+                node.addr(),
+                at.map_or("", |at| &log[at..]).lines().take(4).collect::<String>()
+            );
+        }
+    }
+
     /// Waits until the cluster is as it was; how long that took.
     #[track_caller]
     pub fn wait_healthy(&self) -> Duration {
         let begin = Instant::now();
         while let Err(why) = self.is_healthy() {
             assert!(begin.elapsed() < HEALTHY_MAX, "not healthy again: {why}");
+            self.assert_sound();
             std::thread::sleep(Duration::from_millis(50));
         }
         begin.elapsed()

@@ -7,7 +7,7 @@ use keyloom::resp::read::Value;
 use keyloom::route::slot_of;
 
 use crate::client::{Answer, Router};
-use crate::common::{Client, ok, show};
+use crate::common::{Client, ok};
 use crate::load::Load;
 use crate::nodes::{Cluster, HEALTHY_MAX};
 use crate::rounds::copies;
@@ -16,7 +16,7 @@ const KEYS: usize = 600;
 
 fn error(reply: Value) -> String {
     match reply {
-        Value::Error(text) => show(&text),
+        Value::Error(text) => String::from_utf8(text).unwrap(),
         other => panic!("{other:?} is no error"),
     }
 }
@@ -110,9 +110,9 @@ fn keys_expire_and_clients_wait_on_each_node() {
 fn what_is_lost_shows() {
     let cluster = Cluster::alone(&[]);
     let load = Load::start(&cluster, "memory", 1);
-    load.wait_progress();
+    load.wait_progress(&cluster);
     assert_eq!(cluster.nodes[0].client().call(&["FLUSHALL"]), ok());
-    load.wait_progress();
+    load.wait_progress(&cluster);
     let checked = catch_unwind(AssertUnwindSafe(|| load.stop()));
     let said = checked.expect_err("everything is gone, and nobody has seen it");
     let said = said.downcast_ref::<String>().expect("a text");
@@ -125,11 +125,11 @@ fn what_is_not_lost_does_not() {
     let mut cluster = Cluster::alone(&["--appendonly", "yes"]);
     let load = Load::start(&cluster, "disk", 1);
     for _ in 0..3 {
-        load.wait_progress();
+        load.wait_progress(&cluster);
         cluster.kill(0);
         cluster.restart(0);
     }
-    load.wait_progress();
+    load.wait_progress(&cluster);
     let counts = load.stop();
     assert!(counts.unknown > 0, "{counts:?}");
 }

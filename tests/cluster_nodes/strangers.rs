@@ -68,7 +68,7 @@ fn a_member_that_has_become_strange() {
             cluster.kill(node);
             cluster.restart(node);
             cluster.wait_healthy();
-            load.wait_progress();
+            load.wait_progress(cluster);
         }
     });
 }
@@ -127,9 +127,9 @@ fn nonsense_on_the_bus() {
                 let (stop, said) = (Arc::clone(&stop), Arc::clone(&said));
                 std::thread::spawn(move || speak(&buses, &stop, &said, &mut random))
             };
-            load.wait_progress();
+            load.wait_progress(cluster);
             wait_until("much has been said", || said.load(Ordering::Relaxed) > 300);
-            load.wait_progress();
+            load.wait_progress(cluster);
             stop.store(true, Ordering::Relaxed);
             hostile.join().unwrap();
         });
