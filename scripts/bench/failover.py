@@ -1,9 +1,9 @@
 """How long nobody takes writes when a node of a cluster is killed.
 
-A cluster of some nodes runs on this machine, with default settings. Again and again one of them, which leads partitions, gets
-SIGKILL: one that does not lead raft, or the one that does (--raft-leader). A client that follows MOVED and otherwise tries again
-every few milliseconds writes to a slot that the node led. The gap is the time from the signal until the first write is accepted,
-by another node. Then the node is started again, and the next kill comes when all copies are in sync.
+A cluster of some nodes runs on this machine, with default settings. Again and again one of them, which leads partitions,
+gets SIGKILL: one that does not lead raft, or the one that does (--raft-leader). A client that follows MOVED and otherwise
+tries again every few milliseconds writes to a slot that the node led. The gap is the time from the signal until the first
+write is accepted, by another node. Then the node is started again, and the next kill comes when all copies are in sync.
 
 All nodes and the client share the CPUs of this machine, and every node uses all of them.
 """
@@ -11,6 +11,7 @@ All nodes and the client share the CPUs of this machine, and every node uses all
 import argparse
 import json
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -82,6 +83,11 @@ class Node:
     def last_log_line(self):
         lines = (self.directory / "output").read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it printed nothing"
+
+    def panic(self):
+        """What a part of the node has met that it takes for impossible, if anything."""
+        output = (self.directory / "output").read_text(errors="replace")
+        return " ".join(output[output.index("panicked at"):].splitlines()[:4]) if "panicked at" in output else None
 
     def kill(self):
         """SIGKILL; when it was sent."""
@@ -200,7 +206,8 @@ class Writer:
             # Whoever does not answer or lead may know no more than this one.
             port = others[(others.index(port) + 1) % len(others)] if port in others else others[0]
             time.sleep(RETRY_S)
-        raise Failure(f"nobody takes a write after {GAP_S_MAX} s")
+        panics = [node.panic() for node in self.nodes.values() if node.panic()]
+        raise Failure(f"nobody takes a write after {GAP_S_MAX} s{': ' if panics else ''}{'; '.join(panics)}")
 
 
 def key_led_by(node, chance):
@@ -249,6 +256,8 @@ def main():
 
 
 if __name__ == "__main__":
+    # However this ends, no node is left.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main()
     except Failure as failure:
