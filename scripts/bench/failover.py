@@ -1,9 +1,10 @@
 """How long nobody takes writes when a node of a cluster is killed.
 
-A cluster of some nodes runs on this machine, with default settings. Again and again one of them, which leads partitions,
-gets SIGKILL: one that does not lead raft, or the one that does (--raft-leader). A client that follows MOVED and otherwise
-tries again every few milliseconds writes to a slot that the node led. The gap is the time from the signal until the first
-write is accepted, by another node. Then the node is started again, and the next kill comes when all copies are in sync.
+A cluster of some nodes runs on this machine, with default settings. Again and again one of them, which leads
+partitions, gets SIGKILL: one that does not lead raft, or the one that does (--raft-leader). A client that follows
+MOVED and otherwise tries again every few milliseconds writes to a slot that the node led. The gap is the time from
+the signal until the first write is accepted, by another node. Then the node is started again, and the next kill comes
+when all copies are in sync.
 
 All nodes and the client share the CPUs of this machine, and every node uses all of them.
 """
