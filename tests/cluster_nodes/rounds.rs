@@ -69,12 +69,14 @@ pub fn under_load(
 /// Until somebody writes a key that a node leads which is gone since then.
 pub fn gap(cluster: &Cluster, gone: usize, key: &str, since: Instant) -> Duration {
     const GAP_MAX: Duration = Duration::from_secs(20);
+    /// After so long it is looked whether the nodes are sound.
+    const LOOK: Duration = Duration::from_secs(1);
     let mut known = cluster.addresses();
     known.remove(gone);
     let mut router = Router::new(&known, "memory");
     loop {
         // One of which nobody knows may be sent again: it is always the same.
-        match router.call(key, &["SET", key, "1"], GAP_MAX) {
+        match router.call(key, &["SET", key, "1"], LOOK) {
             Answer::Done(_) => return since.elapsed(),
             answer => assert!(since.elapsed() < GAP_MAX, "nobody leads {key} after {GAP_MAX:?}: {answer:?}"),
         }
