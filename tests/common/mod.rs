@@ -71,7 +71,12 @@ impl Server {
     /// As [`Server::keyloom`], in a network of its own.
     pub fn keyloom_in(network: &network::Namespace, args: &[&str]) -> Server {
         let args = [&["--protected-mode", "no"], args].concat();
-        let mut server = Server::spawn(env!("CARGO_BIN_EXE_keyloom"), &args, network.there, network.prefix());
+        Server::keyloom_at(network.there, network.prefix(), &args)
+    }
+
+    /// As [`Server::keyloom`], at this address; its command line begins with `prefix`.
+    pub fn keyloom_at(host: Ipv4Addr, prefix: Vec<String>, args: &[&str]) -> Server {
+        let mut server = Server::spawn(env!("CARGO_BIN_EXE_keyloom"), args, host, prefix);
         assert!(server.wait_until_it_answers(), "it does not start; it said:\n{}", server.log());
         server
     }
@@ -277,10 +282,15 @@ pub struct Client {
 
 impl Client {
     pub fn try_connect(addr: SocketAddr) -> Option<Client> {
-        let stream = TcpStream::connect_timeout(&addr, REPLY_MAX).ok()?;
+        Client::try_connect_within(addr, REPLY_MAX)
+    }
+
+    /// A connection that takes no longer than this, and waits no longer for replies.
+    pub fn try_connect_within(addr: SocketAddr, timeout: Duration) -> Option<Client> {
+        let stream = TcpStream::connect_timeout(&addr, timeout).ok()?;
         stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(REPLY_MAX)).unwrap();
-        stream.set_write_timeout(Some(REPLY_MAX)).unwrap();
+        stream.set_read_timeout(Some(timeout)).unwrap();
+        stream.set_write_timeout(Some(timeout)).unwrap();
         Some(Client { stream, input: Vec::new(), at: 0 })
     }
 

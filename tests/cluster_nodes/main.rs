@@ -1,0 +1,32 @@
+//! A cluster of several nodes from outside: processes of their own, under load, that are killed, stand still, or are cut off
+//! from one another.
+//!
+//! | module | what it is about |
+//! | --- | --- |
+//! | `nodes` | nodes of one cluster, and what can befall them |
+//! | `lan` | a network for them that can be cut in either direction |
+//! | `client` | a client that follows MOVED and knows what it does not know |
+//! | `load` | random requests whose history is recorded |
+//! | `register`, `lists` | whether a history is one of a store that has one copy of everything |
+//! | `rounds` | a cluster under load, something that befalls it, and what is checked afterwards |
+//! | `serving` | keys are where slots say |
+//! | `kills`, `stalls`, `cuts` | nodes that end, that stand still, and that nobody hears |
+//! | `strangers` | nodes of other clusters, and bytes that make no sense |
+//!
+//! `KEYLOOM_CLUSTER_ROUNDS` is how often each is done, with one seed after the other from `KEYLOOM_SEED` on.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod client;
+mod cuts;
+mod kills;
+mod lan;
+mod lists;
+mod load;
+mod nodes;
+mod register;
+mod rounds;
+mod serving;
+mod stalls;
+mod strangers;

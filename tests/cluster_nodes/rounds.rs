@@ -1,0 +1,85 @@
+//! A cluster under load, something that befalls it, and what is checked when that is over.
+
+use std::time::{Duration, Instant};
+
+use crate::client::{Answer, Router};
+use crate::common::{Random, seed, wait_until};
+use crate::load::Load;
+use crate::nodes::Cluster;
+
+/// Runs something with one seed after the other: so often, or as `KEYLOOM_CLUSTER_ROUNDS` says.
+pub fn rounds(count: u64, mut one: impl FnMut(u64, Random)) {
+    let count = std::env::var("KEYLOOM_CLUSTER_ROUNDS").map_or(count, |text| text.parse().expect("a number"));
+    for seed in seed()..seed() + count {
+        one(seed, Random::new(seed));
+    }
+}
+
+/// Copies of each partition: rounds take turns.
+pub fn copies(seed: u64) -> &'static str {
+    if seed % 2 == 1 { "3" } else { "2" }
+}
+
+/// Whom something befalls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victim {
+    /// Leads partitions, but not raft.
+    Primary,
+    /// Leads raft, and partitions as all nodes do.
+    RaftLeader,
+}
+
+impl Victim {
+    pub fn choose(self, cluster: &Cluster, random: &mut Random) -> usize {
+        let mut leader = None;
+        wait_until("somebody leads raft", || {
+            leader = cluster.raft_leader();
+            leader.is_some()
+        });
+        let leader = leader.unwrap();
+        match self {
+            Victim::RaftLeader => leader,
+            Victim::Primary => (leader + 1 + random.below(cluster.nodes.len() - 1)) % cluster.nodes.len(),
+        }
+    }
+}
+
+/// Lets something befall a cluster under load. Afterwards it has to be healthy, all keys can be written, and everything
+/// that clients were told is true.
+pub fn under_load(
+    what: &str,
+    cluster: &mut Cluster,
+    durability: &'static str,
+    seed: u64,
+    befalls: impl FnOnce(&mut Cluster, &Load),
+) {
+    let load = Load::start(cluster, durability, seed);
+    load.wait_progress(cluster);
+    befalls(cluster, &load);
+    load.wait_progress(cluster);
+    let healthy = cluster.wait_healthy();
+    let counts = load.stop();
+    for node in &mut cluster.nodes {
+        assert!(node.is_running(), "a node has ended");
+    }
+    cluster.assert_sound();
+    println!("{what}, seed {seed}: {counts:?}, healthy {} ms later", healthy.as_millis());
+}
+
+/// Until somebody writes a key that a node leads which is gone since then.
+pub fn gap(cluster: &Cluster, gone: usize, key: &str, since: Instant) -> Duration {
+    const GAP_MAX: Duration = Duration::from_secs(20);
+    /// After so long it is looked whether the nodes are sound.
+    const LOOK: Duration = Duration::from_secs(1);
+    let mut known = cluster.addresses();
+    known.remove(gone);
+    let mut router = Router::new(&known, "memory");
+    loop {
+        // One of which nobody knows may be sent again: it is always the same.
+        match router.call(key, &["SET", key, "1"], LOOK) {
+            Answer::Done(_) => return since.elapsed(),
+            answer => assert!(since.elapsed() < GAP_MAX, "nobody leads {key} after {GAP_MAX:?}: {answer:?}"),
+        }
+        cluster.assert_sound();
+    }
+}
