@@ -38,8 +38,8 @@ pub struct Sequencer {
     /// The index that the next unit gets.
     next: Index,
     marks: Vec<VecDeque<(Index, Seq)>>,
-    /// What each core had reached where its marks begin.
-    base: Vec<Seq>,
+    /// Where the marks of each core begin, and what it had reached there.
+    base: Vec<(Index, Seq)>,
     taken_bytes: Vec<u64>,
 }
 
@@ -51,7 +51,7 @@ impl Sequencer {
             histories,
             next: end + 1,
             marks: (0..cores).map(|_| VecDeque::new()).collect(),
-            base: vec![0; cores],
+            base: vec![(0, 0); cores],
             taken_bytes: vec![0; cores],
         };
         sequencer.begin_history(id);
@@ -141,11 +141,12 @@ impl Sequencer {
         self.marks[core as usize].push_back((self.next - 1, seq));
     }
 
-    /// How far the log is with a core's units, up to `index`.
+    /// How far the log is with a core's units, up to `index`. Nothing is said of an index that was forgotten.
     pub fn seq_at(&self, core: CoreId, index: Index) -> Seq {
-        let marks = &self.marks[core as usize];
+        let (marks, (from, base)) = (&self.marks[core as usize], self.base[core as usize]);
         match marks.partition_point(|&(at, _)| at <= index) {
-            0 => self.base[core as usize],
+            0 if index < from => 0,
+            0 => base,
             reached => marks[reached - 1].1,
         }
     }
@@ -156,7 +157,7 @@ impl Sequencer {
             while let Some(&(at, seq)) = marks.front()
                 && at < index
             {
-                *base = seq;
+                *base = (at, seq);
                 marks.pop_front();
             }
         }
@@ -208,7 +209,10 @@ mod tests {
         let at = |log: &Sequencer, index| [log.seq_at(0, index), log.seq_at(1, index)];
         assert_eq!([at(&log, 10), at(&log, 12), at(&log, 13)], [[0, 0], [0, 0], [3, 0]]);
         assert_eq!([at(&log, 15), at(&log, 16), at(&log, 99)], [[4, 2], [5, 2], [5, 2]]);
+        log.forget_marks(15);
+        assert_eq!([at(&log, 12), at(&log, 13)], [[0, 0], [3, 0]]);
         log.forget_marks(16);
+        assert_eq!(at(&log, 14), [0, 0], "what is forgotten is not taken for more than it was");
         assert_eq!([at(&log, 15), at(&log, 16)], [[4, 2], [5, 2]]);
         assert_eq!((log.taken_bytes(0), log.taken_bytes(1), log.end()), (4, 2, 16));
     }
