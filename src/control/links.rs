@@ -110,6 +110,17 @@ pub(super) fn halves(socket: OwnedFd) -> io::Result<(TcpStream, TcpStream)> {
     Ok(both)
 }
 
+/// Another descriptor of the same connection.
+pub(super) fn duplicate(stream: &TcpStream) -> io::Result<OwnedFd> {
+    // SAFETY: a plain system call on an open descriptor; the copy is owned by nobody else.
+    let copy = unsafe { libc::dup(stream.as_raw_fd()) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: as said.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
 /// Sends what is queued until the outbox is closed or the connection broken, and then ends both directions. `sent` hears of
 /// the cost of each message.
 pub(super) async fn write_all(mut stream: TcpStream, outbox: Rc<Outbox>, mut sent: impl FnMut(u64)) {
@@ -171,14 +182,7 @@ async fn enter(host: &str, port: u16, credentials: Credentials) -> Result<OwnedF
         ask(&mut stream, &auth).await?;
     }
     ask(&mut stream, &[b"REPLICATE"]).await?;
-    let fd = stream.as_raw_fd();
-    // SAFETY: a plain system call on an open descriptor; the copy is owned by nobody else.
-    let copy = unsafe { libc::dup(fd) };
-    if copy < 0 {
-        return Err(io::Error::last_os_error().to_string());
-    }
-    // SAFETY: as said.
-    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+    duplicate(&stream).map_err(|error| error.to_string())
 }
 
 /// Sends a command and waits for `+OK`.

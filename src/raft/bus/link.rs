@@ -35,6 +35,10 @@ const QUEUE_BYTES_MAX: usize = 2 * REQUEST_BYTES_MAX;
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
+/// After so long without any answer, though one is waited for, there may be nobody any more. Longer than a disk that syncs
+/// slowly takes now and then: requests with less time are late meanwhile, and no more.
+const SILENCE: Duration = Duration::from_millis(400);
+
 /// One connection, or the attempt to make one.
 #[derive(Default)]
 struct Line {
@@ -43,8 +47,9 @@ struct Line {
     next: Cell<u64>,
     /// It is let in.
     up: Cell<bool>,
-    /// Answers so far.
+    /// Answers so far, and when there was one last.
     heard: Cell<u64>,
+    heard_at: Cell<Option<Instant>>,
     /// There is more in the queue.
     more: Notify,
     close: Notify,
@@ -83,8 +88,9 @@ impl Line {
         match answer {
             Ok(answer) => answer.unwrap_or(Err(BusError::Closed)),
             Err(_) if self.up.get() && self.heard.get() == heard => {
-                // Nothing at all has come since: there may be nobody any more.
-                self.close.notify_one();
+                if self.heard_at.get().is_some_and(|at| Instant::now() - at >= SILENCE) {
+                    self.close.notify_one();
+                }
                 Err(BusError::Late)
             }
             Err(_) => Err(if self.up.get() { BusError::Late } else { BusError::Connect }),
@@ -117,6 +123,7 @@ impl Line {
                 Err(error) => return error.into(),
             };
             self.heard.set(self.heard.get() + 1);
+            self.heard_at.set(Some(Instant::now()));
             if received.request >= self.next.get() {
                 return BusError::Answer;
             }
@@ -210,6 +217,7 @@ impl Link {
                 Err(error) => return error,
             };
             line.up.set(true);
+            line.heard_at.set(Some(Instant::now()));
             let (reader, writer) = futures_lite::io::split(stream);
             future::or(line.read(reader, decoder), line.write(writer)).await
         };

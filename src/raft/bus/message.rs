@@ -14,6 +14,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use super::error::{Elsewhere, Failure};
 use super::frame::REQUEST_BYTES_MAX;
 use crate::raft::command::{COUNT_MAX, Command, NodeId, PARTITIONS_MAX, REPLICAS_MAX, Refusal, Reply};
+use crate::raft::govern::{LeaseAnswer, LeaseRequest};
 use crate::raft::settings::MESSAGE_ENTRIES_MAX;
 use crate::raft::snapshot::SNAPSHOT_BYTES_MAX;
 use crate::raft::stored::{self, Change, StoredError, StoredLogId, StoredVote, check_id};
@@ -50,6 +51,7 @@ pub enum Request {
     Piece(Piece),
     TransferLeader(TransferLeaderRequest<Types>),
     Propose(Command),
+    Lease(LeaseRequest),
 }
 
 /// What it is answered.
@@ -66,6 +68,7 @@ pub enum Answer {
     Proposed(u64, Reply),
     NotLeader(Elsewhere),
     Failed(Failure),
+    Lease(LeaseAnswer),
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -100,6 +103,7 @@ enum StoredRequest {
         last: Option<StoredLogId>,
     },
     Propose(Command),
+    Lease(LeaseRequest),
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -115,6 +119,7 @@ enum StoredAnswer {
     Proposed(u64, Reply),
     NotLeader(Elsewhere),
     Failed(Failure),
+    Lease(LeaseAnswer),
 }
 
 fn sense(holds: bool, otherwise: &'static str) -> Result<(), StoredError> {
@@ -202,6 +207,7 @@ impl Request {
                 last: request.last_log_id().copied().map(StoredLogId::from),
             },
             Request::Propose(command) => StoredRequest::Propose(command.clone()),
+            Request::Lease(request) => StoredRequest::Lease(*request),
         })
     }
 
@@ -235,6 +241,10 @@ impl Request {
                 command.check().map_err(StoredError::Senseless)?;
                 Request::Propose(command)
             }
+            StoredRequest::Lease(request) => {
+                request.check().map_err(StoredError::Senseless)?;
+                Request::Lease(request)
+            }
         })
     }
 
@@ -246,6 +256,7 @@ impl Request {
             Request::Piece(piece) => &piece.vote,
             Request::TransferLeader(request) => request.from_leader(),
             Request::Propose(_) => return None,
+            Request::Lease(request) => return Some(request.node),
         };
         Some(vote.leader_id.node_id)
     }
@@ -270,6 +281,7 @@ impl Answer {
             Answer::TransferLeader(will) => StoredAnswer::TransferLeader(*will),
             Answer::Proposed(index, reply) => StoredAnswer::Proposed(*index, reply.clone()),
             Answer::NotLeader(elsewhere) => StoredAnswer::NotLeader(elsewhere.clone()),
+            Answer::Lease(answer) => StoredAnswer::Lease(*answer),
             Answer::Failed(failure) => StoredAnswer::Failed(*failure),
         })
     }
@@ -295,6 +307,10 @@ impl Answer {
                 Answer::NotLeader(elsewhere)
             }
             StoredAnswer::Failed(failure) => Answer::Failed(failure),
+            StoredAnswer::Lease(answer) => {
+                answer.check().map_err(StoredError::Senseless)?;
+                Answer::Lease(answer)
+            }
         })
     }
 }

@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use glommio::net::TcpStream;
 use tokio::sync::watch;
@@ -32,8 +33,10 @@ use tokio::sync::watch;
 use self::error::BusError;
 use self::handshake::{Identity, IdentityError};
 use self::link::Link;
+use self::message::{Answer, Request};
 use self::network::Network;
 use super::command::{NODES_MAX, NodeId};
+use super::govern::{LeaseAnswer, LeaseRequest};
 use super::types::{Peer, Raft};
 
 /// Most links that are remembered. Members of a cluster, and those that were.
@@ -93,6 +96,10 @@ pub struct Bus {
 pub struct Guests {
     /// A node has connected to follow this one; with what it has sent behind the handshake.
     pub stream: Box<dyn Fn(NodeId, TcpStream, Vec<u8>)>,
+    /// A node asks for a lease.
+    pub lease: Box<dyn Fn(&LeaseRequest) -> LeaseAnswer>,
+    /// Whether this node may vote.
+    pub votes: Box<dyn Fn() -> bool>,
 }
 
 /// Binds the address at which other nodes reach this one.
@@ -125,6 +132,20 @@ impl Bus {
         let dialling = stream::dial(&self.links.identity, target, peer, true);
         let dialled = self.links.stop.unless(dialling).await.unwrap_or(Err(BusError::Stopped));
         dialled.map(|(stream, decoder)| (stream, decoder.into_rest()))
+    }
+
+    /// Asks a node, which is to lead raft, for a lease.
+    pub async fn ask_for_lease(
+        &self,
+        target: NodeId,
+        peer: &Peer,
+        request: LeaseRequest,
+        patience: Duration,
+    ) -> Result<LeaseAnswer, BusError> {
+        match self.links.to(target, peer).ask(&Request::Lease(request), patience).await? {
+            Answer::Lease(answer) => Ok(answer),
+            _ => Err(BusError::Answer),
+        }
     }
 
     /// Ends all tasks: what is under way fails. Returns at once; the tasks are over after their next turn.

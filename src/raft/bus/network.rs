@@ -29,6 +29,10 @@ use crate::raft::types::{Peer, Snapshot, SnapshotBytes, Types, Vote};
 /// How long openraft leaves a node alone that cannot be reached. Links have a pause of their own, so asking costs little.
 const UNREACHABLE_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long entries may take to be on the disk of another node. openraft allows no more than a heartbeat takes: a disk that is
+/// slower would never get any.
+const APPEND_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Makes connections for openraft.
 pub struct Network {
     links: Rc<Links>,
@@ -128,7 +132,7 @@ impl RaftNetworkV2<Types> for Client {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         let (payload, sent) = encode_append(&request).map_err(BusError::from)?;
-        match self.link.ask_encoded(&payload, option.hard_ttl()).await? {
+        match self.link.ask_encoded(&payload, option.hard_ttl().max(APPEND_PATIENCE)).await? {
             Answer::Append(response) => Ok(check_appended(&request, sent, response)?),
             _ => Err(BusError::Answer.into()),
         }

@@ -275,6 +275,7 @@ impl Connection {
         let ended = |_| Failure::Ended;
         Ok(match request {
             Request::Append(request) => Answer::Append(raft.append_entries(request).await.map_err(ended)?),
+            Request::Vote(_) | Request::PreVote(_) if !(self.server.guests.votes)() => return Err(Failure::Busy),
             Request::Vote(request) => Answer::Vote(raft.vote(request).await.map_err(ended)?),
             Request::PreVote(request) => Answer::Vote(raft.pre_vote(request).await.map_err(ended)?),
             Request::Piece(piece) => {
@@ -289,6 +290,7 @@ impl Connection {
                 Answer::TransferLeader(will.is_ok())
             }
             Request::Propose(command) => propose(raft, command).await?,
+            Request::Lease(request) => Answer::Lease((self.server.guests.lease)(&request)),
         })
     }
 

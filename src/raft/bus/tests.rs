@@ -23,6 +23,7 @@ use super::{Bus, Guests, listen};
 use crate::log::files::scratch::Scratch;
 use crate::log::testing::{Random, on_executor};
 use crate::raft::command::{Command, NodeId, Reply};
+use crate::raft::govern::{LeaseAnswer, LeaseRefusal, LeaseRequest};
 use crate::raft::log_store::{Closing, LogStore};
 use crate::raft::runtime::Glommio;
 use crate::raft::settings::{MESSAGE_ENTRIES_MAX, Pace, config};
@@ -74,7 +75,9 @@ impl Node {
         let bus = Bus::new(identity(node)).unwrap();
         let settings = config("test", Pace::Steady).unwrap();
         let raft = Raft::new(node, settings, bus.network(), log, machine).await.unwrap();
-        bus.serve(listener, raft.clone(), Guests { stream: Box::new(|_, _, _| ()) });
+        let refused = |_: &LeaseRequest| LeaseAnswer::Refused(LeaseRefusal::NotLeading);
+        let guests = Guests { stream: Box::new(|_, _, _| ()), lease: Box::new(refused), votes: Box::new(|| true) };
+        bus.serve(listener, raft.clone(), guests);
         Node { bus, raft, reader, closing }
     }
 
