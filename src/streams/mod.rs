@@ -99,7 +99,7 @@ use std::rc::Rc;
 
 pub use crate::cluster::NodeId;
 pub use crate::log::frame::Index;
-pub use crate::raft::command::{Epoch, Incarnation, Member, PartitionId};
+pub use crate::raft::command::{Epoch, InSyncChange, Incarnation, Member, PartitionId};
 
 /// What data of a partition there is: see the module.
 #[derive(
@@ -149,16 +149,6 @@ pub struct Suffix {
     pub after: Tail,
     /// The last one ends with the base.
     pub pieces: Vec<Piece>,
-}
-
-/// A change of who is in sync: what [`crate::raft::command::Command::SetInSync`] says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InSyncChange {
-    pub partition: PartitionId,
-    pub epoch: Epoch,
-    /// Of the set that it follows.
-    pub version: u64,
-    pub in_sync: Vec<Member>,
 }
 
 /// The partition of a slot, of so many.

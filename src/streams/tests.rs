@@ -6,7 +6,7 @@ use super::follower::{self, Follower, Holding};
 use super::leader::{self, Leader};
 use super::message::{Answer, Answered, Control, Open, ToFollower, ToLeader, Want};
 use super::{Frame, InSyncChange, Index, Member, NodeId, Suffix, Tail};
-use crate::raft::command::{Command, Placement, Profile};
+use crate::raft::command::{Command, Move, Placement, Profile};
 use crate::raft::state::State;
 use crate::shard::statement::{encode, encode_unit};
 
@@ -23,7 +23,8 @@ fn state(in_sync: &[NodeId]) -> State {
     state.apply(&Command::Place { version: 0, changes: vec![place(0), place(1)] });
     for partition in 0..2 {
         let in_sync = in_sync.iter().map(|node| Member { node: *node, incarnation: 1 }).collect();
-        state.apply(&Command::SetInSync { partition, epoch: 1, version: 1, in_sync });
+        let change = InSyncChange { partition, epoch: 1, version: 1, in_sync };
+        state.apply(&Command::SetInSync { changes: vec![change] });
     }
     state
 }
@@ -158,8 +159,7 @@ fn an_idle_partition_holds_nobody_back() {
     assert!(leader.commit_upto() < 13);
     let mut changed = state(&[1, 2]);
     for partition in 0..2 {
-        let InSyncChange { epoch, version, in_sync, .. } = alone(partition);
-        changed.apply(&Command::SetInSync { partition, epoch, version, in_sync });
+        changed.apply(&Command::SetInSync { changes: vec![alone(partition)] });
     }
     leader.roles(40, &changed, &mut out);
     leader.turn_end(40, &mut out);
@@ -174,7 +174,8 @@ fn what_was_deposed_holds_back_until_it_is_released() {
     append(&mut leader, 11, 0);
     leader.turn_end(0, &mut out);
     let mut moved = state(&[1, 2]);
-    moved.apply(&Command::Lead { partition: 0, epoch: 1, to: Member { node: 2, incarnation: 1 } });
+    let to = Member { node: 2, incarnation: 1 };
+    moved.apply(&Command::Lead { moves: vec![Move { partition: 0, epoch: 1 }], to });
     out.clear();
     leader.roles(0, &moved, &mut out);
     assert_eq!(out[0], leader::Action::Deposed { partition: 0, epoch: 1 });
@@ -215,7 +216,8 @@ fn a_promoted_node_applies_what_it_has_received_and_then_leads() {
     assert_eq!(out, [follower::Action::Send { leader: 1, message: ack }]);
 
     let mut moved = state(&[1, 2]);
-    moved.apply(&Command::Lead { partition: 0, epoch: 1, to: Member { node: 2, incarnation: 1 } });
+    let to = Member { node: 2, incarnation: 1 };
+    moved.apply(&Command::Lead { moves: vec![Move { partition: 0, epoch: 1 }], to });
     out.clear();
     follower.roles(0, &moved, &mut out);
     let apply = |units: Vec<u8>| follower::Action::Apply {

@@ -38,15 +38,15 @@
 //! What the shell owes the machines:
 //! - The state that is handed in, and `applied`, are of the same moment.
 //! - [`Governor::lead`] is called once an entry that this leader has proposed itself in its term is applied here, so that all
-//!    that its predecessors have proposed is decided; [`Governor::resign`] when the term is over, and before a transfer of
-//!    leadership is asked for: a transfer elects somebody while the quorum's promise still holds.
+//!   that its predecessors have proposed is decided; [`Governor::resign`] when the term is over, and before a transfer of
+//!   leadership is asked for: a transfer elects somebody while the quorum's promise still holds.
 //! - What is proposed goes to this node's own raft, in the term of that `lead` and in no other (openraft: `with_leader`), once.
-//!    Its result is told when the entry is applied here. A result that is not known is told as such.
+//!   Its result is told when the entry is applied here. A result that is not known is told as such.
 //! - A voter that has just started has forgotten whom it has acknowledged: it votes for nobody, and does not stand for
-//!    election, for the time of [`Settings::election_ms`] (plus drift).
+//!   election, for the time of [`Settings::election_ms`] (plus drift).
 //! - `quorum_ms` is the *sending* of the heartbeat. With one voter it is now.
 //! - Who orders a `Lead` or a `ForceLead` sees to it that the old primary does not serve: the old primary itself for the first, the
-//!    operator for the second.
+//!   operator for the second.
 //!
 //! Owned by the control core.
 
@@ -94,9 +94,9 @@ pub const VOTERS_MAX: usize = 5;
 /// A node becomes a voter once it is behind by no more entries: one that is far behind would hold up what is to be committed.
 pub const VOTER_LAG_ENTRIES: u64 = 100;
 /// Most copies that one node receives at a time, because they move.
-pub const INCOMING_MAX: usize = 8;
+pub const INCOMING_MAX: usize = 64;
 /// Most copies that one primary sends at a time, because they move.
-pub const OUTGOING_MAX: usize = 16;
+pub const OUTGOING_MAX: usize = 128;
 
 /// How the leader governs. The same on all nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -350,7 +350,7 @@ fn copies_of_a_dead_node_go_to_others_and_come_back() {
 
 #[test]
 fn only_so_many_copies_move_at_a_time() {
-    let mut leader = Leader::new(3, 64);
+    let mut leader = Leader::new(3, 512);
     leader.governor.lead(0);
     leader.join(4, "");
     let said = leader.runs(0, 400, &[1, 2, 3, 4]);

@@ -234,6 +234,10 @@ impl Follower {
         }
         let mut changed = Vec::new();
         for (id, partition) in (0..).zip(state.partitions()) {
+            if partition.epoch == 0 {
+                // It was never placed: what there is of it, if anything, is where it begins.
+                continue;
+            }
             let role = match partition.primary {
                 Some(primary) if primary == me => Role::Lead,
                 _ if !partition.replicas.contains(&me) => Role::Stranger,
@@ -287,7 +291,9 @@ impl Follower {
     fn promote(&mut self, id: PartitionId, out: &mut Vec<Action>) {
         let complete = self.is_complete(id);
         let data = &mut self.data[id as usize];
-        if !complete {
+        // In its first epoch nothing was ever written there, whatever this node has forgotten: a node that starts anew while it
+        // leads brings on the next one.
+        if !complete && data.epoch > 1 {
             data.phase = Phase::Idle;
             out.push(Action::NotReady { partition: id, epoch: data.epoch });
             return;

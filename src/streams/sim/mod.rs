@@ -31,7 +31,7 @@ use self::node::{Node, Process};
 use self::raft::{Proposal, Raft, is_refused, register};
 use super::message::{ToFollower, ToLeader};
 use super::{Epoch, Index, NodeId, PartitionId, Tail, follower, leader};
-use crate::raft::command::{Command, Placement};
+use crate::raft::command::{Command, Move, Placement};
 
 const PARTITIONS: usize = 4;
 /// Seeds of the test.
@@ -416,7 +416,7 @@ impl World {
             .any(|partition| partition.primary.is_none_or(|primary| dead.contains(&primary)));
         if orphaned {
             let (dead, ready) = (self.raft.members(&dead), self.raft.members(&ready));
-            let command = Command::Promote { dead, ready };
+            let command = Command::Promote { starts: self.raft.agreed.starts(), dead, ready };
             let reply = self.raft.execute(command.clone());
             self.say(|| format!("agreed: {command:?} -> {reply:?}"));
         }
@@ -501,7 +501,7 @@ impl World {
         let known = self.raft.agreed.partition(p).expect("it is placed").clone();
         let Some(to) = self.random.pick(&known.in_sync) else { return };
         if let Some(&to) = self.raft.members(&[to]).first() {
-            self.raft.execute(Command::Lead { partition: p, epoch: known.epoch, to });
+            self.raft.execute(Command::Lead { moves: vec![Move { partition: p, epoch: known.epoch }], to });
         }
     }
 

@@ -209,12 +209,7 @@ impl World {
                 let boot = self.node(n).boot;
                 for change in changes {
                     let at_ms = now_ms + self.delay_ms();
-                    let command = Command::SetInSync {
-                        partition: change.partition,
-                        epoch: change.epoch,
-                        version: change.version,
-                        in_sync: change.in_sync.clone(),
-                    };
+                    let command = Command::SetInSync { changes: vec![change.clone()] };
                     if self.quiet || !self.random.chance(10) {
                         let change = Some(change);
                         self.raft.proposals.push(Proposal { at_ms, from: n, boot, command, change });

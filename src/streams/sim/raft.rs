@@ -67,5 +67,9 @@ pub fn register(node: NodeId, after: u64, boot: u64) -> Command {
 
 /// Whether a reply says for certain that nothing comes of it.
 pub fn is_refused(reply: &Reply) -> bool {
-    matches!(reply, Reply::Refused(refusal) if !matches!(refusal, Refusal::Malformed(_)))
+    match reply {
+        Reply::Refused(refusal) => !matches!(refusal, Refusal::Malformed(_)),
+        Reply::InSync { stale, .. } => *stale > 0,
+        _ => false,
+    }
 }
