@@ -451,7 +451,11 @@ fn start(
         let (listeners, hasher) = (listeners.to_vec(), hasher.clone());
         let random = seed[4].wrapping_mul(executor as u64 * 2 + 1);
         let thread = builder.spawn(move || async move {
-            scheduling::set(if control { Role::Control } else { Role::Data });
+            scheduling::set(match control {
+                true if config.cluster_enabled => Role::Member,
+                true => Role::Control,
+                false => Role::Data,
+            });
             if control {
                 let _ = ready.send(Ok(()));
                 if may_go.recv().is_err() {

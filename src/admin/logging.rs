@@ -9,8 +9,9 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
 use tracing::level_filters::LevelFilter;
-use tracing::{Subscriber, subscriber};
+use tracing::{Level, Metadata, Subscriber, subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
@@ -81,6 +82,11 @@ pub fn dropped_lines() -> u64 {
     LOG.get().map_or(0, |log| log.dropped.dropped_lines() as u64)
 }
 
+/// openraft tells of each heartbeat that is lost; what of that matters is told by the control core.
+fn is_for_operators(metadata: &Metadata) -> bool {
+    !metadata.target().starts_with("openraft") || *metadata.level() == Level::ERROR
+}
+
 fn subscriber_to<W>(
     writer: W,
     level: LogLevel,
@@ -96,7 +102,7 @@ where
         LogFormat::Text => layer.boxed(),
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
     };
-    (Registry::default().with(filter).with(layer), handle)
+    (Registry::default().with(filter).with(layer.with_filter(filter_fn(is_for_operators))), handle)
 }
 
 #[cfg(test)]

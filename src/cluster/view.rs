@@ -26,6 +26,8 @@ pub struct Endpoint {
 /// Who has a partition. Nodes are places in [`View::nodes`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roles {
+    /// How often its leader has changed.
+    pub epoch: u64,
     /// None: nobody leads it.
     pub leader: Option<u16>,
     /// Who else has a copy that is in sync.

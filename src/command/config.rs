@@ -66,8 +66,13 @@ fn set(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
         return Err(Error::Syntax);
     }
     let pairs: Vec<(&[u8], &[u8])> = pairs.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+    let is_member = home.engine.view_number() > 0;
     let configured = home.engine.node.config.change(|config| {
         let changed = config.set(&pairs)?;
+        if is_member && changed.appendonly != config.appendonly {
+            let why = "not on a member of a cluster of several nodes: start it with another value".into();
+            return Err(SetError::Failed { name: "appendonly".into(), why });
+        }
         crate::admin::apply(config, &changed)?;
         Ok::<_, SetError>(changed)
     })?;

@@ -76,7 +76,10 @@ fn foreign(_home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Er
 }
 
 /// The connection is a replica's.
-fn replicate(_home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
+fn replicate(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
+    if home.engine.config.cluster_enabled {
+        return Err(Error::NoReplicationInCluster("REPLICATE"));
+    }
     Ok(Flow::HandOver)
 }
 

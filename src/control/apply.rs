@@ -187,6 +187,28 @@ impl Apply {
         Ok(())
     }
 
+    /// Hands out a unit of another node's partitions, under a number that does not go back.
+    pub fn unit(&mut self, unit: &[u8], number: Index) -> Result<(), ApplyError> {
+        self.hand_out(unit, number)
+    }
+
+    /// Hands out a statement with a key, likewise.
+    pub fn statement(&mut self, statement: &Statement, number: Index) -> Result<(), ApplyError> {
+        let core = self.owner(statement).ok_or(ApplyError::Unknown)?;
+        self.fill(core, statement, number)
+    }
+
+    /// Everything up to this number was handed out.
+    pub fn passed(&mut self, number: Index) {
+        self.handed_out = self.handed_out.max(number);
+    }
+
+    /// Tells all cores, behind what was handed out.
+    pub fn tell_all(&mut self, message: impl Fn() -> Message) {
+        self.flush();
+        self.out.extend((0..self.router.cores()).map(|core| (core, message())));
+    }
+
     /// Hands out a unit of the log.
     fn hand_out(&mut self, mut unit: &[u8], index: Index) -> Result<(), ApplyError> {
         let mut statements = Vec::new();

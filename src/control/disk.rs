@@ -98,7 +98,7 @@ impl Control {
     /// Does what the configuration says about the log. The error says why it cannot begin.
     pub(super) fn configure(self: &Rc<Self>) -> Result<(), String> {
         let config = self.config();
-        self.log.borrow_mut().backlog.set_bytes_max(config.repl_backlog_size as usize);
+        self.log.borrow_mut().backlog.set_bytes_max(self.backlog_bytes(&config));
         self.update_standing();
         let done = match (config.appendonly, self.disk.get()) {
             (true, Disk::Off | Disk::Starting) => self.begin_log(&config),

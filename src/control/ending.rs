@@ -134,7 +134,7 @@ impl Control {
     }
 
     /// Holds up writes of clients on all data cores; None: no longer.
-    fn pause_writes(&self, patience: Option<Duration>) {
+    pub(super) fn pause_writes(&self, patience: Option<Duration>) {
         let now_ms = self.node.clock.clone().now().steady_ms;
         let pause =
             patience.map(|patience| Pause { until_ms: now_ms + patience.as_millis() as i64, writes_only: true });

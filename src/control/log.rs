@@ -32,6 +32,8 @@ struct Core {
     sent: Progress,
     /// It records, and has said so.
     records: bool,
+    /// The last view of the cluster that it has seen.
+    seen: u64,
 }
 
 /// See the module.
@@ -164,6 +166,11 @@ impl Log {
         }
     }
 
+    /// The latest view of the cluster that all data cores have seen. What they executed under older ones is in the log.
+    pub fn seen_by_all(&self) -> u64 {
+        self.cores.iter().map(|core| core.seen).min().unwrap_or(0)
+    }
+
     /// Tells data cores to record what they change.
     pub fn record(&mut self) {
         if !std::mem::replace(&mut self.recording, true) {
@@ -248,8 +255,7 @@ impl Log {
                 Entry::Barrier { core, stop } if stop == self.standing.stops => self.barriers.push(core),
                 // Writes have gone on since.
                 Entry::Barrier { .. } => {}
-                // Nobody waits for it while there is one node.
-                Entry::Seen { .. } => {}
+                Entry::Seen { core, view } => self.cores[core as usize].seen = view,
             }
         }
         if let Some(wal) = &self.wal
@@ -262,7 +268,8 @@ impl Log {
         }
     }
 
-    fn has_room(&self) -> bool {
+    /// The disk is not behind by more than it may be.
+    pub fn has_room(&self) -> bool {
         self.wal.as_ref().is_none_or(|wal| wal.held_bytes() < UNWRITTEN_BYTES_MAX)
     }
 
@@ -315,8 +322,9 @@ impl Log {
                 self.out.push((id, Message::Progress(progress)));
             }
         }
-        let needed =
-            if self.wal.is_some() || self.begins_at_base.is_some() { durable.min(replicated) } else { replicated };
+        // Whoever waits for disks, waits for those of replicas as well, which may be behind this node's.
+        let on_disk = self.wal.is_some() || self.begins_at_base.is_some();
+        let needed = if on_disk { replicated.min(replicated_durable) } else { replicated };
         self.sequencer.forget_marks(needed);
     }
 

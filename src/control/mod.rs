@@ -44,7 +44,7 @@ use crate::mesh::{Endpoint, Park, Wake};
 use crate::net::forward::Message;
 use crate::net::limits;
 use crate::node::{Bells, End, Node, Order};
-use crate::route::{CoreId, Hasher};
+use crate::route::{CoreId, Hasher, PartitionSet};
 use crate::stats::Snapshot;
 
 use apply::Apply;
@@ -172,7 +172,11 @@ pub struct Control {
     replication: RefCell<Replication>,
     /// What the node is as a member of a cluster.
     cluster: RefCell<Option<Rc<Member>>>,
+    /// It is about to become one, or is.
+    becomes_member: Cell<bool>,
     keyspace: Keyspace,
+    /// Partitions of which a member's own disk has everything.
+    whole: RefCell<PartitionSet>,
     /// Segments of the log that were there at the start, until they are handed to its writer.
     segments: RefCell<Vec<(Index, u64)>>,
 }
@@ -243,7 +247,9 @@ impl Control {
             endings: Cell::default(),
             replication: RefCell::new(replication),
             cluster: RefCell::default(),
+            becomes_member: Cell::default(),
             keyspace,
+            whole: RefCell::default(),
             segments: RefCell::new(plan.map_or(Vec::new(), |plan| plan.start(Vec::new).segments)),
         }
     }
@@ -262,9 +268,9 @@ impl Control {
         self.state.borrow().snapshots.iter().map(|snapshot| snapshot.changes).sum()
     }
 
-    /// Whether there are replicas, or is a primary.
+    /// Whether there are replicas, or is a primary; or other members of a cluster.
     fn replicates(&self) -> bool {
-        self.replication.borrow().in_use
+        self.cluster.borrow().is_some() || self.replication.borrow().in_use
     }
 
     /// Housekeeping.
@@ -294,15 +300,19 @@ impl Control {
     fn advance(self: &Rc<Self>) {
         let wall_ms = self.wall_ms();
         self.advance_following();
+        let keeps_backlog = self.replicates();
         {
             let replication = self.replication.borrow();
             let mut log = self.log.borrow_mut();
             log.follows = (!replication.leads()).then(|| replication.apply.handed_out());
             log.may_cover |= replication.leads();
-            log.keeps_backlog = replication.in_use;
+            log.keeps_backlog = keeps_backlog;
             log.advance(wall_ms);
         }
-        let (replicated, replicated_durable) = self.replicate();
+        let (replicated, replicated_durable) = match self.member() {
+            Some(member) => self.advance_streams(&member),
+            None => self.replicate(),
+        };
         self.look_at_barriers();
         self.log.borrow_mut().tell_progress(replicated, replicated_durable);
         self.check_waits();
@@ -435,7 +445,7 @@ impl Control {
 
     /// Takes what the data cores have sent.
     fn receive(self: &Rc<Self>) {
-        let (mut asked, mut replicas, mut fed) = (Vec::new(), Vec::new(), false);
+        let (mut asked, mut replicas, mut executed, mut fed) = (Vec::new(), Vec::new(), Vec::new(), false);
         {
             let mut state = self.state.borrow_mut();
             let State { mesh, snapshots, questions, waiting } = &mut *state;
@@ -449,6 +459,7 @@ impl Control {
                 Message::Question { ask, part, question } => asked.push((from as CoreId, ask, part, *question)),
                 Message::Replica { socket, addr } => replicas.push((socket, addr)),
                 Message::Replies(batch) => {
+                    executed.push((from as CoreId, batch.needs));
                     replication.apply.replied(from as CoreId, batch);
                     fed = true;
                 }
@@ -465,6 +476,9 @@ impl Control {
                 _ => {}
             });
             mesh.flush(|_, _| {});
+        }
+        if let Some(member) = self.member() {
+            member.executed(&executed);
         }
         if fed {
             self.advance();

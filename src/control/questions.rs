@@ -172,6 +172,9 @@ impl Control {
 
     /// How many replicas have everything up to `index`, or have synced it.
     fn copies(&self, index: Index, synced: bool) -> u32 {
+        if let Some(member) = self.member() {
+            return member.copies(index, synced);
+        }
         let replication = self.replication.borrow();
         let count = if synced { replication.primary.durable_on(index) } else { replication.primary.received_by(index) };
         count as u32

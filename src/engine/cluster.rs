@@ -30,8 +30,25 @@ impl Engine {
         self.lapsed &= self.in_cluster;
         let few = |partition| view.leads(partition) && view.roles(partition).few_in_sync;
         self.few_in_sync = self.in_cluster && (0..view.partitions()).any(few);
+        self.expect_base(&view);
         self.view = Some(view);
         self.restrict();
+    }
+
+    /// What a partition begins with that is led from now on may not be committed yet: whoever reads it, and waits for that, waits
+    /// for this place of the log.
+    fn expect_base(&mut self, view: &View) {
+        if !self.feed.is_on() {
+            return;
+        }
+        let epoch = |view: &View, partition| view.leads(partition).then(|| view.roles(partition).epoch);
+        let known = self.view.as_deref();
+        let begins = |partition: &u16| {
+            let now = epoch(view, *partition);
+            now.is_some() && known.is_none_or(|known| epoch(known, *partition) != now)
+        };
+        let begun = self.shard.partitions().filter(begins);
+        self.feed.mark(begun, &mut self.shard.effects);
     }
 
     /// Moves the partitions of this core whose role has changed. None of their keys may be lent.

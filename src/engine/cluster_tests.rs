@@ -38,7 +38,7 @@ fn led() -> Roles {
 }
 
 fn followed() -> Roles {
-    Roles { leader: Some(1), followers: vec![0], few_in_sync: false }
+    Roles { leader: Some(1), followers: vec![0], ..Roles::default() }
 }
 
 const DOWN: &str = "-CLUSTERDOWN The cluster is down";

@@ -59,10 +59,21 @@ impl Pump {
             Some(older) => (0..view.partitions()).filter(|&p| older.leads(p) && !view.leads(p)).collect(),
             None => PartitionSet::default(),
         };
+        // What waits for several copies of a partition, when there are fewer now than there should be, is no better.
+        let few = |view: &View, p| view.leads(p) && view.roles(p).few_in_sync;
+        let given_up: PartitionSet = match &self.engine.view {
+            Some(older) => {
+                let fewer = |&p: &u16| lost.has(p) || few(&view, p) && older.leads(p) && !few(older, p);
+                (0..view.partitions()).filter(fewer).collect()
+            }
+            None => PartitionSet::default(),
+        };
         let number = view.number();
         self.engine.see(view);
+        if !given_up.is_empty() {
+            self.give_up_lost(&given_up);
+        }
         if !lost.is_empty() {
-            self.give_up_lost(&lost);
             self.redirect_blocked();
             self.end_lost_shard_subscriptions();
         }

@@ -190,12 +190,12 @@ pub fn view(number: u64, roles: impl Fn(u16) -> Roles) -> View {
 
 /// This node leads.
 pub fn mine() -> Roles {
-    Roles { leader: Some(0), followers: vec![1], few_in_sync: false }
+    Roles { leader: Some(0), followers: vec![1], ..Roles::default() }
 }
 
 /// This node follows.
 pub fn theirs() -> Roles {
-    Roles { leader: Some(1), followers: vec![0], few_in_sync: false }
+    Roles { leader: Some(1), followers: vec![0], ..Roles::default() }
 }
 
 /// A key of a partition.

@@ -11,17 +11,23 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::holdings::Start;
 use super::{Member, MemberError, RAFT_DIR, bus_identity};
 use crate::cluster::NodeId;
 use crate::config::Config;
 use crate::control::Control;
+use crate::node::End;
 use crate::raft::bus::Bus;
 use crate::raft::bus::propose::{ProposeError, Proposed};
 use crate::raft::command::{Command, Profile, Refusal, Reply};
 use crate::raft::types::Peer;
+use crate::streams::follower::Holding;
 
 /// The number of the node that founds a cluster.
 const FOUNDER: NodeId = 1;
+
+/// How long data cores may take to say how many keys they have.
+const KEYS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a node that joins looks for somebody who leads.
 const JOIN_PATIENCE: Duration = Duration::from_secs(10);
@@ -30,7 +36,10 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 const REGISTER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between attempts that failed for other reasons than time.
-const REGISTER_PAUSE: Duration = Duration::from_millis(50);
+const REGISTER_PAUSE: Duration = Duration::from_millis(20);
+
+/// The longest of these; with it the log says what is wrong.
+const REGISTER_PAUSE_MAX: Duration = Duration::from_millis(1280);
 
 /// Where raft's files are, if this node has any.
 pub(crate) fn raft_dir(config: &Config) -> Option<PathBuf> {
@@ -46,22 +55,46 @@ impl Control {
             return Ok(());
         }
         let member = Member::start(self, None).await?;
-        self.enter(member);
+        self.enter(member, Start::Again);
         Ok(())
     }
 
     /// CLUSTER CREATE: this node is the first of a cluster.
     pub(in crate::control) async fn found_cluster(self: &Rc<Self>) -> Result<(), MemberError> {
         self.may_become_member()?;
+        let founded = self.found().await;
+        self.became_member();
+        founded
+    }
+
+    async fn found(self: &Rc<Self>) -> Result<(), MemberError> {
+        let keys = self.last_keys().await?;
         let member = Member::start(self, Some(FOUNDER)).await?;
-        self.enter(Rc::clone(&member));
-        self.registered(&member).await
+        member.has_keys.set(keys > 0);
+        self.enter(Rc::clone(&member), Start::Founded);
+        self.registered(&member).await?;
+        if keys > 0 {
+            // They are all here: the data set begins on this node, before another one joins.
+            self.begin_data_set().await?;
+            let mut left = JOIN_PATIENCE;
+            while member.reader.state().partition(0).is_none_or(|partition| partition.epoch == 0) {
+                left = left.checked_sub(REGISTER_PAUSE).ok_or_else(|| MemberError::Refused("nobody leads".into()))?;
+                glommio::timer::sleep(REGISTER_PAUSE).await;
+            }
+        }
+        Ok(())
     }
 
     /// CLUSTER JOIN: this node becomes a member of the cluster that has a member at this address.
     pub(in crate::control) async fn join_cluster(self: &Rc<Self>, seed: Peer) -> Result<(), MemberError> {
         self.may_become_member()?;
-        if self.keys().await > 0 {
+        let joined = self.join(seed).await;
+        self.became_member();
+        joined
+    }
+
+    async fn join(self: &Rc<Self>, seed: Peer) -> Result<(), MemberError> {
+        if self.last_keys().await? > 0 {
             return Err(MemberError::Keys);
         }
         let (profile, identity) = (self.profile()?, self.identity()?);
@@ -74,8 +107,28 @@ impl Control {
             other => return Err(MemberError::Refused(format!("{other:?}"))),
         };
         let member = Member::start(self, Some(node)).await?;
-        self.enter(Rc::clone(&member));
+        self.enter(Rc::clone(&member), Start::Joined);
         self.registered(&member).await
+    }
+
+    /// The attempt to become a member is over. Writes go on: where this node serves now, or to nowhere.
+    fn became_member(&self) {
+        self.pause_writes(None);
+        if self.member().is_none() {
+            self.becomes_member.set(false);
+        }
+    }
+
+    /// Keys of this node, which are its last: writes wait from now on.
+    async fn last_keys(&self) -> Result<usize, MemberError> {
+        self.pause_writes(Some(2 * JOIN_PATIENCE));
+        // The answer to a question that was asked before tells nothing of now.
+        for _ in 0..2 {
+            if !self.ask(KEYS_PATIENCE).await.is_empty() {
+                return Err(MemberError::Silent);
+            }
+        }
+        Ok(self.snapshots().iter().flat_map(|snapshot| &snapshot.keyspace).map(|db| db.keys).sum())
     }
 
     /// CLUSTER BEGIN: the data set of the cluster begins, on the nodes that have joined so far.
@@ -90,13 +143,16 @@ impl Control {
         }
     }
 
-    /// Keys of this node.
-    async fn keys(&self) -> usize {
-        self.ask(JOIN_PATIENCE).await;
-        self.snapshots().iter().flat_map(|snapshot| &snapshot.keyspace).map(|db| db.keys).sum()
+    fn may_become_member(&self) -> Result<(), MemberError> {
+        if self.becomes_member.replace(true) {
+            return Err(MemberError::Member);
+        }
+        let may = self.is_no_member();
+        self.becomes_member.set(may.is_ok());
+        may
     }
 
-    fn may_become_member(&self) -> Result<(), MemberError> {
+    fn is_no_member(&self) -> Result<(), MemberError> {
         let config = self.config();
         if !config.cluster_enabled {
             return Err(MemberError::NoCluster);
@@ -112,7 +168,7 @@ impl Control {
         let config = self.config();
         let announced = |announced: u16, port| if announced > 0 { announced } else { port };
         let profile = Profile {
-            host: self.announced_host(),
+            host: self.announced_host()?,
             port: announced(config.cluster_announce_port, config.port),
             bus_port: announced(config.cluster_announce_bus_port, config.bus_port().ok_or(MemberError::NoPort)?),
             rack: config.cluster_rack.clone(),
@@ -123,25 +179,27 @@ impl Control {
     }
 
     /// The address that others are told: what was configured, or the first one that this node listens on.
-    fn announced_host(&self) -> String {
+    fn announced_host(&self) -> Result<String, MemberError> {
         let config = self.config();
         if !config.cluster_announce_ip.is_empty() {
-            return config.cluster_announce_ip.clone();
+            return Ok(config.cluster_announce_ip.clone());
         }
         let listens = config.bind.iter().map(|bind| bind.trim_start_matches('-'));
         let named = listens.filter(|host| !host.is_empty() && !host.starts_with(['*', ':']) && *host != "0.0.0.0");
-        named.map(str::to_string).next().unwrap_or_else(|| "127.0.0.1".into())
+        named.map(str::to_string).next().ok_or(MemberError::NoAddress)
     }
 
     /// From here on the node is a member: it registers, and does what its state says.
-    fn enter(self: &Rc<Self>, member: Rc<Member>) {
+    fn enter(self: &Rc<Self>, member: Rc<Member>, start: Start) {
         // Nothing is served before a lease says so.
         self.node.state.lease.set(0);
         *self.cluster.borrow_mut() = Some(Rc::clone(&member));
         self.show_view();
         self.watch_raft(&member);
+        self.govern(&member);
+        let holdings = self.find_holdings(start, member.has_keys.get());
         let control = Rc::clone(self);
-        glommio::spawn_local(async move { control.register(&member).await }).detach();
+        glommio::spawn_local(async move { control.register(&member, &holdings).await }).detach();
     }
 
     /// Waits until the process is registered.
@@ -154,18 +212,38 @@ impl Control {
         Ok(())
     }
 
+    /// Waits until the state here has this process: a node that has joined gets it from the leader.
+    async fn state_knows(&self, member: &Rc<Member>) -> Result<(), MemberError> {
+        let mut left = JOIN_PATIENCE;
+        while !member.is_known() {
+            left = left
+                .checked_sub(REGISTER_PAUSE)
+                .ok_or_else(|| MemberError::Refused("raft's log does not come".into()))?;
+            glommio::timer::sleep(REGISTER_PAUSE).await;
+        }
+        Ok(())
+    }
+
     /// Does what has to be done once for each process of a member.
-    async fn register(self: Rc<Self>, member: &Rc<Member>) {
+    async fn register(self: Rc<Self>, member: &Rc<Member>, holdings: &[Holding]) {
+        let mut pause = REGISTER_PAUSE;
         while !member.stopped.get() && !member.registered.get() {
             match self.try_to_register(member).await {
+                Err(MemberError::Foreign(why)) => {
+                    tracing::error!(node = member.me, %why, "the cluster does not know this node: it ends");
+                    return self.node.end(End::Now);
+                }
                 Ok(()) => {
                     member.registered.set(true);
                     tracing::info!(node = member.me, "registered");
-                    self.state_changed();
+                    self.begin_streams(member, holdings);
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "cannot register yet");
-                    glommio::timer::sleep(REGISTER_PAUSE).await;
+                    if pause >= REGISTER_PAUSE_MAX {
+                        tracing::warn!(%error, "cannot register yet");
+                    }
+                    glommio::timer::sleep(pause).await;
+                    pause = (2 * pause).min(REGISTER_PAUSE_MAX);
                 }
             }
         }
@@ -175,7 +253,7 @@ impl Control {
         let raft_error = |error: &dyn std::fmt::Display| MemberError::Raft(error.to_string());
         let profile = self.profile()?;
         if member.me == FOUNDER && !member.raft.is_initialized().await.map_err(|error| raft_error(&error))? {
-            let peers = BTreeMap::from([(FOUNDER, member.peer(&profile))]);
+            let peers = BTreeMap::from([(FOUNDER, Peer { host: profile.host.clone(), bus_port: profile.bus_port })]);
             member.raft.initialize(peers).await.map_err(|error| raft_error(&error))?;
         }
         let (known, mut after) = {
@@ -196,15 +274,12 @@ impl Control {
             let register =
                 Command::Register { node: member.me, identity, boot: member.boot, after, profile: profile.clone() };
             match member.propose(register, REGISTER_PATIENCE).await {
-                Ok(Proposed { reply: Reply::Registered { .. }, .. }) => return Ok(()),
+                Ok(Proposed { reply: Reply::Registered { .. }, .. }) => return self.state_knows(member).await,
                 // The state here was behind.
                 Ok(Proposed { reply: Reply::Refused(Refusal::StaleIncarnation { incarnation, .. }), .. }) => {
                     after = incarnation;
                 }
-                Ok(Proposed { reply: Reply::Refused(why), .. }) => {
-                    tracing::error!(node = member.me, %why, "the cluster does not accept this node");
-                    return Err(MemberError::Refused(why.to_string()));
-                }
+                Ok(Proposed { reply: Reply::Refused(why), .. }) => return Err(MemberError::Foreign(why)),
                 Ok(other) => return Err(MemberError::Refused(format!("{:?}", other.reply))),
                 Err(error) => return Err(MemberError::Refused(error.to_string())),
             }
@@ -214,6 +289,11 @@ impl Control {
 }
 
 impl Member {
+    /// Whether the state here has this process.
+    fn is_known(&self) -> bool {
+        self.reader.state().node(self.me).is_some_and(|node| node.boot == self.boot)
+    }
+
     /// Proposes a command to whoever leads raft.
     pub(super) async fn propose(&self, command: Command, patience: Duration) -> Result<Proposed, ProposeError> {
         let others: Vec<Peer> = {

@@ -11,13 +11,21 @@
 //!
 //! Owned by the control core.
 
+mod connections;
 mod enter;
+mod execute;
+mod govern;
+mod holdings;
 mod status;
+mod streams;
 mod view;
 
 pub(crate) use enter::raft_dir;
+use govern::LeaderId;
+use streams::Streams;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,12 +42,13 @@ use crate::raft;
 use crate::raft::bus::error::BusError;
 use crate::raft::bus::handshake::{Identity, IdentityError, Secret};
 use crate::raft::bus::{self, Bus, Guests};
-use crate::raft::command::Profile;
+use crate::raft::command::Refusal;
 use crate::raft::error::StoreError;
+use crate::raft::govern::{Governor, Settings as GovernSettings, Tenant};
 use crate::raft::log_store::{Closing, LogStore};
 use crate::raft::settings::{self, Pace};
 use crate::raft::state_machine::{StateMachine, StateReader};
-use crate::raft::types::{Peer, Raft};
+use crate::raft::types::Raft;
 
 /// Below the working directory.
 pub(super) const RAFT_DIR: &str = "cluster/raft";
@@ -58,6 +67,26 @@ pub(super) struct Member {
     /// The number of the last view, and the view.
     views: Cell<u64>,
     shown: RefCell<Option<Arc<View>>>,
+    /// A view has to be made: what this node serves has changed.
+    view_due: Cell<bool>,
+    /// Numbers of views, and up to where they say what raft has said: those that data cores may not have seen.
+    shown_at: RefCell<VecDeque<(u64, u64)>>,
+    /// What the leader of raft decides, while that is this node; and as which leader it does.
+    governor: RefCell<Governor>,
+    leading_as: Cell<Option<LeaderId>>,
+    /// This node's lease, and who was asked for it last.
+    tenant: RefCell<Tenant>,
+    asked: Cell<Option<NodeId>>,
+    /// The view that data cores have to see before a lease begins, after one that has ended.
+    begins_with: Cell<Option<u64>>,
+    /// It may vote: what it has promised in an earlier process is over.
+    votes: Cell<bool>,
+    /// How long it promises to vote for nobody else, ms.
+    election_ms: u32,
+    /// None before the process is registered.
+    streams: RefCell<Option<Streams>>,
+    /// It had keys when it became a member.
+    has_keys: Cell<bool>,
     /// Its process is registered.
     pub registered: Cell<bool>,
     stopped: Cell<bool>,
@@ -70,6 +99,14 @@ pub(super) enum MemberError {
     NoCluster,
     #[error("this node is a member of a cluster already")]
     Member,
+    #[error("this node has no address that others could be told: name one with 'cluster-announce-ip'")]
+    NoAddress,
+    #[error("becoming a member was not finished: remove '{0}', and begin again")]
+    Unfinished(String),
+    #[error("{0}")]
+    Foreign(Refusal),
+    #[error("a data core does not answer")]
+    Silent,
     #[error("this node has keys; only one without can join a cluster")]
     Keys,
     #[error("there is no port for the bus: choose one with 'cluster-port'")]
@@ -89,31 +126,45 @@ pub(super) enum MemberError {
 }
 
 impl Member {
-    /// Starts raft and the bus, under the number that the directory has, or under `number`.
+    /// Starts raft and the bus, under the number that the directory has, or as a new member under `number`.
     async fn start(control: &Rc<Control>, number: Option<NodeId>) -> Result<Rc<Member>, MemberError> {
+        let dir = Path::new(&control.config().dir).join(RAFT_DIR);
+        let started = Member::start_in(control, &dir, number).await;
+        if let (Err(_), Some(_)) = (&started, number) {
+            // It is no member, and can try again.
+            let _ = std::fs::remove_dir_all(&dir);
+        }
+        started
+    }
+
+    async fn start_in(control: &Rc<Control>, dir: &Path, number: Option<NodeId>) -> Result<Rc<Member>, MemberError> {
         let config = control.config();
         let identity = control.identity()?;
-        let dir = Path::new(&config.dir).join(RAFT_DIR);
-        std::fs::create_dir_all(&dir).map_err(StoreError::io(&dir))?;
+        control.profile()?;
         let host = bus_host(&config);
         let port = config.bus_port().ok_or(MemberError::NoPort)?;
         let listener = bus::listen(&host, port).map_err(|error| MemberError::Listen(host.clone(), port, error))?;
-        let log = LogStore::open(&dir, identity)?;
+        std::fs::create_dir_all(dir).map_err(StoreError::io(dir))?;
+        let log = LogStore::open(dir, identity)?;
         let me = match (log.number(), number) {
             (Some(me), _) => me,
             (None, Some(number)) => {
                 log.set_number(number).await?;
                 number
             }
-            (None, None) => return Err(MemberError::Refused("the node has no number".into())),
+            (None, None) => return Err(MemberError::Unfinished(dir.display().to_string())),
         };
-        let machine = StateMachine::open(&dir, identity, log.purged())?;
+        let machine = StateMachine::open(dir, identity, log.purged())?;
         let (closing, reader) = (log.closing(), machine.reader());
         let bus = Bus::new(bus_identity(&config, me))?;
         let settings = settings::config(&config.cluster_name, Pace::Steady);
         let settings = settings.map_err(|error| MemberError::Raft(error.to_string()))?;
+        let election_ms = settings.election_timeout_max as u32;
+        let governing = govern_settings(me, election_ms, &config);
         let raft = Raft::new(me, settings, bus.network(), log, machine).await;
         let raft = raft.map_err(|error| MemberError::Raft(error.to_string()))?;
+        // Before anything else: see [`Control::govern`].
+        raft.runtime_config().elect(false);
         let member = Rc::new(Member {
             me,
             identity,
@@ -124,19 +175,40 @@ impl Member {
             closing: RefCell::new(Some(closing)),
             views: Cell::new(1),
             shown: RefCell::default(),
+            view_due: Cell::default(),
+            shown_at: RefCell::default(),
+            governor: RefCell::new(Governor::new(governing.clone())),
+            leading_as: Cell::default(),
+            tenant: RefCell::new(Tenant::new(&governing)),
+            asked: Cell::default(),
+            begins_with: Cell::default(),
+            votes: Cell::default(),
+            election_ms,
+            streams: RefCell::default(),
+            has_keys: Cell::default(),
             registered: Cell::default(),
             stopped: Cell::default(),
         });
         let guests = control.guests(&member);
         member.bus.serve(listener, member.raft.clone(), guests);
+        if config.cluster_secret.is_empty() {
+            tracing::warn!("there is no 'cluster-secret': whoever reaches the bus can do everything");
+        }
         tracing::info!(node = me, host, port, "a member of a cluster");
         Ok(member)
     }
+}
 
-    /// Where other nodes reach this one.
-    fn peer(&self, profile: &Profile) -> Peer {
-        Peer { host: profile.host.clone(), bus_port: profile.bus_port }
+impl Member {
+    /// Whether this node serves a partition that it is to lead.
+    fn serves(&self, partition: u16) -> bool {
+        self.streams.borrow().as_ref().is_some_and(|streams| streams.leading.has(partition))
     }
+}
+
+fn govern_settings(me: NodeId, election_ms: u32, config: &Config) -> GovernSettings {
+    let copies = usize::from(config.cluster_copies);
+    GovernSettings { copies, ..GovernSettings::new(me, election_ms) }
 }
 
 /// The address at which the bus listens: the first one at which clients are served.
@@ -167,8 +239,13 @@ impl Control {
         let (control, watched) = (Rc::clone(self), Rc::clone(member));
         glommio::spawn_local(async move {
             let (mut applied, mut metrics) = (watched.reader.watch(), watched.raft.metrics());
+            let mut known = None;
             while !watched.stopped.get() {
-                control.state_changed();
+                let now = watched.reader.applied();
+                if known.is_none() || known != now {
+                    known = now;
+                    control.state_changed();
+                }
                 let applied = async { applied.changed().await.is_ok() };
                 let metrics = async { metrics.changed().await.is_ok() };
                 if !futures_lite::future::or(applied, metrics).await {
@@ -190,21 +267,33 @@ impl Control {
 
     /// The state of the cluster, or who leads raft, may have changed.
     fn state_changed(self: &Rc<Self>) {
+        if self.is_divided_otherwise() {
+            return self.node.end(End::Now);
+        }
+        self.tell_roles();
         self.show_view();
+        self.advance();
     }
 
-    /// Whether this node serves a partition that it is to lead.
-    fn serves(&self, _partition: u16) -> bool {
-        true
+    /// Whether the data of the cluster is divided into other partitions than this node's keys.
+    fn is_divided_otherwise(&self) -> bool {
+        let Some(member) = self.member() else { return false };
+        let (here, there) = (usize::from(self.keyspace.partitions), member.reader.state().partitions().len());
+        let differs = there != 0 && there != here;
+        if differs {
+            tracing::error!(here, there, "the cluster has another number of 'partitions': this node ends");
+        }
+        differs
     }
 
-    /// Whether a node is taken for dead.
-    fn is_dead(&self, _node: NodeId) -> bool {
-        false
-    }
-
-    fn guests(self: &Rc<Self>, _member: &Rc<Member>) -> Guests {
-        Guests { stream: Box::new(|_, _, _| ()) }
+    /// Who takes what comes to the bus and is not for raft.
+    fn guests(self: &Rc<Self>, member: &Rc<Member>) -> Guests {
+        let (streaming, leasing, voting) = (Rc::clone(self), Rc::clone(self), Rc::clone(member));
+        Guests {
+            stream: Box::new(move |node, stream, rest| streaming.welcome_follower(node, &stream, &rest)),
+            lease: Box::new(move |request| leasing.grant_lease(request)),
+            votes: Box::new(move || voting.votes.get()),
+        }
     }
 
     /// Ends what there is of a cluster.
@@ -212,6 +301,7 @@ impl Control {
         let Some(member) = self.cluster.borrow_mut().take() else { return };
         member.stopped.set(true);
         member.bus.stop();
+        member.close_streams();
         if let Err(error) = member.raft.shutdown().await {
             tracing::error!(%error, "raft does not end as it should");
         }

@@ -47,6 +47,7 @@ pub(super) fn of_state(
         let leader = known.primary.filter(|&node| node != member.me || leads(partition)).and_then(place);
         let followers = known.in_sync.iter().filter(|&&node| Some(node) != known.primary);
         Roles {
+            epoch: known.epoch,
             leader,
             followers: followers.filter_map(|&node| place(node)).collect(),
             few_in_sync: known.in_sync.len() < wanted,
@@ -60,23 +61,48 @@ pub(super) fn of_state(
 impl Control {
     /// Tells data cores what the cluster looks like now, if that has changed.
     pub(super) fn show_view(self: &Rc<Self>) {
+        self.make_view(false);
+    }
+
+    /// Tells them in any case; the number of the view.
+    pub(super) fn show_new_view(self: &Rc<Self>) -> u64 {
+        self.make_view(true);
+        self.member().map_or(0, |member| member.views.get())
+    }
+
+    fn make_view(self: &Rc<Self>, in_any_case: bool) {
         let Some(member) = self.member() else { return };
         let config = self.config();
         let copies_min = usize::from(config.min_insync.max(MIN_INSYNC)).min(usize::from(config.cluster_copies));
         let number = member.views.get() + 1;
         let view = {
             let state = member.reader.state();
-            let (leads, dead) = (|partition| self.serves(partition), |node| self.is_dead(node));
+            let (leads, dead) = (|partition| member.serves(partition), |node| self.is_dead(node));
             of_state(&state, &member, number, self.keyspace.partitions, copies_min, leads, dead)
         };
         let shown = member.shown.borrow().as_ref().is_some_and(|shown| shown.is_same_as(&view));
-        if shown {
-            return;
+        let mut shown_at = member.shown_at.borrow_mut();
+        if shown && !in_any_case {
+            // What raft has said since changes nothing for those who serve.
+            match shown_at.back_mut() {
+                Some((view, applied)) if *view == number - 1 => *applied = member.applied(),
+                _ => shown_at.push_back((number - 1, member.applied())),
+            }
+            drop(shown_at);
+            return member.view_is_shown();
         }
+        shown_at.push_back((number, member.applied()));
+        drop(shown_at);
         member.views.set(number);
         let view = Arc::new(view);
         *member.shown.borrow_mut() = Some(Arc::clone(&view));
-        self.log.borrow_mut().tell_all(|| Message::View(Arc::clone(&view)));
+        member.view_is_shown();
+        // What a partition begins with may not be committed: that comes before anybody is shown any of it.
+        let (replicated, replicated_durable) = member.committed();
+        let mut log = self.log.borrow_mut();
+        log.tell_progress(replicated, replicated_durable);
+        log.tell_all(|| Message::View(Arc::clone(&view)));
+        drop(log);
         self.flush();
     }
 }

@@ -44,10 +44,10 @@ use receive::Receiving;
 pub(super) use serve::{Event, Events};
 
 /// How often both sides of a connection say that they are there, ms.
-const HEARTBEAT_MS: u64 = 250;
+pub(super) const HEARTBEAT_MS: u64 = 250;
 
 /// Suspicion above which a node counts as dead; see [`crate::replication::detector`].
-const PHI_MAX: f64 = 12.0;
+pub(super) const PHI_MAX: f64 = 12.0;
 
 /// Replicas of one node.
 const REPLICAS_MAX: usize = 64;
@@ -131,7 +131,7 @@ fn entries_of(chain: &Chain) -> Vec<HistoryEntry> {
     chain.histories().iter().map(|history| HistoryEntry { id: history.id, cut: history.cut }).collect()
 }
 
-fn encoded(message: &impl Wire) -> Vec<u8> {
+pub(super) fn encoded(message: &impl Wire) -> Vec<u8> {
     let mut bytes = Vec::new();
     message.encode(&mut bytes);
     bytes
@@ -283,8 +283,13 @@ impl Control {
     /// Whether there are enough replicas for writes.
     fn judge_replicas(self: &Rc<Self>) {
         let config = self.config();
-        let replicated = self.replication.borrow().has_peers();
-        let (few_replicas, few_in_sync) = {
+        let member = self.member();
+        let replicated = member.is_some() || self.replication.borrow().has_peers();
+        let (few_replicas, few_in_sync) = if let Some(member) = member {
+            let good = member.good_followers(self.steady_ms(), config.min_replicas_max_lag_s * 1000);
+            // How many copies are in sync, each partition says for itself.
+            (good < config.good_replicas_min(), false)
+        } else {
             let replication = self.replication.borrow();
             let lag_ms = config.min_replicas_max_lag_s * 1000;
             let good = replication.primary.good_replicas(self.steady_ms(), lag_ms);
