@@ -90,7 +90,7 @@ fn bad_values() {
 fn commands_and_files_that_do_not_exist() {
     assert_eq!(
         refused(&["servr"]),
-        "'servr' is neither a command (serve, bench, doctor, check, dump, import, export, ring, help) nor a configuration file; did you mean 'serve'?"
+        "'servr' is neither a command (serve, cluster, bench, doctor, check, dump, import, export, ring, help) nor a configuration file; did you mean 'serve'?"
     );
     assert!(refused(&["nowhere/redis.conf"]).starts_with("can't read the configuration file 'nowhere/redis.conf': "));
     assert!(refused(&["--config", "nowhere.conf"]).starts_with("can't read the configuration file 'nowhere.conf': "));

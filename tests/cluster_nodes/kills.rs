@@ -7,7 +7,7 @@ use crate::rounds::{Victim, copies, gap, rounds, under_load};
 
 /// Kills a node, waits until others lead what it led, and starts it again.
 fn kill_and_restart(cluster: &mut Cluster, node: usize) {
-    let key = cluster.key_led_by(node, "gap");
+    let key = cluster.find_key_led_by(node, "gap").unwrap_or_else(|| "gap:0".into());
     let killed = Instant::now();
     cluster.kill(node);
     let gap = gap(cluster, node, &key, killed);

@@ -18,6 +18,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod applications;
 mod client;
 mod cuts;
 mod kills;

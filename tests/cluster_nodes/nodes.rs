@@ -172,10 +172,14 @@ impl Cluster {
     /// A key that a node leads, by its name's first part.
     #[track_caller]
     pub fn key_led_by(&self, node: usize, name: &str) -> String {
+        self.find_key_led_by(node, name).unwrap_or_else(|| panic!("node {node} leads nothing"))
+    }
+
+    /// The same, None if the node leads nothing: as one that was killed, and whose part others lead since.
+    pub fn find_key_led_by(&self, node: usize, name: &str) -> Option<String> {
         let leaders = self.slots_of(node).expect("it knows who leads");
-        let names = (0..10_000).map(|n| format!("{name}:{n}"));
-        let mut led = names.filter(|name| leaders[slot_of(name.as_bytes()) as usize] == Some(node));
-        led.next().unwrap_or_else(|| panic!("node {node} leads nothing"))
+        let mut names = (0..10_000).map(|n| format!("{name}:{n}"));
+        names.find(|name| leaders[slot_of(name.as_bytes()) as usize] == Some(node))
     }
 
     /// Every node serves its part, all copies are in sync, and all nodes say the same.

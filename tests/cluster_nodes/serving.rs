@@ -39,6 +39,18 @@ fn redis_cli_is_content(cluster: &Cluster) {
     assert!(said.contains("[OK] All nodes agree about slots configuration"), "{said}");
 }
 
+/// WAIT counts the copies that others have received.
+#[test]
+fn copies_are_waited_for() {
+    let cluster = Cluster::local(3, &["--cluster-copies", "3"]);
+    for node in 0..3 {
+        let key = cluster.key_led_by(node, "waited");
+        let mut client = cluster.nodes[node].client();
+        assert_eq!(client.call(&["SET", &key, "value"]), ok());
+        assert_eq!(client.call(&["WAIT", "2", "10000"]), Value::Int(2));
+    }
+}
+
 #[test]
 fn every_key_is_where_slots_say() {
     for seed in 1..3 {
