@@ -176,6 +176,13 @@ pub struct OutputLimit {
     pub soft_s: u64,
 }
 
+impl OutputLimit {
+    /// The bytes that are never exceeded: with 0, there is no limit.
+    pub fn bytes_max(self) -> u64 {
+        if self.hard_bytes == 0 { u64::MAX } else { self.hard_bytes }
+    }
+}
+
 /// How the node ends when a signal, or SHUTDOWN, tells it to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShutdownOn {

@@ -2,7 +2,8 @@
 //!
 //! A node that founds a cluster gives itself number 1, with which raft begins; one that joins asks those that are there for a
 //! number. Either number is on disk before raft runs under it. Everything after that is done at every start, as far as it
-//! was not done before, so that a crash anywhere in between leaves a node that goes on.
+//! was not done before, so that a crash anywhere in between leaves a node that goes on. Only a crash before
+//! the number is on disk leaves a directory that says nothing: the start refuses it, and names it.
 //!
 //! Owned by the control core.
 

@@ -36,18 +36,17 @@ pub(super) type LeaderId = openraft::type_config::alias::CommittedLeaderIdOf<Typ
 impl Control {
     /// Runs the machines for as long as the node is a member.
     pub(super) fn govern(self: &Rc<Self>, member: &Rc<Member>) {
-        let (control, governed) = (Rc::clone(self), Rc::clone(member));
+        let governed = Rc::clone(member);
         glommio::spawn_local(async move {
-            // A voter that has just started has forgotten whom it has promised not to vote for others.
-            governed.raft.runtime_config().elect(false);
+            // A voter that has just started has forgotten whom it has promised not to vote for others: it began without
+            // elections.
             let silence_ms = outlast(i64::from(governed.election_ms)) as u64;
             glommio::timer::sleep(Duration::from_millis(silence_ms)).await;
             governed.votes.set(true);
             governed.raft.runtime_config().elect(true);
         })
         .detach();
-        let governed = Rc::clone(member);
-        let control = Rc::clone(&control);
+        let (control, governed) = (Rc::clone(self), Rc::clone(member));
         glommio::spawn_local(async move {
             while !governed.stopped.get() {
                 control.tick_govern(&governed);

@@ -30,9 +30,8 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use openraft_rt::WatchReceiver;
-
 use glommio::timer::timeout;
+use openraft_rt::WatchReceiver;
 
 use super::{CLOSE_PATIENCE, Control};
 use crate::cluster::{NodeId, View};
@@ -197,9 +196,7 @@ impl Member {
         tracing::info!(node = me, host, port, "a member of a cluster");
         Ok(member)
     }
-}
 
-impl Member {
     /// Whether this node serves a partition that it is to lead.
     fn serves(&self, partition: u16) -> bool {
         self.streams.borrow().as_ref().is_some_and(|streams| streams.leading.has(partition))
@@ -265,7 +262,7 @@ impl Control {
         .detach();
     }
 
-    /// The state of the cluster, or who leads raft, may have changed.
+    /// The state of the cluster may have changed.
     fn state_changed(self: &Rc<Self>) {
         if self.is_divided_otherwise() {
             return self.node.end(End::Now);

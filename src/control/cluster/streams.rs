@@ -15,9 +15,8 @@ use crate::cluster::NodeId;
 use crate::config::Config;
 use crate::control::Control;
 use crate::control::links::Outbox;
-use crate::control::replication::{Event, Events, HEARTBEAT_MS, PHI_MAX, encoded};
-use crate::control::runs::Take;
-use crate::log::frame::{Frame, Index, Kind};
+use crate::control::replication::{CopyTaker, Event, HEARTBEAT_MS, PHI_MAX, encoded};
+use crate::log::frame::{Frame, Index};
 use crate::raft::command::{Command, Reply};
 use crate::route::PartitionSet;
 use crate::streams::follower::{self, Action as Follow, Follower, Holding};
@@ -89,10 +88,7 @@ fn leader_settings(node: NodeId, config: &Config) -> leader::Settings {
         heartbeat_ms: HEARTBEAT_MS,
         repl_timeout_ms: config.repl_timeout_s * 1000,
         phi_max: PHI_MAX,
-        queue_bytes_max: match config.client_output_buffer_limit_replica.hard_bytes {
-            0 => u64::MAX,
-            bytes => bytes,
-        },
+        queue_bytes_max: config.client_output_buffer_limit_replica.bytes_max(),
         uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX,
         copy_partitions_max: COPY_PARTITIONS_MAX,
     }
@@ -107,51 +103,6 @@ fn follower_settings(member: &Member, config: &Config) -> follower::Settings {
         heartbeat_ms: HEARTBEAT_MS,
         repl_timeout_ms: config.repl_timeout_s * 1000,
         reconnect_ms: RECONNECT_MS,
-    }
-}
-
-/// Takes part in a run on behalf of one follower.
-struct CopyTaker {
-    run: u64,
-    only: Arc<PartitionSet>,
-    events: Events,
-    room: Rc<Cell<bool>>,
-    gone: Rc<Cell<bool>>,
-}
-
-impl Take for CopyTaker {
-    fn take(&mut self, frame: &Frame) {
-        let mut events = self.events.borrow_mut();
-        if frame.head.kind == Kind::Begin {
-            events.push_back(Event::CopyStarted { run: self.run, start: frame.head.first - 1 });
-        }
-        // Units of the log reach the follower with all others.
-        if frame.head.kind != Kind::Log {
-            let mut bytes = Vec::with_capacity(frame.bytes());
-            frame.write_to(&mut bytes);
-            events.push_back(Event::CopyPiece { run: self.run, bytes: Rc::from(bytes) });
-        }
-        if frame.head.kind == Kind::End {
-            events.push_back(Event::CopyEnded { run: self.run, end: frame.head.first - 1 });
-            self.gone.set(true);
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        self.room.get()
-    }
-
-    fn is_gone(&self) -> bool {
-        self.gone.get()
-    }
-
-    fn spoil(&mut self) {
-        self.gone.set(true);
-        self.events.borrow_mut().push_back(Event::CopyFailed { run: self.run });
-    }
-
-    fn only(&self) -> Option<Arc<PartitionSet>> {
-        Some(Arc::clone(&self.only))
     }
 }
 
@@ -197,7 +148,7 @@ impl Control {
     /// Lets the leading machine decide something, and does what comes of it.
     pub(super) fn with_leader(self: &Rc<Self>, decide: impl FnOnce(&mut Leader, u64, &mut Vec<Lead>)) {
         let Some(member) = self.member() else { return };
-        let (now_ms, mut actions) = (self.machine_ms(), Vec::new());
+        let (now_ms, mut actions) = (self.steady_ms(), Vec::new());
         if let Some(streams) = &mut *member.streams.borrow_mut() {
             decide(&mut streams.leader, now_ms, &mut actions);
         }
@@ -209,17 +160,13 @@ impl Control {
     /// Likewise the following one.
     pub(super) fn with_follower(self: &Rc<Self>, decide: impl FnOnce(&mut Follower, u64, &mut Vec<Follow>)) {
         let Some(member) = self.member() else { return };
-        let (now_ms, mut actions) = (self.machine_ms(), Vec::new());
+        let (now_ms, mut actions) = (self.steady_ms(), Vec::new());
         if let Some(streams) = &mut *member.streams.borrow_mut() {
             decide(&mut streams.follower, now_ms, &mut actions);
         }
         for action in actions {
             self.do_follow_partitions(&member, action);
         }
-    }
-
-    fn machine_ms(&self) -> u64 {
-        self.node.clock.clone().now().steady_ms.max(0) as u64
     }
 
     /// Raft's state has changed.
@@ -262,7 +209,7 @@ impl Control {
                 let (room, gone) = (Rc::new(Cell::new(true)), Rc::new(Cell::new(false)));
                 let only = Arc::new(partitions.iter().copied().collect::<PartitionSet>());
                 let events = Rc::clone(&self.log.borrow().events);
-                let taker = CopyTaker { run, only, events, room: Rc::clone(&room), gone: Rc::clone(&gone) };
+                let taker = CopyTaker { run, only: Some(only), events, room: Rc::clone(&room), gone: Rc::clone(&gone) };
                 if let Some(streams) = &mut *member.streams.borrow_mut() {
                     streams.sending = Some(Sending { run, room, gone });
                 }

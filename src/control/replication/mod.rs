@@ -41,7 +41,7 @@ use crate::replication::primary::{self, Peer, Primary};
 use crate::replication::replica::{self, Holdings, Replica};
 
 use receive::Receiving;
-pub(super) use serve::{Event, Events};
+pub(super) use serve::{CopyTaker, Event, Events};
 
 /// How often both sides of a connection say that they are there, ms.
 pub(super) const HEARTBEAT_MS: u64 = 250;
@@ -146,10 +146,7 @@ fn primary_settings(node: u128, config: &Config) -> primary::Settings {
         heartbeat_ms: HEARTBEAT_MS,
         repl_timeout_ms: config.repl_timeout_s * 1000,
         phi_max: PHI_MAX,
-        queue_bytes_max: match config.client_output_buffer_limit_replica.hard_bytes {
-            0 => u64::MAX,
-            bytes => bytes,
-        },
+        queue_bytes_max: config.client_output_buffer_limit_replica.bytes_max(),
         replicas_max: REPLICAS_MAX,
         copy_delay_ms: COPY_DELAY_MS,
         good_replicas_min: config.good_replicas_min(),
@@ -221,7 +218,7 @@ impl Replication {
 }
 
 impl Control {
-    fn steady_ms(&self) -> u64 {
+    pub(in crate::control) fn steady_ms(&self) -> u64 {
         self.node.clock.clone().now().steady_ms.max(0) as u64
     }
 

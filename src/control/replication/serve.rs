@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::{Control, REPLICAS_MAX, Role, Served, carried, chain_of, encoded};
 use crate::control::links::{self, Outbox};
@@ -15,6 +16,7 @@ use crate::log::frame::{Frame, Index, Kind};
 use crate::replication::history::Chain;
 use crate::replication::message::{self, Decoder, ToPrimary, ToReplica};
 use crate::replication::primary::{Action as Serve, Extent, FailoverError, Peer, Primary};
+use crate::route::PartitionSet;
 
 /// Something that the machine of the primary has to hear of, in this order.
 pub(in crate::control) enum Event {
@@ -27,12 +29,14 @@ pub(in crate::control) enum Event {
 
 pub(in crate::control) type Events = Rc<RefCell<VecDeque<Event>>>;
 
-/// Takes part in a run on behalf of replicas.
-struct CopyTaker {
-    run: u64,
-    events: Events,
-    room: Rc<Cell<bool>>,
-    gone: Rc<Cell<bool>>,
+/// Takes part in a run on behalf of replicas, or of one follower of some partitions.
+pub(in crate::control) struct CopyTaker {
+    pub run: u64,
+    /// The partitions that are wanted; None: all. A follower of some gets units of the log with all others, not here.
+    pub only: Option<Arc<PartitionSet>>,
+    pub events: Events,
+    pub room: Rc<Cell<bool>>,
+    pub gone: Rc<Cell<bool>>,
 }
 
 impl Take for CopyTaker {
@@ -41,9 +45,11 @@ impl Take for CopyTaker {
         if frame.head.kind == Kind::Begin {
             events.push_back(Event::CopyStarted { run: self.run, start: frame.head.first - 1 });
         }
-        let mut bytes = Vec::with_capacity(frame.bytes());
-        frame.write_to(&mut bytes);
-        events.push_back(Event::CopyPiece { run: self.run, bytes: Rc::from(bytes) });
+        if self.only.is_none() || frame.head.kind != Kind::Log {
+            let mut bytes = Vec::with_capacity(frame.bytes());
+            frame.write_to(&mut bytes);
+            events.push_back(Event::CopyPiece { run: self.run, bytes: Rc::from(bytes) });
+        }
         if frame.head.kind == Kind::End {
             events.push_back(Event::CopyEnded { run: self.run, end: frame.head.first - 1 });
             self.gone.set(true);
@@ -61,6 +67,10 @@ impl Take for CopyTaker {
     fn spoil(&mut self) {
         self.gone.set(true);
         self.events.borrow_mut().push_back(Event::CopyFailed { run: self.run });
+    }
+
+    fn only(&self) -> Option<Arc<PartitionSet>> {
+        self.only.clone()
     }
 }
 
@@ -97,7 +107,7 @@ impl Control {
                 replication.sending = Some((run, Rc::clone(&gone)));
                 replication.room.set(true);
                 let (events, room) = (Rc::clone(&replication.events), Rc::clone(&replication.room));
-                let taker = CopyTaker { run, events, room, gone };
+                let taker = CopyTaker { run, only: None, events, room, gone };
                 self.log.borrow_mut().add_consumer(Rc::new(RefCell::new(taker)));
             }
             Serve::CancelCopy { run } => {

@@ -18,6 +18,8 @@
 //! The controls make one mistake each, and must be found.
 //!
 //! `KEYLOOM_SEED=n cargo test --lib streams::sim` runs one seed.
+//!
+//! Longer than other files: what the world does, and what must hold after each step, make sense together only.
 
 mod network;
 mod node;

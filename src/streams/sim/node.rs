@@ -1,4 +1,6 @@
 //! A node of the simulator: the shell around both machines, with a log, data, and a disk.
+//!
+//! Longer than other files: what both machines ask of a shell stands beside each other, as they share the log.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
