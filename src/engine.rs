@@ -111,6 +111,8 @@ pub struct Engine {
     lapsed: bool,
     /// Partitions that it leads have fewer copies in sync than `min-insync`.
     few_in_sync: bool,
+    /// Requests about some partitions wait, as their role moves to another node, or from one.
+    roles_move: bool,
     /// The number of [`Engine::config`]; see [`crate::state::Configured`].
     config_number: u64,
     pub node: Arc<NodeState>,
@@ -181,6 +183,7 @@ impl Engine {
             led,
             lapsed: false,
             few_in_sync: false,
+            roles_move: false,
             config,
             config_number: configured.number,
             node,

@@ -23,6 +23,18 @@ pub struct Endpoint {
     pub alive: bool,
 }
 
+/// What becomes of requests about a partition while its role moves from one node to another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gate {
+    /// They are executed, or sent to who leads.
+    #[default]
+    Open,
+    /// They wait. What this node has begun goes on.
+    Closing,
+    /// They wait, and this node executes nothing about it: its role has gone, or comes, or may have gone.
+    Closed,
+}
+
 /// Who has a partition. Nodes are places in [`View::nodes`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roles {
@@ -30,6 +42,7 @@ pub struct Roles {
     pub epoch: u64,
     /// None: nobody leads it.
     pub leader: Option<u16>,
+    pub gate: Gate,
     /// Who else has a copy that is in sync.
     pub followers: Vec<u16>,
     /// Fewer copies are in sync than `min-insync`: what waits for several copies is refused.
@@ -43,6 +56,8 @@ pub struct View {
     /// This node among them.
     me: usize,
     partitions: Vec<Roles>,
+    /// The gate of some partition is not open.
+    holds: bool,
     /// Grows with every change of a leader.
     epoch: u64,
     /// Of the views that this node makes, counted from 1; 0: the node is alone.
@@ -54,7 +69,8 @@ impl View {
         let named = |roles: &Roles| roles.leader.iter().chain(&roles.followers).all(|&at| (at as usize) < nodes.len());
         assert!(me < nodes.len() && partitions.iter().all(named));
         assert!(partitions.len().is_power_of_two() && partitions.len() <= SLOTS as usize);
-        View { nodes, me, partitions, epoch, number }
+        let holds = partitions.iter().any(|roles| roles.gate != Gate::Open);
+        View { nodes, me, partitions, holds, epoch, number }
     }
 
     /// A cluster of one node, which leads everything.
@@ -94,14 +110,35 @@ impl View {
         self.epoch
     }
 
-    /// Whether this node leads a partition.
-    pub fn leads(&self, partition: u16) -> bool {
+    /// Whether this node leads a partition, as others see it: its gate may be closed.
+    pub fn is_leader(&self, partition: u16) -> bool {
         self.roles(partition).leader == Some(self.me as u16)
+    }
+
+    /// Whether this node leads a partition, and executes what was begun about it.
+    pub fn leads(&self, partition: u16) -> bool {
+        self.is_leader(partition) && self.roles(partition).gate != Gate::Closed
+    }
+
+    /// Whether requests about some partition wait.
+    #[inline]
+    pub fn holds_any(&self) -> bool {
+        self.holds
+    }
+
+    /// Whether requests about the partition of a slot wait.
+    pub fn holds(&self, slot: u16) -> bool {
+        self.holds && self.roles(self.partition_of(slot)).gate != Gate::Open
+    }
+
+    /// Whether nothing about a partition may be executed here, and yet it is not refused.
+    pub fn is_closed(&self, partition: u16) -> bool {
+        self.holds && self.roles(partition).gate == Gate::Closed
     }
 
     /// Whether this node has a copy of a partition that another one leads, or nobody.
     pub fn follows(&self, partition: u16) -> bool {
-        !self.leads(partition) && self.roles(partition).followers.contains(&(self.me as u16))
+        !self.is_leader(partition) && self.roles(partition).followers.contains(&(self.me as u16))
     }
 
     /// Whether this is one of a cluster of several nodes, or was.

@@ -48,6 +48,7 @@ static SUBCOMMANDS: &[Command] = &[
     admin("count-failure-reports", failure_reports, "O(N) in reports", "Returns how many nodes report one as failing."),
     sub("countkeysinslot", 3, countkeysinslot, "O(N) in keys of a partition", "Returns the number of keys in a slot."),
     membership::CREATE,
+    membership::FAILOVER,
     sub("getkeysinslot", 4, getkeysinslot, "O(N) in keys of a partition", "Returns names of keys in a slot."),
     help::row(GROUP, Flags::NONE),
     sub("info", 2, info, "O(1)", "Returns the state of the cluster as this node sees it."),

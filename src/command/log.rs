@@ -90,6 +90,8 @@ pub enum LogAsk {
     AbortFailover,
     /// The node becomes a member of a cluster, or its cluster begins.
     Member(Membership),
+    /// The node asks the others for all roles that it could have.
+    TakeRoles,
     /// What is known of the cluster, as JSON.
     ClusterStatus,
 }

@@ -1,5 +1,5 @@
-//! CLUSTER CREATE, JOIN, BEGIN and STATUS: how a node becomes a member of a cluster of several nodes, and what an operator
-//! sees of it. `keyloom cluster` ([`crate::operator`]) asks these.
+//! CLUSTER CREATE, JOIN, BEGIN, FAILOVER and STATUS: how a node becomes a member of a cluster of several nodes, and what an
+//! operator does to it and sees of it. `keyloom cluster` ([`crate::operator`]) asks most of these.
 //!
 //! The control core does it, so they ask there.
 
@@ -27,6 +27,13 @@ pub(super) const JOIN: Command =
     row("join", 4, join, "O(1)", "Lets this node join the cluster that has a member at this host and port of the bus.");
 pub(super) const BEGIN: Command =
     row("begin", 2, begin, "O(P) in partitions", "Begins the data set of this node's cluster, on the nodes it has.");
+pub(super) const FAILOVER: Command = row(
+    "failover",
+    -2,
+    failover,
+    "O(P) in partitions",
+    "Lets this node lead what it has copies in sync of: those who lead that give it up.",
+);
 pub(super) const STATUS: Command =
     row("status", 2, status, "O(P+N) in partitions and nodes", "Returns what this node knows of its cluster, as JSON.");
 
@@ -70,6 +77,20 @@ fn join(home: &mut Home, args: Args, _: &mut Reply) -> Result<Flow, Error> {
 
 fn begin(home: &mut Home, _: Args, _: &mut Reply) -> Result<Flow, Error> {
     ask(home, LogAsk::Member(Membership::Begin))
+}
+
+/// CLUSTER FAILOVER [FORCE]: <https://redis.io/docs/latest/commands/cluster-failover/>. What a dead node has led, moves by
+/// itself; so FORCE has nothing to add.
+fn failover(home: &mut Home, args: Args, _: &mut Reply) -> Result<Flow, Error> {
+    match args[2..] {
+        [] => {}
+        [how] if how.eq_ignore_ascii_case(b"force") => {}
+        [how] if how.eq_ignore_ascii_case(b"takeover") => {
+            return Err(Error::text("ERR TAKEOVER is not possible: no role moves unless a majority of voters agrees"));
+        }
+        _ => return Err(Error::Syntax),
+    }
+    ask(home, LogAsk::TakeRoles)
 }
 
 fn status(home: &mut Home, _: Args, _: &mut Reply) -> Result<Flow, Error> {

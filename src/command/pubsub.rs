@@ -221,7 +221,7 @@ fn write_confirmation(word: &str, kind: Kind, name: Option<&[u8]>, counts: Count
 pub fn leave_lost(engine: &mut Engine, session: &mut Session, reply: &mut Reply) {
     let Some(view) = engine.view.clone() else { return };
     for name in engine.pubsub.registry().names_of(session.place, Kind::Shard) {
-        if !view.leads(view.partition_of(slot_of(name.bytes()))) {
+        if !view.is_leader(view.partition_of(slot_of(name.bytes()))) {
             session.subscribed = engine.pubsub.unsubscribe(session.place, Kind::Shard, name.bytes());
             write_confirmation("sunsubscribe", Kind::Shard, Some(name.bytes()), session.subscribed, reply);
         }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Control;
-use super::cluster::MemberError;
+use super::cluster::{MemberError, TakeRolesError};
 use crate::command::log::{LogAnswer, LogAsk};
 use crate::command::membership::Membership;
 use crate::log::frame::Index;
@@ -113,6 +113,11 @@ impl Control {
                     control.answer(core, ask, part, done.map_or_else(failed, |()| LogAnswer::Done));
                 })
                 .detach();
+            }
+            LogAsk::TakeRoles => {
+                let done = self.take_roles();
+                let failed = |error: TakeRolesError| LogAnswer::Failed(error.to_string());
+                self.answer(core, ask, part, done.map_or_else(failed, |()| LogAnswer::Done));
             }
             LogAsk::ClusterStatus => {
                 let status = self.cluster_status();

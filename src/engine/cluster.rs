@@ -28,6 +28,7 @@ impl Engine {
         self.router.lead(|partition| view.leads(partition));
         self.in_cluster = view.is_shared();
         self.lapsed &= self.in_cluster;
+        self.roles_move = self.in_cluster && view.holds_any();
         let few = |partition| view.leads(partition) && view.roles(partition).few_in_sync;
         self.few_in_sync = self.in_cluster && (0..view.partitions()).any(few);
         self.expect_base(&view);
@@ -169,6 +170,27 @@ impl Engine {
             return None;
         }
         refusal(&self.config, view, row, args)
+    }
+
+    /// Whether a command has to wait, as a role moves: about one of its keys, or about all keys. `queued`: of what EXEC runs.
+    pub fn holds(&self, row: &Row, args: Args, queued: Option<Slots>) -> bool {
+        let Some(view) = self.view.as_deref().filter(|_| self.roles_move) else { return false };
+        match queued.unwrap_or_else(|| slots_of(row, args)) {
+            Slots::One(slot) => view.holds(slot),
+            Slots::Several if queued.is_none() => {
+                row.command.keys.positions(args).any(|at| view.holds(slot_of(args[at])))
+            }
+            // It may be about anything.
+            Slots::Several => true,
+            Slots::None => queued.is_some() || is_about_keys(row),
+        }
+    }
+
+    /// Whether a request that some core of this node has admitted is about what must not be executed here, and is not to be
+    /// refused: where its keys are, is about to be decided.
+    pub(super) fn is_closed(&self, row: &Row, args: Args, db: u8) -> bool {
+        let Some(view) = self.view.as_deref().filter(|_| self.roles_move && db as usize == LED) else { return false };
+        row.command.keys.positions(args).any(|at| view.is_closed(view.partition_of(slot_of(args[at]))))
     }
 
     /// Who has a slot that this node does not lead. If this core does not know it yet: nobody.

@@ -212,6 +212,7 @@ impl Engine {
         self.restricted = self.standing.is_restricted()
             || (self.waits.disk && !self.config.appendonly)
             || self.lapsed
+            || self.roles_move
             || self.few_in_sync;
     }
 
@@ -237,11 +238,20 @@ impl Engine {
         refused.then_some(Error::ReadOnly)
     }
 
-    /// Whether a request of another core, which did not know yet that a failover is under way, waits here for its end.
+    /// Whether a request of another core, which did not know yet that a failover is under way or that a role moves, waits here
+    /// for the end of that.
     #[inline]
-    pub fn holds_late(&self, row: &Row) -> bool {
-        let standing = &*self.standing;
-        self.restricted && standing.handing_over && !standing.replica && row.command.flags.has(Flags::WRITE)
+    pub fn holds_late(&self, row: &Row, args: Args, db: u8) -> bool {
+        self.restricted && self.may_hold_late() && {
+            let standing = &*self.standing;
+            standing.handing_over && !standing.replica && row.command.flags.has(Flags::WRITE)
+                || self.is_closed(row, args, db)
+        }
+    }
+
+    /// Whether there is anything for which a request of another core may have to wait here.
+    pub fn may_hold_late(&self) -> bool {
+        self.standing.handing_over || self.roles_move
     }
 
     /// Why a command must not be executed for a client of this durability.

@@ -43,10 +43,22 @@ impl Pump {
 
     /// What holds requests up has changed: those that wait are looked at again.
     pub(super) fn update_restraint(&mut self) {
-        self.restrained = self.pause.is_some() || !self.full_feeds.is_empty();
+        let roles_move = self.engine.view.as_ref().is_some_and(|view| view.holds_any());
+        self.restrained = self.pause.is_some() || !self.full_feeds.is_empty() || roles_move;
         for index in std::mem::take(&mut self.paused) {
             self.release(index, Hold::PAUSE);
         }
+    }
+
+    /// Lets a request wait, and what its connection sends behind it, until what holds it up has changed.
+    #[cold]
+    pub(super) fn hold_up(&mut self, index: u32, start: u32) {
+        let Some(connection) = &mut self.connections[index as usize] else { return };
+        let args = &self.window.args[start as usize..];
+        connection.stash = Some(args.iter().map(|arg| arg.to_vec()).collect());
+        connection.hold.set(Hold::PAUSE);
+        self.paused.push(index);
+        self.window.args.truncate(start as usize);
     }
 
     /// Whether a request has to wait, for the end of a pause or for the log. Ask only while the core is `restrained`.

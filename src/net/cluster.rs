@@ -9,6 +9,13 @@
 //! begun under an older view. One that begins later asks no core for a key that this one knows to be elsewhere; so no write
 //! for a partition comes behind.
 //!
+//! # A role that moves
+//!
+//! While the role of a partition moves to another node, requests about it wait ([`Gate`]): first none is begun any more, while
+//! the contents are still in their place for what was begun; when all cores have said that they know of that, the contents
+//! leave it, and when all have said that, too, nothing can be written any more. Requests that other cores have sent before, and
+//! that come late, wait with the batch that brings them. What waits is looked at again with every view.
+//!
 //! # The lease
 //!
 //! Whether the node may serve what it leads is looked at when requests have been executed, and before anything leaves that
@@ -20,6 +27,7 @@
 //!
 //! Owned by one core.
 //!
+//! [`Gate`]: crate::cluster::Gate
 //! [`Engine::settle_roles`]: crate::engine::Engine::settle_roles
 //! [`Engine::check_lease`]: crate::engine::Engine::check_lease
 
@@ -30,10 +38,11 @@ use std::sync::Arc;
 use super::connection::{About, Hold};
 use super::forward::{Batch, Message};
 use super::pump::Pump;
-use super::wait::Ending;
+use super::wait::{Blocked, Ending};
 use super::window::{Request, Target, Way};
 use crate::cluster::View;
 use crate::command;
+use crate::command::table::Row;
 use crate::log::durability::Durability;
 use crate::log::feed::Seq;
 use crate::resp::{Output, Reply};
@@ -56,9 +65,10 @@ impl Pump {
         self.run_window();
         self.check_lease();
         let lost: PartitionSet = match &self.engine.view {
-            Some(older) => (0..view.partitions()).filter(|&p| older.leads(p) && !view.leads(p)).collect(),
+            Some(older) => (0..view.partitions()).filter(|&p| older.is_leader(p) && !view.is_leader(p)).collect(),
             None => PartitionSet::default(),
         };
+        let held = self.engine.view.as_ref().is_some_and(|older| older.holds_any());
         // What waits for several copies of a partition, when there are fewer now than there should be, is no better.
         let few = |view: &View, p| view.leads(p) && view.roles(p).few_in_sync;
         let given_up: PartitionSet = match &self.engine.view {
@@ -73,11 +83,24 @@ impl Pump {
         if !given_up.is_empty() {
             self.give_up_lost(&given_up);
         }
-        if !lost.is_empty() {
+        if !lost.is_empty() || held {
             self.redirect_blocked();
             self.end_lost_shard_subscriptions();
         }
         self.claim_roles(number);
+        self.update_restraint();
+        if held {
+            self.release_held_up();
+            self.try_offers_again();
+        }
+    }
+
+    /// Whether a request waits for a role that moves. Ask only while the core is `restrained`.
+    #[cold]
+    pub(super) fn is_held_by_role(&self, index: u32, row: &Row, args: &[&[u8]]) -> bool {
+        let multi = self.connections[index as usize].as_deref().and_then(|connection| connection.session.multi);
+        let queued = multi.filter(|_| row.command.name == "exec").map(|multi| multi.slots);
+        self.engine.holds(row, args, queued)
     }
 
     /// Nothing is lent: contents change places.
@@ -131,7 +154,8 @@ impl Pump {
     fn redirect_blocked(&mut self) {
         for index in 0..self.connections.len() as u32 {
             let Some(connection) = self.connections[index as usize].as_deref() else { continue };
-            if connection.blocked.as_ref().is_some_and(|blocked| blocked.refusal(&self.engine).is_some()) {
+            let away = |blocked: &Blocked| !blocked.is_held(&self.engine) && blocked.refusal(&self.engine).is_some();
+            if connection.blocked.as_deref().is_some_and(away) {
                 self.end_wait(index, Ending::Away);
             }
         }

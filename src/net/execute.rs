@@ -398,8 +398,8 @@ impl Pump {
 
     /// Executes a request of another core.
     fn run_forwarded(&mut self, at: usize, request: &Request, args: &[&'static [u8]]) {
-        let waits =
-            self.engine.holds_late(request.row) || !self.owner.is_idle() && self.forwarded_waits(at, request, args);
+        let waits = self.engine.holds_late(request.row, args, request.db)
+            || !self.owner.is_idle() && self.forwarded_waits(at, request, args);
         let (core, batch) = &mut self.window.batches[at];
         if waits && let Some(batch) = batch.take() {
             let core = *core;

@@ -291,6 +291,11 @@ impl Pump {
                 return self.refuse(index, start, refusal, owned);
             }
         };
+        let args = &self.window.args[start as usize..];
+        if self.restrained && self.is_held_by_role(index, row, args) {
+            return self.hold_up(index, start);
+        }
+        let Some(connection) = self.connections[index as usize].as_deref() else { return };
         if let Some(view) = self.engine.view.as_deref()
             && let Some(error) = cluster::refusal(&self.engine.config, view, row, args)
         {
@@ -302,13 +307,7 @@ impl Pump {
             return self.refuse(index, start, refusal, owned);
         }
         if self.restrained && self.is_held_up(index, row) {
-            let Some(connection) = &mut self.connections[index as usize] else { return };
-            let args = &self.window.args[start as usize..];
-            connection.stash = Some(args.iter().map(|arg| arg.to_vec()).collect());
-            connection.hold.set(Hold::PAUSE);
-            self.paused.push(index);
-            self.window.args.truncate(start as usize);
-            return;
+            return self.hold_up(index, start);
         }
         let Some(connection) = &mut self.connections[index as usize] else { return };
         if connection.session.multi.is_some() && !runs_in_multi(row) {

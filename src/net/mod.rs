@@ -29,6 +29,8 @@ mod owner;
 mod publish;
 pub mod pump;
 pub mod ring;
+#[cfg(test)]
+mod role_tests;
 mod shutdown;
 mod steps;
 #[cfg(test)]

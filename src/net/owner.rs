@@ -67,7 +67,7 @@ pub(super) struct Owner {
     lending: Lending<Lock>,
     claims: HashMap<Ticket, Claim>,
     streams: HashMap<StreamId, VecDeque<(Box<Batch>, Cursor)>>,
-    /// Streams whose next request is a write that waits for the end of a failover.
+    /// Streams whose next request waits for the end of a failover, or for a role that moves.
     held_up: Vec<StreamId>,
     /// Claims that are granted and were not acted upon yet.
     granted: VecDeque<Ticket>,
@@ -164,18 +164,19 @@ impl Pump {
         }
     }
 
-    /// Whether what is next in a stream has to wait for the end of a failover.
+    /// Whether what is next in a stream has to wait for the end of a failover, or for a role that moves.
     fn is_held_up_front(&self, id: StreamId) -> bool {
         let Some((batch, cursor)) = self.owner.streams.get(&id).and_then(VecDeque::front) else { return false };
         // A transaction is judged when it begins.
-        if !self.engine.standing.handing_over || batch.applies || batch.transaction.is_some() {
+        if !self.engine.may_hold_late() || batch.applies || batch.transaction.is_some() {
             return false;
         }
-        let next = batch.read(&mut cursor.clone(), &mut Vec::new());
-        next.is_some_and(|(request, _)| self.engine.holds_late(table().row(request.row)))
+        let mut args = Vec::new();
+        let next = batch.read(&mut cursor.clone(), &mut args);
+        next.is_some_and(|(request, _)| self.engine.holds_late(table().row(request.row), &args, request.db))
     }
 
-    /// Looks again at the streams that a failover has held up.
+    /// Looks again at the streams that were held up.
     pub(super) fn release_held_up(&mut self) {
         for id in std::mem::take(&mut self.owner.held_up) {
             self.claim_front(id);

@@ -57,6 +57,11 @@ impl Blocked {
     pub(super) fn refusal(&self, engine: &Engine) -> Option<Error> {
         cluster::refusal(&engine.config, engine.view.as_deref()?, self.row, &self.command.args())
     }
+
+    /// Whether it has to wait for a role that moves.
+    pub(super) fn is_held(&self, engine: &Engine) -> bool {
+        engine.holds(self.row, &self.command.args(), None)
+    }
 }
 
 /// Both sides of waiting on one core.
@@ -286,10 +291,25 @@ impl Pump {
         }
     }
 
+    /// Tries offers that were left while a role moved.
+    pub(super) fn try_offers_again(&mut self) {
+        for index in 0..self.connections.len() as u32 {
+            let connection = self.connections[index as usize].as_deref();
+            let left = |blocked: &Blocked| !blocked.trying && !blocked.offers.is_empty();
+            if connection.and_then(|connection| connection.blocked.as_deref()).is_some_and(left) {
+                self.try_next_offer(index);
+            }
+        }
+    }
+
     fn try_next_offer(&mut self, index: u32) {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         let Some(blocked) = &mut connection.blocked else { return };
         let Some((_, offer)) = blocked.offers.front() else { return };
+        if blocked.is_held(&self.engine) {
+            // It is tried when that is over: see [`Pump::try_offers_again`].
+            return;
+        }
         let args = Wait::narrowed(blocked.row, &blocked.command.args(), &offer.key);
         let (row, command) = (blocked.row, Queued::new(blocked.row, &args, &Owned::default()));
         blocked.trying = true;

@@ -3,9 +3,11 @@
 use std::rc::Rc;
 
 use super::follower::{self, Follower, Holding};
+use super::leader::handover::{HANDOVER_MS, STUCK_MS};
 use super::leader::{self, Leader};
 use super::message::{Answer, Answered, Control, Open, ToFollower, ToLeader, Want};
 use super::{Frame, InSyncChange, Index, Member, NodeId, Suffix, Tail};
+use crate::cluster::Gate;
 use crate::raft::command::{Command, Move, Placement, Profile};
 use crate::raft::state::State;
 use crate::shard::statement::{encode, encode_unit};
@@ -178,7 +180,7 @@ fn what_was_deposed_holds_back_until_it_is_released() {
     moved.apply(&Command::Lead { moves: vec![Move { partition: 0, epoch: 1 }], to });
     out.clear();
     leader.roles(0, &moved, &mut out);
-    assert_eq!(out[0], leader::Action::Deposed { partition: 0, epoch: 1 });
+    assert_eq!(out[0], leader::Action::Deposed { partition: 0, epoch: 1, handed_over: false });
     leader.turn_end(0, &mut out);
     assert_eq!(leader.commit_upto(), 10);
     assert_eq!(leader.release(0), Some(Tail { epoch: 1, index: 11 }));
@@ -234,4 +236,138 @@ fn a_promoted_node_applies_what_it_has_received_and_then_leads() {
         panic!("{out:?}");
     };
     assert_eq!((*led, suffix.after, suffix.pieces.len()), (base, Tail::EMPTY, 1));
+}
+
+/// A leader of partitions 0 and 1 that nodes 2 and 3 follow without lacking anything, at index 10.
+fn followed() -> Leader {
+    let mut leader = leader(&[1, 2, 3], BASE, None);
+    let mut out = Vec::new();
+    for (peer, node) in [(5, 2), (6, 3)] {
+        leader.message(0, peer, open(node, &[(0, Some(BASE)), (1, Some(BASE))]), &mut out);
+    }
+    leader.turn_end(0, &mut out);
+    acknowledge(&mut leader, 10);
+    leader
+}
+
+fn acknowledge(leader: &mut Leader, index: Index) {
+    for peer in [5, 6] {
+        let ack = ToLeader::Ack { round: 1, received: index, applied: 0, durable: 0 };
+        leader.message(0, peer, ack, &mut Vec::new());
+    }
+}
+
+fn to(node: NodeId) -> Member {
+    Member { node, incarnation: 1 }
+}
+
+const FIRST: Move = Move { partition: 0, epoch: 1 };
+
+/// Data cores have seen everything that there is to see.
+fn see_gates(leader: &mut Leader) -> Vec<leader::Action> {
+    let mut out = Vec::new();
+    leader.gates_seen(leader.gates(), &mut out);
+    out
+}
+
+#[test]
+fn a_role_is_handed_over_when_nothing_can_be_written_and_everything_is_committed() {
+    let mut leader = followed();
+    let mut out = Vec::new();
+    assert_eq!(leader.hand_over(0, &[FIRST], to(2), &mut out), 1);
+    assert_eq!(out, [leader::Action::Gates]);
+    assert_eq!([0, 1].map(|p| leader.gate(p)), [Some(Gate::Closing), Some(Gate::Open)]);
+    // It is on its way already.
+    assert_eq!(leader.hand_over(0, &[FIRST], to(3), &mut out), 0);
+    // What was begun, ends.
+    append(&mut leader, 11, 0);
+    assert_eq!(see_gates(&mut leader), [leader::Action::Gates]);
+    assert_eq!(leader.gate(0), Some(Gate::Closed));
+    append(&mut leader, 12, 0);
+    // Those who have seen the gate as it was before do not know that it is closed.
+    out.clear();
+    leader.gates_seen(leader.gates() - 1, &mut out);
+    leader.turn_end(0, &mut out);
+    assert!(!out.iter().any(|action| matches!(action, leader::Action::HandOver { .. })));
+    assert_eq!(see_gates(&mut leader), []);
+    acknowledge(&mut leader, 11);
+    out.clear();
+    leader.turn_end(0, &mut out);
+    assert!(!out.iter().any(|action| matches!(action, leader::Action::HandOver { .. })), "one unit is on its way");
+    acknowledge(&mut leader, 12);
+    out.clear();
+    leader.turn_end(0, &mut out);
+    assert!(out.contains(&leader::Action::HandOver { moves: vec![FIRST], to: to(2) }), "{out:?}");
+    // Raft agrees.
+    let mut state = state(&[1, 2, 3]);
+    state.apply(&Command::Lead { moves: vec![FIRST], to: to(2) });
+    out.clear();
+    leader.roles(1, &state, &mut out);
+    assert_eq!(out[0], leader::Action::Deposed { partition: 0, epoch: 1, handed_over: true });
+    assert_eq!(leader.release(0), Some(Tail { epoch: 1, index: 12 }));
+    assert_eq!((leader.handing_over(), leader.gate(1)), (0, Some(Gate::Open)));
+}
+
+#[test]
+fn a_role_goes_to_nobody_who_could_not_take_it() {
+    let mut leader = leader(&[1, 2], BASE, None);
+    let mut out = Vec::new();
+    // Node 2 is in sync, and not connected; node 3 is not in sync; the epoch and the incarnation are others.
+    for (change, to) in [
+        (FIRST, to(2)),
+        (FIRST, to(3)),
+        (FIRST, to(1)),
+        (Move { epoch: 2, ..FIRST }, to(2)),
+        (FIRST, Member { incarnation: 2, ..to(2) }),
+        (Move { partition: 9, epoch: 1 }, to(2)),
+    ] {
+        assert_eq!(leader.hand_over(0, &[change], to, &mut out), 0, "{change:?} to {to:?}");
+    }
+    assert_eq!(out, []);
+}
+
+#[test]
+fn a_handover_that_does_not_get_on_is_given_up_or_taken_back() {
+    // Data cores do not answer: requests go on.
+    let mut leader = followed();
+    let mut out = Vec::new();
+    leader.hand_over(0, &[FIRST], to(2), &mut out);
+    leader.tick(HANDOVER_MS, 0, &mut out);
+    assert_eq!(leader.gate(0), Some(Gate::Closing));
+    out.clear();
+    leader.tick(HANDOVER_MS + 1, 0, &mut out);
+    assert!(out.contains(&leader::Action::Gates));
+    assert_eq!((leader.gate(0), leader.handing_over()), (Some(Gate::Open), 0));
+
+    // Raft has refused it: likewise, but not before all that were proposed are decided.
+    let mut leader = followed();
+    leader.hand_over(0, &[FIRST], to(2), &mut out);
+    see_gates(&mut leader);
+    see_gates(&mut leader);
+    leader.turn_end(0, &mut out);
+    out.clear();
+    leader.tick(60, 0, &mut out);
+    assert!(out.contains(&leader::Action::HandOver { moves: vec![FIRST], to: to(2) }), "{out:?}");
+    leader.decided(&[FIRST], &mut out);
+    assert_eq!(leader.gate(0), Some(Gate::Closed));
+    leader.decided(&[FIRST], &mut out);
+    assert_eq!(leader.gate(0), Some(Gate::Open));
+
+    // Nobody knows: the gate stays closed, this node proposes that it leads anew, and at last says that it does not know.
+    let mut leader = followed();
+    leader.hand_over(0, &[FIRST], to(2), &mut out);
+    see_gates(&mut leader);
+    see_gates(&mut leader);
+    leader.turn_end(0, &mut out);
+    out.clear();
+    leader.tick(HANDOVER_MS + 1, 0, &mut out);
+    assert!(out.contains(&leader::Action::HandOver { moves: vec![FIRST], to: to(1) }), "{out:?}");
+    assert_eq!(leader.gate(0), Some(Gate::Closed));
+    leader.tick(STUCK_MS + 1, 0, &mut out);
+    assert_eq!(leader.gate(0), None);
+    let mut state = state(&[1, 2, 3]);
+    state.apply(&Command::Lead { moves: vec![FIRST], to: to(1) });
+    out.clear();
+    leader.roles(1, &state, &mut out);
+    assert_eq!(out[0], leader::Action::Deposed { partition: 0, epoch: 1, handed_over: false });
 }

@@ -154,6 +154,7 @@ impl Control {
                     let change = ChangeMembers::ReplaceAllVoters(voters);
                     control.change_members(&member, ticket, change).await;
                 }
+                Action::AskForRoles { primary, request } => control.ask_for_roles(&member, primary, request),
                 Action::Plan { ticket, members, rule, previous } => {
                     // For many nodes that takes a while, during which this core has leases to grant.
                     let planning = move || cluster::place(&members, rule, previous.as_ref());

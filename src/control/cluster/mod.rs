@@ -15,6 +15,7 @@ mod connections;
 mod enter;
 mod execute;
 mod govern;
+mod handover;
 mod holdings;
 mod status;
 mod streams;
@@ -22,6 +23,7 @@ mod view;
 
 pub(crate) use enter::raft_dir;
 use govern::LeaderId;
+pub(super) use handover::TakeRolesError;
 use streams::Streams;
 
 use std::cell::{Cell, RefCell};
@@ -196,11 +198,6 @@ impl Member {
         tracing::info!(node = me, host, port, "a member of a cluster");
         Ok(member)
     }
-
-    /// Whether this node serves a partition that it is to lead.
-    fn serves(&self, partition: u16) -> bool {
-        self.streams.borrow().as_ref().is_some_and(|streams| streams.leading.has(partition))
-    }
 }
 
 fn govern_settings(me: NodeId, election_ms: u32, config: &Config) -> GovernSettings {
@@ -285,10 +282,12 @@ impl Control {
 
     /// Who takes what comes to the bus and is not for raft.
     fn guests(self: &Rc<Self>, member: &Rc<Member>) -> Guests {
-        let (streaming, leasing, voting) = (Rc::clone(self), Rc::clone(self), Rc::clone(member));
+        let (streaming, leasing, yielding) = (Rc::clone(self), Rc::clone(self), Rc::clone(self));
+        let voting = Rc::clone(member);
         Guests {
             stream: Box::new(move |node, stream, rest| streaming.welcome_follower(node, &stream, &rest)),
             lease: Box::new(move |request| leasing.grant_lease(request)),
+            hand_over: Box::new(move |request| yielding.hand_over(request)),
             votes: Box::new(move || voting.votes.get()),
         }
     }

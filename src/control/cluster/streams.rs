@@ -4,7 +4,7 @@
 //! Owned by the control core. Invariant: no borrow of a machine lives while actions are carried out.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +54,10 @@ pub(super) struct Streams {
     pub leading: PartitionSet,
     /// Led no longer: what data cores have done is not all in the log before they have seen this view.
     deposed: Vec<(u64, PartitionId)>,
+    /// Handed over: until when whoever leads now is waited for.
+    pub awaited: BTreeMap<PartitionId, u64>,
+    /// Numbers of views, and which change of gates they show.
+    pub shown_gates: VecDeque<(u64, u64)>,
     pub peers: BTreeMap<leader::Peer, Rc<Outbox>>,
     pub next_peer: leader::Peer,
     /// By leader.
@@ -136,6 +140,8 @@ impl Control {
             executor: Executor::new(cores),
             leading: PartitionSet::new(),
             deposed: Vec::new(),
+            awaited: BTreeMap::new(),
+            shown_gates: VecDeque::new(),
             peers: BTreeMap::new(),
             next_peer: 1,
             upstreams: BTreeMap::new(),
@@ -223,7 +229,12 @@ impl Control {
                 }
             }
             Lead::Propose(changes) => self.propose_in_sync(member, changes),
-            Lead::Deposed { partition, .. } => {
+            Lead::Gates => member.view_due.set(true),
+            Lead::HandOver { moves, to } => self.propose_handover(member, moves, to),
+            Lead::Deposed { partition, handed_over, .. } => {
+                if handed_over {
+                    self.await_successor(member, partition);
+                }
                 // The next view is the first that does not say that it leads.
                 let view = member.views.get() + 1;
                 if let Some(streams) = &mut *member.streams.borrow_mut() {
@@ -338,6 +349,7 @@ impl Control {
             leader.turn_end(now_ms, out);
         });
         self.with_follower(|follower, now_ms, out| follower.turn_end(now_ms, out));
+        member.look_at_awaited(self.steady_ms());
         if member.view_due.take() {
             self.show_view();
         }
@@ -392,6 +404,9 @@ impl Control {
         }
         for (partition, tail) in tails {
             self.with_follower(|follower, now_ms, out| follower.returned(now_ms, partition, tail, out));
+        }
+        if let Some(gates) = member.gates_seen(seen) {
+            self.with_leader(|leader, _, out| leader.gates_seen(gates, out));
         }
         member.note_seen(seen);
     }

@@ -6,20 +6,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Member;
-use crate::cluster::{Endpoint, Identity, NodeId, Roles, View};
+use crate::cluster::{Endpoint, Gate, Identity, NodeId, Roles, View};
 use crate::control::Control;
 use crate::net::forward::Message;
 use crate::raft::state::{Partition, State};
 
-/// The view of a state. `leads` says whether this node serves a partition already that it is to lead; `dead`, whether a node is
-/// taken for dead.
+/// The view of a state. `dead` says whether a node is taken for dead.
 pub(super) fn of_state(
     state: &State,
     member: &Member,
     number: u64,
     partitions: u16,
     copies_min: usize,
-    leads: impl Fn(u16) -> bool,
     dead: impl Fn(NodeId) -> bool,
 ) -> View {
     let mut nodes: Vec<Endpoint> = Vec::new();
@@ -44,11 +42,19 @@ pub(super) fn of_state(
     let wanted = copies_min.min(state.nodes().iter().filter(|node| node.incarnation > 0).count());
     let roles = |partition: u16, known: Option<&Partition>| {
         let Some(known) = known.filter(|known| known.epoch > 0) else { return Roles::default() };
-        let leader = known.primary.filter(|&node| node != member.me || leads(partition)).and_then(place);
+        let (leader, gate) = match known.primary {
+            Some(node) if node == member.me => {
+                let gate = member.gate(partition);
+                (Some(me as u16).filter(|_| gate.is_some()), gate.unwrap_or_default())
+            }
+            Some(node) if member.awaits(partition) => (place(node), Gate::Closed),
+            other => (other.and_then(place), Gate::Open),
+        };
         let followers = known.in_sync.iter().filter(|&&node| Some(node) != known.primary);
         Roles {
             epoch: known.epoch,
             leader,
+            gate,
             followers: followers.filter_map(|&node| place(node)).collect(),
             few_in_sync: known.in_sync.len() < wanted,
         }
@@ -77,8 +83,7 @@ impl Control {
         let number = member.views.get() + 1;
         let view = {
             let state = member.reader.state();
-            let (leads, dead) = (|partition| member.serves(partition), |node| self.is_dead(node));
-            of_state(&state, &member, number, self.keyspace.partitions, copies_min, leads, dead)
+            of_state(&state, &member, number, self.keyspace.partitions, copies_min, |node| self.is_dead(node))
         };
         let shown = member.shown.borrow().as_ref().is_some_and(|shown| shown.is_same_as(&view));
         let mut shown_at = member.shown_at.borrow_mut();
@@ -89,11 +94,13 @@ impl Control {
                 _ => shown_at.push_back((number - 1, member.applied())),
             }
             drop(shown_at);
+            member.gates_shown(number - 1);
             return member.view_is_shown();
         }
         shown_at.push_back((number, member.applied()));
         drop(shown_at);
         member.views.set(number);
+        member.gates_shown(number);
         let view = Arc::new(view);
         *member.shown.borrow_mut() = Some(Arc::clone(&view));
         member.view_is_shown();

@@ -14,7 +14,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use super::error::{Elsewhere, Failure};
 use super::frame::REQUEST_BYTES_MAX;
 use crate::raft::command::{COUNT_MAX, Command, NodeId, PARTITIONS_MAX, REPLICAS_MAX, Refusal, Reply};
-use crate::raft::govern::{LeaseAnswer, LeaseRequest};
+use crate::raft::govern::{HandOver, LeaseAnswer, LeaseRequest};
 use crate::raft::settings::MESSAGE_ENTRIES_MAX;
 use crate::raft::snapshot::SNAPSHOT_BYTES_MAX;
 use crate::raft::stored::{self, Change, StoredError, StoredLogId, StoredVote, check_id};
@@ -52,6 +52,7 @@ pub enum Request {
     TransferLeader(TransferLeaderRequest<Types>),
     Propose(Command),
     Lease(LeaseRequest),
+    HandOver(HandOver),
 }
 
 /// What it is answered.
@@ -69,6 +70,8 @@ pub enum Answer {
     NotLeader(Elsewhere),
     Failed(Failure),
     Lease(LeaseAnswer),
+    /// How many roles are on their way.
+    HandingOver(u32),
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -104,6 +107,7 @@ enum StoredRequest {
     },
     Propose(Command),
     Lease(LeaseRequest),
+    HandOver(HandOver),
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -120,6 +124,7 @@ enum StoredAnswer {
     NotLeader(Elsewhere),
     Failed(Failure),
     Lease(LeaseAnswer),
+    HandingOver(u32),
 }
 
 fn sense(holds: bool, otherwise: &'static str) -> Result<(), StoredError> {
@@ -208,6 +213,7 @@ impl Request {
             },
             Request::Propose(command) => StoredRequest::Propose(command.clone()),
             Request::Lease(request) => StoredRequest::Lease(*request),
+            Request::HandOver(request) => StoredRequest::HandOver(request.clone()),
         })
     }
 
@@ -245,6 +251,10 @@ impl Request {
                 request.check().map_err(StoredError::Senseless)?;
                 Request::Lease(request)
             }
+            StoredRequest::HandOver(request) => {
+                request.check().map_err(StoredError::Senseless)?;
+                Request::HandOver(request)
+            }
         })
     }
 
@@ -257,6 +267,7 @@ impl Request {
             Request::TransferLeader(request) => request.from_leader(),
             Request::Propose(_) => return None,
             Request::Lease(request) => return Some(request.node),
+            Request::HandOver(request) => return Some(request.node),
         };
         Some(vote.leader_id.node_id)
     }
@@ -282,6 +293,7 @@ impl Answer {
             Answer::Proposed(index, reply) => StoredAnswer::Proposed(*index, reply.clone()),
             Answer::NotLeader(elsewhere) => StoredAnswer::NotLeader(elsewhere.clone()),
             Answer::Lease(answer) => StoredAnswer::Lease(*answer),
+            Answer::HandingOver(count) => StoredAnswer::HandingOver(*count),
             Answer::Failed(failure) => StoredAnswer::Failed(*failure),
         })
     }
@@ -310,6 +322,10 @@ impl Answer {
             StoredAnswer::Lease(answer) => {
                 answer.check().map_err(StoredError::Senseless)?;
                 Answer::Lease(answer)
+            }
+            StoredAnswer::HandingOver(count) => {
+                sense(count as usize <= PARTITIONS_MAX, "more roles than there are")?;
+                Answer::HandingOver(count)
             }
         })
     }

@@ -36,7 +36,7 @@ use self::link::Link;
 use self::message::{Answer, Request};
 use self::network::Network;
 use super::command::{NODES_MAX, NodeId};
-use super::govern::{LeaseAnswer, LeaseRequest};
+use super::govern::{HandOver, LeaseAnswer, LeaseRequest};
 use super::types::{Peer, Raft};
 
 /// Most links that are remembered. Members of a cluster, and those that were.
@@ -98,6 +98,8 @@ pub struct Guests {
     pub stream: Box<dyn Fn(NodeId, TcpStream, Vec<u8>)>,
     /// A node asks for a lease.
     pub lease: Box<dyn Fn(&LeaseRequest) -> LeaseAnswer>,
+    /// A node asks for roles of this one; how many are on their way.
+    pub hand_over: Box<dyn Fn(&HandOver) -> u32>,
     /// Whether this node may vote.
     pub votes: Box<dyn Fn() -> bool>,
 }
@@ -144,6 +146,20 @@ impl Bus {
     ) -> Result<LeaseAnswer, BusError> {
         match self.links.to(target, peer).ask(&Request::Lease(request), patience).await? {
             Answer::Lease(answer) => Ok(answer),
+            _ => Err(BusError::Answer),
+        }
+    }
+
+    /// Asks a node for roles that it has; how many are on their way.
+    pub async fn ask_for_roles(
+        &self,
+        target: NodeId,
+        peer: &Peer,
+        request: HandOver,
+        patience: Duration,
+    ) -> Result<u32, BusError> {
+        match self.links.to(target, peer).ask(&Request::HandOver(request), patience).await? {
+            Answer::HandingOver(count) => Ok(count),
             _ => Err(BusError::Answer),
         }
     }

@@ -56,6 +56,13 @@ enum Target {
     Other(Rc<Link>),
 }
 
+impl ProposeError {
+    /// Whether the command was not executed, and will not be.
+    pub fn is_certain(&self) -> bool {
+        !matches!(self, ProposeError::InDoubt(_))
+    }
+}
+
 fn may_be_repeated(command: &Command) -> bool {
     matches!(command, Command::Join { .. } | Command::Register { .. })
 }

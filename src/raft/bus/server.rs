@@ -291,6 +291,7 @@ impl Connection {
             }
             Request::Propose(command) => propose(raft, command).await?,
             Request::Lease(request) => Answer::Lease((self.server.guests.lease)(&request)),
+            Request::HandOver(request) => Answer::HandingOver((self.server.guests.hand_over)(&request)),
         })
     }
 

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::lease::{LeaseAnswer, LeaseRefusal, LeaseRequest, longest, outlast};
 use super::plan::Goal;
+use super::roles::{Evening, HandOver};
 use super::standing::Standing;
 use super::{Settings, failover, moves, plan, voters};
 use crate::cluster::{self, PlaceError, Rule};
@@ -42,7 +43,7 @@ pub struct Seen<'a> {
     pub members: Members<'a>,
 }
 
-/// What is to be done. Each is answered once, by [`Governor::done`], a plan by [`Governor::planned`].
+/// What is to be done. Each with a ticket is answered once, by [`Governor::done`], a plan by [`Governor::planned`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// To this node's raft, in this term, once.
@@ -70,6 +71,11 @@ pub enum Action {
     ChangeVoters {
         ticket: Ticket,
         voters: BTreeSet<NodeId>,
+    },
+    /// This node is to be asked for roles. There is no answer: what comes of it is seen in the state.
+    AskForRoles {
+        primary: NodeId,
+        request: HandOver,
     },
     /// A placement is to be computed ([`cluster::place`]): that takes a while.
     Plan {
@@ -120,6 +126,7 @@ struct Lead {
     nodes: BTreeMap<NodeId, Standing>,
     under_way: UnderWay,
     goal: Option<Goal>,
+    evening: Evening,
     /// Copies that are received because they move, when it was looked last.
     moving: usize,
 }
@@ -161,6 +168,8 @@ pub struct Status {
     pub changing_membership: bool,
     /// Copies that are received because they move.
     pub moving: usize,
+    /// Roles that nodes were asked to give away.
+    pub roles_moving: usize,
     /// Why there is no plan.
     pub plan_error: Option<PlaceError>,
 }
@@ -197,6 +206,7 @@ impl Governor {
             nodes: BTreeMap::new(),
             under_way: UnderWay::default(),
             goal: None,
+            evening: Evening::default(),
             moving: 0,
         });
         #[cfg(test)]
@@ -249,6 +259,9 @@ impl Governor {
         }
         lead.listen(&self.settings, state, now_ms);
         let standing = lead.nodes.get_mut(&node.id).ok_or(LeaseRefusal::Unknown)?;
+        if standing.dead_ms.is_some() {
+            lead.evening.begin();
+        }
         standing.heard(request, now_ms);
         let deposing = lead.under_way.promotion.as_ref().is_some_and(|promotion| promotion.dead.contains(&node.id));
         #[cfg(test)]
@@ -296,6 +309,7 @@ impl Governor {
         if self.lead.as_ref().is_some_and(|lead| now_ms >= lead.grace_ms) {
             self.plan(now_ms, seen, &mut actions);
             self.step(seen, &mut actions);
+            self.even_roles(now_ms, seen, &mut actions);
             self.change_members(now_ms, seen, &mut actions);
         }
         actions
@@ -377,6 +391,18 @@ impl Governor {
         self.last_ticket = ticket;
     }
 
+    /// Moves roles to where the plan wants them.
+    fn even_roles(&mut self, now_ms: SteadyMs, seen: &Seen<'_>, actions: &mut Vec<Action>) {
+        let Some(lead) = &mut self.lead else { return };
+        let Some(Goal { placement: Ok(placement), .. }) = &lead.goal else { return };
+        // While somebody is promoted, or the plan is made anew, things change anyhow.
+        if lead.under_way.promotion.is_some() || lead.under_way.plan.is_some() {
+            return;
+        }
+        let asked = lead.evening.ask(&self.settings, seen.state, placement, &lead.nodes, now_ms);
+        actions.extend(asked.into_iter().map(|(primary, request)| Action::AskForRoles { primary, request }));
+    }
+
     fn change_members(&mut self, now_ms: SteadyMs, seen: &Seen<'_>, actions: &mut Vec<Action>) {
         let Some(lead) = &mut self.lead else { return };
         if lead.under_way.membership.is_some() {
@@ -420,6 +446,7 @@ impl Governor {
         let Some(lead) = &mut self.lead else { return };
         if let Some((_, wanted)) = lead.under_way.plan.take_if(|(under_way, _)| *under_way == ticket) {
             lead.goal = Some(Goal { wanted, placement });
+            lead.evening.begin();
         }
     }
 
@@ -450,6 +477,7 @@ impl Governor {
             planning: lead.under_way.plan.is_some(),
             changing_membership: lead.under_way.membership.is_some(),
             moving: lead.moving,
+            roles_moving: lead.evening.moving(),
             plan_error: lead.goal.as_ref().and_then(|goal| goal.placement.as_ref().err().copied()),
         })
     }
@@ -464,6 +492,7 @@ impl Lead {
             let standing = self.nodes.entry(node.id).or_insert_with(fresh);
             if standing.incarnation != node.incarnation {
                 standing.restarted(settings, node.incarnation, now_ms);
+                self.evening.begin();
             }
         }
         // Whoever was removed has led nothing.

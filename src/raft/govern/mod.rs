@@ -11,6 +11,7 @@
 //! | `standing.rs` | what the leader knows of a node: is it alive, until when may it serve |
 //! | `failover.rs` | whose partitions get a new primary |
 //! | `plan.rs`, `moves.rs` | who shall have copies, and the steps towards that |
+//! | `roles.rs` | who shall lead, while all live |
 //! | `voters.rs` | who votes in raft |
 //! | `sim/`, `tests.rs` | a cluster from a seed; transcripts |
 //!
@@ -55,6 +56,7 @@ pub mod governor;
 mod lease;
 mod moves;
 mod plan;
+mod roles;
 #[cfg(test)]
 mod sim;
 mod standing;
@@ -65,6 +67,7 @@ mod voters;
 
 pub use governor::{Action, Governor, Members, NodeStatus, Outcome, Seen, Status, Ticket};
 pub use lease::{LeaseAnswer, LeaseRefusal, LeaseRequest, longest, outlast};
+pub use roles::HandOver;
 pub use tenant::Tenant;
 
 use super::command::NodeId;

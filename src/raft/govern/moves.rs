@@ -9,8 +9,8 @@
 //!
 //! What is left as it is:
 //! - A partition whose primary is not there, or dead: there is nobody to copy from.
-//! - The copy of a primary. To move it, its role has to move first, which is a planned handover and not done here: the primary
-//!   stays in the place of another copy, and the plan is met but for that.
+//! - The copy of a primary: it stays in the place of another copy. Its role moves first ([`super::roles`]), and then that copy
+//!   is one like others.
 //! - Copies of dead nodes that nobody takes the place of: when there are fewer nodes than copies, to drop them would only mean that
 //!   all of it has to be sent again when they are back.
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::cluster;
-use crate::raft::command::{Command, InSyncChange, Member, Placement, Profile, Reply};
+use crate::raft::command::{Command, InSyncChange, Member, Move, Placement, Profile, Reply};
 use crate::raft::state::State;
 use crate::raft::testing::profile;
 use crate::raft::types::Peer;
@@ -16,6 +16,8 @@ struct Leader {
     applied: u64,
     voters: BTreeSet<NodeId>,
     nodes: BTreeMap<NodeId, Peer>,
+    /// Nodes give away the roles that they are asked for.
+    generous: bool,
 }
 
 fn peer() -> Peer {
@@ -31,6 +33,7 @@ impl Leader {
             applied: 0,
             voters: (1..=count).collect(),
             nodes: (1..=count).map(|node| (node, peer())).collect(),
+            generous: false,
         };
         for node in 1..=count {
             leader.join(node, "");
@@ -133,6 +136,13 @@ impl Leader {
             Action::ChangeVoters { ticket, voters } => {
                 self.voters.clone_from(&voters);
                 (ticket, Outcome::Done, format!("{voters:?} vote"))
+            }
+            Action::AskForRoles { .. } if !self.generous => return None,
+            Action::AskForRoles { primary, request } => {
+                assert_eq!(request.check(), Ok(()));
+                let said = format!("{now_ms}: node {primary} is asked for {} roles", request.moves.len());
+                self.apply(Command::Lead { moves: request.moves, to: request.to });
+                return Some(said);
             }
             Action::Plan { ticket, members, rule, previous } => {
                 self.governor.planned(ticket, cluster::place(&members, rule, previous.as_ref()));
@@ -322,30 +332,80 @@ fn the_first_placement_is_on_all_that_are_there() {
 
 #[test]
 fn copies_of_a_dead_node_go_to_others_and_come_back() {
-    let mut leader = Leader::new(4, 16);
+    let mut leader = Leader { generous: true, ..Leader::new(4, 16) };
     leader.governor.lead(0);
-    let settle = |leader: &mut Leader, from_ms: i64, rounds: i64, alive: &[NodeId]| {
-        for at in 0..rounds {
-            leader.runs(from_ms + at * 100, from_ms + (at + 1) * 100, alive);
-            leader.all_in_sync();
-        }
-    };
     let held =
         |leader: &Leader, node| leader.state.partitions().iter().filter(|is| is.replicas.contains(&node)).count();
-    // Node 4 is new: it gets its share, but for what node 1 leads and cannot give away.
+    // Node 4 is new: it gets its share, also of what node 1 has led.
     settle(&mut leader, 0, 30, &[1, 2, 3, 4]);
-    assert_eq!((held(&leader, 1), held(&leader, 4)), (16, 8));
+    assert_eq!((held(&leader, 1), held(&leader, 4)), (12, 12));
     assert!(leader.state.partitions().iter().all(|is| is.replicas.len() == 3 && is.in_sync.len() == 3));
     // Node 4 is dead for a while, and keeps its copies; then others have them.
     settle(&mut leader, 3_000, 100, &[1, 2, 3]);
-    assert_eq!(held(&leader, 4), 8);
+    assert_eq!(held(&leader, 4), 12);
     settle(&mut leader, 13_000, 250, &[1, 2, 3]);
     assert_eq!(held(&leader, 4), 0);
     // When there are fewer nodes than copies, a dead one keeps its own.
     settle(&mut leader, 38_000, 400, &[1, 2]);
     assert_eq!(held(&leader, 3), 16);
     settle(&mut leader, 78_000, 30, &[1, 2, 3, 4]);
-    assert_eq!(held(&leader, 4), 8);
+    assert_eq!(held(&leader, 4), 12);
+}
+
+/// Time passes, and copies catch up every now and then.
+fn settle(leader: &mut Leader, from_ms: i64, rounds: i64, alive: &[NodeId]) {
+    for at in 0..rounds {
+        leader.runs(from_ms + at * 100, from_ms + (at + 1) * 100, alive);
+        leader.all_in_sync();
+    }
+}
+
+#[test]
+fn roles_are_evened_and_then_left_alone() {
+    let mut leader = Leader { generous: true, ..Leader::new(3, 16) };
+    leader.governor.lead(0);
+    let led = |leader: &Leader| {
+        [1, 2, 3].map(|node| leader.primaries().iter().filter(|primary| **primary == Some(node)).count())
+    };
+    assert_eq!(led(&leader), [16, 0, 0]);
+    settle(&mut leader, 0, 10, &[1, 2, 3]);
+    let even = led(&leader);
+    assert!(even.iter().all(|led| (5..=6).contains(led)), "{even:?}");
+    // What somebody moves by hand, stays there.
+    let at = leader.primaries().iter().position(|primary| *primary == Some(1)).unwrap();
+    let epoch = leader.state.partitions()[at].epoch;
+    let to = leader.state.member(2).unwrap();
+    leader.apply(Command::Lead { moves: vec![Move { partition: at as u16, epoch }], to });
+    settle(&mut leader, 1_000, 50, &[1, 2, 3]);
+    assert_eq!(led(&leader), [even[0] - 1, even[1] + 1, even[2]]);
+    // A node that was dead leads again when it is back, and in sync.
+    settle(&mut leader, 6_000, 30, &[1, 2]);
+    assert_eq!(led(&leader)[2], 0);
+    leader.runs(9_000, 9_500, &[1, 2, 3]);
+    assert_eq!(led(&leader)[2], 0, "it is in sync nowhere");
+    settle(&mut leader, 9_500, 20, &[1, 2, 3]);
+    assert_eq!(led(&leader), even);
+}
+
+#[test]
+fn nobody_is_given_roles_who_is_not_ready() {
+    let mut leader = Leader { generous: true, ..Leader::new(2, 4) };
+    leader.governor.lead(0);
+    for now_ms in (0..3_000).step_by(10) {
+        if now_ms % 60 == 0 {
+            leader.asks(now_ms, 1);
+            let of_state = leader.state.node(2).unwrap();
+            let (incarnation, boot) = (of_state.incarnation, of_state.boot);
+            let request = LeaseRequest { node: 2, incarnation, boot, applied: leader.applied, ready: false };
+            leader.governor.request(now_ms, &leader.state, leader.applied, Some(now_ms), &request);
+        }
+        for action in leader.ticks(now_ms) {
+            leader.does(now_ms, action);
+        }
+    }
+    assert_eq!(leader.primaries(), [Some(1); 4]);
+    leader.runs(3_000, 4_000, &[1, 2]);
+    assert_eq!(leader.primaries().iter().filter(|primary| **primary == Some(2)).count(), 2);
 }
 
 #[test]

@@ -411,6 +411,19 @@ impl Follower {
         data.released.filter(|_| rests)
     }
 
+    /// Whether whoever leads a partition that is followed here has said that it does.
+    pub fn is_answered(&self, partition: PartitionId) -> bool {
+        let data = self.data.get(partition as usize);
+        data.is_some_and(|data| matches!(data.role, Role::Follow(_)) && !data.led && data.phase.is_answered())
+    }
+
+    /// Whether this node is about to lead: what it has received is being applied, or it has led before and that is being
+    /// brought to an end.
+    pub fn is_taking_over(&self, partition: PartitionId) -> bool {
+        let data = self.data.get(partition as usize).filter(|data| data.role == Role::Lead);
+        data.is_some_and(|data| data.led || matches!(data.phase, Phase::Promoting { .. }))
+    }
+
     /// Whether this node could lead the partition: its data is complete.
     pub fn is_complete(&self, partition: PartitionId) -> bool {
         #[cfg(test)]

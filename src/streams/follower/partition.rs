@@ -47,6 +47,13 @@ pub enum Phase {
     },
 }
 
+impl Phase {
+    /// The leader has said that it leads.
+    pub fn is_answered(&self) -> bool {
+        !matches!(self, Phase::Idle | Phase::Asked { .. } | Phase::Promoting { .. })
+    }
+}
+
 /// See the module.
 ///
 /// Invariants: `released <= tail`, and what is between them is in `pending` or in the stream of the leader. Incomplete data has no

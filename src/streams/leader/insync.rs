@@ -108,6 +108,11 @@ impl Leader {
         }
     }
 
+    /// Whether a follower is connected, has all of a partition, and keeps up.
+    pub(super) fn is_good(&self, now_ms: u64, id: PartitionId, led: &Led, node: NodeId) -> bool {
+        matches!(self.opinion(now_ms, id, led, node), Opinion::Good)
+    }
+
     /// Whether it has everything that was committed without it.
     fn has_joined(&self, id: PartitionId, led: &Led, node: NodeId) -> bool {
         let Some(joiner) = led.joiners.iter().find(|joiner| joiner.node == node) else { return false };

@@ -6,6 +6,7 @@
 //!     copy.rs      copies: one at a time, for one follower
 //!     commit.rs    acknowledgements, groups of partitions with equal in-sync sets, what is committed; WAIT, lag
 //!     insync.rs    who is in sync: joining, proposals of changes
+//!     handover.rs  a role goes to another node while both live
 //!     partition.rs, peer.rs    what it knows of a partition that it leads, and of a follower
 //! ```
 //!
@@ -18,6 +19,7 @@
 
 mod commit;
 mod copy;
+pub mod handover;
 mod insync;
 mod partition;
 mod peer;
@@ -32,6 +34,7 @@ use self::partition::Led;
 use self::peer::{Fellow, Part, Phase};
 use super::message::{Answer, Answered, Control, Open, PROTOCOL_VERSION, Refusal, ToFollower, ToLeader};
 use super::{Epoch, Frame, InSyncChange, Index, Member, NodeId, PartitionId, Suffix, Tail};
+use crate::raft::command::Move;
 use crate::raft::state::State;
 
 /// A connection, numbered by the shell. A number is never used again.
@@ -80,8 +83,15 @@ pub enum Action {
     /// Propose all of these to raft, in one command or several. What becomes of them is seen in raft's state
     /// ([`Leader::roles`]); what is refused can be told with [`Leader::refused`].
     Propose(Vec<InSyncChange>),
-    /// This node leads the partition in that epoch no longer. See "To lead no longer" in [`crate::streams`].
-    Deposed { partition: PartitionId, epoch: Epoch },
+    /// Gates have changed ([`Leader::gate`]): show them to data cores, and say when all of them have seen that
+    /// ([`Leader::gates_seen`]).
+    Gates,
+    /// Propose to raft that these roles move. When its answer is known, and the state after that was told, say
+    /// [`Leader::decided`].
+    HandOver { moves: Vec<Move>, to: Member },
+    /// This node leads the partition in that epoch no longer. See "To lead no longer" in [`crate::streams`]. `handed_over`: it
+    /// wanted that, and who leads now may be about to begin.
+    Deposed { partition: PartitionId, epoch: Epoch, handed_over: bool },
 }
 
 /// Why a follower was dropped.
@@ -111,6 +121,8 @@ pub enum Fault {
     FollowWithoutTails,
     /// A copy counts as complete when it is sent.
     CountIncompleteCopies,
+    /// A role is handed over though what was written last may be on its way.
+    HandOverUncommitted,
 }
 
 /// See the module.
@@ -135,6 +147,9 @@ pub struct Leader {
     runs: u64,
     /// Whose turn it is to be sent a copy.
     copied_last: NodeId,
+    /// Partitions whose role is on its way to another node; and how often a gate has changed.
+    handovers: Vec<PartitionId>,
+    gates: u64,
     #[cfg(test)]
     pub fault: Option<Fault>,
 }
@@ -157,6 +172,8 @@ impl Leader {
             run: None,
             runs: 0,
             copied_last: 0,
+            handovers: Vec::new(),
+            gates: 0,
             #[cfg(test)]
             fault: None,
         }
@@ -200,7 +217,9 @@ impl Leader {
                     (part.phase, part.counts, part.told) = (Phase::Waiting, false, false);
                 }
             }
-            out.push(Action::Deposed { partition: id, epoch });
+            let primary = partition.primary;
+            let handed_over = self.forget_handover(id).is_some_and(|to| primary == Some(to.node));
+            out.push(Action::Deposed { partition: id, epoch, handed_over });
             return;
         }
         led.replicas.clone_from(&partition.replicas);
@@ -441,6 +460,7 @@ impl Leader {
         }
         self.refresh();
         self.judge_in_sync(now_ms, out);
+        self.judge_handovers(now_ms, out);
         self.send_heartbeats(now_ms, wall_ms, out);
         self.start_copy(out);
     }

@@ -1,5 +1,6 @@
 //! What a leader knows of a partition that it leads.
 
+use super::handover::Handover;
 use super::{Epoch, Index, NodeId, Suffix, Tail};
 use crate::raft::command::{Incarnation, Member};
 
@@ -52,6 +53,8 @@ pub struct Led {
     pub joiners: Vec<Joiner>,
     pub confirmed: Vec<Confirmed>,
     pub suffix: Option<Suffix>,
+    /// Its role is on its way to another node.
+    pub handover: Option<Handover>,
     /// Its place in the groups.
     pub group: usize,
     /// Places of followers that the stream carries it to, and of one that it is being copied to.
@@ -81,6 +84,7 @@ impl Led {
             joiners: Vec::new(),
             confirmed: Vec::new(),
             suffix,
+            handover: None,
             group: usize::MAX,
             live: Vec::new(),
             copied: None,

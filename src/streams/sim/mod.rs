@@ -4,12 +4,14 @@
 //! ```text
 //!     mod.rs    the world and its steps; the judgement      node.rs    the shell of a node, around the shipped machines
 //!     raft.rs   raft's log and state                        network.rs connections
+//!     handover.rs    roles that move while both nodes live
 //! ```
 //!
 //! All messages are encoded and decoded. The data of a partition is the list of the numbers that were appended to it. It is
 //! checked that
 //! - whoever begins to lead has every number whose reply left under `quorum`, also replies to reads, as long as a member of the set
 //!   has kept its memory; and under `quorum-disk` in any case;
+//! - whoever is handed a role has all that was written before, acknowledged or not;
 //! - complete copies with equal tails are equal, at any time;
 //! - nothing is applied twice, and nothing by followers that is not committed, but in a copy;
 //! - at rest, all copies are equal, in sync, and as the leader has them; and everything that was acknowledged is there.
@@ -21,6 +23,7 @@
 //!
 //! Longer than other files: what the world does, and what must hold after each step, make sense together only.
 
+mod handover;
 mod network;
 mod node;
 mod raft;
@@ -54,6 +57,7 @@ enum Mistake {
 #[derive(Debug, Default)]
 struct Seen {
     led: u64,
+    handed: u64,
     deposed: u64,
     suffixes: u64,
     copies: u64,
@@ -84,6 +88,8 @@ struct World {
     acked_durable: Vec<HashSet<u64>>,
     /// Who wrote a number, in which epoch, in the frame that ends with which index.
     written: HashMap<(PartitionId, u64), (NodeId, Epoch, Index)>,
+    /// What whoever leads in this epoch was given, if it is that node.
+    handed: HashMap<(PartitionId, Epoch), (NodeId, Vec<u64>)>,
     /// What a complete copy with this tail is.
     known: HashMap<(PartitionId, Tail), Vec<u64>>,
     quiet: bool,
@@ -125,6 +131,7 @@ impl World {
             acked: vec![HashSet::new(); PARTITIONS],
             acked_durable: vec![HashSet::new(); PARTITIONS],
             written: HashMap::new(),
+            handed: HashMap::new(),
             known: HashMap::new(),
             quiet: false,
             seen: Seen::default(),
@@ -213,6 +220,7 @@ impl World {
             14 if !self.quiet => self.disturb(n),
             15..=16 => self.hear_of_raft(n),
             17 => self.advance_raft(),
+            19 if works => self.see_gates(n),
             18 if self.random.chance(if self.quiet { 100 } else { 20 }) => self.control(),
             _ => {
                 self.pump();
@@ -350,6 +358,7 @@ impl World {
             self.node(n).known = upto;
             if self.node(n).process.is_some() {
                 self.tell_roles(n);
+                self.tell_decisions(n, upto);
             }
         }
         let now_ms = self.now_ms;
@@ -374,6 +383,7 @@ impl World {
         let Proposal { from, boot, command, change, .. } = self.raft.proposals.swap_remove(at);
         let reply = self.raft.execute(command.clone());
         self.say(|| format!("agreed: {command} -> {reply:?}"));
+        self.note_decision(from, boot, &command);
         if let Some(change) = &change
             && !self.is_safe(change.partition, 0)
         {
@@ -438,7 +448,8 @@ impl World {
                 self.ids().into_iter().for_each(|n| self.crash(n));
             }
             7..=12 if !self.nodes[n as usize - 1].alive => self.restart(n),
-            13 => self.move_role(),
+            13 if self.random.chance(30) => self.move_role(),
+            13 | 15 | 16 => self.ask_for_role(),
             14 => self.place(),
             _ => {}
         }
@@ -637,6 +648,7 @@ fn nothing_that_was_promised_is_lost() {
         match run(seed, Mistake::None) {
             Ok(seen) => {
                 all.led += seen.led;
+                all.handed += seen.handed;
                 all.deposed += seen.deposed;
                 all.suffixes += seen.suffixes;
                 all.copies += seen.copies;
@@ -654,7 +666,10 @@ fn nothing_that_was_promised_is_lost() {
     }
     println!("{all:?}");
     let counts = [all.led, all.deposed, all.suffixes, all.copies, all.copies_cancelled, all.reads, all.crashes];
-    assert!(counts.iter().chain(&[all.acked, all.acked_durable, all.power_cuts]).all(|&count| count > 0), "{all:?}");
+    assert!(
+        counts.iter().chain(&[all.handed, all.acked, all.acked_durable, all.power_cuts]).all(|&count| count > 0),
+        "{all:?}"
+    );
 }
 
 fn is_found(mistake: Mistake) {
@@ -670,7 +685,7 @@ fn is_found(mistake: Mistake) {
 fn mistakes_are_found() {
     use follower::Fault as F;
     use leader::Fault as L;
-    for fault in [L::CountNewSetOnly, L::FollowWithoutTails, L::CountIncompleteCopies] {
+    for fault in [L::CountNewSetOnly, L::FollowWithoutTails, L::CountIncompleteCopies, L::HandOverUncommitted] {
         is_found(Mistake::Leader(fault));
     }
     for fault in [F::ApplyUncommitted, F::DurableOnReceipt] {

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use super::handover::Handing;
 use super::network::{Connection, Packet, Pipe};
 use super::raft::Proposal;
 use super::{Mistake, PARTITIONS, World};
@@ -64,6 +65,9 @@ pub struct Process {
     pub covered: BTreeMap<(NodeId, u64), Vec<PartitionId>>,
     pub open: BTreeMap<PartitionId, Epoch>,
     pub deposed: Vec<PartitionId>,
+    /// Of these, those that were closed before: nothing comes late.
+    pub sealed: Vec<PartitionId>,
+    pub handing: Handing,
     pub copy_out: Option<CopyOut>,
     pub reads: Vec<(u64, Index)>,
     pub held: Vec<Held>,
@@ -149,6 +153,8 @@ impl World {
             covered: BTreeMap::new(),
             open: BTreeMap::new(),
             deposed: Vec::new(),
+            sealed: Vec::new(),
+            handing: Handing::default(),
             copy_out: None,
             reads: Vec::new(),
             held: Vec::new(),
@@ -218,8 +224,14 @@ impl World {
                     }
                 }
             }
-            leader::Action::Deposed { partition, epoch } => {
+            leader::Action::Gates => {}
+            leader::Action::HandOver { moves, to } => self.propose_handover(n, moves, to),
+            leader::Action::Deposed { partition, epoch, handed_over } => {
                 let process = self.process(n);
+                if handed_over {
+                    assert!(!process.executes(partition), "data cores know that it is closed");
+                    process.sealed.push(partition);
+                }
                 assert_eq!(process.open.remove(&partition), Some(epoch), "what is deposed was led");
                 process.deposed.push(partition);
                 self.seen.deposed += 1;
@@ -245,6 +257,7 @@ impl World {
                 // One that hears late leads what others have gone on with, and shows it to nobody.
                 if self.is_entitled(n, partition, epoch) {
                     self.judge_leader(n, partition);
+                    self.judge_handed(n, partition, epoch);
                 }
                 let process = self.process(n);
                 let cut = process.end;
@@ -380,10 +393,13 @@ impl World {
         let unentitled = self.random.chance(20);
         let open: Vec<(PartitionId, Epoch)> = self.process(n).open.iter().map(|(p, e)| (*p, *e)).collect();
         // What is deposed may still have been executed, and come late into the log.
-        let late = self.process(n).deposed.clone();
+        let process = self.process(n);
+        let late: Vec<PartitionId> = process.deposed.iter().copied().filter(|p| !process.sealed.contains(p)).collect();
         let late = if unentitled && self.random.chance(30) { self.random.pick(&late) } else { None };
-        let allowed: Vec<(PartitionId, Epoch)> =
-            open.into_iter().filter(|(p, e)| unentitled || self.is_entitled(n, *p, *e)).collect();
+        let entitled = |&(p, e): &(PartitionId, Epoch)| unentitled || self.is_entitled(n, p, e);
+        let mut allowed: Vec<(PartitionId, Epoch)> = open.into_iter().filter(entitled).collect();
+        let process = self.process(n);
+        allowed.retain(|(p, _)| process.executes(*p));
         let mut units = Vec::new();
         let mut written = Vec::new();
         if let Some(p) = late {
@@ -424,7 +440,9 @@ impl World {
 
     /// A client reads the last number: it must not be taken back when the reply leaves.
     pub fn read_last(&mut self, n: NodeId) {
-        let open: Vec<(PartitionId, Epoch)> = self.process(n).open.iter().map(|(p, e)| (*p, *e)).collect();
+        let process = self.process(n);
+        let open = process.open.iter().filter(|(p, _)| process.executes(**p));
+        let open: Vec<(PartitionId, Epoch)> = open.map(|(p, e)| (*p, *e)).collect();
         let Some((partition, epoch)) = self.random.pick(&open) else { return };
         let process = self.process(n);
         if let Some(&number) = process.data[partition as usize].last() {
@@ -479,6 +497,7 @@ impl World {
 
     /// What was deposed is in the log, and its clients know.
     pub fn release(&mut self, n: NodeId) {
+        self.process(n).sealed.clear();
         for p in std::mem::take(&mut self.process(n).deposed) {
             self.process(n).held.retain(|held| held.partition != p);
             let tail = self.process(n).leader.release(p).expect("it was led");

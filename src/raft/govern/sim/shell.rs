@@ -76,6 +76,8 @@ impl World {
                 let plan = crate::cluster::place(&members, rule, previous.as_ref());
                 self.send(n, n, Message::Planned(ticket, plan));
             }
+            // Roles that move while all live are simulated in [`crate::streams`].
+            Action::AskForRoles { .. } => {}
             Action::AddLearner { ticket, .. }
             | Action::SetPeer { ticket, .. }
             | Action::RemoveLearner { ticket, .. }

@@ -1,0 +1,127 @@
+//! Who shall lead: roles that go to another node while both live.
+//!
+//! A plan names a primary for each partition, so that all nodes lead about as many as their weight says. After a failover others
+//! lead, and a node that comes back leads nothing: so roles are moved to where the plan has them, partition by partition, as
+//! soon as the node that is to lead is in sync and ready. The old primary does that itself ([`crate::streams::leader::handover`]);
+//! the leader of raft only asks it.
+//!
+//! A role that has been where the plan wants it is left alone from then on, so that one which somebody has moved by hand stays
+//! there; until the plan is made anew, a node starts or comes back, or raft has another leader.
+//!
+//! Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use super::Settings;
+use super::standing::Standing;
+use crate::cluster;
+use crate::raft::command::{COUNT_MAX, Member, Move, NodeId, PARTITIONS_MAX, PartitionId};
+use crate::raft::state::{Partition, State};
+use crate::shard::SteadyMs;
+
+/// Most roles that one node is asked to give to another one at a time: requests about them wait for about as long as all of
+/// these need.
+pub const ROLES_AT_ONCE: usize = 32;
+/// After so long a node is asked again.
+pub const ASK_AGAIN_MS: i64 = 2_000;
+
+/// A node is asked to give these roles to another one.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct HandOver {
+    /// Who asks.
+    pub node: NodeId,
+    /// Whose the roles are to be.
+    pub to: Member,
+    /// In order.
+    pub moves: Vec<Move>,
+}
+
+impl HandOver {
+    /// What a node may ask.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.node == 0 || self.to.node == 0 || self.to.incarnation == 0 || self.to.incarnation > COUNT_MAX {
+            return Err("a number in a request for roles that cannot be");
+        }
+        let sorted = self.moves.is_sorted_by(|a, b| a.partition < b.partition);
+        if self.moves.is_empty() || self.moves.len() > PARTITIONS_MAX || !sorted {
+            return Err("roles that are asked for are none, too many, or not in order");
+        }
+        Ok(())
+    }
+}
+
+/// Roles on their way to where the plan wants them.
+#[derive(Debug, Default)]
+pub struct Evening {
+    /// These have been where the plan wants them.
+    settled: BTreeSet<PartitionId>,
+    /// When a node was asked last, and which roles it was asked for.
+    asked: BTreeMap<NodeId, (SteadyMs, Vec<Move>)>,
+}
+
+impl Evening {
+    /// Roles are looked at anew.
+    pub fn begin(&mut self) {
+        *self = Evening::default();
+    }
+
+    /// Whom to ask for what now.
+    pub fn ask(
+        &mut self,
+        settings: &Settings,
+        state: &State,
+        plan: &cluster::Placement,
+        nodes: &BTreeMap<NodeId, Standing>,
+        now_ms: SteadyMs,
+    ) -> Vec<(NodeId, HandOver)> {
+        // Whoever was asked, and has not done it all yet, is left alone for a while.
+        let is_open = |change: &Move| state.partition(change.partition).is_some_and(|is| is.epoch == change.epoch);
+        self.asked.retain(|_, (asked_ms, moves)| {
+            now_ms.saturating_sub(*asked_ms) < ASK_AGAIN_MS && moves.iter().any(is_open)
+        });
+        let is_alive = |node: NodeId| nodes.get(&node).is_some_and(|standing| standing.dead_ms.is_none());
+        let can_lead = |node: NodeId| {
+            nodes.get(&node).is_some_and(|standing| standing.ready && standing.is_fresh(settings, now_ms))
+        };
+        let mut wanted: BTreeMap<NodeId, HandOver> = BTreeMap::new();
+        for ((id, is), plan) in (0..).zip(state.partitions()).zip(&plan.partitions) {
+            let Some(primary) = is.primary.filter(|primary| is_alive(*primary)) else { continue };
+            if primary == plan.primary {
+                self.settled.insert(id);
+            }
+            if self.settled.contains(&id) || self.asked.contains_key(&primary) {
+                continue;
+            }
+            let Some(to) = successor(is, primary, plan, &can_lead).and_then(|to| state.member(to)) else { continue };
+            let request =
+                wanted.entry(primary).or_insert_with(|| HandOver { node: settings.me, to, moves: Vec::new() });
+            if request.to == to && request.moves.len() < ROLES_AT_ONCE {
+                request.moves.push(Move { partition: id, epoch: is.epoch });
+            }
+        }
+        for (primary, request) in &wanted {
+            self.asked.insert(*primary, (now_ms, request.moves.clone()));
+        }
+        wanted.into_iter().collect()
+    }
+
+    /// How many roles were asked for, and may be on their way.
+    pub fn moving(&self) -> usize {
+        self.asked.values().map(|(_, moves)| moves.len()).sum()
+    }
+}
+
+/// Who is to lead next: the one that is planned; if it cannot yet, and whoever leads is to have no copy any more, another one that
+/// stays.
+fn successor(
+    is: &Partition,
+    primary: NodeId,
+    plan: &cluster::Copies,
+    can_lead: &dyn Fn(NodeId) -> bool,
+) -> Option<NodeId> {
+    let fits = |node: &NodeId| is.in_sync.contains(node) && can_lead(*node);
+    let leaves = !plan.nodes().any(|node| node == primary);
+    Some(plan.primary).filter(fits).or_else(|| plan.nodes().filter(|_| leaves).find(fits))
+}

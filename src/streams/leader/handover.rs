@@ -1,0 +1,242 @@
+//! A role goes to another node while both live.
+//!
+//! ```text
+//!     Closing ── seen by all data cores ──► Closed ── seen ──► Sealed ── committed ──► Proposed ──► Deposed
+//!        └───────────────┬────────────────────┴──────────────────┘                        │
+//!                        └── patience is over: open again ◄── raft has refused it ────────┘
+//! ```
+//!
+//! 1. *Closing*: requests about the partition wait at the gate; those that have been begun go on.
+//! 2. *Closed*: nothing of it is executed any more, nor evicted, nor does it expire. When all data cores have said so, the log
+//!    has its last unit.
+//! 3. *Sealed*: everything up to there has to be committed, so that the other node has it, and no reply is held any more that
+//!    tells of it.
+//! 4. *Proposed*: raft decides ([`Command::Lead`]), by the epoch. Until its answer is known the gate stays closed: the other
+//!    node may be serving already. If it does not come, a command is proposed that gives the role to this node anew: whichever
+//!    of the two is executed first makes the other one stale.
+//!
+//! What the other node begins with equals what this one ends with, so nothing has to be copied back.
+//!
+//! Invariant: `handovers` names exactly the partitions that have one.
+//!
+//! [`Command::Lead`]: crate::raft::command::Command::Lead
+
+use super::*;
+use crate::cluster::Gate;
+use crate::raft::command::Move;
+
+/// A handover that is not proposed after this is given up; one that is, is taken back.
+pub const HANDOVER_MS: u64 = 1_000;
+
+/// After so long what waits at the gate is refused: whether this node leads is not known to it.
+pub const STUCK_MS: u64 = 2_000;
+
+/// A role that moves.
+#[derive(Clone, Copy, Debug)]
+pub struct Handover {
+    to: Member,
+    since_ms: u64,
+    step: Step,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Shown with this state of all gates.
+    Closing {
+        gates: u64,
+    },
+    Closed {
+        gates: u64,
+    },
+    /// The last unit has no higher index.
+    Sealed {
+        upto: Index,
+    },
+    /// When it was proposed last, and how often without an answer that is known.
+    Proposed {
+        since_ms: u64,
+        unknown: u32,
+        stuck: bool,
+    },
+}
+
+impl Leader {
+    /// Gives these roles to another node, those of them that it can take. What becomes of it is seen in raft's state; how many
+    /// are on their way.
+    pub fn hand_over(&mut self, now_ms: u64, moves: &[Move], to: Member, out: &mut Vec<Action>) -> usize {
+        let known = self.state.member(to.node) == Some(to) && to.node != self.settings.node;
+        let before = self.handovers.len();
+        let gates = self.gates + 1;
+        for &Move { partition, epoch } in moves.iter().filter(|_| known) {
+            let Some(mut led) = self.led.get_mut(partition as usize).and_then(Option::take) else { continue };
+            let fits = led.epoch == epoch && led.deposed.is_none() && led.handover.is_none();
+            if fits && led.in_sync.contains(&to.node) && self.is_good(now_ms, partition, &led, to.node) {
+                led.handover = Some(Handover { to, since_ms: now_ms, step: Step::Closing { gates } });
+                self.handovers.push(partition);
+            }
+            self.led[partition as usize] = Some(led);
+        }
+        let begun = self.handovers.len() - before;
+        if begun > 0 {
+            self.gates_change(out);
+        }
+        begun
+    }
+
+    fn gates_change(&mut self, out: &mut Vec<Action>) {
+        self.gates += 1;
+        out.push(Action::Gates);
+    }
+
+    /// The number of the last change of a gate.
+    pub fn gates(&self) -> u64 {
+        self.gates
+    }
+
+    /// Roles that are on their way to another node.
+    pub fn handing_over(&self) -> usize {
+        self.handovers.len()
+    }
+
+    /// The gate of a partition that is led here; None: it is not known whether it still is, and has not been for long.
+    pub fn gate(&self, partition: PartitionId) -> Option<Gate> {
+        let led = self.led.get(partition as usize).and_then(Option::as_ref);
+        match led.and_then(|led| led.handover).map(|handover| handover.step) {
+            None => Some(Gate::Open),
+            Some(Step::Closing { .. }) => Some(Gate::Closing),
+            Some(Step::Proposed { stuck: true, .. }) => None,
+            Some(_) => Some(Gate::Closed),
+        }
+    }
+
+    /// Data cores have all seen the gates as they were after this change, and the log has what they had executed before.
+    pub fn gates_seen(&mut self, seen: u64, out: &mut Vec<Action>) {
+        let (next, end) = (self.gates + 1, self.end);
+        let mut closed = false;
+        self.each_handover(|_, _, handover| match handover.step {
+            Step::Closing { gates } if gates <= seen => {
+                handover.step = Step::Closed { gates: next };
+                closed = true;
+            }
+            Step::Closed { gates } if gates <= seen => handover.step = Step::Sealed { upto: end },
+            _ => {}
+        });
+        if closed {
+            self.gates_change(out);
+        }
+    }
+
+    fn each_handover(&mut self, mut change: impl FnMut(PartitionId, &Led, &mut Handover)) {
+        for at in 0..self.handovers.len() {
+            let partition = self.handovers[at];
+            let Some(led) = self.led[partition as usize].as_deref_mut() else { continue };
+            let Some(mut handover) = led.handover else { continue };
+            change(partition, led, &mut handover);
+            led.handover = Some(handover);
+        }
+    }
+
+    /// Proposes what is sealed and committed.
+    pub(super) fn propose_handovers(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+        if self.handovers.is_empty() {
+            return;
+        }
+        let reached = match self.settings.durable_quorum {
+            true => self.commit_durable_upto(),
+            false => self.commit_upto(),
+        };
+        #[cfg(test)]
+        let reached = if self.fault == Some(Fault::HandOverUncommitted) { Index::MAX } else { reached };
+        let mut proposals = Proposals::default();
+        self.each_handover(|partition, led, handover| {
+            if let Step::Sealed { upto } = handover.step
+                && upto <= reached
+            {
+                handover.step = Step::Proposed { since_ms: now_ms, unknown: 1, stuck: false };
+                proposals.add(partition, led.epoch, handover.to);
+            }
+        });
+        proposals.make(out);
+    }
+
+    /// Gives up what takes too long, and proposes again what was not answered.
+    pub(super) fn judge_handovers(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+        let propose_ms = self.settings.propose_ms;
+        let me = self.state.member(self.settings.node);
+        let (mut late, mut stuck_now, mut proposals) = (Vec::new(), false, Proposals::default());
+        self.each_handover(|partition, led, handover| {
+            let age_ms = now_ms.saturating_sub(handover.since_ms);
+            let Step::Proposed { since_ms, unknown, stuck } = &mut handover.step else {
+                late.extend((age_ms > HANDOVER_MS).then_some(partition));
+                return;
+            };
+            if now_ms >= *since_ms + propose_ms {
+                (*since_ms, *unknown) = (now_ms, *unknown + 1);
+                let to = if age_ms > HANDOVER_MS { me.unwrap_or(handover.to) } else { handover.to };
+                proposals.add(partition, led.epoch, to);
+            }
+            if age_ms > STUCK_MS && !std::mem::replace(stuck, true) {
+                stuck_now = true;
+            }
+        });
+        proposals.make(out);
+        if stuck_now {
+            self.gates_change(out);
+        }
+        self.open_again(&late, out);
+    }
+
+    /// Raft has decided on a proposal for these roles, and this machine has been told of the state after that: those that it
+    /// still leads in the same epoch did not move. To be said once for each time that it was proposed.
+    pub fn decided(&mut self, moves: &[Move], out: &mut Vec<Action>) {
+        let mut stayed = Vec::new();
+        self.each_handover(|partition, led, handover| {
+            let decided = moves.iter().any(|decided| (decided.partition, decided.epoch) == (partition, led.epoch));
+            if let Step::Proposed { unknown, .. } = &mut handover.step
+                && decided
+            {
+                *unknown = unknown.saturating_sub(1);
+                stayed.extend((*unknown == 0).then_some(partition));
+            }
+        });
+        self.open_again(&stayed, out);
+    }
+
+    fn open_again(&mut self, partitions: &[PartitionId], out: &mut Vec<Action>) {
+        for &partition in partitions {
+            self.forget_handover(partition);
+        }
+        if !partitions.is_empty() {
+            self.gates_change(out);
+        }
+    }
+
+    /// There is none any more; to whom it was proposed that the role goes, if it was.
+    pub(super) fn forget_handover(&mut self, partition: PartitionId) -> Option<Member> {
+        let led = self.led.get_mut(partition as usize)?.as_deref_mut()?;
+        let handover = led.handover.take()?;
+        self.handovers.retain(|other| *other != partition);
+        matches!(handover.step, Step::Proposed { .. }).then_some(handover.to)
+    }
+}
+
+/// What is proposed at once, by who gets it.
+#[derive(Default)]
+struct Proposals(Vec<(Member, Vec<Move>)>);
+
+impl Proposals {
+    fn add(&mut self, partition: PartitionId, epoch: Epoch, to: Member) {
+        let change = Move { partition, epoch };
+        match self.0.iter_mut().find(|(member, _)| *member == to) {
+            Some((_, moves)) => moves.push(change),
+            None => self.0.push((to, vec![change])),
+        }
+    }
+
+    fn make(self, out: &mut Vec<Action>) {
+        for (to, mut moves) in self.0 {
+            moves.sort_unstable_by_key(|change| change.partition);
+            out.push(Action::HandOver { moves, to });
+        }
+    }
+}
