@@ -1,7 +1,7 @@
 //! How the node ends: SHUTDOWN, SIGTERM, SIGINT.
 //!
-//! With save points, or if it is asked for, a snapshot is made first, while writes of clients wait: so nothing is lost that
-//! anybody was told of. When it is complete, the main thread is told to go on ([`crate::node`]). It has
+//! A node of a cluster first gives away what it leads, unless NOW is said. With save points, or if it is asked for, a snapshot
+//! is made then, while writes of clients wait: so nothing is lost that anybody was told of. When it is complete, the main thread is told to go on ([`crate::node`]). It has
 //! `shutdown-timeout`; if it fails or is late, a SHUTDOWN without FORCE is refused and the node goes on, but a signal,
 //! behind which nobody reads an answer, ends the node nevertheless.
 //!
@@ -46,21 +46,38 @@ impl Control {
             ending.force |= force;
             return;
         }
-        if !how.save.unwrap_or(!config.save.is_empty()) {
+        let saves = how.save.unwrap_or(!config.save.is_empty());
+        let leaves = !how.now && self.member().is_some();
+        if !saves && !leaves {
             return self.end_now(client.into_iter().collect());
         }
         let patience = Duration::from_secs(config.shutdown_timeout_s);
-        self.pause_writes(Some(patience + PAUSE_GRACE));
+        let pause = patience + PAUSE_GRACE;
+        if !leaves {
+            self.pause_writes(Some(pause));
+        }
         let number = self.endings.get() + 1;
         self.endings.set(number);
         *self.ending.borrow_mut() = Some(Ending { asked: client.into_iter().collect(), force, number });
-        tracing::info!("a snapshot is made before the node ends");
-        let control = Rc::clone(self);
+        let (control, deadline) = (Rc::clone(self), Instant::now() + patience);
         glommio::spawn_local(async move {
-            let saved = control.save_last(Instant::now() + patience).await;
+            if leaves {
+                control.give_away(deadline, || control.is_ending(number)).await;
+            }
+            let mut saved = Ok(());
+            if saves && control.is_ending(number) {
+                tracing::info!("a snapshot is made before the node ends");
+                control.pause_writes(Some(pause));
+                saved = control.save_last(deadline).await;
+            }
             control.saved_last(number, saved);
         })
         .detach();
+    }
+
+    /// Whether this end is still wanted.
+    fn is_ending(&self, number: u64) -> bool {
+        self.ending.borrow().as_ref().is_some_and(|ending| ending.number == number)
     }
 
     /// Makes a snapshot that begins now, until `deadline`.
@@ -85,9 +102,8 @@ impl Control {
         }
     }
 
-    fn saved_last(&self, number: u64, saved: Result<(), String>) {
-        let ours = self.ending.borrow().as_ref().is_some_and(|ending| ending.number == number);
-        if !ours {
+    fn saved_last(self: &Rc<Self>, number: u64, saved: Result<(), String>) {
+        if !self.is_ending(number) {
             return;
         }
         let force = self.ending.borrow().as_ref().is_some_and(|ending| ending.force);
@@ -114,7 +130,7 @@ impl Control {
     }
 
     /// SHUTDOWN ABORT: false if none is under way.
-    pub(super) fn abort_shutdown(&self) -> bool {
+    pub(super) fn abort_shutdown(self: &Rc<Self>) -> bool {
         let was = self.ending.borrow().is_some();
         if was {
             tracing::info!("the shutdown was aborted");
@@ -125,9 +141,10 @@ impl Control {
     }
 
     /// The node goes on.
-    fn give_up_end(&self) {
+    fn give_up_end(self: &Rc<Self>) {
         let Some(ending) = self.ending.borrow_mut().take() else { return };
         self.pause_writes(None);
+        self.stay();
         for (core, ask, part) in ending.asked {
             self.answer(core, ask, part, LogAnswer::Failed(String::new()));
         }

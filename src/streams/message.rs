@@ -100,6 +100,8 @@ pub enum ToLeader {
     Heartbeat {
         wall_ms: u64,
     },
+    /// The node is about to end: it wants to be in no in-sync set. Until the next Open.
+    Leave,
 }
 
 /// What a leader says to a want.
@@ -276,7 +278,7 @@ impl Wire for ToLeader {
                 sense(applied <= received && durable <= applied, "more than was received, or applied")
             }
             ToLeader::Has { held, .. } => check_held(held),
-            ToLeader::Heartbeat { .. } => Ok(()),
+            ToLeader::Heartbeat { .. } | ToLeader::Leave => Ok(()),
         }
     }
 }

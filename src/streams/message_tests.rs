@@ -20,6 +20,7 @@ fn to_leader() -> Vec<ToLeader> {
         ToLeader::Ack { round: 1, received: 9, applied: 8, durable: 7 },
         ToLeader::Has { run: 3, held: vec![held(1), held(5)] },
         ToLeader::Heartbeat { wall_ms: u64::MAX },
+        ToLeader::Leave,
     ]
 }
 

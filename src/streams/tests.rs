@@ -371,3 +371,43 @@ fn a_handover_that_does_not_get_on_is_given_up_or_taken_back() {
     leader.roles(1, &state, &mut out);
     assert_eq!(out[0], leader::Action::Deposed { partition: 0, epoch: 1, handed_over: false });
 }
+
+#[test]
+fn a_follower_that_is_about_to_end_is_waited_for_no_longer() {
+    let mut leader = followed();
+    let mut out = Vec::new();
+    leader.tick(1, 0, &mut out);
+    let proposed = |out: &[leader::Action]| -> Vec<Vec<NodeId>> {
+        let changes = out.iter().filter_map(|action| match action {
+            leader::Action::Propose(changes) => Some(changes.iter()),
+            _ => None,
+        });
+        changes.flatten().map(|change| change.in_sync.iter().map(|member| member.node).collect()).collect()
+    };
+    assert_eq!(proposed(&out), Vec::<Vec<NodeId>>::new());
+    leader.message(2, 5, ToLeader::Leave, &mut out);
+    out.clear();
+    leader.tick(3, 0, &mut out);
+    assert_eq!(proposed(&out), [[1, 3], [1, 3]]);
+    // No role goes to it.
+    assert_eq!(leader.hand_over(4, &[FIRST], to(2), &mut Vec::new()), 0);
+    // It stays after all.
+    leader.roles(5, &state(&[1, 3]), &mut out);
+    leader.message(6, 5, keep(2, 2), &mut out);
+    out.clear();
+    leader.turn_end(6, &mut out);
+    acknowledge(&mut leader, 10);
+    for now_ms in (20..=160).step_by(20) {
+        [5, 6].map(|peer| leader.message(now_ms, peer, ToLeader::Heartbeat { wall_ms: 0 }, &mut out));
+        leader.tick(now_ms, 0, &mut out);
+    }
+    assert_eq!(proposed(&out), [[1, 2, 3], [1, 2, 3]]);
+}
+
+/// An Open that goes on with both partitions.
+fn keep(node: NodeId, number: u64) -> ToLeader {
+    let ToLeader::Open(mut open) = open(node, &[(0, None), (1, None)]) else { unreachable!() };
+    open.number = number;
+    open.wants.iter_mut().for_each(|want| want.keep = true);
+    ToLeader::Open(open)
+}

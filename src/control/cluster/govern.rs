@@ -71,7 +71,8 @@ impl Control {
 
     /// Tells the governor whether it is in charge.
     fn follow_leadership(&self, member: &Rc<Member>, now_ms: SteadyMs) {
-        let leader = member.raft.as_leader().ok().map(|leader| leader.to_committed_leader_id());
+        let leader = member.raft.as_leader().ok().filter(|_| !member.yields_raft.get());
+        let leader = leader.map(|leader| leader.to_committed_leader_id());
         let applied = member.reader.applied().map(|id| id.leader_id);
         let mut governor = member.governor.borrow_mut();
         match leader {
@@ -196,7 +197,7 @@ impl Control {
         member.governor.borrow_mut().request(now_ms, &state, applied, quorum_ms, request)
     }
 
-    /// Whether this node may be given what it is in sync for: it has that, and can write.
+    /// Whether this node may be given what it is in sync for: it has that, can write, and is not about to end.
     fn is_ready(&self, member: &Member) -> bool {
         let streams = member.streams.borrow();
         let Some(streams) = &*streams else { return false };
@@ -205,7 +206,8 @@ impl Control {
             let may_lead = partition.in_sync.contains(&member.me) && partition.epoch > 1;
             may_lead && !streams.leading.has(id) && !streams.follower.is_complete(id)
         };
-        self.log.borrow().standing.disk_error.is_none() && !(0..).zip(state.partitions()).any(lacks)
+        let writes = self.log.borrow().standing.disk_error.is_none();
+        writes && !member.leaving.get() && !(0..).zip(state.partitions()).any(lacks)
     }
 
     fn ask_for_lease(self: &Rc<Self>, member: &Rc<Member>, now_ms: SteadyMs) {

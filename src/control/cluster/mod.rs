@@ -17,6 +17,7 @@ mod execute;
 mod govern;
 mod handover;
 mod holdings;
+mod leave;
 mod status;
 mod streams;
 mod view;
@@ -82,6 +83,9 @@ pub(super) struct Member {
     begins_with: Cell<Option<u64>>,
     /// It may vote: what it has promised in an earlier process is over.
     votes: Cell<bool>,
+    /// It is about to end, and wants no roles; and it lets another node lead raft.
+    leaving: Cell<bool>,
+    yields_raft: Cell<bool>,
     /// How long it promises to vote for nobody else, ms.
     election_ms: u32,
     /// None before the process is registered.
@@ -184,6 +188,8 @@ impl Member {
             asked: Cell::default(),
             begins_with: Cell::default(),
             votes: Cell::default(),
+            leaving: Cell::default(),
+            yields_raft: Cell::default(),
             election_ms,
             streams: RefCell::default(),
             has_keys: Cell::default(),

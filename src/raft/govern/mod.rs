@@ -67,7 +67,7 @@ mod voters;
 
 pub use governor::{Action, Governor, Members, NodeStatus, Outcome, Seen, Status, Ticket};
 pub use lease::{LeaseAnswer, LeaseRefusal, LeaseRequest, longest, outlast};
-pub use roles::HandOver;
+pub use roles::{HandOver, ROLES_AT_ONCE};
 pub use tenant::Tenant;
 
 use super::command::NodeId;

@@ -187,6 +187,8 @@ pub struct Follower {
     durable: Ticket,
     /// Partitions that wait for a ticket.
     watched: Vec<PartitionId>,
+    /// The node is about to end.
+    leaving: bool,
     #[cfg(test)]
     pub fault: Option<Fault>,
 }
@@ -205,6 +207,7 @@ impl Follower {
             applied: 0,
             durable: 0,
             watched: Vec::new(),
+            leaving: false,
             #[cfg(test)]
             fault: None,
         }

@@ -153,6 +153,25 @@ impl Follower {
         stream.heartbeat_sent_ms = now_ms;
         let open = Open { version: PROTOCOL_VERSION, node, incarnation, boot, attempt: stream.attempt, number, wants };
         out.push(Action::Send { leader, message: ToLeader::Open(open) });
+        if self.leaving {
+            out.push(Action::Send { leader, message: ToLeader::Leave });
+        }
+    }
+
+    /// The node is about to end: leaders are told that it wants to be in no in-sync set. It acknowledges until it is in none.
+    pub fn leave(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+        self.set_leaving(now_ms, true, out);
+    }
+
+    /// The node does not end after all.
+    pub fn stay(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+        self.set_leaving(now_ms, false, out);
+    }
+
+    fn set_leaving(&mut self, now_ms: u64, leaving: bool, out: &mut Vec<Action>) {
+        self.leaving = leaving;
+        self.streams.values_mut().for_each(|stream| stream.changed = true);
+        self.turn_end(now_ms, out);
     }
 
     /// A leader hears that copies are complete, or what a suffix was sent of.

@@ -91,7 +91,8 @@ impl Leader {
             };
         };
         let (behind_ms, _) = fellow.timeline.lag(now_ms, fellow.received);
-        let alive = behind_ms < settings.insync_timeout_ms
+        let alive = !fellow.leaving
+            && behind_ms < settings.insync_timeout_ms
             && now_ms.saturating_sub(fellow.heard_ms) < settings.insync_timeout_ms
             && fellow.detector.phi(now_ms) <= settings.phi_max;
         let part = fellow.parts.get(&id).filter(|part| part.epoch == led.epoch);
@@ -103,6 +104,7 @@ impl Leader {
                     Opinion::Bad
                 }
             }
+            _ if fellow.leaving => Opinion::Bad,
             Some(Part { phase: Phase::Queued | Phase::Copying, .. }) => Opinion::Bad,
             _ => patience(led.led_ms.max(fellow.since_ms), settings.insync_timeout_ms),
         }

@@ -304,6 +304,7 @@ impl Leader {
                 self.completed(now_ms, at, run, &partitions, out);
             }
             ToLeader::Heartbeat { .. } => self.fellows[at].detector.heartbeat(now_ms),
+            ToLeader::Leave => self.fellows[at].leaving = true,
             ToLeader::Open(_) => unreachable!("handled above"),
         }
     }
@@ -341,7 +342,7 @@ impl Leader {
     fn take_wants(&mut self, at: usize, open: &Open, out: &mut Vec<Action>) {
         self.confirm_all(at);
         let fellow = &mut self.fellows[at];
-        fellow.open = open.number;
+        (fellow.open, fellow.leaving) = (open.number, false);
         let mut before = std::mem::take(&mut fellow.parts);
         for want in &open.wants {
             let kept = before.remove(&want.partition).filter(|part| want.keep && part.epoch == want.epoch);

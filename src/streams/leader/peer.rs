@@ -55,6 +55,8 @@ pub struct Fellow {
     pub recognized: bool,
     /// The last Open.
     pub open: u64,
+    /// It is about to end.
+    pub leaving: bool,
     pub round: u64,
     pub parts: BTreeMap<PartitionId, Part>,
     /// How many of these the stream carries, and how many are being copied.
@@ -102,6 +104,7 @@ impl Fellow {
             attempt: open.attempt,
             recognized: false,
             open: open.number,
+            leaving: false,
             round: 0,
             parts: BTreeMap::new(),
             following: 0,

@@ -451,6 +451,8 @@ impl World {
             13 if self.random.chance(30) => self.move_role(),
             13 | 15 | 16 => self.ask_for_role(),
             14 => self.place(),
+            17 if self.works(n) => self.on_follower(n, |follower, now, out| follower.leave(now, out)),
+            18 | 19 if self.works(n) => self.on_follower(n, |follower, now, out| follower.stay(now, out)),
             _ => {}
         }
     }
@@ -600,6 +602,7 @@ impl World {
         self.quiet = true;
         for n in self.ids() {
             self.node(n).stalled_until_ms = 0;
+            self.on_follower(n, |follower, now, out| follower.stay(now, out));
             if !self.nodes[n as usize - 1].alive {
                 self.restart(n);
             }

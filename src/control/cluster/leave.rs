@@ -1,0 +1,129 @@
+//! A node that is about to end gives away what it has, so that clients do not have to wait until it is missed: its roles, its
+//! place in in-sync sets (whoever leads would wait for it), and the leadership of raft.
+//!
+//! Owned by the control core.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use openraft_rt::WatchReceiver;
+
+use super::Member;
+use crate::cluster::NodeId;
+use crate::control::Control;
+use crate::raft::command::{self, Move};
+use crate::raft::govern::ROLES_AT_ONCE;
+
+/// How long all of it may take.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(4);
+
+/// How long another node may take to lead raft, before the next one is asked.
+const YIELD_PATIENCE: Duration = Duration::from_millis(300);
+
+/// Between two looks at what is left.
+const LOOK: Duration = Duration::from_millis(5);
+
+impl Member {
+    /// What this node could give away: roles that another node could take, by that node.
+    fn roles_to_give(&self) -> BTreeMap<NodeId, (command::Member, Vec<Move>)> {
+        let state = self.reader.state();
+        let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
+        state.partitions().iter().filter_map(|is| is.primary).for_each(|node| *led.entry(node).or_default() += 1);
+        let mut given: BTreeMap<NodeId, (command::Member, Vec<Move>)> = BTreeMap::new();
+        for (partition, is) in (0..).zip(state.partitions()).filter(|(_, is)| is.primary == Some(self.me)) {
+            let others = is.in_sync.iter().filter(|node| **node != self.me);
+            let Some(&to) = others.min_by_key(|node| led.get(node).copied().unwrap_or(0)) else { continue };
+            let Some(member) = state.member(to) else { continue };
+            *led.entry(to).or_default() += 1;
+            let (_, moves) = given.entry(to).or_insert_with(|| (member, Vec::new()));
+            moves.push(Move { partition, epoch: is.epoch });
+        }
+        given
+    }
+
+    /// Whether somebody would miss this node: it leads what another one could lead, or is waited for.
+    fn is_missed(&self) -> bool {
+        let state = self.reader.state();
+        state.partitions().iter().any(|is| is.in_sync.len() > 1 && is.in_sync.contains(&self.me))
+    }
+
+    /// The voter that has most of raft's log, but for this node; None: this node does not lead raft, or alone.
+    fn next_leader(&self, asked: &[NodeId]) -> Option<NodeId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.current_leader != Some(self.me) {
+            return None;
+        }
+        let voters = metrics.membership_config.membership().voter_ids();
+        let has = |node: &NodeId| metrics.replication.as_ref().and_then(|matched| matched.get(node).copied().flatten());
+        voters.filter(|node| *node != self.me && !asked.contains(node)).max_by_key(has)
+    }
+}
+
+impl Control {
+    /// Gives away what this node has, as long as `goes_on` says so, and not much longer than until `deadline`.
+    pub(in crate::control) async fn give_away(self: &Rc<Self>, deadline: Instant, goes_on: impl Fn() -> bool) {
+        let Some(member) = self.member().filter(|member| member.reader.state().nodes().len() > 1) else { return };
+        let deadline = deadline.min(Instant::now() + LEAVE_PATIENCE);
+        tracing::info!("what this node leads is given away");
+        member.leaving.set(true);
+        self.with_follower(|follower, now_ms, out| follower.leave(now_ms, out));
+        let late = loop {
+            self.give_roles(&member);
+            if !goes_on() {
+                return;
+            }
+            match Instant::now() >= deadline {
+                _ if !member.is_missed() => break false,
+                true => break true,
+                false => glommio::timer::sleep(LOOK).await,
+            }
+        };
+        self.yield_raft(&member).await;
+        match late {
+            true => tracing::warn!("not everything that this node leads or follows was given away in time"),
+            false => tracing::info!("everything that this node led is given away"),
+        }
+    }
+
+    /// The node goes on: it may have roles again.
+    pub(in crate::control) fn stay(self: &Rc<Self>) {
+        let Some(member) = self.member().filter(|member| member.leaving.replace(false)) else { return };
+        member.yields_raft.set(false);
+        self.with_follower(|follower, now_ms, out| follower.stay(now_ms, out));
+    }
+
+    fn give_roles(self: &Rc<Self>, member: &Member) {
+        let under_way = || member.streams.borrow().as_ref().map_or(0, |streams| streams.leader.handing_over());
+        for (to, moves) in member.roles_to_give().into_values() {
+            let room = ROLES_AT_ONCE.saturating_sub(under_way());
+            let moves = &moves[..room.min(moves.len())];
+            if !moves.is_empty() {
+                self.with_leader(|leader, now_ms, out| {
+                    leader.hand_over(now_ms, moves, to, out);
+                });
+            }
+        }
+        self.advance();
+    }
+
+    /// Lets another voter lead raft. No lease is granted meanwhile: this node does not know any more whether it leads.
+    async fn yield_raft(self: &Rc<Self>, member: &Rc<Member>) {
+        let mut asked = Vec::new();
+        while let Some(to) = member.next_leader(&asked) {
+            asked.push(to);
+            member.yields_raft.set(true);
+            member.governor.borrow_mut().resign();
+            tracing::info!(to, "another node is to lead raft");
+            if member.raft.trigger().transfer_leader(to).await.is_err() {
+                return;
+            }
+            let by = Instant::now() + YIELD_PATIENCE;
+            while member.raft.metrics().borrow_watched().current_leader == Some(member.me) && Instant::now() < by {
+                glommio::timer::sleep(LOOK).await;
+            }
+        }
+        member.yields_raft.set(false);
+    }
+}
