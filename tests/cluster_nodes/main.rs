@@ -11,6 +11,7 @@
 //! | `rounds` | a cluster under load, something that befalls it, and what is checked afterwards |
 //! | `serving` | keys are where slots say |
 //! | `kills`, `stalls`, `cuts` | nodes that end, that stand still, and that nobody hears |
+//! | `handovers` | roles that move while all nodes live, or one dies meanwhile |
 //! | `strangers` | nodes of other clusters, and bytes that make no sense |
 //!
 //! `KEYLOOM_CLUSTER_ROUNDS` is how often each is done, with one seed after the other from `KEYLOOM_SEED` on.
@@ -21,6 +22,7 @@ mod common;
 mod applications;
 mod client;
 mod cuts;
+mod handovers;
 mod kills;
 mod lan;
 mod lists;
