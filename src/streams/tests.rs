@@ -398,7 +398,9 @@ fn a_follower_that_is_about_to_end_is_waited_for_no_longer() {
     leader.turn_end(6, &mut out);
     acknowledge(&mut leader, 10);
     for now_ms in (20..=100).step_by(20) {
-        [5, 6].map(|peer| leader.message(now_ms, peer, ToLeader::Heartbeat { wall_ms: 0 }, &mut out));
+        for peer in [5, 6] {
+            leader.message(now_ms, peer, ToLeader::Heartbeat { wall_ms: 0 }, &mut out);
+        }
         leader.tick(now_ms, 0, &mut out);
     }
     assert_eq!(proposed(&out), [[1, 2, 3], [1, 2, 3]]);

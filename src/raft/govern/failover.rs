@@ -24,17 +24,14 @@ pub fn promote(
     let is_dead = |node: NodeId| nodes.get(&node).is_some_and(|standing| standing.dead_ms.is_some());
     let is_ready =
         |node: NodeId| nodes.get(&node).is_some_and(|standing| standing.ready && standing.is_fresh(settings, now_ms));
-    let mut involved = BTreeSet::new();
-    let mut promotes = false;
-    for partition in state.partitions().iter().filter(|partition| partition.epoch > 0) {
-        involved.extend(&partition.in_sync);
-        if partition.primary.is_none_or(is_dead) {
-            promotes |= partition.in_sync.iter().any(|node| is_ready(*node));
-        }
-    }
-    if !promotes {
+    let any_dead = nodes.values().any(|standing| standing.dead_ms.is_some());
+    let placed = || state.partitions().iter().filter(|partition| partition.epoch > 0);
+    // This is asked a hundred times a second, and nearly always nobody is dead.
+    let orphans = || placed().filter(|partition| partition.primary.is_none_or(|primary| any_dead && is_dead(primary)));
+    if !orphans().any(|partition| partition.in_sync.iter().any(|node| is_ready(*node))) {
         return None;
     }
+    let involved: BTreeSet<NodeId> = placed().flat_map(|partition| partition.in_sync.iter().copied()).collect();
     let members = |which: &dyn Fn(NodeId) -> bool| -> Vec<Member> {
         involved.iter().filter(|node| which(**node)).filter_map(|node| state.member(*node)).collect()
     };

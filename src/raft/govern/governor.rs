@@ -126,9 +126,19 @@ struct Lead {
     nodes: BTreeMap<NodeId, Standing>,
     under_way: UnderWay,
     goal: Option<Goal>,
+    /// Nothing was to be done towards the goal when things were like this.
+    rests: Option<Looked>,
     evening: Evening,
     /// Copies that are received because they move, when it was looked last.
     moving: usize,
+}
+
+/// What the steps towards a goal depend on, beside it.
+#[derive(Debug, PartialEq, Eq)]
+struct Looked {
+    applied: u64,
+    /// Who is alive.
+    alive: Vec<NodeId>,
 }
 
 /// See the module.
@@ -206,6 +216,7 @@ impl Governor {
             nodes: BTreeMap::new(),
             under_way: UnderWay::default(),
             goal: None,
+            rests: None,
             evening: Evening::default(),
             moving: 0,
         });
@@ -375,8 +386,14 @@ impl Governor {
             return;
         }
         let Ok(placement) = &goal.placement else { return };
+        let alive = lead.nodes.iter().filter(|(_, standing)| standing.dead_ms.is_none()).map(|(node, _)| *node);
+        let looked = Looked { applied: seen.applied, alive: alive.collect() };
+        if lead.rests.as_ref() == Some(&looked) {
+            return;
+        }
         let steps = moves::steps(&self.settings, seen.state, placement, &goal.wanted, &lead.nodes);
         lead.moving = steps.moving;
+        lead.rests = (steps.place.is_none() && steps.shrink.is_none()).then_some(looked);
         let mut ticket = self.last_ticket;
         if let Some(command) = steps.place {
             ticket += 1;
@@ -446,6 +463,7 @@ impl Governor {
         let Some(lead) = &mut self.lead else { return };
         if let Some((_, wanted)) = lead.under_way.plan.take_if(|(under_way, _)| *under_way == ticket) {
             lead.goal = Some(Goal { wanted, placement });
+            lead.rests = None;
             lead.evening.begin();
         }
     }

@@ -38,12 +38,12 @@ pub fn wanted(
         return None;
     }
     let placed = state.partitions().iter().any(|partition| partition.epoch > 0);
-    let holders: BTreeSet<NodeId> = state.partitions().iter().flat_map(|is| is.replicas.iter().copied()).collect();
+    let holds = |id: NodeId| state.partitions().iter().any(|is| is.replicas.contains(&id));
     let racks: BTreeSet<&str> = state.nodes().iter().map(|node| node.profile.rack.as_str()).collect();
     let stays = |id: NodeId| {
         nodes.get(&id).is_some_and(|standing| {
             let short = !standing.dead_for(now_ms, settings.replace_after_ms);
-            standing.dead_ms.is_none() || holders.contains(&id) && short
+            standing.dead_ms.is_none() || short && holds(id)
         })
     };
     let member = |node: &crate::raft::state::Node| Member {

@@ -10,14 +10,14 @@
 //!
 //! Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::Settings;
 use super::standing::Standing;
 use crate::cluster;
-use crate::raft::command::{COUNT_MAX, Member, Move, NodeId, PARTITIONS_MAX, PartitionId};
+use crate::raft::command::{COUNT_MAX, Member, Move, NodeId, PARTITIONS_MAX};
 use crate::raft::state::{Partition, State};
 use crate::shard::SteadyMs;
 
@@ -55,8 +55,9 @@ impl HandOver {
 /// Roles on their way to where the plan wants them.
 #[derive(Debug, Default)]
 pub struct Evening {
-    /// These have been where the plan wants them.
-    settled: BTreeSet<PartitionId>,
+    /// Which have been where the plan wants them, by number, and how many.
+    settled: Vec<bool>,
+    settled_count: usize,
     /// When a node was asked last, and which roles it was asked for.
     asked: BTreeMap<NodeId, (SteadyMs, Vec<Move>)>,
 }
@@ -76,6 +77,11 @@ impl Evening {
         nodes: &BTreeMap<NodeId, Standing>,
         now_ms: SteadyMs,
     ) -> Vec<(NodeId, HandOver)> {
+        let count = state.partitions().len();
+        if self.settled_count == count {
+            return Vec::new();
+        }
+        self.settled.resize(count, false);
         // Whoever was asked, and has not done it all yet, is left alone for a while.
         let is_open = |change: &Move| state.partition(change.partition).is_some_and(|is| is.epoch == change.epoch);
         self.asked.retain(|_, (asked_ms, moves)| {
@@ -86,12 +92,15 @@ impl Evening {
             nodes.get(&node).is_some_and(|standing| standing.ready && standing.is_fresh(settings, now_ms))
         };
         let mut wanted: BTreeMap<NodeId, HandOver> = BTreeMap::new();
-        for ((id, is), plan) in (0..).zip(state.partitions()).zip(&plan.partitions) {
+        let partitions = (0..).zip(state.partitions()).zip(&plan.partitions).zip(&mut self.settled);
+        for (((id, is), plan), settled) in partitions.filter(|(_, settled)| !**settled) {
             let Some(primary) = is.primary.filter(|primary| is_alive(*primary)) else { continue };
             if primary == plan.primary {
-                self.settled.insert(id);
+                *settled = true;
+                self.settled_count += 1;
+                continue;
             }
-            if self.settled.contains(&id) || self.asked.contains_key(&primary) {
+            if self.asked.contains_key(&primary) {
                 continue;
             }
             let Some(to) = successor(is, primary, plan, &can_lead).and_then(|to| state.member(to)) else { continue };

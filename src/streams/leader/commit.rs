@@ -289,6 +289,9 @@ impl Leader {
 
     /// What is held back by partitions that are led no longer and not released.
     fn held_back(&self) -> Index {
+        if self.deposed == 0 {
+            return self.end;
+        }
         let deposed = self.led.iter().flatten().filter_map(|led| Some((led.deposed?, led.last)));
         deposed.filter(|(committed, last)| last > committed).map(|(committed, _)| committed).min().unwrap_or(self.end)
     }

@@ -64,6 +64,7 @@ impl Leader {
     /// Gives these roles to another node, those of them that it can take. What becomes of it is seen in raft's state; how many
     /// are on their way.
     pub fn hand_over(&mut self, now_ms: u64, moves: &[Move], to: Member, out: &mut Vec<Action>) -> usize {
+        self.look_who_keeps_up(now_ms);
         let known = self.state.member(to.node) == Some(to) && to.node != self.settings.node;
         let before = self.handovers.len();
         let gates = self.gates + 1;

@@ -24,7 +24,20 @@ enum Opinion {
 }
 
 impl Leader {
+    /// Looks at each follower once, as there may be a thousand partitions that it follows.
+    pub(super) fn look_who_keeps_up(&mut self, now_ms: u64) {
+        let Settings { insync_timeout_ms, phi_max, .. } = self.settings;
+        for fellow in &mut self.fellows {
+            let (behind_ms, _) = fellow.timeline.lag(now_ms, fellow.received);
+            fellow.keeps_up = !fellow.leaving
+                && behind_ms < insync_timeout_ms
+                && now_ms.saturating_sub(fellow.heard_ms) < insync_timeout_ms
+                && fellow.detector.phi(now_ms) <= phi_max;
+        }
+    }
+
     pub(super) fn judge_in_sync(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+        self.look_who_keeps_up(now_ms);
         let mut changes = Vec::new();
         for id in 0..self.led.len() as PartitionId {
             let Some(mut led) = self.led[id as usize].take() else { continue };
@@ -42,6 +55,9 @@ impl Leader {
         let settings = &self.settings;
         if now_ms.saturating_sub(led.led_ms) > 2 * settings.insync_timeout_ms {
             led.suffix = None;
+        }
+        if led.proposed_ms.is_none() && self.all_are_in_sync(now_ms, id, led) {
+            return None;
         }
         let mut desired = vec![settings.node];
         for node in led.replicas.clone().into_iter().filter(|node| *node != settings.node) {
@@ -79,6 +95,15 @@ impl Leader {
         Some(InSyncChange { partition: id, epoch: led.epoch, version: led.version, in_sync })
     }
 
+    /// Whether all who have a copy are in the set, and nobody should leave it.
+    fn all_are_in_sync(&self, now_ms: u64, id: PartitionId, led: &Led) -> bool {
+        let stays = |node: &NodeId| {
+            *node == self.settings.node
+                || led.in_sync.contains(node) && !matches!(self.opinion(now_ms, id, led, *node), Opinion::Bad)
+        };
+        led.in_sync.len() == led.replicas.len() && led.replicas.iter().all(stays)
+    }
+
     fn opinion(&self, now_ms: u64, id: PartitionId, led: &Led, node: NodeId) -> Opinion {
         let settings = &self.settings;
         let patience = |since_ms: u64, timeout_ms: u64| {
@@ -90,15 +115,10 @@ impl Leader {
                 _ => patience(led.led_ms, settings.insync_timeout_ms),
             };
         };
-        let (behind_ms, _) = fellow.timeline.lag(now_ms, fellow.received);
-        let alive = !fellow.leaving
-            && behind_ms < settings.insync_timeout_ms
-            && now_ms.saturating_sub(fellow.heard_ms) < settings.insync_timeout_ms
-            && fellow.detector.phi(now_ms) <= settings.phi_max;
         let part = fellow.parts.get(&id).filter(|part| part.epoch == led.epoch);
         match part {
             Some(part) if self.counts(part) => {
-                if alive {
+                if fellow.keeps_up {
                     Opinion::Good
                 } else {
                     Opinion::Bad

@@ -15,7 +15,7 @@
 //!
 //! Invariants: a node has one connection at the most; at most one copy is under way; a partition is copied only to a
 //! follower that no set names which may be in force; what waits for whom is never less than raft's set and all that were proposed
-//! since it was seen.
+//! since it was seen; `deposed` counts the partitions that say so.
 
 mod commit;
 mod copy;
@@ -150,6 +150,8 @@ pub struct Leader {
     /// Partitions whose role is on its way to another node; and how often a gate has changed.
     handovers: Vec<PartitionId>,
     gates: u64,
+    /// Partitions that are led no longer and not released.
+    deposed: usize,
     #[cfg(test)]
     pub fault: Option<Fault>,
 }
@@ -174,6 +176,7 @@ impl Leader {
             copied_last: 0,
             handovers: Vec::new(),
             gates: 0,
+            deposed: 0,
             #[cfg(test)]
             fault: None,
         }
@@ -211,6 +214,7 @@ impl Leader {
         if (partition.epoch, partition.primary) != (led.epoch, Some(self.settings.node)) {
             let committed = self.groups.get(led.group).map_or(0, |group| group.upto);
             led.deposed = Some(committed.max(led.committed));
+            self.deposed += 1;
             let epoch = led.epoch;
             for fellow in &mut self.fellows {
                 if let Some(part) = fellow.parts.get_mut(&id).filter(|part| part.epoch <= epoch) {
@@ -281,6 +285,7 @@ impl Leader {
     /// more. Gives its tail; None: this node does not lead it.
     pub fn release(&mut self, partition: PartitionId) -> Option<Tail> {
         let led = self.led.get_mut(partition as usize)?.take_if(|led| led.deposed.is_some())?;
+        self.deposed -= 1;
         self.untidy = true;
         Some(led.tail)
     }

@@ -57,6 +57,8 @@ pub struct Fellow {
     pub open: u64,
     /// It is about to end.
     pub leaving: bool,
+    /// It is alive and hardly behind, as it was looked last ([`super::Leader::look_who_keeps_up`]).
+    pub keeps_up: bool,
     pub round: u64,
     pub parts: BTreeMap<PartitionId, Part>,
     /// How many of these the stream carries, and how many are being copied.
@@ -105,6 +107,7 @@ impl Fellow {
             recognized: false,
             open: open.number,
             leaving: false,
+            keeps_up: false,
             round: 0,
             parts: BTreeMap::new(),
             following: 0,
