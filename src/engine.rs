@@ -14,6 +14,8 @@ mod logged;
 #[cfg(test)]
 mod logged_tests;
 mod memory;
+#[cfg(debug_assertions)]
+pub mod served;
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -113,6 +115,8 @@ pub struct Engine {
     few_in_sync: bool,
     /// Requests about some partitions wait, as their role moves to another node, or from one.
     roles_move: bool,
+    #[cfg(debug_assertions)]
+    served: served::Served,
     /// The number of [`Engine::config`]; see [`crate::state::Configured`].
     config_number: u64,
     pub node: Arc<NodeState>,
@@ -163,6 +167,8 @@ impl Engine {
         let led = vec![true; shard.partitions().len()].into();
         let clock = quanta::Clock::new();
         let tick = clock.raw();
+        #[cfg(debug_assertions)]
+        let served = served::Served::new(router.me());
         let mut engine = Engine {
             router,
             hasher,
@@ -184,6 +190,8 @@ impl Engine {
             lapsed: false,
             few_in_sync: false,
             roles_move: false,
+            #[cfg(debug_assertions)]
+            served,
             config,
             config_number: configured.number,
             node,
@@ -341,6 +349,8 @@ impl Engine {
         if !self.make_way(call.row, call.args) && !self.in_transaction {
             return self.refuse_memory(call.row, reply);
         }
+        #[cfg(debug_assertions)]
+        self.note_served(&call);
         self.random = xorshift(self.random);
         let mark = reply.output().mark();
         // What a command changes is one unit, unless it is part of a larger one.

@@ -102,6 +102,23 @@ impl Engine {
         valid
     }
 
+    /// For tests: everything that was executed until then may be shown, or not.
+    #[cfg(debug_assertions)]
+    pub fn served_until(&mut self, until_ns: i64, valid: bool) {
+        self.served.looked(until_ns, valid);
+    }
+
+    /// For tests: a command for a client is about to be executed.
+    #[cfg(debug_assertions)]
+    pub(super) fn note_served(&mut self, call: &super::Call) {
+        if let Some(view) = self.view.as_deref().filter(|_| self.in_cluster && call.db == LED && self.served.is_on())
+            && let Some(partition) = call.first.map(|key| key.partition)
+            && view.leads(partition)
+        {
+            self.served.begins(partition, view.roles(partition).epoch);
+        }
+    }
+
     #[cold]
     fn note_lease(&mut self, valid: bool) {
         self.lapsed = !valid;

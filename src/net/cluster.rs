@@ -221,8 +221,12 @@ impl Pump {
 
     #[inline(never)]
     fn check_lease_now(&mut self) {
+        #[cfg(debug_assertions)]
+        let executed_ns = crate::engine::served::boot_ns();
         let now_ms = self.clock.now().steady_ms;
         let valid = self.engine.check_lease(now_ms);
+        #[cfg(debug_assertions)]
+        self.engine.served_until(executed_ns, valid);
         let mut unchecked = std::mem::take(&mut self.in_cluster.unchecked);
         for index in unchecked.drain(..) {
             if let Some(connection) = self.connections[index as usize].as_deref_mut() {

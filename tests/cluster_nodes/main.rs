@@ -8,6 +8,7 @@
 //! | `client` | a client that follows MOVED and knows what it does not know |
 //! | `load` | random requests whose history is recorded |
 //! | `register`, `lists` | whether a history is one of a store that has one copy of everything |
+//! | `served` | whether two nodes have served one partition at the same time |
 //! | `rounds` | a cluster under load, something that befalls it, and what is checked afterwards |
 //! | `serving` | keys are where slots say |
 //! | `kills`, `stalls`, `cuts` | nodes that end, that stand still, and that nobody hears |
@@ -30,6 +31,7 @@ mod load;
 mod nodes;
 mod register;
 mod rounds;
+mod served;
 mod serving;
 mod stalls;
 mod strangers;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use keyloom::route::{SLOTS, slot_of};
 
 use crate::common::{Client, Server, free_port, wait_until};
 use crate::lan::{Direction, Lan};
+use crate::served::{self, Found};
 
 /// Until everything is served and in sync again after whatever has happened.
 pub const HEALTHY_MAX: Duration = Duration::from_secs(60);
@@ -29,6 +31,8 @@ pub struct Cluster {
     args: Vec<String>,
     pub lan: Option<Lan>,
     cut: Vec<bool>,
+    /// Where nodes write what they have served.
+    served: PathBuf,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -73,13 +77,19 @@ impl Cluster {
         let alone = ALONE.lock().unwrap_or_else(|broken| broken.into_inner());
         let args = args.iter().map(|word| word.to_string()).collect();
         let buses = (0..count).map(|_| free_port()).collect();
-        let mut cluster = Cluster { nodes: Vec::new(), buses, args, lan, cut: vec![false; count], _alone: alone };
+        let served = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("served-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&served);
+        std::fs::create_dir_all(&served).unwrap();
+        let cut = vec![false; count];
+        let mut cluster = Cluster { nodes: Vec::new(), buses, args, lan, cut, served, _alone: alone };
         for node in 0..count {
             let args = cluster.args_of(node, &[]);
             let (host, prefix) = match &cluster.lan {
                 Some(lan) => (lan.host(node), lan.prefix(node)),
                 None => (Ipv4Addr::LOCALHOST, Vec::new()),
             };
+            let served = format!("KEYLOOM_SERVED_LOG={}", cluster.served.display());
+            let prefix = [prefix, vec!["env".into(), served]].concat();
             let args: Vec<&str> = args.iter().map(String::as_str).collect();
             cluster.nodes.push(Server::keyloom_at(host, prefix, &args));
         }
@@ -229,6 +239,14 @@ impl Cluster {
         }
     }
 
+    /// No two nodes have served one partition at the same time.
+    #[track_caller]
+    pub fn assert_served_apart(&self) -> Found {
+        let found = served::check_files(&self.served).unwrap_or_else(|why| panic!("{why}"));
+        assert!(found.partitions > 0, "nothing was served, or nobody wrote of it");
+        found
+    }
+
     /// Waits until the cluster is as it was; how long that took.
     #[track_caller]
     pub fn wait_healthy(&self) -> Duration {
@@ -297,6 +315,14 @@ impl Cluster {
             let lan = self.lan.as_ref().expect("nodes that are apart");
             assert!(lan.vanished(node) > 0, "nothing of node {node} has vanished");
             lan.mend(node);
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let _ = std::fs::remove_dir_all(&self.served);
         }
     }
 }

@@ -63,7 +63,8 @@ pub fn under_load(
         assert!(node.is_running(), "a node has ended");
     }
     cluster.assert_sound();
-    println!("{what}, seed {seed}: {counts:?}, healthy {} ms later", healthy.as_millis());
+    let served = cluster.assert_served_apart();
+    println!("{what}, seed {seed}: {counts:?}, {served:?}, healthy {} ms later", healthy.as_millis());
 }
 
 /// Until somebody writes a key that a node leads which is gone since then.
