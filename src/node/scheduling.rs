@@ -19,8 +19,9 @@ use std::time::Duration;
 pub(super) enum Role {
     Data,
     Control,
-    /// The control core of a node in cluster mode. What it says to others in time is what the node serves by, and a lease
-    /// lasts for some hundred milliseconds: on a machine with much else to do it must not be the last.
+    /// The control core of a node in cluster mode. It does not interrupt data cores either. But what it says to others in
+    /// time is what the node serves by, and a lease lasts for some hundred milliseconds: on a machine with much else to do it
+    /// must not be the last.
     Member,
 }
 
@@ -37,7 +38,7 @@ pub(super) fn set(role: Role) {
         Role::Data => (libc::SCHED_NORMAL, SLICE, None),
         // Such a thread does not interrupt another one when it wakes.
         Role::Control => (libc::SCHED_BATCH, Duration::ZERO, Some(NICE)),
-        Role::Member => (libc::SCHED_NORMAL, Duration::ZERO, None),
+        Role::Member => (libc::SCHED_BATCH, Duration::ZERO, None),
     };
     // SAFETY: all-zero is a valid sched_attr.
     let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
@@ -61,7 +62,8 @@ mod tests {
     #[test]
     fn the_policy_is_that_of_the_role() {
         let normal = libc::SCHED_NORMAL;
-        for (role, policy) in [(Role::Control, libc::SCHED_BATCH), (Role::Data, normal), (Role::Member, normal)] {
+        let batch = libc::SCHED_BATCH;
+        for (role, policy) in [(Role::Control, batch), (Role::Data, normal), (Role::Member, batch)] {
             let thread = std::thread::spawn(move || {
                 set(role);
                 // SAFETY: a plain system call for the calling thread.

@@ -75,6 +75,8 @@ pub struct Fellow {
     /// What it was told: the end of the stream, and what is committed.
     pub upto_told: Index,
     pub commit_told: Index,
+    /// When it was told that without frames.
+    pub commit_alone_ms: u64,
     /// The last frame that has something for it.
     pub last: Index,
     pub received: Index,
@@ -119,6 +121,7 @@ impl Fellow {
             queued_bytes: 0,
             upto_told: end,
             commit_told: 0,
+            commit_alone_ms: 0,
             last: 0,
             received: end,
             applied: 0,

@@ -13,6 +13,8 @@ use crate::streams::units::{Gather, Scope, Target, Targets, Unit, Units};
 pub const READ_WINDOW_BYTES: u64 = 1 << 20;
 /// The commit index alone is sent only if no more is queued: else it goes along with what follows.
 const COMMIT_ALONE_BYTES_MAX: u64 = 4 << 10;
+/// And only so often, unless somebody waits for followers to have applied: under load the next frames take it along.
+const COMMIT_ALONE_MS: u64 = 5;
 
 impl Leader {
     /// The log has grown by this frame. What comes of it is sent with [`Leader::turn_end`].
@@ -208,11 +210,14 @@ impl Leader {
         for at in 0..self.fellows.len() {
             self.flush(now_ms, at, out);
             let commit = self.commit_for(at);
+            let awaited = self.settings.durable_quorum;
             let fellow = &mut self.fellows[at];
             // What it caught up with may have had nothing for it.
             let arrived = fellow.upto_told < fellow.last && fellow.position >= fellow.last;
-            let news = fellow.commit_told < commit && fellow.queued_bytes <= COMMIT_ALONE_BYTES_MAX;
+            let due = awaited || now_ms >= fellow.commit_alone_ms + COMMIT_ALONE_MS;
+            let news = due && fellow.commit_told < commit && fellow.queued_bytes <= COMMIT_ALONE_BYTES_MAX;
             if (news || arrived) && fellow.round > 0 {
+                fellow.commit_alone_ms = now_ms;
                 self.send_frames(now_ms, at, Vec::new(), commit, out);
             }
             let fellow = &mut self.fellows[at];
