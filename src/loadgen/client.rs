@@ -7,28 +7,14 @@
 //! whatever is due is written at once, as long as at most `pipeline` requests are in flight; the rest waits in the
 //! schedule and its waiting counts.
 
-use std::collections::VecDeque;
-
 use super::plan::{Op, Plan};
-use super::reply::{Outcome, ReplyError, ReplyReader};
+use super::reply::Outcome;
 use super::schedule::Schedule;
 use super::stats::{Answer, Stats};
+use super::wire::{Answered, ClientError, Wire};
 
-/// A batch is cut when this many bytes wait to be written; the rest follows when they are.
-const OUT_BYTES_MAX: usize = 4 << 20;
-/// An empty output buffer larger than this is given back.
-const OUT_BYTES_KEEP: usize = 8 << 20;
 /// Scheduled requests that were never sent are counted up to this.
 const UNSENT_MAX: u64 = 10_000_000;
-
-/// The server's bytes cannot be understood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ClientError {
-    #[error(transparent)]
-    Reply(#[from] ReplyError),
-    #[error("the server sent a reply to no request")]
-    Unexpected,
-}
 
 /// A request in flight.
 #[derive(Clone, Copy, Debug)]
@@ -52,62 +38,52 @@ pub struct Pace {
     pub schedule: Option<Schedule>,
 }
 
+/// Skips what is due before `now_ns`; how many requests that count it was.
+pub fn unsent_by(pace: &mut Pace, now_ns: u64) -> u64 {
+    let mut unsent = 0;
+    if let Some(schedule) = &mut pace.schedule {
+        while unsent < pace.requests.min(UNSENT_MAX) && schedule.due_ns() < now_ns {
+            unsent += u64::from(schedule.due_ns() >= pace.record_from_ns);
+            schedule.advance();
+        }
+    }
+    unsent
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Client {
     plan: Plan,
     pace: Pace,
-    reader: ReplyReader,
-    /// In the order of sending. Invariant: at most `pace.pipeline`.
-    pending: VecDeque<Pending>,
+    /// Invariant: at most `pace.pipeline` requests are in flight.
+    wire: Wire<Pending>,
     /// Requests of the present batch still to be written (closed loop).
     batch_left: usize,
-    out: Vec<u8>,
-    /// Bytes of `out` already written. Invariant: at most `out.len()`.
-    out_at: usize,
-    /// Bytes of the reply now being read.
-    reply_bytes: u64,
 }
 
 impl Client {
     pub fn new(plan: Plan, mut pace: Pace) -> Self {
         pace.requests = pace.requests.min(plan.len_max());
-        Client {
-            plan,
-            pace,
-            reader: ReplyReader::default(),
-            pending: VecDeque::new(),
-            batch_left: 0,
-            out: Vec::new(),
-            out_at: 0,
-            reply_bytes: 0,
-        }
+        Client { plan, pace, wire: Wire::default(), batch_left: 0 }
     }
 
     /// Bytes that wait to be written.
     #[inline]
     pub fn output(&self) -> &[u8] {
-        &self.out[self.out_at..]
+        self.wire.output()
     }
 
     /// `n` bytes of [`Client::output`] have been written.
     #[inline]
     pub fn written(&mut self, n: usize) {
-        self.out_at += n;
-        if self.out_at == self.out.len() {
-            self.out_at = 0;
-            self.out.clear();
-            if self.out.capacity() > OUT_BYTES_KEEP {
-                self.out = Vec::new();
-            }
-        }
+        self.wire.written(n);
     }
 
     /// Prepares what is to be sent now, once all earlier output is written: a request is counted as sent when it gets
     /// to the front of the line for the socket. Returns whether there is anything.
     #[inline]
     pub fn fill(&mut self, now_ns: u64) -> bool {
-        if !self.out.is_empty() {
+        if !self.wire.is_written() {
             return true;
         }
         if self.pace.schedule.is_some() {
@@ -115,14 +91,14 @@ impl Client {
         } else {
             self.fill_batch(now_ns)
         }
-        !self.out.is_empty()
+        !self.wire.is_written()
     }
 
     fn fill_batch(&mut self, now_ns: u64) {
-        if self.pending.is_empty() && self.batch_left == 0 {
+        if self.wire.in_flight() == 0 && self.batch_left == 0 {
             self.batch_left = self.pace.pipeline;
         }
-        while self.batch_left > 0 && self.pace.requests > 0 && self.out.len() < OUT_BYTES_MAX {
+        while self.batch_left > 0 && self.pace.requests > 0 && self.wire.has_room() {
             self.batch_left -= 1;
             self.emit(now_ns, now_ns);
         }
@@ -134,7 +110,7 @@ impl Client {
     fn fill_due(&mut self, now_ns: u64) {
         while let Some(due_ns) = self.wake_ns()
             && due_ns <= now_ns
-            && self.out.len() < OUT_BYTES_MAX
+            && self.wire.has_room()
         {
             if let Some(schedule) = &mut self.pace.schedule {
                 schedule.advance();
@@ -145,10 +121,13 @@ impl Client {
 
     #[inline]
     fn emit(&mut self, due_ns: u64, sent_ns: u64) {
-        let before = self.out.len();
-        let op = self.plan.emit(&mut self.out);
-        let bytes = (self.out.len() - before).min(u32::MAX as usize) as u32;
-        self.pending.push_back(Pending { op, bytes, due_ns, sent_ns });
+        let plan = &mut self.plan;
+        self.wire.send(|out| {
+            let before = out.len();
+            let op = plan.emit(out);
+            let bytes = (out.len() - before).min(u32::MAX as usize) as u32;
+            Pending { op, bytes, due_ns, sent_ns }
+        });
         if due_ns >= self.pace.record_from_ns {
             self.pace.requests -= 1;
         }
@@ -158,7 +137,7 @@ impl Client {
     /// is left to send, and always in a closed loop.
     #[inline]
     pub fn wake_ns(&self) -> Option<u64> {
-        let may_send = self.pace.requests > 0 && self.pending.len() < self.pace.pipeline;
+        let may_send = self.pace.requests > 0 && self.wire.in_flight() < self.pace.pipeline;
         self.pace.schedule.as_ref().filter(|_| may_send).map(Schedule::due_ns)
     }
 
@@ -166,23 +145,17 @@ impl Client {
     #[inline]
     pub fn feed(&mut self, bytes: &[u8], now_ns: u64, stats: &mut Stats) -> Result<(), ClientError> {
         let mut at = 0;
-        loop {
-            let before = at;
-            let reply = self.reader.next(bytes, &mut at)?;
-            self.reply_bytes += (at - before) as u64;
-            let Some(outcome) = reply else {
-                return Ok(());
-            };
-            self.answered(outcome, now_ns, stats)?;
+        while let Some(answered) = self.wire.next(bytes, &mut at)? {
+            self.answered(answered, now_ns, stats);
         }
+        Ok(())
     }
 
     #[inline]
-    fn answered(&mut self, outcome: Outcome, now_ns: u64, stats: &mut Stats) -> Result<(), ClientError> {
-        let pending = self.pending.pop_front().ok_or(ClientError::Unexpected)?;
-        let bytes_in = std::mem::take(&mut self.reply_bytes);
+    fn answered(&mut self, answered: Answered<Pending>, now_ns: u64, stats: &mut Stats) {
+        let Answered { request: pending, outcome, bytes: bytes_in } = answered;
         if outcome == Outcome::Error && stats.first_error.is_none() {
-            stats.first_error = Some(String::from_utf8_lossy(self.reader.error_text()).into_owned());
+            stats.first_error = Some(String::from_utf8_lossy(self.wire.error_text()).into_owned());
         }
         if pending.due_ns >= self.pace.record_from_ns {
             stats.record(&Answer {
@@ -194,36 +167,30 @@ impl Client {
                 bytes_in,
             });
         }
-        Ok(())
     }
 
     /// Sends nothing new from now on. Returns how many requests were due by `now_ns` and have not been sent.
     pub fn stop(&mut self, now_ns: u64) -> u64 {
-        let mut unsent = 0;
-        if let Some(schedule) = &mut self.pace.schedule {
-            while unsent < self.pace.requests.min(UNSENT_MAX) && schedule.due_ns() < now_ns {
-                unsent += u64::from(schedule.due_ns() >= self.pace.record_from_ns);
-                schedule.advance();
-            }
-        }
+        let unsent = unsent_by(&mut self.pace, now_ns);
         self.pace.requests = 0;
         self.batch_left = 0;
         unsent
     }
 
     pub fn in_flight(&self) -> usize {
-        self.pending.len()
+        self.wire.in_flight()
     }
 
     /// Everything was sent and answered.
     #[inline]
     pub fn is_done(&self) -> bool {
-        self.pace.requests == 0 && self.pending.is_empty()
+        self.pace.requests == 0 && self.wire.in_flight() == 0
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
     use std::sync::Arc;
 
     use super::*;

@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use super::reply::{Outcome, ReplyError, ReplyReader};
 use super::request;
+use crate::resp::read::{ReadError, Value, parse_value};
 
 /// Longest time to connect, and to wait for the reply to a greeting, ms.
-const CONNECT_MS_MAX: u64 = 5_000;
+pub const CONNECT_MS_MAX: u64 = 5_000;
+/// Longest answer to a question.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// Where the server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +42,10 @@ pub enum ConnectError {
     Refused { target: Target, command: &'static str, text: String },
     #[error("{target} does not speak RESP: {source}")]
     Foreign { target: Target, source: ReplyError },
+    #[error("{target} answers {command} with what is not understood: {source}")]
+    Answer { target: Target, command: &'static str, source: ReadError },
+    #[error("{target} answers {command} with more than {ANSWER_BYTES_MAX} bytes")]
+    Long { target: Target, command: &'static str },
 }
 
 /// What is sent on every new connection.
@@ -52,7 +59,7 @@ pub struct Greeting {
 
 impl Greeting {
     /// Commands with their names, each to be answered before the next.
-    fn commands(&self) -> Vec<(&'static str, Vec<u8>)> {
+    pub fn commands(&self) -> Vec<(&'static str, Vec<u8>)> {
         let mut commands = Vec::new();
         let user = self.user.as_deref().unwrap_or("default").as_bytes();
         match (&self.password, self.resp3) {
@@ -85,6 +92,18 @@ impl Socket {
         match self {
             Socket::Tcp(socket) => socket,
             Socket::Unix(socket) => socket,
+        }
+    }
+
+    /// Whether a connection that was begun has been made; an error if it cannot be.
+    pub fn is_connected(&self) -> io::Result<bool> {
+        let Socket::Tcp(socket) = self else { return Ok(true) };
+        if let Some(error) = socket.take_error()? {
+            return Err(error);
+        }
+        match socket.peer_addr() {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            peer => peer.map(|_| true),
         }
     }
 
@@ -123,18 +142,16 @@ pub fn probe(target: &Target, greeting: &Greeting) -> Result<(), ConnectError> {
 
 fn open(target: &Target, commands: Vec<(&'static str, Vec<u8>)>) -> Result<Socket, ConnectError> {
     let failed = |source| ConnectError::Connect { target: target.clone(), source };
-    let patience = Some(Duration::from_millis(CONNECT_MS_MAX));
     match target {
         Target::Tcp { host, port } => {
-            let mut socket = connect_tcp(host, *port).map_err(failed)?;
-            socket.set_nodelay(true).and_then(|()| socket.set_read_timeout(patience)).map_err(failed)?;
+            let mut socket = connect_tcp(host, *port, CONNECT_MS_MAX).map_err(failed)?;
             greet(&mut socket, target, commands)?;
             socket.set_nonblocking(true).map_err(failed)?;
             Ok(Socket::Tcp(mio::net::TcpStream::from_std(socket)))
         }
         Target::Unix(path) => {
             let mut socket = std::os::unix::net::UnixStream::connect(path).map_err(failed)?;
-            socket.set_read_timeout(patience).map_err(failed)?;
+            socket.set_read_timeout(Some(Duration::from_millis(CONNECT_MS_MAX))).map_err(failed)?;
             greet(&mut socket, target, commands)?;
             socket.set_nonblocking(true).map_err(failed)?;
             Ok(Socket::Unix(mio::net::UnixStream::from_std(socket)))
@@ -142,12 +159,51 @@ fn open(target: &Target, commands: Vec<(&'static str, Vec<u8>)>) -> Result<Socke
     }
 }
 
-/// The first address of the name that accepts.
-fn connect_tcp(host: &str, port: u16) -> io::Result<std::net::TcpStream> {
+/// Asks a server one thing, on a connection of its own; no step of it takes longer than `patience_ms`. An error reply is
+/// an error here.
+pub fn ask(
+    target: &Target,
+    greeting: &Greeting,
+    command: &'static str,
+    patience_ms: u64,
+) -> Result<Value, ConnectError> {
+    let Target::Tcp { host, port } = target else { unreachable!("nodes of a cluster have addresses") };
+    let failed = |source| ConnectError::Connect { target: target.clone(), source };
+    let silent = |source| ConnectError::Silent { target: target.clone(), command, source };
+    let mut socket = connect_tcp(host, *port, patience_ms).map_err(failed)?;
+    greet(&mut socket, target, greeting.commands())?;
+    let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+    socket.write_all(&request::frame(&words)).map_err(silent)?;
+    let (mut answer, mut buf) = (Vec::new(), [0; 64 << 10]);
+    loop {
+        match parse_value(&answer) {
+            Ok(Some((Value::Error(text), _))) => {
+                let text = String::from_utf8_lossy(&text).into_owned();
+                return Err(ConnectError::Refused { target: target.clone(), command, text });
+            }
+            Ok(Some((value, _))) => return Ok(value),
+            Ok(None) if answer.len() < ANSWER_BYTES_MAX => {}
+            Ok(None) => return Err(ConnectError::Long { target: target.clone(), command }),
+            Err(source) => return Err(ConnectError::Answer { target: target.clone(), command, source }),
+        }
+        match socket.read(&mut buf).map_err(silent)? {
+            0 => return Err(silent(io::Error::new(io::ErrorKind::UnexpectedEof, "connection closed"))),
+            n => answer.extend_from_slice(&buf[..n]),
+        }
+    }
+}
+
+/// The first address of the name that accepts; reads from it wait for as long as connecting may take.
+fn connect_tcp(host: &str, port: u16, patience_ms: u64) -> io::Result<std::net::TcpStream> {
+    let patience = Duration::from_millis(patience_ms);
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in (host, port).to_socket_addrs()? {
-        match std::net::TcpStream::connect_timeout(&address, Duration::from_millis(CONNECT_MS_MAX)) {
-            Ok(socket) => return Ok(socket),
+        match std::net::TcpStream::connect_timeout(&address, patience) {
+            Ok(socket) => {
+                socket.set_nodelay(true)?;
+                socket.set_read_timeout(Some(patience))?;
+                return Ok(socket);
+            }
             Err(error) => last = error,
         }
     }

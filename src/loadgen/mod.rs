@@ -31,11 +31,13 @@
 //!
 //! # Reading order
 //!
-//! [`client`] is the heart: one connection without its socket. [`plan`] says what it sends ([`request`], [`random`]),
-//! [`schedule`] when, [`reply`] what came back, [`stats`] what is counted. [`worker`] is the event loop, [`run`] the
-//! threads, [`report`], [`hgrm`] and [`plot`] the results, [`options`] the command line.
+//! [`client`] is the heart: one connection without its socket, which is a [`wire`]. [`plan`] says what it sends
+//! ([`request`], [`random`]), [`schedule`] when, [`reply`] what came back, [`stats`] what is counted. [`worker`] is the
+//! event loop, [`turn`] what is not about connections in it, [`run`] the threads, [`report`], [`hgrm`] and [`plot`] the
+//! results, [`options`] the command line. [`cluster`] is about clients of a cluster.
 
 pub mod client;
+pub mod cluster;
 pub mod connect;
 pub mod hgrm;
 pub mod options;
@@ -48,6 +50,8 @@ pub mod request;
 pub mod run;
 pub mod schedule;
 pub mod stats;
+pub mod turn;
+pub mod wire;
 pub mod worker;
 
 use std::ffi::OsString;
@@ -61,6 +65,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Parser;
 use serde_json::{Value, json};
 
+use cluster::Kind;
 pub use options::BenchArgs;
 use options::OptionError;
 use plan::{KeyPattern, Mix, Op, Sizes, Workload};
@@ -100,7 +105,12 @@ impl Summary {
 }
 
 fn is_loaded(load: &Outcome) -> bool {
-    load.lost_connections == 0 && load.unanswered == 0 && load.stats.total().errors == 0 && !load.interrupted
+    // A cluster may lose connections, and keys only with requests on them.
+    let kept = match &load.cluster {
+        Some(cluster) => cluster.sight.failed(Kind::Uncertain) == 0 && load.unsent == 0,
+        None => load.lost_connections == 0,
+    };
+    kept && load.unanswered == 0 && load.stats.total().errors == 0 && !load.interrupted
 }
 
 #[derive(clap::Parser)]
@@ -245,13 +255,15 @@ fn headline(args: &BenchArgs, seed: u64, summary: &Summary) -> String {
         None => "closed loop".into(),
     };
     let (threads, clients, pipeline) = (setup.threads, setup.clients, setup.pipeline);
-    format!("{}: {threads} x {clients} connections, pipeline {pipeline}, {mode}, seed {seed}", setup.target)
+    let what = if setup.cluster { "clients of the cluster" } else { "connections" };
+    format!("{}: {threads} x {clients} {what}, pipeline {pipeline}, {mode}, seed {seed}", setup.target)
 }
 
 fn config_json(args: &BenchArgs, seed: u64) -> Value {
     let setup = args.run_setup();
     json!({
         "target": setup.target.to_string(),
+        "cluster": setup.cluster,
         "threads": args.threads,
         "clients_per_thread": args.clients,
         "pipeline": args.pipeline,

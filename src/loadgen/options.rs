@@ -57,7 +57,12 @@ pub struct BenchArgs {
     #[arg(long, value_enum, default_value_t)]
     pub protocol: Protocol,
 
-    /// Connections per thread
+    /// Send each request to the primary of its key's slot, go on through failovers, and tell how long they took. Host and
+    /// port are those of any node; each client has a connection to every primary: threads x clients x primaries in all, at
+    /// most 60000
+    #[arg(long, conflicts_with = "unix_socket")]
+    pub cluster: bool,
+    /// Connections per thread; with --cluster, clients with their connections
     #[arg(short, long, default_value_t = 50)]
     pub clients: usize,
     /// Threads
@@ -172,6 +177,10 @@ pub enum OptionError {
     Weights,
     #[error("--data-size-range must begin with the smaller number")]
     SizeRange,
+    #[error("--cluster needs --db 0: a cluster has one database")]
+    ClusterDatabase,
+    #[error("--cluster needs a --command with a key, which says where to send it")]
+    ClusterKey,
     #[error("--command: {0}")]
     Command(#[from] TemplateError),
 }
@@ -224,7 +233,13 @@ impl BenchArgs {
             return Err(OptionError::Ratio);
         }
         self.sizes()?;
-        self.custom()?;
+        let custom = self.custom()?;
+        if self.cluster && self.db != 0 {
+            return Err(OptionError::ClusterDatabase);
+        }
+        if self.cluster && custom.is_some_and(|command| !command.has_slot()) {
+            return Err(OptionError::ClusterKey);
+        }
         Ok(())
     }
 
@@ -303,6 +318,7 @@ impl BenchArgs {
         Setup {
             target: self.target(),
             greeting: self.greeting(),
+            cluster: self.cluster,
             threads: self.threads,
             clients: self.clients,
             pipeline: self.pipeline,
@@ -382,7 +398,15 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_in_one_line() {
-        for line in ["--ratio 1", "--ratio a:b", "--data-size-range 5", "-c x", "--key-pattern odd", "--user u"] {
+        for line in [
+            "--ratio 1",
+            "--ratio a:b",
+            "--data-size-range 5",
+            "-c x",
+            "--key-pattern odd",
+            "--user u",
+            "--cluster -S /x",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
         for line in [
@@ -404,6 +428,8 @@ mod tests {
             "--data-size-range 9-5",
             "--data-size-list 64:0",
             "--zipf-exponent -1",
+            "--cluster --db 1",
+            "--cluster --command PING",
         ] {
             let line = line.replace(" -5", "=-5").replace(" -1", "=-1");
             let error = parse(&line).unwrap().validate().expect_err(&line).to_string();

@@ -141,8 +141,29 @@ impl Workload {
             _ => None,
         };
         let mut rng = Rng::new(seed, DATA_STREAM);
+        assert!(u32::try_from(sizes.max_bytes() + DATA_SLACK_BYTES).is_ok(), "a place in the data has 32 bits");
         let data = (0..sizes.max_bytes() + DATA_SLACK_BYTES).map(|_| b'!' + rng.below(94) as u8).collect();
         Workload { mix, keys, pattern, sizes, seed, clients, templates, zipf, data }
+    }
+
+    #[inline]
+    fn template(&self, op: Op) -> &Template {
+        match &self.templates[op as usize] {
+            Some(template) => template,
+            None => unreachable!("a workload has a template for each of its operations"),
+        }
+    }
+
+    #[inline]
+    fn data_of(&self, draft: &Draft) -> &[u8] {
+        &self.data[draft.data_at as usize..][..draft.data_bytes as usize]
+    }
+
+    /// Whether each operation may change data.
+    pub fn writes(&self) -> [bool; Op::COUNT] {
+        let mut writes = [false; Op::COUNT];
+        self.ops().for_each(|op| writes[op as usize] = self.template(op).writes());
+        writes
     }
 
     /// The operations that occur.
@@ -154,6 +175,16 @@ impl Workload {
         };
         Op::ALL.into_iter().filter(move |&op| used[op as usize])
     }
+}
+
+/// A request that has been drawn: with it [`Plan::write`] writes the same bytes, as often as wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Draft {
+    pub op: Op,
+    key: u64,
+    /// Where its data begins in the prepared data, and how long it is.
+    data_at: u32,
+    data_bytes: u32,
 }
 
 /// The endless (for a load: finite) sequence of requests of one client.
@@ -197,25 +228,43 @@ impl Plan {
     /// Appends the next request to `out`.
     #[inline]
     pub fn emit(&mut self, out: &mut Vec<u8>) -> Op {
+        let draft = self.draw();
+        self.write(&draft, out);
+        draft.op
+    }
+
+    /// The next request.
+    #[inline]
+    pub fn draw(&mut self) -> Draft {
         let op = self.next_op();
         let workload = &*self.workload;
-        let Some(template) = &workload.templates[op as usize] else {
-            unreachable!("a workload has a template for each of its operations");
-        };
+        let template = workload.template(op);
         let key = if template.uses(Field::Key) {
             next_key(workload, self.walk, &mut self.cursor, &mut self.rng, op)
         } else {
             0
         };
-        let data = if template.uses(Field::Data) {
+        let (mut data_at, mut data_bytes) = (0, 0);
+        if template.uses(Field::Data) {
             let size = workload.sizes.pick(&mut self.rng);
-            let start = self.rng.below((workload.data.len() - size) as u64 + 1) as usize;
-            &workload.data[start..start + size]
-        } else {
-            &[]
-        };
-        template.write(key, data, out);
-        op
+            data_at = self.rng.below((workload.data.len() - size) as u64 + 1) as u32;
+            data_bytes = size as u32;
+        }
+        Draft { op, key, data_at, data_bytes }
+    }
+
+    /// Appends a request to `out`.
+    #[inline]
+    pub fn write(&self, draft: &Draft, out: &mut Vec<u8>) {
+        let workload = &*self.workload;
+        workload.template(draft.op).write(draft.key, workload.data_of(draft), out);
+    }
+
+    /// The slot of a request; `scratch` is where its key is put together.
+    #[inline]
+    pub fn slot(&self, draft: &Draft, scratch: &mut Vec<u8>) -> Option<u16> {
+        let workload = &*self.workload;
+        workload.template(draft.op).slot(draft.key, workload.data_of(draft), scratch)
     }
 
     /// An operation is a SET when the line of slope `set / (set + get)` passes an integer in it: SETs are spread as

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
+use super::cluster;
 use super::plan::Op;
 use super::run::Outcome;
 use super::stats::{OpStats, Stats};
@@ -82,6 +83,9 @@ pub fn table(outcome: &Outcome, names: Names<'_>) -> String {
     let seconds = outcome.elapsed.as_secs_f64();
     let _ = writeln!(out, "{} requests in {seconds:.3} s, {} errors", total.answered, total.errors);
     trouble(&mut out, outcome);
+    if let Some(cluster) = &outcome.cluster {
+        cluster::report::lines(&mut out, cluster);
+    }
     out
 }
 
@@ -107,7 +111,9 @@ fn trouble(out: &mut String, outcome: &Outcome) {
     }
     if outcome.lost_connections > 0 {
         let why = outcome.first_loss.as_deref().unwrap_or("unknown");
-        let _ = writeln!(out, "Lost {} of {} connections: {why}", outcome.lost_connections, outcome.connections);
+        // In a cluster others take the place of those that are lost.
+        let of = if outcome.cluster.is_none() { format!(" of {}", outcome.connections) } else { String::new() };
+        let _ = writeln!(out, "Lost {}{of} connections: {why}", outcome.lost_connections);
     }
     if outcome.unanswered > 0 {
         let _ = writeln!(out, "{} requests got no reply and are in no percentile", outcome.unanswered);
@@ -148,6 +154,7 @@ pub fn json(outcome: &Outcome, names: Names<'_>) -> Value {
         "unsent": outcome.unsent,
         "busiest_thread_cpu": outcome.cpu,
         "interrupted": outcome.interrupted,
+        "cluster": outcome.cluster.as_ref().map(cluster::report::json),
     })
 }
 
@@ -203,6 +210,7 @@ mod tests {
             unsent: 5,
             cpu: Some(0.95),
             interrupted: true,
+            cluster: None,
         }
     }
 

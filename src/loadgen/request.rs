@@ -1,5 +1,8 @@
 //! Requests as prepared RESP frames with places for a key and for data.
 
+use crate::command::{Flags, lookup, table};
+use crate::route::slot_of;
+
 /// The place of a key in a custom command.
 const KEY_MARK: &[u8] = b"__key__";
 /// The place of data in a custom command.
@@ -58,6 +61,9 @@ pub struct Template {
     key_digits_min: usize,
     key: bool,
     data: bool,
+    /// The argument that says to which slot the request belongs, if there is one.
+    routed_by: Option<Vec<Segment>>,
+    writes: bool,
     /// The command's name in capitals.
     name: String,
 }
@@ -98,6 +104,8 @@ impl Template {
             key_digits_min: key.digits_min,
             key: false,
             data: false,
+            routed_by: key_at(args).map(|at| segments(&args[at])),
+            writes: writes(&args[0]),
             name: String::from_utf8_lossy(&args[0]).to_uppercase(),
         };
         let mut fixed = format!("*{}\r\n", args.len()).into_bytes();
@@ -128,6 +136,26 @@ impl Template {
         }
     }
 
+    /// Whether the command may change data; one that is not known may.
+    pub fn writes(&self) -> bool {
+        self.writes
+    }
+
+    /// Whether the request belongs to a slot.
+    pub fn has_slot(&self) -> bool {
+        self.routed_by.is_some()
+    }
+
+    /// The slot of the request for key number `key` and `data`; `scratch` is where its key is put together.
+    #[inline]
+    pub fn slot(&self, key: u64, data: &[u8], scratch: &mut Vec<u8>) -> Option<u16> {
+        let segments = self.routed_by.as_ref()?;
+        let mut digits = itoa::Buffer::new();
+        scratch.clear();
+        self.fill(segments, digits.format(key).as_bytes(), data, scratch);
+        Some(slot_of(scratch))
+    }
+
     /// Appends the request for key number `key` and `data`.
     #[inline]
     pub fn write(&self, key: u64, data: &[u8], out: &mut Vec<u8>) {
@@ -143,7 +171,7 @@ impl Template {
 
     #[inline]
     fn write_argument(&self, segments: &[Segment], key: &[u8], data: &[u8], out: &mut Vec<u8>) {
-        let zeros = &ZEROS[..self.key_digits_min.saturating_sub(key.len())];
+        let zeros = self.zeros(key);
         let length: usize = segments
             .iter()
             .map(|segment| match segment {
@@ -158,19 +186,41 @@ impl Template {
         out.push(b'$');
         out.extend_from_slice(digits);
         out.extend_from_slice(b"\r\n");
+        self.fill(segments, key, data, out);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn zeros(&self, key: &[u8]) -> &'static [u8] {
+        &ZEROS[..self.key_digits_min.saturating_sub(key.len())]
+    }
+
+    #[inline]
+    fn fill(&self, segments: &[Segment], key: &[u8], data: &[u8], out: &mut Vec<u8>) {
         for segment in segments {
             match segment {
                 Segment::Bytes(bytes) => out.extend_from_slice(bytes),
                 Segment::Fill(Field::Key) => {
                     out.extend_from_slice(&self.prefix);
-                    out.extend_from_slice(zeros);
+                    out.extend_from_slice(self.zeros(key));
                     out.extend_from_slice(key);
                 }
                 Segment::Fill(Field::Data) => out.extend_from_slice(data),
             }
         }
-        out.extend_from_slice(b"\r\n");
     }
+}
+
+/// The argument that is the command's first key: the table of commands knows; of a command that is not in it, the first
+/// one that holds the place of a key.
+fn key_at(args: &[Vec<u8>]) -> Option<usize> {
+    let words: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
+    let known = table().resolve(&words).ok().and_then(|row| row.command.keys.positions(&words).next());
+    let holds_key = |arg: &Vec<u8>| segments(arg).iter().any(|s| matches!(s, Segment::Fill(Field::Key)));
+    known.filter(|&at| at < args.len()).or_else(|| args.iter().position(holds_key))
+}
+
+fn writes(name: &[u8]) -> bool {
+    lookup(name).is_none_or(|row| row.command.flags.has(Flags::WRITE))
 }
 
 fn bulk(arg: &[u8], out: &mut Vec<u8>) {
@@ -284,6 +334,24 @@ mod tests {
         let ping = Template::parse(b"PING", key(b"p")).unwrap();
         assert_eq!(written(&ping, 1, b""), "*1\r\n$4\r\nPING\r\n");
         assert!(!ping.uses(Field::Key) && !ping.uses(Field::Data));
+    }
+
+    #[test]
+    fn the_key_of_a_command_decides_its_slot() {
+        let slot = |command: &str| {
+            let template = Template::parse(command.as_bytes(), key(b"k")).unwrap();
+            (template.slot(7, b"dd", &mut Vec::new()), template.writes())
+        };
+        let of = |key: &str| Some(slot_of(key.as_bytes()));
+        assert_eq!(slot("GET __key__"), (of("k7"), false));
+        assert_eq!(slot("HSET h:{__key__}:x f __data__"), (of("k7"), true));
+        assert_eq!(slot("SET fixed __key__"), (of("fixed"), true));
+        assert_eq!(slot("SINTERCARD 2 {a}__key__ {a}"), (of("a"), false));
+        assert_eq!(slot("OBJECT ENCODING __data__").0, of("dd"));
+        assert_eq!(slot("NO.SUCH 5 __key__"), (of("k7"), true));
+        assert_eq!(slot("PING"), (None, false));
+        let padded = set_template(KeyFormat { prefix: b"k", digits_min: 4 }, 0);
+        assert_eq!(padded.slot(7, b"", &mut b"left over".to_vec()), of("k0007"));
     }
 
     #[test]

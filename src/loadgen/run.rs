@@ -9,13 +9,17 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::client::{Client, Pace};
-use super::connect::{self, ConnectError, Greeting, Target};
+use super::cluster::run::{Cluster, Clustered};
+use super::cluster::scout::FindError;
+use super::connect::{self, ConnectError, Greeting, Socket, Target};
+use super::options::CONNECTIONS_MAX;
 use super::plan::{Plan, Workload};
 use super::random::Rng;
 use super::report;
 use super::schedule::{Arrival, Schedule};
 use super::stats::Stats;
-use super::worker::{Finished, INTERVAL_NS, Report, Timing, Worker};
+use super::turn::{Finished, INTERVAL_NS, Report, Timing, Turn};
+use super::worker::Worker;
 
 /// Reports that may wait for the gathering thread, per thread.
 const REPORTS_MAX: usize = 4;
@@ -29,6 +33,10 @@ const SCHEDULE_STREAM: u64 = 1 << 32;
 pub enum RunError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Find(#[from] FindError),
+    #[error("--threads times --clients times {0} primaries must be at most {CONNECTIONS_MAX}")]
+    Connections(usize),
     #[error("the system refuses what a load thread needs: {0}")]
     System(#[from] io::Error),
     #[error("a load thread ended without its numbers")]
@@ -48,8 +56,10 @@ pub struct OpenLoop {
 pub struct Setup {
     pub target: Target,
     pub greeting: Greeting,
+    /// `target` is a node of a cluster, and all of its primaries get requests.
+    pub cluster: bool,
     pub threads: usize,
-    /// Connections of each thread.
+    /// Clients of each thread.
     pub clients: usize,
     pub pipeline: usize,
     /// Per client, warm-up excluded.
@@ -74,12 +84,17 @@ pub struct Outcome {
     /// The busiest thread's share of a CPU.
     pub cpu: Option<f64>,
     pub interrupted: bool,
+    /// What clients of a cluster have seen of it.
+    pub cluster: Option<Clustered>,
 }
 
 impl Outcome {
-    /// The server left all clients alone.
+    /// The server left all clients alone, or nobody in the cluster served them any more.
     pub fn all_lost(&self) -> bool {
-        self.lost_connections == self.connections
+        match &self.cluster {
+            Some(cluster) => cluster.sight.gave_up,
+            None => self.lost_connections == self.connections,
+        }
     }
 }
 
@@ -90,45 +105,72 @@ pub fn run(
     stop: &Arc<AtomicBool>,
     progress: bool,
 ) -> Result<Outcome, RunError> {
-    connect::probe(&setup.target, &setup.greeting)?;
-    let mut sockets = Vec::with_capacity(setup.threads);
-    for _ in 0..setup.threads {
-        let of_thread: Result<Vec<_>, _> =
-            (0..setup.clients).map(|_| connect::connect(&setup.target, &setup.greeting)).collect();
-        sockets.push(of_thread?);
+    let mut cluster = if setup.cluster { Some(Cluster::find(setup)?) } else { None };
+    if !setup.cluster {
+        connect::probe(&setup.target, &setup.greeting)?;
     }
+    let targets = cluster.as_ref().map_or_else(|| vec![setup.target.clone()], Cluster::primaries);
+    let clients = (setup.threads * setup.clients) as u64;
+    let connections = clients * targets.len() as u64;
+    if connections > CONNECTIONS_MAX as u64 {
+        return Err(RunError::Connections(targets.len()));
+    }
+    let sockets: Result<Vec<Vec<Socket>>, ConnectError> = (0..clients)
+        .map(|_| targets.iter().map(|target| connect::connect(target, &setup.greeting)).collect())
+        .collect();
+    let mut sockets = sockets?.into_iter();
     let record_from_ns = setup.warmup.as_nanos() as u64;
     let stop_ns = setup.test_time.map(|time| record_from_ns + time.as_nanos() as u64);
     let timing = Timing { start: Instant::now(), record_from_ns, stop_ns };
     let (sender, reports) = crossbeam_channel::bounded(REPORTS_MAX * setup.threads);
     let mut threads = Vec::with_capacity(setup.threads);
-    for (thread, sockets) in sockets.into_iter().enumerate() {
+    for thread in 0..setup.threads {
         let first = (thread * setup.clients) as u64;
-        let clients = (first..).zip(sockets).map(|(i, socket)| (client(setup, workload, i, record_from_ns), socket));
-        let open_loop = setup.open_loop.is_some();
-        let worker = Worker::new(clients.collect(), timing, Arc::clone(stop), sender.clone(), open_loop)?;
-        let name = format!("load-{thread}");
-        threads.push(std::thread::Builder::new().name(name).spawn(move || worker.run())?);
+        let seats =
+            (first..).map(|i| client(setup, workload, i, record_from_ns)).zip(sockets.by_ref().take(setup.clients));
+        let turn = Turn::new(timing, Arc::clone(stop), sender.clone(), setup.open_loop.is_some())?;
+        let builder = std::thread::Builder::new().name(format!("load-{thread}"));
+        threads.push(match &mut cluster {
+            Some(cluster) => {
+                let worker = cluster.worker(setup, workload, seats, turn)?;
+                builder.spawn(move || worker.run())?
+            }
+            None => {
+                let connections = seats.flat_map(|((plan, pace), sockets)| {
+                    let client = Client::new(plan, pace);
+                    sockets.into_iter().next().map(|socket| (client, socket))
+                });
+                let worker = Worker::new(connections.collect(), turn)?;
+                builder.spawn(move || worker.run())?
+            }
+        });
     }
     drop(sender);
+    let scout = cluster.map(Cluster::start).transpose()?;
     let mut gathered = Gathered::new(setup.open_loop.is_some());
     gathered.receive(&reports, timing, progress);
-    finish(gathered, threads, setup, record_from_ns, stop)
+    let mut outcome = finish(gathered, threads, connections, record_from_ns, stop)?;
+    if let (Some(scout), Some(cluster)) = (scout, &mut outcome.cluster) {
+        cluster.asked = scout.join().map_err(|_| RunError::Thread)?;
+        cluster.primaries = targets.len();
+    }
+    Ok(outcome)
 }
 
-fn client(setup: &Setup, workload: &Arc<Workload>, index: u64, record_from_ns: u64) -> Client {
+/// What a client sends, and how.
+fn client(setup: &Setup, workload: &Arc<Workload>, index: u64, record_from_ns: u64) -> (Plan, Pace) {
     let schedule = setup.open_loop.map(|open| {
         let gap_ns = workload.clients as f64 / open.rate_per_s * 1e9;
         Schedule::new(open.arrival, gap_ns, Rng::new(workload.seed, SCHEDULE_STREAM + index))
     });
     let requests = setup.requests.unwrap_or(u64::MAX);
-    Client::new(Plan::new(workload, index), Pace { pipeline: setup.pipeline, requests, record_from_ns, schedule })
+    (Plan::new(workload, index), Pace { pipeline: setup.pipeline, requests, record_from_ns, schedule })
 }
 
 fn finish(
     gathered: Gathered,
     threads: Vec<JoinHandle<io::Result<()>>>,
-    setup: &Setup,
+    connections: u64,
     record_from_ns: u64,
     stop: &AtomicBool,
 ) -> Result<Outcome, RunError> {
@@ -144,13 +186,14 @@ fn finish(
     Ok(Outcome {
         stats: gathered.total,
         elapsed: Duration::from_nanos(end_ns.saturating_sub(record_from_ns)),
-        connections: (setup.threads * setup.clients) as u64,
+        connections,
         lost_connections: all.iter().map(|finished| finished.lost_connections).sum(),
         first_loss: all.iter().find_map(|finished| finished.first_loss.clone()),
         unanswered: all.iter().map(|finished| finished.unanswered).sum(),
         unsent: all.iter().map(|finished| finished.unsent).sum(),
         cpu: all.iter().filter_map(|finished| finished.cpu).reduce(f64::max),
         interrupted: stop.load(Ordering::Relaxed),
+        cluster: Clustered::of(all.iter().filter_map(|finished| finished.cluster.as_ref())),
     })
 }
 
