@@ -315,6 +315,33 @@ fn warm_up_is_not_recorded() {
     assert!(server.called("get") + server.called("set") > 200);
 }
 
+/// A cluster of one redis-server; several nodes, and what befalls them: `tests/cluster_nodes`.
+#[test]
+fn a_cluster_gets_what_a_server_gets() {
+    let server = Server::start(&["--cluster-enabled", "yes"]);
+    let nobody = server.bench("--cluster -n 1").unwrap_err().to_string();
+    assert!(nobody.ends_with("says that nobody serves any slot of its cluster"), "{nobody}");
+    server.ask::<()>("CLUSTER ADDSLOTSRANGE 0 16383");
+    wait_until("it serves", || server.ask::<String>("CLUSTER INFO").contains("cluster_state:ok"));
+    let json = server.json("--cluster -c 2 -t 2 -n 1000 -P 7 --ratio 1:3 --key-maximum 50 --key-prefix {tag}:");
+    let calls = server.calls();
+    assert_eq!((calls["set"], calls["get"]), (1000, 3000));
+    let run = &json["run"];
+    assert_eq!((&run["totals"]["requests"], &run["totals"]["errors"]), (&4000.into(), &0.into()));
+    assert_eq!((&run["connections"], &run["unanswered"], &run["unsent"]), (&4.into(), &0.into(), &0.into()));
+    let cluster = &run["cluster"];
+    assert_eq!((&cluster["primaries"], &cluster["moved"]), (&1.into(), &0.into()));
+    assert_eq!(cluster["answers"][format!("127.0.0.1:{}", server.0.port)], 4000);
+    assert_eq!(cluster["gaps"].as_array().unwrap().len(), 0);
+    assert!(cluster["failed"].as_object().unwrap().values().all(|count| *count == 0), "{cluster}");
+
+    let summary = server.bench("--cluster -c 7 --load --key-maximum 1000 --key-prefix item:").unwrap();
+    assert!(summary.is_success());
+    assert_eq!(server.ask::<u64>("EXISTS item:1") + server.ask::<u64>("EXISTS item:1000"), 2);
+    let run = server.bench("--cluster -c 3 -n 200 --rate 4000 -P 100").unwrap().run.unwrap();
+    assert_eq!((run.stats.total().answered, run.unsent), (600, 0));
+}
+
 #[test]
 fn keys_have_the_width_asked_for() {
     let server = Server::start(&[]);
@@ -332,11 +359,18 @@ fn program(options: &str) -> Command {
 #[test]
 fn the_program_tells_what_is_wrong_in_one_line() {
     let nobody = format!("-p {} -n 1", free_port());
+    let server = Server::start(&[]);
+    let no_cluster = format!("--cluster -p {} -n 1", server.0.port);
+    let no_cluster_there = format!("--cluster {nobody}");
     for (options, part) in [
         ("--clients x", "--clients"),
         ("--clients 0", "--clients must be between 1 and"),
         ("--key-pattern odd", "uniform, zipf, sequential"),
         (nobody.as_str(), "could not connect to 127.0.0.1:"),
+        ("--cluster --unix-socket /nowhere", "'--cluster' cannot be used with '--unix-socket"),
+        ("--cluster --db 1", "--cluster needs --db 0"),
+        (no_cluster.as_str(), "refuses CLUSTER SLOTS: ERR This instance has cluster support disabled"),
+        (no_cluster_there.as_str(), "could not connect to 127.0.0.1:"),
     ] {
         let output = program(options).output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();

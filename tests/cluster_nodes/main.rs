@@ -11,6 +11,7 @@
 //! | `served` | whether two nodes have served one partition at the same time |
 //! | `rounds` | a cluster under load, something that befalls it, and what is checked afterwards |
 //! | `serving` | keys are where slots say |
+//! | `bench` | `keyloom bench --cluster` sees a failover |
 //! | `kills`, `stalls`, `cuts` | nodes that end, that stand still, and that nobody hears |
 //! | `handovers` | roles that move while all nodes live, or one dies meanwhile |
 //! | `strangers` | nodes of other clusters, and bytes that make no sense |
@@ -21,6 +22,7 @@
 mod common;
 
 mod applications;
+mod bench;
 mod client;
 mod cuts;
 mod handovers;
