@@ -7,7 +7,7 @@
 //! Longer than other files, because the fast path, with all that is inlined into it, is to be read in one piece.
 
 mod borrowed;
-mod cluster;
+pub mod cluster;
 #[cfg(test)]
 mod cluster_tests;
 mod logged;

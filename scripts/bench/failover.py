@@ -1,11 +1,14 @@
-"""How long nobody takes writes when a node of a cluster is killed.
+"""How long nobody takes writes when a node of a cluster is killed, ends, or gives its roles away.
 
 A cluster of some nodes runs on this machine, with default settings. Again and again one of them, which leads
 partitions, gets SIGKILL: one that does not lead raft, or the one that does (--raft-leader). A client that follows
 MOVED and otherwise tries again every few milliseconds writes to a slot that the node led. The gap is the time from
 the signal until the first write is accepted, by another node. Then the node is started again, and the next kill comes
-when all copies are in sync. When none of those who may be killed leads anything any more, as all roles have gone to
-others, a new cluster takes the place of that one.
+when all copies are in sync and all nodes lead their part.
+
+With --how terminate the node gets SIGTERM, with --how hand-over another node gets CLUSTER FAILOVER. Nobody has to find
+out then that somebody is gone: the client writes all the time, and the gap is its longest time between two writes that
+were accepted, the first one by the other node among them.
 
 All nodes and the client share the CPUs of this machine, and every node uses all of them.
 """
@@ -36,9 +39,10 @@ REPLY_S_MAX = 1
 def arguments():
     parser = argparse.ArgumentParser(prog="scripts/failover.sh", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--kills", type=int, default=50, help="how often a node is killed (default %(default)s)")
+    add("--kills", type=int, default=50, help="how often that is done (default %(default)s)")
+    add("--how", default="kill", choices=("kill", "terminate", "hand-over"), help="what happens (default %(default)s)")
     add("--nodes", type=int, default=3, help="nodes of the cluster (default %(default)s)")
-    add("--raft-leader", action="store_true", help="kill the node that leads raft")
+    add("--raft-leader", action="store_true", help="to the node that leads raft")
     add("--durability", default="memory", choices=("memory", "quorum"),
         help="what the client wants of its writes (default %(default)s)")
     add("--seed", type=int, default=1, help="chooses nodes and keys (default %(default)s)")
@@ -91,10 +95,10 @@ class Node:
         output = (self.directory / "output").read_text(errors="replace")
         return " ".join(output[output.index("panicked at"):].splitlines()[:4]) if "panicked at" in output else None
 
-    def kill(self):
-        """SIGKILL; when it was sent."""
+    def signal(self, number):
+        """Sends a signal; when that was."""
         at = time.monotonic()
-        self.process.kill()
+        self.process.send_signal(number)
         return at
 
     def status(self):
@@ -134,7 +138,9 @@ class Cluster:
         self.home.cleanup()
 
     def wait_until_healthy(self):
-        """Until every node says that everything is served and in sync; what the first one says."""
+        """Until every node says that everything is served and in sync, and roles are even unless somebody moves them by
+        hand; what the first one says."""
+        by_hand = self.options.how == "hand-over"
         deadline = time.monotonic() + HEALTHY_S_MAX
         while True:
             try:
@@ -146,6 +152,13 @@ class Cluster:
                 alive = all(node["state"] == "alive" for node in said["nodes"])
                 if said["served"] != said["partitions"] or in_sync != said["partitions"] * said["copies"] or not alive:
                     wrong = f"{said['served']} of {said['partitions']} partitions are served, {in_sync} copies in sync"
+                    break
+                if said["lease_ms"] <= 0:
+                    wrong = f"node {said['me']} has no lease"
+                    break
+                led = [node["leads"] for node in said["nodes"]]
+                if max(led) - min(led) > 1 and not by_hand:
+                    wrong = f"nodes lead {led} partitions"
                     break
             else:
                 leaders = {said["raft_leader"] for said in all_said}
@@ -212,6 +225,18 @@ class Writer:
         raise Failure(f"nobody takes a write after {GAP_S_MAX} s{': ' if panics else ''}{'; '.join(panics)}")
 
 
+    def longest_pause(self, port, key, since):
+        """Writes until somebody else than the node at this port accepts it; the longest time between two that were accepted."""
+        longest, before, deadline = 0, since, time.monotonic() + GAP_S_MAX
+        while time.monotonic() < deadline:
+            by = self.until_written(port, key)
+            now = time.monotonic()
+            longest, before = max(longest, now - before), now
+            if by != port:
+                return longest
+        raise Failure(f"the node leads what it was to give away after {GAP_S_MAX} s")
+
+
 def key_led_by(node, chance):
     """A key, at random, whose slot a node leads."""
     while True:
@@ -222,24 +247,33 @@ def key_led_by(node, chance):
                 return key
 
 
-def kill_once(cluster, writer, chance):
-    """Seconds without writes; None if none of those who may be killed leads anything."""
+def befall_once(cluster, writer, chance):
+    """Seconds without writes."""
+    how = cluster.options.how
     status = cluster.wait_until_healthy()
     leader = cluster.leader_of_raft(status)
     leading = {node["port"] for node in status["nodes"] if node["leads"] > 0}
     victims = [node for node in cluster.nodes if (node is leader) == cluster.options.raft_leader]
-    victims = [node for node in victims if node.port in leading]
-    if not victims:
-        return None
+    # After a handover one node leads everything.
+    victims = [node for node in victims if node.port in leading] or [node for node in cluster.nodes if node.port in leading]
     victim = chance.choice(victims)
     key = key_led_by(victim, chance)
     if writer.until_written(victim.port, key) != victim.port:
         raise Failure("somebody else leads all of a sudden")
-    killed = victim.kill()
-    by = writer.until_written(victim.port, key)
-    gap = time.monotonic() - killed
-    if by == victim.port:
-        raise Failure("a node that was killed takes writes")
+    if how == "hand-over":
+        to = chance.choice([node for node in cluster.nodes if node is not victim])
+        since = time.monotonic()
+        with to.connect() as client:
+            ask(client, b"CLUSTER", b"FAILOVER")
+        return writer.longest_pause(victim.port, key, since)
+    since = victim.signal(signal.SIGKILL if how == "kill" else signal.SIGTERM)
+    if how == "kill":
+        by = writer.until_written(victim.port, key)
+        gap = time.monotonic() - since
+        if by == victim.port:
+            raise Failure("a node that was killed takes writes")
+    else:
+        gap = writer.longest_pause(victim.port, key, since)
     victim.process.wait()
     victim.start()
     return gap
@@ -249,14 +283,14 @@ def main():
     options = arguments()
     chance = random.Random(options.seed)
     whom = "the node that leads raft" if options.raft_leader else "a node that does not lead raft"
-    print(f"{options.nodes} nodes, {options.kills} kills of {whom}, writes of durability {options.durability}; ms\n")
+    what = {"kill": "SIGKILL to", "terminate": "SIGTERM to", "hand-over": "CLUSTER FAILOVER takes the roles of"}[options.how]
+    print(f"{options.nodes} nodes, {options.kills} times {what} {whom}, writes of durability {options.durability}; ms\n")
     gaps = []
-    while len(gaps) < options.kills:
-        with Cluster(options) as cluster:
-            writer = Writer(cluster)
-            while len(gaps) < options.kills and (gap := kill_once(cluster, writer, chance)) is not None:
-                gaps.append(gap * 1000)
-                print(f"{gaps[-1]:.0f}", end=" ", flush=True)
+    with Cluster(options) as cluster:
+        writer = Writer(cluster)
+        while len(gaps) < options.kills:
+            gaps.append(befall_once(cluster, writer, chance) * 1000)
+            print(f"{gaps[-1]:.0f}", end=" ", flush=True)
     gaps.sort()
     at_90 = gaps[min(len(gaps) - 1, int(len(gaps) * 0.9))]
     print(f"\n\nmedian {median(gaps):.0f}, p90 {at_90:.0f}, max {gaps[-1]:.0f}")

@@ -75,6 +75,8 @@ pub struct Multi {
     pub writes: bool,
     /// Of all their keys; known where it matters.
     pub slots: Slots,
+    /// One of them is about all keys, or may be.
+    pub keyless: bool,
 }
 
 /// A key that a client watches.

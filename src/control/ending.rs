@@ -33,6 +33,8 @@ pub(super) struct Ending {
     asked: Vec<(CoreId, u32, u16)>,
     /// Goes on whatever happens: it was forced, or a signal.
     force: bool,
+    /// Nothing more is given away.
+    now: bool,
     number: u64,
 }
 
@@ -44,6 +46,7 @@ impl Control {
         if let Some(ending) = &mut *self.ending.borrow_mut() {
             ending.asked.extend(client);
             ending.force |= force;
+            ending.now |= how.now;
             return;
         }
         let saves = how.save.unwrap_or(!config.save.is_empty());
@@ -58,11 +61,12 @@ impl Control {
         }
         let number = self.endings.get() + 1;
         self.endings.set(number);
-        *self.ending.borrow_mut() = Some(Ending { asked: client.into_iter().collect(), force, number });
+        *self.ending.borrow_mut() = Some(Ending { asked: client.into_iter().collect(), force, now: how.now, number });
         let (control, deadline) = (Rc::clone(self), Instant::now() + patience);
         glommio::spawn_local(async move {
             if leaves {
-                control.give_away(deadline, || control.is_ending(number)).await;
+                let is_hurried = || control.ending.borrow().as_ref().is_some_and(|ending| ending.now);
+                control.give_away(deadline, || control.is_ending(number) && !is_hurried()).await;
             }
             let mut saved = Ok(());
             if saves && control.is_ending(number) {

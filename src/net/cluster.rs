@@ -42,11 +42,12 @@ use super::wait::{Blocked, Ending};
 use super::window::{Request, Target, Way};
 use crate::cluster::View;
 use crate::command;
+use crate::command::cluster::Slots;
 use crate::command::table::Row;
 use crate::log::durability::Durability;
 use crate::log::feed::Seq;
 use crate::resp::{Output, Reply};
-use crate::route::{CoreId, PartitionSet};
+use crate::route::{CoreId, PartitionSet, slot_of};
 
 /// What a core in a cluster of several nodes keeps in mind. All of it is empty without.
 #[derive(Default)]
@@ -73,7 +74,10 @@ impl Pump {
         let few = |view: &View, p| view.leads(p) && view.roles(p).few_in_sync;
         let given_up: PartitionSet = match &self.engine.view {
             Some(older) => {
-                let fewer = |&p: &u16| lost.has(p) || few(&view, p) && older.leads(p) && !few(older, p);
+                // What was given away is committed to its end: replies that wait do so for others.
+                let given_away = |p| older.is_closed(p) && view.is_closed(p);
+                let fewer =
+                    |&p: &u16| lost.has(p) && !given_away(p) || few(&view, p) && older.leads(p) && !few(older, p);
                 (0..view.partitions()).filter(fewer).collect()
             }
             None => PartitionSet::default(),
@@ -99,8 +103,15 @@ impl Pump {
     #[cold]
     pub(super) fn is_held_by_role(&self, index: u32, row: &Row, args: &[&[u8]]) -> bool {
         let multi = self.connections[index as usize].as_deref().and_then(|connection| connection.session.multi);
-        let queued = multi.filter(|_| row.command.name == "exec").map(|multi| multi.slots);
-        self.engine.holds(row, args, queued)
+        let Some(multi) = multi.filter(|_| row.command.name == "exec") else {
+            return self.engine.holds(row, args, None);
+        };
+        let watched = self.connections[index as usize].as_deref().map(|connection| &connection.session.watched);
+        let watches = watched.into_iter().flat_map(|watched| watched.iter());
+        let mut slots = watches.map(|watched| slot_of(&watched.place.1));
+        let view = self.engine.view.as_deref();
+        let queued = if multi.keyless { Slots::Several } else { multi.slots };
+        self.engine.holds(row, args, Some(queued)) || slots.any(|slot| view.is_some_and(|view| view.holds(slot)))
     }
 
     /// Nothing is lent: contents change places.

@@ -273,7 +273,9 @@ impl Covering {
     /// Something has happened that the stream cannot tell of, or what is wanted is not led here.
     fn is_worthless(&self, engine: &Engine) -> bool {
         let shard = &engine.shard;
-        let leads = |partition| engine.view.as_ref().is_none_or(|view| view.leads(partition));
+        // By the newest view, and where its contents are.
+        let led = |partition| engine.view.as_ref().is_none_or(|view| view.leads(partition));
+        let leads = |partition| led(partition) && engine.is_led(partition);
         let missing = |only: &PartitionSet| shard.partitions().any(|p| only.has(p) && !leads(p));
         self.disruptions != shard.disruptions(self.only.as_deref()) || self.only.as_deref().is_some_and(missing)
     }

@@ -15,6 +15,7 @@ use crate::command::table::Row;
 use crate::command::transaction::{QUEUED_MAX, Queued, runs_in_multi};
 use crate::command::{Flags, Handler, Merge, Owned, Reach, cluster, generic, table};
 use crate::engine::Refusal;
+use crate::engine::cluster::is_about_keys;
 use crate::resp::{Error, Limits, Parser, ProtocolError, Step};
 use crate::route::Route;
 use crate::shard::FOLLOWED;
@@ -352,7 +353,9 @@ impl Pump {
         multi.commands += 1;
         multi.writes |= row.command.flags.has(Flags::WRITE);
         if self.engine.config.cluster_enabled {
-            multi.slots = multi.slots.and(cluster::slots_of(row, &self.window.args[start as usize..]));
+            let slots = cluster::slots_of(row, &self.window.args[start as usize..]);
+            multi.slots = multi.slots.and(slots);
+            multi.keyless |= slots == cluster::Slots::None && is_about_keys(row);
         }
         self.push_request(index, start, row, Way::Queued, None, owned);
     }

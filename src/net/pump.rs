@@ -78,12 +78,12 @@ pub struct Pump {
     pub(super) forwarding: Vec<u32>,
     /// Connections that MONITOR.
     pub(super) monitors: Vec<u32>,
-    /// Connections held by CLIENT PAUSE, or because the log is behind.
+    /// Connections held by CLIENT PAUSE, because the log is behind, or because a role moves.
     pub(super) paused: Vec<u32>,
     pub(super) pause: Option<Pause>,
     /// Cores that have fed more than the control core takes.
     pub(super) full_feeds: Vec<CoreId>,
-    /// Invariant: clients are paused, or `full_feeds` is not empty.
+    /// Invariant: clients are paused, `full_feeds` is not empty, or the view has a gate that is not open.
     pub(super) restrained: bool,
     /// Cores with monitors, and what they shall see at the end of the turn.
     pub(super) monitor_cores: Vec<CoreId>,

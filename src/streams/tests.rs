@@ -274,11 +274,11 @@ fn see_gates(leader: &mut Leader) -> Vec<leader::Action> {
 fn a_role_is_handed_over_when_nothing_can_be_written_and_everything_is_committed() {
     let mut leader = followed();
     let mut out = Vec::new();
-    assert_eq!(leader.hand_over(0, &[FIRST], to(2), &mut out), 1);
+    assert_eq!(leader.hand_over(0, &[FIRST], to(2), 9, &mut out), 1);
     assert_eq!(out, [leader::Action::Gates]);
     assert_eq!([0, 1].map(|p| leader.gate(p)), [Some(Gate::Closing), Some(Gate::Open)]);
     // It is on its way already.
-    assert_eq!(leader.hand_over(0, &[FIRST], to(3), &mut out), 0);
+    assert_eq!(leader.hand_over(0, &[FIRST], to(3), 9, &mut out), 0);
     // What was begun, ends.
     append(&mut leader, 11, 0);
     assert_eq!(see_gates(&mut leader), [leader::Action::Gates]);
@@ -321,7 +321,7 @@ fn a_role_goes_to_nobody_who_could_not_take_it() {
         (FIRST, Member { incarnation: 2, ..to(2) }),
         (Move { partition: 9, epoch: 1 }, to(2)),
     ] {
-        assert_eq!(leader.hand_over(0, &[change], to, &mut out), 0, "{change:?} to {to:?}");
+        assert_eq!(leader.hand_over(0, &[change], to, 9, &mut out), 0, "{change:?} to {to:?}");
     }
     assert_eq!(out, []);
 }
@@ -331,7 +331,7 @@ fn a_handover_that_does_not_get_on_is_given_up_or_taken_back() {
     // Data cores do not answer: requests go on.
     let mut leader = followed();
     let mut out = Vec::new();
-    leader.hand_over(0, &[FIRST], to(2), &mut out);
+    leader.hand_over(0, &[FIRST], to(2), 9, &mut out);
     leader.tick(HANDOVER_MS, 0, &mut out);
     assert_eq!(leader.gate(0), Some(Gate::Closing));
     out.clear();
@@ -341,7 +341,7 @@ fn a_handover_that_does_not_get_on_is_given_up_or_taken_back() {
 
     // Raft has refused it: likewise, but not before all that were proposed are decided.
     let mut leader = followed();
-    leader.hand_over(0, &[FIRST], to(2), &mut out);
+    leader.hand_over(0, &[FIRST], to(2), 9, &mut out);
     see_gates(&mut leader);
     see_gates(&mut leader);
     leader.turn_end(0, &mut out);
@@ -355,7 +355,7 @@ fn a_handover_that_does_not_get_on_is_given_up_or_taken_back() {
 
     // Nobody knows: the gate stays closed, this node proposes that it leads anew, and at last says that it does not know.
     let mut leader = followed();
-    leader.hand_over(0, &[FIRST], to(2), &mut out);
+    leader.hand_over(0, &[FIRST], to(2), 9, &mut out);
     see_gates(&mut leader);
     see_gates(&mut leader);
     leader.turn_end(0, &mut out);
@@ -390,7 +390,7 @@ fn a_follower_that_is_about_to_end_is_waited_for_no_longer() {
     leader.tick(3, 0, &mut out);
     assert_eq!(proposed(&out), [[1, 3], [1, 3]]);
     // No role goes to it.
-    assert_eq!(leader.hand_over(4, &[FIRST], to(2), &mut Vec::new()), 0);
+    assert_eq!(leader.hand_over(4, &[FIRST], to(2), 9, &mut Vec::new()), 0);
     // It stays after all.
     leader.roles(5, &state(&[1, 3]), &mut out);
     leader.message(6, 5, keep(2, 2), &mut out);

@@ -57,7 +57,7 @@ impl Control {
         .detach();
     }
 
-    fn now_ms(&self) -> SteadyMs {
+    pub(super) fn now_ms(&self) -> SteadyMs {
         self.node.clock.clone().now().steady_ms
     }
 

@@ -119,7 +119,9 @@ impl Control {
     /// A node asks this one for roles. How many are on their way.
     pub(super) fn hand_over(self: &Rc<Self>, request: &HandOver) -> u32 {
         let mut begun = 0;
-        self.with_leader(|leader, now_ms, out| begun = leader.hand_over(now_ms, &request.moves, request.to, out));
+        self.with_leader(|leader, now_ms, out| {
+            begun = leader.hand_over(now_ms, &request.moves, request.to, request.moves.len(), out);
+        });
         let HandOver { node, to, moves } = request;
         tracing::info!(node, to = to.node, asked = moves.len(), begun, "roles are asked for");
         self.advance();
@@ -149,6 +151,9 @@ impl Control {
     /// CLUSTER FAILOVER: this node asks for all roles that it could have.
     pub(in crate::control) fn take_roles(self: &Rc<Self>) -> Result<(), TakeRolesError> {
         let member = self.member().ok_or(TakeRolesError::NoReplica)?;
+        if !self.node.state.lease.is_valid_at(self.now_ms()) {
+            return Err(TakeRolesError::NoLease);
+        }
         let asked = {
             let state = member.reader.state();
             let to = state.member(member.me).ok_or(TakeRolesError::NoReplica)?;
@@ -177,4 +182,6 @@ pub(in crate::control) enum TakeRolesError {
     /// As Redis says it to a primary.
     #[error("You should send CLUSTER FAILOVER to a replica")]
     NoReplica,
+    #[error("this node has no lease: it could not serve what it led")]
+    NoLease,
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use openraft_rt::WatchReceiver;
 
 use super::Member;
-use crate::cluster::NodeId;
+use crate::cluster::{Gate, NodeId};
 use crate::control::Control;
 use crate::raft::command::{self, Move};
 use crate::raft::govern::ROLES_AT_ONCE;
@@ -20,6 +20,9 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(4);
 
 /// How long another node may take to lead raft, before the next one is asked.
 const YIELD_PATIENCE: Duration = Duration::from_millis(300);
+
+/// An in-sync set keeps so many, also if some of them are about to end: see [`crate::streams::leader`].
+const IN_SYNC_KEPT: usize = 2;
 
 /// Between two looks at what is left.
 const LOOK: Duration = Duration::from_millis(5);
@@ -31,7 +34,11 @@ impl Member {
         let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
         state.partitions().iter().filter_map(|is| is.primary).for_each(|node| *led.entry(node).or_default() += 1);
         let mut given: BTreeMap<NodeId, (command::Member, Vec<Move>)> = BTreeMap::new();
-        for (partition, is) in (0..).zip(state.partitions()).filter(|(_, is)| is.primary == Some(self.me)) {
+        let streams = self.streams.borrow();
+        let leader = streams.as_ref().map(|streams| &streams.leader);
+        let stays = |partition| leader.is_some_and(|leader| leader.gate(partition) == Some(Gate::Open));
+        let led_here = (0..).zip(state.partitions()).filter(|(id, is)| is.primary == Some(self.me) && stays(*id));
+        for (partition, is) in led_here {
             let others = is.in_sync.iter().filter(|node| **node != self.me);
             let Some(&to) = others.min_by_key(|node| led.get(node).copied().unwrap_or(0)) else { continue };
             let Some(member) = state.member(to) else { continue };
@@ -42,10 +49,16 @@ impl Member {
         given
     }
 
-    /// Whether somebody would miss this node: it leads what another one could lead, or is waited for.
+    /// Whether somebody would miss this node: it leads what another one could lead, is waited for though there are others, or
+    /// its clients wait to hear who leads now.
     fn is_missed(&self) -> bool {
         let state = self.reader.state();
-        state.partitions().iter().any(|is| is.in_sync.len() > 1 && is.in_sync.contains(&self.me))
+        let awaits = self.streams.borrow().as_ref().is_some_and(|streams| !streams.awaited.is_empty());
+        awaits
+            || state.partitions().iter().any(|is| {
+                let leads = is.primary == Some(self.me) && is.in_sync.len() > 1;
+                leads || is.in_sync.len() > IN_SYNC_KEPT && is.in_sync.contains(&self.me)
+            })
     }
 
     /// The voter that has most of raft's log, but for this node; None: this node does not lead raft, or alone.
@@ -70,10 +83,10 @@ impl Control {
         member.leaving.set(true);
         self.with_follower(|follower, now_ms, out| follower.leave(now_ms, out));
         let late = loop {
-            self.give_roles(&member);
             if !goes_on() {
                 return;
             }
+            self.give_roles(&member);
             match Instant::now() >= deadline {
                 _ if !member.is_missed() => break false,
                 true => break true,
@@ -98,12 +111,9 @@ impl Control {
         let under_way = || member.streams.borrow().as_ref().map_or(0, |streams| streams.leader.handing_over());
         for (to, moves) in member.roles_to_give().into_values() {
             let room = ROLES_AT_ONCE.saturating_sub(under_way());
-            let moves = &moves[..room.min(moves.len())];
-            if !moves.is_empty() {
-                self.with_leader(|leader, now_ms, out| {
-                    leader.hand_over(now_ms, moves, to, out);
-                });
-            }
+            self.with_leader(|leader, now_ms, out| {
+                leader.hand_over(now_ms, &moves, to, room, out);
+            });
         }
         self.advance();
     }

@@ -270,7 +270,7 @@ impl Governor {
         }
         lead.listen(&self.settings, state, now_ms);
         let standing = lead.nodes.get_mut(&node.id).ok_or(LeaseRefusal::Unknown)?;
-        if standing.dead_ms.is_some() {
+        if standing.dead_ms.is_some() || request.ready && !standing.ready {
             lead.evening.begin();
         }
         standing.heard(request, now_ms);

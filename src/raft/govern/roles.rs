@@ -17,15 +17,17 @@ use rkyv::{Archive, Deserialize, Serialize};
 use super::Settings;
 use super::standing::Standing;
 use crate::cluster;
-use crate::raft::command::{COUNT_MAX, Member, Move, NodeId, PARTITIONS_MAX};
+use crate::raft::command::{COUNT_MAX, Member, Move, NodeId, PARTITIONS_MAX, PartitionId};
 use crate::raft::state::{Partition, State};
 use crate::shard::SteadyMs;
 
 /// Most roles that one node is asked to give to another one at a time: requests about them wait for about as long as all of
 /// these need.
 pub const ROLES_AT_ONCE: usize = 32;
-/// After so long a node is asked again.
+/// After so long a node is asked for others.
 pub const ASK_AGAIN_MS: i64 = 2_000;
+/// After so long it is asked again for what it did not give: requests have waited for that, and may have to again.
+pub const POSTPONED_MS: i64 = 30_000;
 
 /// A node is asked to give these roles to another one.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -60,6 +62,8 @@ pub struct Evening {
     settled_count: usize,
     /// When a node was asked last, and which roles it was asked for.
     asked: BTreeMap<NodeId, (SteadyMs, Vec<Move>)>,
+    /// Roles that were asked for in vain, and when they may be asked for again.
+    postponed: BTreeMap<PartitionId, SteadyMs>,
 }
 
 impl Evening {
@@ -84,12 +88,21 @@ impl Evening {
         self.settled.resize(count, false);
         // Whoever was asked, and has not done it all yet, is left alone for a while.
         let is_open = |change: &Move| state.partition(change.partition).is_some_and(|is| is.epoch == change.epoch);
+        let (postponed, until_ms) = (&mut self.postponed, now_ms.saturating_add(POSTPONED_MS));
         self.asked.retain(|_, (asked_ms, moves)| {
-            now_ms.saturating_sub(*asked_ms) < ASK_AGAIN_MS && moves.iter().any(is_open)
+            moves.retain(is_open);
+            let in_vain = now_ms.saturating_sub(*asked_ms) >= ASK_AGAIN_MS;
+            if in_vain {
+                postponed.extend(moves.iter().map(|change| (change.partition, until_ms)));
+            }
+            !in_vain && !moves.is_empty()
         });
+        self.postponed.retain(|_, until_ms| now_ms < *until_ms);
         let is_alive = |node: NodeId| nodes.get(&node).is_some_and(|standing| standing.dead_ms.is_none());
         let can_lead = |node: NodeId| {
-            nodes.get(&node).is_some_and(|standing| standing.ready && standing.is_fresh(settings, now_ms))
+            nodes.get(&node).is_some_and(|standing| {
+                standing.ready && standing.is_fresh(settings, now_ms) && standing.may_serve(now_ms)
+            })
         };
         let mut wanted: BTreeMap<NodeId, HandOver> = BTreeMap::new();
         let partitions = (0..).zip(state.partitions()).zip(&plan.partitions).zip(&mut self.settled);
@@ -100,7 +113,7 @@ impl Evening {
                 self.settled_count += 1;
                 continue;
             }
-            if self.asked.contains_key(&primary) {
+            if self.asked.contains_key(&primary) || self.postponed.contains_key(&id) {
                 continue;
             }
             let Some(to) = successor(is, primary, plan, &can_lead).and_then(|to| state.member(to)) else { continue };

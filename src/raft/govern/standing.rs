@@ -83,6 +83,11 @@ impl Standing {
         self.lease.is_some_and(|lease| lease.incarnation != self.incarnation && now_ms < lease.ends_ms)
     }
 
+    /// Whether its process may have a valid lease.
+    pub fn may_serve(&self, now_ms: SteadyMs) -> bool {
+        self.lease.is_some_and(|lease| lease.incarnation == self.incarnation && now_ms < lease.ends_ms)
+    }
+
     /// Whether its silence is strange, or longer than anybody's may be.
     pub fn is_silent(&self, settings: &Settings, now_ms: SteadyMs) -> bool {
         let silence_ms_max = i64::from(settings.lease_ms) * SILENCE_LEASES_MAX;

@@ -34,9 +34,11 @@ impl Leader {
         for at in order {
             let (node, peer) = (self.fellows[at].member.node, self.fellows[at].peer);
             let led = &self.led;
-            // Whoever may be in sync keeps what it has.
+            // Whoever may be in sync keeps what it has. While a role moves, its contents do.
             let due = |partition: &PartitionId| {
-                led[*partition as usize].as_ref().is_some_and(|led| led.deposed.is_none() && !led.may_be_in_sync(node))
+                led[*partition as usize]
+                    .as_ref()
+                    .is_some_and(|led| led.deposed.is_none() && led.handover.is_none() && !led.may_be_in_sync(node))
             };
             let queued = self.fellows[at].parts.iter().filter(|(_, part)| part.phase == Phase::Queued);
             let partitions: Rc<[PartitionId]> =

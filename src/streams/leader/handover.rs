@@ -31,6 +31,9 @@ pub const HANDOVER_MS: u64 = 1_000;
 /// After so long what waits at the gate is refused: whether this node leads is not known to it.
 pub const STUCK_MS: u64 = 2_000;
 
+/// A follower that has lacked something for longer is behind.
+const LAG_MS_MAX: u64 = 100;
+
 /// A role that moves.
 #[derive(Clone, Copy, Debug)]
 pub struct Handover {
@@ -61,14 +64,28 @@ enum Step {
 }
 
 impl Leader {
-    /// Gives these roles to another node, those of them that it can take. What becomes of it is seen in raft's state; how many
-    /// are on their way.
-    pub fn hand_over(&mut self, now_ms: u64, moves: &[Move], to: Member, out: &mut Vec<Action>) -> usize {
+    /// Gives these roles to another node, those of them that it can take, up to so many. What becomes of it is seen in raft's
+    /// state; how many are on their way. None is begun while a follower is behind: everything that this node has written would
+    /// have to be committed first, and requests would wait for that.
+    pub fn hand_over(
+        &mut self,
+        now_ms: u64,
+        moves: &[Move],
+        to: Member,
+        count_max: usize,
+        out: &mut Vec<Action>,
+    ) -> usize {
         self.look_who_keeps_up(now_ms);
+        let is_behind = |fellow: &Fellow| fellow.timeline.lag(now_ms, fellow.received).0 > LAG_MS_MAX;
+        let behind = self.fellows.iter().any(|fellow| fellow.following > 0 && is_behind(fellow));
         let known = self.state.member(to.node) == Some(to) && to.node != self.settings.node;
         let before = self.handovers.len();
         let gates = self.gates + 1;
-        for &Move { partition, epoch } in moves.iter().filter(|_| known) {
+        for &Move { partition, epoch } in moves.iter().filter(|_| known && !behind) {
+            let is_copied = self.run.as_ref().is_some_and(|run| run.partitions.contains(&partition));
+            if is_copied || self.handovers.len() - before == count_max {
+                continue;
+            }
             let Some(mut led) = self.led.get_mut(partition as usize).and_then(Option::take) else { continue };
             let fits = led.epoch == epoch && led.deposed.is_none() && led.handover.is_none();
             if fits && led.in_sync.contains(&to.node) && self.is_good(now_ms, partition, &led, to.node) {

@@ -29,8 +29,7 @@ impl Leader {
         let Settings { insync_timeout_ms, phi_max, .. } = self.settings;
         for fellow in &mut self.fellows {
             let (behind_ms, _) = fellow.timeline.lag(now_ms, fellow.received);
-            fellow.keeps_up = !fellow.leaving
-                && behind_ms < insync_timeout_ms
+            fellow.keeps_up = behind_ms < insync_timeout_ms
                 && now_ms.saturating_sub(fellow.heard_ms) < insync_timeout_ms
                 && fellow.detector.phi(now_ms) <= phi_max;
         }
@@ -59,14 +58,20 @@ impl Leader {
         if led.proposed_ms.is_none() && self.all_are_in_sync(now_ms, id, led) {
             return None;
         }
+        let leaves = |leader: &Leader, node| {
+            leader.fellows.iter().any(|fellow| fellow.member.node == node && fellow.leaving && fellow.recognized)
+        };
         let mut desired = vec![settings.node];
+        let mut leaving = Vec::new();
         for node in led.replicas.clone().into_iter().filter(|node| *node != settings.node) {
             let opinion = self.opinion(now_ms, id, led, node);
             if led.in_sync.contains(&node) {
-                if !matches!(opinion, Opinion::Bad) {
-                    desired.push(node);
+                match opinion {
+                    Opinion::Bad => {}
+                    _ if leaves(self, node) => leaving.push(node),
+                    _ => desired.push(node),
                 }
-            } else if matches!(opinion, Opinion::Good) {
+            } else if matches!(opinion, Opinion::Good) && !leaves(self, node) {
                 if self.has_joined(id, led, node) {
                     desired.push(node);
                 } else {
@@ -76,6 +81,10 @@ impl Leader {
                 led.joiners.retain(|joiner| joiner.node != node);
                 self.untidy = true;
             }
+        }
+        // When all nodes end, each set keeps two that have everything.
+        if desired.len() == 1 {
+            desired.extend(leaving.first());
         }
         let same = desired.len() == led.in_sync.len() && led.in_sync.iter().all(|node| desired.contains(node));
         let due = led.proposed_ms.is_none_or(|since_ms| now_ms >= since_ms + self.settings.propose_ms);
@@ -101,6 +110,9 @@ impl Leader {
             *node == self.settings.node
                 || led.in_sync.contains(node) && !matches!(self.opinion(now_ms, id, led, *node), Opinion::Bad)
         };
+        if self.fellows.iter().any(|fellow| fellow.leaving) {
+            return false;
+        }
         led.in_sync.len() == led.replicas.len() && led.replicas.iter().all(stays)
     }
 
@@ -124,7 +136,6 @@ impl Leader {
                     Opinion::Bad
                 }
             }
-            _ if fellow.leaving => Opinion::Bad,
             Some(Part { phase: Phase::Queued | Phase::Copying, .. }) => Opinion::Bad,
             _ => patience(led.led_ms.max(fellow.since_ms), settings.insync_timeout_ms),
         }
@@ -132,7 +143,8 @@ impl Leader {
 
     /// Whether a follower is connected, has all of a partition, and keeps up.
     pub(super) fn is_good(&self, now_ms: u64, id: PartitionId, led: &Led, node: NodeId) -> bool {
-        matches!(self.opinion(now_ms, id, led, node), Opinion::Good)
+        let leaving = self.fellows.iter().any(|fellow| fellow.member.node == node && fellow.leaving);
+        !leaving && matches!(self.opinion(now_ms, id, led, node), Opinion::Good)
     }
 
     /// Whether it has everything that was committed without it.

@@ -152,6 +152,8 @@ pub struct Leader {
     gates: u64,
     /// Partitions that are led no longer and not released.
     deposed: usize,
+    /// Followers may wait for an answer that can be given.
+    answers_due: bool,
     #[cfg(test)]
     pub fault: Option<Fault>,
 }
@@ -177,6 +179,7 @@ impl Leader {
             handovers: Vec::new(),
             gates: 0,
             deposed: 0,
+            answers_due: false,
             #[cfg(test)]
             fault: None,
         }
@@ -276,8 +279,14 @@ impl Leader {
         *place = Some(Box::new(Led::new(now_ms, epoch, base, cut, suffix)));
         self.untidy = true;
         self.take_role(partition, out);
-        for at in 0..self.fellows.len() {
-            self.answer(now_ms, at, out);
+        // A thousand may begin in one turn, and followers hear of all of them at once.
+        self.answers_due = true;
+    }
+
+    /// Answers those who have asked for what is led by now.
+    fn answer_due(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+        if std::mem::take(&mut self.answers_due) {
+            (0..self.fellows.len()).for_each(|at| self.answer(now_ms, at, out));
         }
     }
 

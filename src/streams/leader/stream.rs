@@ -205,6 +205,7 @@ impl Leader {
 
     /// Everything of this turn of the shell is said: send what it has brought, in one message for each follower.
     pub fn turn_end(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+        self.answer_due(now_ms, out);
         self.refresh();
         self.propose_handovers(now_ms, out);
         for at in 0..self.fellows.len() {

@@ -51,7 +51,7 @@ impl World {
         {
             let moves = [Move { partition: p, epoch: known.epoch }];
             self.on_leader(primary, |leader, now, out| {
-                leader.hand_over(now, &moves, to, out);
+                leader.hand_over(now, &moves, to, 1, out);
             });
         }
     }
