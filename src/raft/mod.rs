@@ -21,6 +21,8 @@ pub mod log_store;
 pub mod recover;
 pub mod runtime;
 pub mod settings;
+#[cfg(test)]
+mod sim;
 pub mod snapshot;
 pub mod state;
 pub mod state_machine;

@@ -100,6 +100,8 @@ pub struct Guests {
     pub lease: Box<dyn Fn(&LeaseRequest) -> LeaseAnswer>,
     /// Whether this node may vote.
     pub votes: Box<dyn Fn() -> bool>,
+    /// Whether this node may execute what others propose.
+    pub proposals: Box<dyn Fn() -> bool>,
 }
 
 /// Binds the address at which other nodes reach this one.

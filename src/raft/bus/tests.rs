@@ -76,7 +76,12 @@ impl Node {
         let settings = config("test", Pace::Steady).unwrap();
         let raft = Raft::new(node, settings, bus.network(), log, machine).await.unwrap();
         let refused = |_: &LeaseRequest| LeaseAnswer::Refused(LeaseRefusal::NotLeading);
-        let guests = Guests { stream: Box::new(|_, _, _| ()), lease: Box::new(refused), votes: Box::new(|| true) };
+        let guests = Guests {
+            stream: Box::new(|_, _, _| ()),
+            lease: Box::new(refused),
+            votes: Box::new(|| true),
+            proposals: Box::new(|| true),
+        };
         bus.serve(listener, raft.clone(), guests);
         Node { bus, raft, reader, closing }
     }
