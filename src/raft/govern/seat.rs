@@ -270,7 +270,10 @@ impl Seat {
 
     fn done(around: &impl Around, ticket: Ticket, outcome: Outcome) {
         around.seat().governor.borrow_mut().done(ticket, &outcome);
-        Seat::let_governor_decide(around);
+        // What failed would fail again at once: that waits for the next tick.
+        if matches!(outcome, Outcome::Reply(_) | Outcome::Done) {
+            Seat::let_governor_decide(around);
+        }
     }
 
     async fn change_members(&self, change: ChangeMembers<NodeId, Peer>) -> Outcome {

@@ -258,7 +258,9 @@ impl Executor {
     pub fn step(&self) -> Step {
         let next = self.shared.state.borrow_mut().next();
         match next {
-            Next::Task(task) => Step::Ran(self.shared.poll(task)),
+            Next::Task(task) => {
+                Step::Ran(self.shared.poll(task))
+            }
             Next::Alarm(Alarm::Wake(waker)) => {
                 waker.wake();
                 Step::Passed(None)

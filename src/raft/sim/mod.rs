@@ -54,6 +54,8 @@ const PARTITIONS: u16 = 4;
 const FOUNDING_NS: u64 = 5_000_000_000;
 const STORM_NS: u64 = 5_000_000_000;
 const CALM_NS: u64 = 4_000_000_000;
+/// Tasks that may be polled at one moment.
+const AT_ONCE_MAX: u64 = 100_000;
 
 /// What is done wrong on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -276,10 +278,16 @@ impl World {
 
     /// Runs until a moment, or until this is so. Says whether it is.
     fn run_until(&self, end_ns: u64, over: impl Fn(&World) -> bool) -> Result<bool, String> {
+        let mut at_once = 0;
         while self.executor.now_ns() < end_ns {
+            at_once += 1;
             match self.executor.step() {
-                Step::Ran(process) | Step::Passed(Some(process)) => self.look_at(process),
-                Step::Passed(None) => {}
+                Step::Ran(process) if at_once > AT_ONCE_MAX => return Err(format!("{process:?} never comes to rest")),
+                Step::Ran(process) => self.look_at(process),
+                Step::Passed(process) => {
+                    at_once = 0;
+                    process.into_iter().for_each(|process| self.look_at(process));
+                }
                 Step::End => return Err("nothing happens any more".into()),
             }
             if let Some(why) = self.wrong.borrow_mut().take() {
