@@ -1,5 +1,6 @@
 //! What must be so, after every step and in the end.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
@@ -17,8 +18,10 @@ pub struct Judge {
     entries: Vec<LogId>,
     /// What they come to.
     state: State,
+    /// Who votes; while that changes, all who do before or after.
+    voters: BTreeSet<NodeId>,
     /// Processes that have said that they are ready.
-    ready: std::collections::BTreeSet<(NodeId, Incarnation)>,
+    ready: BTreeSet<(NodeId, Incarnation)>,
     /// The latest epoch in which somebody was answered.
     answered: [Epoch; PARTITIONS as usize],
 }
@@ -37,9 +40,14 @@ impl Member {
 }
 
 impl World {
-    /// Whether this is so of the state that was agreed on.
-    pub fn judged(&self, is: impl FnOnce(&State) -> bool) -> bool {
-        is(&self.judge.borrow().state)
+    /// Something about the state that was agreed on.
+    pub fn judged<T>(&self, about: impl FnOnce(&State) -> T) -> T {
+        about(&self.judge.borrow().state)
+    }
+
+    /// How many vote.
+    pub fn voters(&self) -> usize {
+        self.judge.borrow().voters.len()
     }
 
     /// A process has done something, or goes on.
@@ -95,7 +103,8 @@ impl World {
             Payload::Normal(command) => command,
             Payload::Membership(membership) => {
                 self.say(|| format!("{}: members {membership}", entry.log_id));
-                return self.note(|seen| seen.voters += u64::from(membership.voter_ids().count() > 1));
+                judge.voters = membership.voter_ids().collect();
+                return self.note(|seen| seen.memberships += 1);
             }
             Payload::Blank => return self.say(|| format!("{}: a leader begins", entry.log_id)),
         };
@@ -142,7 +151,7 @@ impl World {
         self.heal();
         let end_ns = self.executor.now_ns() + CALM_NS;
         self.run_until(end_ns, |_| false)?;
-        let members = self.members.borrow();
+        let members = self.network.members();
         let state = self.judge.borrow().state.clone();
         for (partition, is) in (0..).zip(state.partitions()) {
             let is_there = |id: &NodeId| members.iter().any(|member| member.me == *id);

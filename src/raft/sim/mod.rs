@@ -46,6 +46,7 @@ use crate::log::files::scratch::Scratch;
 use crate::log::testing::Random;
 use crate::raft::command::Command;
 use crate::raft::govern::{DRIFT_DIVISOR, Fault, Seat, Settings};
+use crate::raft::state::State;
 use crate::raft::types::Runtime;
 
 const HOSTS: usize = 5;
@@ -81,7 +82,7 @@ struct Happened {
     terms: u64,
     promotions: u64,
     placements: u64,
-    voters: u64,
+    memberships: u64,
     replies: u64,
     kills: u64,
     power_cuts: u64,
@@ -303,17 +304,24 @@ impl World {
     /// The cluster is founded, and its data set begins.
     fn found(self: &Rc<World>) -> Result<(), String> {
         self.hosts().into_iter().for_each(|host| self.start(host));
-        let all_joined = |world: &World| world.judged(|state| state.nodes().len() == HOSTS && state.nodes().iter().all(|node| node.incarnation > 0));
-        if !self.run_until(FOUNDING_NS, all_joined)? {
+        let joined = |world: &World| {
+            let registered = |state: &State| state.nodes().iter().filter(|node| node.incarnation > 0).count();
+            world.judged(|state| registered(state) == HOSTS)
+        };
+        if !self.run_until(FOUNDING_NS, joined)? {
             return Err("not all nodes have joined".into());
         }
-        let member = self.network.members()[0].clone();
-        self.executor.spawn(member.caller.process, async move {
-            while member.propose(Command::Create { partitions: PARTITIONS }).await.is_none() {}
+        let founder = self.network.members().into_iter().find(|member| member.me == 1);
+        let founder = founder.ok_or("there is no founder")?;
+        self.executor.spawn(founder.caller.process, async move {
+            while founder.propose(Command::Create { partitions: PARTITIONS }).await.is_none() {}
         });
-        let placed = |world: &World| world.judged(|state| !state.partitions().is_empty() && state.partitions().iter().all(|is| is.epoch > 0));
-        let end_ns = self.executor.now_ns() + FOUNDING_NS;
-        if self.run_until(end_ns, placed)? { Ok(()) } else { Err("the data set does not begin".into()) }
+        let begun = |world: &World| {
+            let placed = |state: &State| state.partitions().iter().filter(|is| is.epoch > 0).count();
+            world.judged(placed) == usize::from(PARTITIONS) && world.voters() == HOSTS
+        };
+        let begun = self.run_until(self.executor.now_ns() + FOUNDING_NS, begun)?;
+        if begun { Ok(()) } else { Err("the data set does not begin".into()) }
     }
 }
 

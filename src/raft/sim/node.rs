@@ -137,7 +137,7 @@ async fn join(world: &Rc<World>, caller: &Caller, identity: u128) -> NodeId {
     let profile = profile(caller.host);
     loop {
         let join = Command::Join { identity, profile: profile.clone() };
-        if let Some((_, Reply::Joined { node })) = propose(caller, None, &world.hosts(), join).await {
+        if let Some(Reply::Joined { node }) = propose(caller, None, &world.hosts(), join).await {
             return node;
         }
         Runtime::sleep(PAUSE).await;
@@ -150,11 +150,11 @@ fn profile(host: Host) -> Profile {
 
 /// Proposes to whoever leads, as the bus does: the own raft is asked first, then others, and whom they name. None: nobody
 /// leads, or it is not known what came of it.
-async fn propose(caller: &Caller, own: Option<&Raft>, hosts: &[Host], command: Command) -> Option<(u64, Reply)> {
+async fn propose(caller: &Caller, own: Option<&Raft>, hosts: &[Host], command: Command) -> Option<Reply> {
     let mut hint = None;
     if let Some(raft) = own {
         match Runtime::timeout(ANSWER_PATIENCE, server::propose(raft, command.clone())).await.ok()?.ok()? {
-            Answer::Proposed(index, reply) => return Some((index, reply)),
+            Answer::Proposed(_, reply) => return Some(reply),
             Answer::NotLeader(Elsewhere { leader }) => hint = leader,
             _ => {}
         }
@@ -162,16 +162,18 @@ async fn propose(caller: &Caller, own: Option<&Raft>, hosts: &[Host], command: C
     let first = hint.map(|(node, peer)| (host_of(&peer), Some(node)));
     let others = hosts.iter().filter(|host| **host != caller.host).map(|host| (*host, None));
     for (host, target) in first.into_iter().chain(others) {
-        let command = command.clone();
+        let (command, repeated) = (command.clone(), &command);
         let serve = |member: Rc<Member>| async move {
             let taken = member.seat.takes_proposals() || member.world.mistake_is(Mistake::AnybodyFirst);
             let elsewhere = Answer::NotLeader(Elsewhere { leader: None });
             if taken { server::propose(&member.raft, command).await.ok() } else { Some(elsewhere) }
         };
-        match caller.call(host, target, ANSWER_PATIENCE, serve).await? {
-            Answer::Proposed(index, reply) => return Some((index, reply)),
-            Answer::NotLeader(_) => {}
-            _ => return None,
+        match caller.call(host, target, ANSWER_PATIENCE, serve).await {
+            Some(Answer::Proposed(_, reply)) => return Some(reply),
+            Some(Answer::NotLeader(_)) => {}
+            // It may have been executed, or be yet.
+            _ if !matches!(repeated, Command::Join { .. } | Command::Register { .. }) => return None,
+            _ => {}
         }
     }
     None
@@ -190,7 +192,7 @@ impl Member {
     /// Proposes to whoever leads.
     pub async fn propose(&self, command: Command) -> Option<Reply> {
         let hosts = self.world.hosts();
-        propose(&self.caller, Some(&self.raft), &hosts, command).await.map(|(_, reply)| reply)
+        propose(&self.caller, Some(&self.raft), &hosts, command).await
     }
 
     async fn work(self: Rc<Member>) {

@@ -46,7 +46,9 @@ impl World {
         self.network.lossy.set(0);
         self.network.heal();
         self.calm.set(true);
-        let dead = self.percent(50).then(|| self.below(HOSTS as u64) as Host);
+        // With one that is lost for ever, another one may be too many.
+        let may_be_dead = self.percent(50) && self.seen.borrow().wipes == 0;
+        let dead = may_be_dead.then(|| self.below(HOSTS as u64) as Host);
         for host in self.hosts() {
             let process = self.machines.borrow()[host].process;
             match process {
@@ -153,9 +155,9 @@ impl World {
         self.start_after(host, Duration::from_millis(self.below(40)));
     }
 
-    /// A disk is lost; the node joins as a new one. Once, as those who are lost for ever count among the voters.
+    /// A disk is lost; the node joins as a new one. Once, and while all five vote, so that a quorum is left whatever comes.
     fn lose_disk(self: &Rc<World>, host: Host, process: Process) {
-        let Some(member) = self.member(process).filter(|_| self.seen.borrow().wipes == 0) else { return };
+        let Some(member) = self.member(process).filter(|_| self.seen.borrow().wipes == 0 && self.voters() == HOSTS) else { return };
         {
             let machine = &mut self.machines.borrow_mut()[host];
             match self.mistake {
