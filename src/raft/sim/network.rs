@@ -106,6 +106,10 @@ impl Network {
         self.isolated.borrow_mut().insert(process);
     }
 
+    fn is_isolated(&self, process: Process) -> bool {
+        self.isolated.borrow().contains(&process)
+    }
+
     pub fn members(&self) -> Vec<Rc<Member>> {
         self.listening.borrow().values().cloned().collect()
     }
@@ -167,7 +171,7 @@ impl Caller {
     {
         let (sender, answer) = oneshot::channel::<Option<T>>();
         let from = self.host;
-        if self.network.isolated.borrow().contains(&self.process) {
+        if self.network.is_isolated(self.process) {
             self.network.lost.borrow_mut().push(Box::new(sender));
         } else {
             self.network.carry((from, to), sender, move |network, sender| {
@@ -177,6 +181,9 @@ impl Caller {
                 let (network, process) = (Rc::clone(network), member.caller.process);
                 network.clone().executor.spawn(process, async move {
                     if let Some(answer) = serve(member).await {
+                        if network.is_isolated(process) {
+                            return network.lost.borrow_mut().push(Box::new(sender));
+                        }
                         network.carry((to, from), (sender, answer), |_, (sender, answer)| drop(sender.send(Some(answer))));
                     }
                 });
