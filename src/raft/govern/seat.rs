@@ -17,8 +17,8 @@ use openraft::type_config::alias::CommittedLeaderIdOf;
 use openraft_rt::{AsyncRuntime, Instant as _, WatchReceiver};
 
 use super::{
-    Action, Governor, LeaseAnswer, LeaseRefusal, LeaseRequest, Members, Outcome, Seen, Settings, Status, Tenant, Ticket,
-    outlast,
+    Action, Governor, LeaseAnswer, LeaseRefusal, LeaseRequest, Members, Outcome, Seen, Settings, Status, Tenant,
+    Ticket, outlast,
 };
 use crate::cluster;
 use crate::raft::command::{Command, NodeId};
@@ -228,7 +228,8 @@ impl Seat {
         let metrics = metrics.borrow_watched();
         let membership = &metrics.membership_config;
         let (voters, nodes) = (membership.membership().voter_ids(), membership.membership().nodes());
-        let committed = membership.log_id().as_ref().is_some_and(|at| self.reader.applied().is_some_and(|id| id >= *at));
+        let committed =
+            membership.log_id().as_ref().is_some_and(|at| self.reader.applied().is_some_and(|id| id >= *at));
         let settled = committed && membership.membership().get_joint_config().len() == 1;
         (voters.collect(), nodes.map(|(node, peer)| (*node, peer.clone())).collect(), settled)
     }

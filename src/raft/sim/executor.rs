@@ -168,8 +168,9 @@ impl Executor {
             processes: Vec::new(),
             trace: 0,
         };
-        let executor =
-            Executor { shared: Rc::new(Shared { number, state: RefCell::new(state), current: Cell::new(Process::WORLD) }) };
+        let executor = Executor {
+            shared: Rc::new(Shared { number, state: RefCell::new(state), current: Cell::new(Process::WORLD) }),
+        };
         executor.start(Clock::default());
         executor
     }
@@ -258,9 +259,7 @@ impl Executor {
     pub fn step(&self) -> Step {
         let next = self.shared.state.borrow_mut().next();
         match next {
-            Next::Task(task) => {
-                Step::Ran(self.shared.poll(task))
-            }
+            Next::Task(task) => Step::Ran(self.shared.poll(task)),
             Next::Alarm(Alarm::Wake(waker)) => {
                 waker.wake();
                 Step::Passed(None)

@@ -11,6 +11,9 @@ use crate::raft::command::{Command, Epoch, Incarnation, NodeId};
 use crate::raft::state::State;
 use crate::raft::types::{Entry, LogId, Payload};
 
+/// Between two looks whether all data is at rest.
+const LOOK_NS: u64 = 50_000_000;
+
 /// What is known of all that was agreed on.
 #[derive(Default)]
 pub struct Judge {
@@ -27,8 +30,14 @@ pub struct Judge {
 }
 
 impl Member {
-    /// In which epoch this process serves a partition now, as those who serve know it.
+    /// In which epoch this process serves a partition now.
     pub fn serves(&self, partition: u16) -> Option<Epoch> {
+        let leads = |epoch: &Epoch| self.world.data.as_ref().is_none_or(|data| data.leads(self.me, partition, *epoch));
+        self.may_serve(partition).filter(leads)
+    }
+
+    /// In which epoch it may, by its lease, and by what those who serve know.
+    pub fn may_serve(&self, partition: u16) -> Option<Epoch> {
         let (executor, process) = (&self.caller.network.executor, self.caller.process);
         let now_ms = executor.shown_ns(process) / 1_000_000;
         let shown = self.shown.borrow();
@@ -109,6 +118,7 @@ impl World {
             Payload::Blank => return self.say(|| format!("{}: a leader begins", entry.log_id)),
         };
         let reply = judge.state.apply(&command);
+        self.data.iter().for_each(|data| data.tell(|data| data.is_agreed(&judge.state)));
         self.say(|| format!("{} at node {}: {command}: {reply:?}", entry.log_id, member.me));
         if let Err(why) = judge.state.validate() {
             self.accuse(|| why.into());
@@ -140,7 +150,10 @@ impl World {
         if epoch < *answered {
             let latest = *answered;
             self.accuse(|| {
-                format!("node {} answers in epoch {epoch} of partition {partition}: it was served in {latest}", member.me)
+                format!(
+                    "node {} answers in epoch {epoch} of partition {partition}: it was served in {latest}",
+                    member.me
+                )
             });
         }
         *answered = (*answered).max(epoch);
@@ -150,7 +163,20 @@ impl World {
     pub fn judge_the_end(self: &Rc<World>) -> Result<(), String> {
         self.heal();
         let end_ns = self.executor.now_ns() + CALM_NS;
-        self.run_until(end_ns, |_| false)?;
+        match &self.data {
+            None => _ = self.run_until(end_ns, |_| false)?,
+            Some(data) => {
+                let mut unrest = data.unrest();
+                while let Some(why) = unrest {
+                    let now_ns = self.executor.now_ns();
+                    if now_ns >= end_ns {
+                        return Err(format!("no rest: {why}"));
+                    }
+                    self.run_until(now_ns + LOOK_NS, |_| false)?;
+                    unrest = data.unrest();
+                }
+            }
+        }
         let members = self.network.members();
         let state = self.judge.borrow().state.clone();
         for (partition, is) in (0..).zip(state.partitions()) {

@@ -20,6 +20,7 @@
 //!
 //! `KEYLOOM_SEED=n cargo test --lib raft::sim` runs one seed and says what happens.
 
+mod data;
 pub mod executor;
 mod judge;
 mod network;
@@ -31,12 +32,14 @@ mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use openraft_rt::AsyncRuntime;
 
+use self::data::Data;
 use self::executor::{Clock, Executor, Process, Step};
 use self::judge::Judge;
 use self::network::{Host, Network};
@@ -48,6 +51,7 @@ use crate::raft::command::Command;
 use crate::raft::govern::{DRIFT_DIVISOR, Fault, Seat, Settings};
 use crate::raft::state::State;
 use crate::raft::types::Runtime;
+use crate::streams;
 
 const HOSTS: usize = 5;
 const PARTITIONS: u16 = 4;
@@ -71,8 +75,8 @@ enum Mistake {
     AnybodyFirst,
     /// A node that has lost its disk begins anew under its old number.
     NumberAgain,
-    /// A power cut takes what raft's log says is on disk.
-    DiskLies,
+    /// Of the machines that replicate data.
+    OfData(streams::sim::Mistake),
 }
 
 /// What has happened, so that a test can say that it did.
@@ -91,8 +95,33 @@ struct Happened {
     suspensions: u64,
     cuts: u64,
     snapshots: u64,
+    /// Writes of data.
+    acknowledged: u64,
     /// Of all that was done, in its order.
     trace: u64,
+}
+
+impl Happened {
+    fn add(&mut self, other: &Happened) {
+        let Happened { entries, terms, promotions, placements, memberships, replies, .. } = other;
+        let Happened { kills, power_cuts, wipes, ghosts, suspensions, cuts, snapshots, acknowledged, trace, .. } =
+            other;
+        self.entries += entries;
+        self.terms += terms;
+        self.promotions += promotions;
+        self.placements += placements;
+        self.memberships += memberships;
+        self.replies += replies;
+        self.kills += kills;
+        self.power_cuts += power_cuts;
+        self.wipes += wipes;
+        self.ghosts += ghosts;
+        self.suspensions += suspensions;
+        self.cuts += cuts;
+        self.snapshots += snapshots;
+        self.acknowledged += acknowledged;
+        self.trace ^= trace;
+    }
 }
 
 /// A machine, and the node on it.
@@ -119,13 +148,15 @@ pub struct World {
     judge: RefCell<Judge>,
     seen: RefCell<Happened>,
     wrong: RefCell<Option<String>>,
+    /// What replicates data, if that is simulated as well; else a primary takes those for in sync whom it reaches.
+    data: Option<Data>,
     /// Nothing goes wrong any more.
     calm: Cell<bool>,
     talks: bool,
 }
 
 impl World {
-    fn new(seed: u64, mistake: Mistake) -> Rc<World> {
+    fn new(seed: u64, mistake: Mistake, has_data: bool) -> Rc<World> {
         let mut random = Random(seed);
         let executor = Executor::new(random.next());
         let network = Rc::new(Network::new(executor.clone(), random.next()));
@@ -145,7 +176,10 @@ impl World {
             Clock { ppm: ppm * 99 / 100, first_ns: random.below(1_000_000_000_000) as i64 }
         };
         let clocks: Vec<Clock> = (0..HOSTS).map(&mut clock).collect();
-        let world = Rc::new(World {
+        let data_seed = random.next();
+        let data_mistake = if let Mistake::OfData(mistake) = mistake { mistake } else { streams::sim::Mistake::None };
+        let world = Rc::new_cyclic(|world| World {
+            data: has_data.then(|| Data::new(data_seed, data_mistake, world)),
             executor,
             network,
             settings,
@@ -234,6 +268,7 @@ impl World {
 
     /// Whatever ran there is gone.
     fn end(&self, process: Process) {
+        self.lose_data(process);
         self.network.forget(process);
         let gone: Vec<Rc<Member>> =
             self.members.borrow_mut().extract_if(.., |member| node::is_of(member, process)).collect();
@@ -270,6 +305,18 @@ impl World {
         self.say(|| format!("host {} is node {}", member.caller.host, member.me));
         self.network.listen(member);
         self.members.borrow_mut().push(Rc::clone(member));
+        if let Some(data) = &self.data {
+            data.tell(|data| data.runs(member.me, member.boot as u64));
+        }
+    }
+
+    /// The memory of a process is gone, or nobody will hear of it again.
+    fn lose_data(&self, process: Process) {
+        if let (Some(data), Some(member)) =
+            (&self.data, self.member(process).filter(|_| self.network.hears_of(process)))
+        {
+            data.tell(|data| data.is_gone(member.me));
+        }
     }
 
     /// The member of a process.
@@ -328,15 +375,11 @@ impl World {
 /// A world that is being run. When it is over, all its tasks are dropped, which hold the world.
 struct Running {
     world: Rc<World>,
-    seed: u64,
     _entered: executor::Entered,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            println!("KEYLOOM_SEED={}: a panic", self.seed);
-        }
         let machines = self.world.machines.take();
         let members = self.world.members.take();
         self.world.network.close();
@@ -346,17 +389,24 @@ impl Drop for Running {
 }
 
 /// Runs one seed; what is wrong, if something is.
-fn run(seed: u64, mistake: Mistake) -> Result<Happened, String> {
-    let world = World::new(seed, mistake);
-    let _entered = world.executor.enter();
-    let running = Running { world, seed, _entered };
-    let world = &running.world;
-    world.found()?;
-    world.storm();
-    let end_ns = world.executor.now_ns() + STORM_NS;
-    world.run_until(end_ns, |_| false)?;
-    world.judge_the_end()?;
-    let mut seen = world.seen.borrow().clone();
-    seen.trace = world.executor.trace();
-    Ok(seen)
+fn run(seed: u64, mistake: Mistake, has_data: bool) -> Result<Happened, String> {
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let world = World::new(seed, mistake, has_data);
+        let _entered = world.executor.enter();
+        let running = Running { world, _entered };
+        let world = &running.world;
+        world.found()?;
+        world.storm();
+        let end_ns = world.executor.now_ns() + STORM_NS;
+        world.run_until(end_ns, |_| false)?;
+        world.judge_the_end()?;
+        let mut seen = world.seen.borrow().clone();
+        seen.trace = world.executor.trace();
+        seen.acknowledged = world.data.as_ref().map_or(0, Data::acknowledged);
+        Ok(seen)
+    }));
+    result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        Err(text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_default())
+    })
 }

@@ -106,6 +106,11 @@ impl Network {
         self.isolated.borrow_mut().insert(process);
     }
 
+    /// Whether somebody can be reached that this process is.
+    pub fn hears_of(&self, process: Process) -> bool {
+        self.listening.borrow().values().any(|member| member.caller.process == process)
+    }
+
     fn is_isolated(&self, process: Process) -> bool {
         self.isolated.borrow().contains(&process)
     }
@@ -142,7 +147,12 @@ impl Network {
     }
 
     /// Hands a parcel over at the other end, if it gets there.
-    fn carry<T: 'static>(self: &Rc<Self>, way: (Host, Host), parcel: T, hand_over: impl FnOnce(&Rc<Network>, T) + 'static) {
+    fn carry<T: 'static>(
+        self: &Rc<Self>,
+        way: (Host, Host),
+        parcel: T,
+        hand_over: impl FnOnce(&Rc<Network>, T) + 'static,
+    ) {
         if self.is_cut(way.0, way.1) || self.loses() {
             return self.lost.borrow_mut().push(Box::new(parcel));
         }
@@ -177,14 +187,17 @@ impl Caller {
             self.network.carry((from, to), sender, move |network, sender| {
                 let member = network.listening.borrow().get(&to).cloned();
                 // Dropped, the sender says that nobody is there.
-                let Some(member) = member.filter(|member| target.is_none_or(|target| member.me == target)) else { return };
+                let Some(member) = member.filter(|member| target.is_none_or(|target| member.me == target)) else {
+                    return;
+                };
                 let (network, process) = (Rc::clone(network), member.caller.process);
                 network.clone().executor.spawn(process, async move {
                     if let Some(answer) = serve(member).await {
                         if network.is_isolated(process) {
                             return network.lost.borrow_mut().push(Box::new(sender));
                         }
-                        network.carry((to, from), (sender, answer), |_, (sender, answer)| drop(sender.send(Some(answer))));
+                        network
+                            .carry((to, from), (sender, answer), |_, (sender, answer)| drop(sender.send(Some(answer))));
                     }
                 });
             });
@@ -234,9 +247,8 @@ impl Link {
     where
         F: Future<Output = Option<VoteResponse<Types>>> + 'static,
     {
-        let serve = |member: Rc<Member>| async move {
-            if member.votes() { serve(member.raft.clone()).await } else { None }
-        };
+        let serve =
+            |member: Rc<Member>| async move { if member.votes() { serve(member.raft.clone()).await } else { None } };
         let answer = self.caller.call(self.host, Some(self.target), option.hard_ttl(), serve).await;
         answer.ok_or_else(|| Unreachable::from_string("no answer").into())
     }
@@ -254,7 +266,11 @@ impl RaftNetworkV2<Types> for Link {
         Ok(self.ask(patience, |raft| async move { raft.append_entries(request).await }).await?)
     }
 
-    async fn vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         self.ask_voter(option, |raft| async move { raft.vote(request).await.ok() }).await
     }
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 use openraft::storage::RaftLogStorage;
 use openraft_rt::{AsyncRuntime, Instant as _};
 
-use super::{Mistake, World};
 use super::executor::{self, Process};
 use super::network::{Caller, Factory, Host, host_of, name, peer};
+use super::{Mistake, World};
 use crate::cluster;
 use crate::log::disk::Disk;
 use crate::log::disk_sim::SimulatedDisk;
@@ -207,10 +207,12 @@ impl Member {
         });
         let member = Rc::clone(&self);
         Runtime::spawn(async move { member.show().await });
-        let member = Rc::clone(&self);
-        Runtime::spawn(async move { member.serve_clients().await });
-        let member = Rc::clone(&self);
-        Runtime::spawn(async move { member.look_who_is_in_sync().await });
+        if self.world.data.is_none() {
+            let member = Rc::clone(&self);
+            Runtime::spawn(async move { member.serve_clients().await });
+            let member = Rc::clone(&self);
+            Runtime::spawn(async move { member.look_who_is_in_sync().await });
+        }
         let member = Rc::clone(&self);
         Runtime::spawn(async move {
             let fatal = crate::raft::fatal(&member.raft).await;
@@ -264,6 +266,9 @@ impl Member {
 
     /// Whether it has what its node is in sync for.
     pub fn is_complete(&self) -> bool {
+        if let Some(data) = &self.world.data {
+            return data.has_all(self.me);
+        }
         let now_ms = self.caller.network.executor.shown_ns(self.caller.process) / 1_000_000;
         now_ms >= self.began_ms + READY_AFTER_MS
     }
@@ -281,6 +286,9 @@ impl Member {
         let applied = self.seat.applied();
         *self.shown.borrow_mut() = Shown { applied, state: self.reader.state().clone() };
         self.seat.shown(applied);
+        if let Some(data) = self.world.data.as_ref().filter(|_| self.caller.network.hears_of(self.caller.process)) {
+            data.tell(|data| data.hears(self.me, &self.shown.borrow().state));
+        }
     }
 }
 

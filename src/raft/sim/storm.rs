@@ -28,6 +28,7 @@ impl World {
     pub fn storm(self: &Rc<World>) {
         self.network.slow.set(self.below(12));
         self.network.lossy.set(self.below(8));
+        self.let_data_move();
         let world = Rc::clone(self);
         self.executor.spawn(Process::WORLD, async move {
             while !world.calm.get() {
@@ -46,14 +47,18 @@ impl World {
         self.network.lossy.set(0);
         self.network.heal();
         self.calm.set(true);
+        self.data.iter().for_each(|data| data.tell(|data| data.quieten()));
         // With one that is lost for ever, another one may be too many.
-        let may_be_dead = self.percent(50) && self.seen.borrow().wipes == 0;
+        let may_be_dead = self.percent(50) && self.seen.borrow().wipes == 0 && self.data.is_none();
         let dead = may_be_dead.then(|| self.below(HOSTS as u64) as Host);
         for host in self.hosts() {
             let process = self.machines.borrow()[host].process;
             match process {
                 Some(_) if dead == Some(host) => self.kill(host, Loss::Memory),
-                Some(process) => self.executor.resume(process),
+                Some(process) => {
+                    self.executor.resume(process);
+                    self.stall_data(process, 0);
+                }
                 None if dead == Some(host) => {}
                 None => self.start(host),
             }
@@ -75,7 +80,7 @@ impl World {
         std::fs::create_dir(&dir).expect("a directory can be made");
         match loss {
             Loss::Memory => disk.kill(&dir),
-            Loss::Power => disk.cut_power(&dir, || self.mistake != Mistake::DiskLies && self.percent(50)),
+            Loss::Power => disk.cut_power(&dir, || self.percent(50)),
             Loss::Disk => {}
         }
     }
@@ -103,7 +108,8 @@ impl World {
     }
 
     fn disturb(self: &Rc<World>) {
-        let leader = self.members.borrow().iter().find(|member| member.raft.is_leader()).map(|member| member.caller.host);
+        let leader =
+            self.members.borrow().iter().find(|member| member.raft.is_leader()).map(|member| member.caller.host);
         let host = self.below(HOSTS as u64) as Host;
         // Leaders are worth more.
         let host = leader.filter(|_| self.percent(30)).unwrap_or(host);
@@ -116,13 +122,24 @@ impl World {
             (4..=6, Some(process)) => {
                 self.say(|| format!("host {host} is suspended for {} ms", for_us / 1_000));
                 self.note(|seen| seen.suspensions += 1);
-                self.executor.suspend(process, self.executor.now_ns() + for_us * 1_000);
+                let until_ns = self.executor.now_ns() + for_us * 1_000;
+                self.executor.suspend(process, until_ns);
+                self.stall_data(process, until_ns / 1_000_000 + 1);
             }
             (7 | 8, _) => self.cut_off(host),
             (9, _) => self.network.heal(),
             (10, Some(process)) => self.snapshot(process),
-            (11, Some(process)) if self.percent(30) => self.lose_disk(host, process),
+            (11, Some(process)) if self.percent(30) && self.data.is_none() => self.lose_disk(host, process),
             _ => {}
+        }
+    }
+
+    /// The data of a process is touched by nobody until then.
+    fn stall_data(&self, process: Process, until_ms: u64) {
+        if let (Some(data), Some(member)) =
+            (&self.data, self.member(process).filter(|_| self.network.hears_of(process)))
+        {
+            data.tell(|data| data.stalls(member.me, until_ms));
         }
     }
 
@@ -144,6 +161,7 @@ impl World {
     fn move_away(self: &Rc<World>, host: Host, process: Process) {
         self.say(|| format!("the process of host {host} runs on elsewhere"));
         self.note(|seen| seen.ghosts += 1);
+        self.lose_data(process);
         self.network.isolate(process);
         let dir = self.new_dir();
         std::fs::create_dir(&dir).expect("a directory can be made");
@@ -157,7 +175,10 @@ impl World {
 
     /// A disk is lost; the node joins as a new one. Once, and while all five vote, so that a quorum is left whatever comes.
     fn lose_disk(self: &Rc<World>, host: Host, process: Process) {
-        let Some(member) = self.member(process).filter(|_| self.seen.borrow().wipes == 0 && self.voters() == HOSTS) else { return };
+        let Some(member) = self.member(process).filter(|_| self.seen.borrow().wipes == 0 && self.voters() == HOSTS)
+        else {
+            return;
+        };
         {
             let machine = &mut self.machines.borrow_mut()[host];
             match self.mistake {

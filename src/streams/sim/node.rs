@@ -210,6 +210,10 @@ impl World {
             leader::Action::Propose(changes) => {
                 let boot = self.node(n).boot;
                 for change in changes {
+                    if let Some(around) = &self.around {
+                        around.propose(n, change);
+                        continue;
+                    }
                     let at_ms = now_ms + self.delay_ms();
                     let command = Command::SetInSync { changes: vec![change.clone()] };
                     if self.quiet || !self.random.chance(10) {
@@ -383,7 +387,7 @@ impl World {
         let late = self.process(n).deposed.clone();
         let late = if unentitled && self.random.chance(30) { self.random.pick(&late) } else { None };
         let allowed: Vec<(PartitionId, Epoch)> =
-            open.into_iter().filter(|(p, e)| unentitled || self.is_entitled(n, *p, *e)).collect();
+            open.into_iter().filter(|(p, e)| unentitled || self.may_answer(n, *p, *e)).collect();
         let mut units = Vec::new();
         let mut written = Vec::new();
         if let Some(p) = late {
@@ -498,7 +502,8 @@ impl World {
     fn connect(&mut self, n: NodeId, leader: NodeId) {
         self.hang_up(n, leader);
         let (now_ms, delay_ms) = (self.now_ms, self.delay_ms());
-        let up = self.node(leader).alive && self.node(leader).process.is_some();
+        let cut = self.is_cut(n, leader) || self.is_cut(leader, n);
+        let up = self.node(leader).alive && self.node(leader).process.is_some() && !cut;
         let boots = (self.node(n).boot, self.node(leader).boot);
         self.last_connection += 1;
         let mut connection = Connection {
