@@ -6,19 +6,24 @@
 //!     executor.rs  tasks, timers, clocks     network.rs  calls that are late, lost or cut
 //!     runtime.rs   openraft's runtime        node.rs     a node and its processes
 //!     storm.rs     what goes wrong           judge.rs    what must be so
+//!     data.rs      what nodes replicate      tests.rs    many seeds, and mistakes
 //! ```
 //!
-//! Real: openraft, and all of ours around it: log, files, recovery, state, snapshots ([`crate::raft`]), the governor, the
-//! tenant, and the seat that drives them ([`crate::raft::govern`]). Modelled: the bus and its sockets ([`network`]), the disk
-//! ([`crate::log::disk_sim`], whose files are read back by the real recovery), data cores, and who has received what: a primary
-//! takes those for in sync whom it reaches.
+//! Real: openraft; all of ours around it: log, files, recovery, state, snapshots ([`crate::raft`]); the governor, the tenant, and
+//! the seat that drives them ([`crate::raft::govern`]); with data, the machines of [`crate::streams`].
+//!
+//! Modelled: the bus and its sockets (`network.rs`), the device below the files ([`crate::log::disk_sim`], whose files the
+//! real recovery reads), data cores, and what [`crate::control`] does besides. Without data, a primary takes those for in sync
+//! whom it reaches. With it, logs and connections are those of [`crate::streams::sim`], whose steps this world makes; there
+//! nodes keep their disks, and clocks of data are right.
 //!
 //! After every step it is checked that no two processes serve one partition at the same real moment, that no reply leaves whose
-//! partition others have served since, that all nodes apply the same entries, and that whoever is promoted was in sync and has
-//! said that it is ready; and when all is healed, that all is served soon. The controls make one mistake each, and must be
-//! found.
+//! partition others have answered for since, that all nodes apply the same entries and make the same of them, and that whoever is promoted was
+//! in sync and has said that it is ready; with data, all that the simulation of streams checks. When all is healed, all is served
+//! soon, and data comes to rest. The controls make one mistake each, and must be found; those that need many more seeds are found
+//! by `govern/sim/` and `streams/sim/`, which have a model of raft and are a hundred times as fast.
 //!
-//! `KEYLOOM_SEED=n cargo test --lib raft::sim` runs one seed and says what happens.
+//! `KEYLOOM_SEED=n cargo test --lib raft::sim` runs one seed and says what happens; `KEYLOOM_SEEDS` says how many.
 
 mod data;
 pub mod executor;

@@ -37,6 +37,9 @@ const GOOD_NS: u64 = 2_000_000;
 /// And on a bad one.
 const BAD_NS: u64 = 400_000_000;
 
+/// How long a snapshot may take. openraft allows more, for large ones; what is lost here is not sent again by anybody else.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_millis(500);
+
 /// See the module.
 pub struct Network {
     pub executor: Executor,
@@ -290,7 +293,7 @@ impl RaftNetworkV2<Types> for Link {
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let serve = move |raft: Raft| async move { raft.install_full_snapshot(vote, snapshot).await };
-        Ok(self.ask(option.hard_ttl(), serve).await?)
+        Ok(self.ask(option.hard_ttl().min(SNAPSHOT_PATIENCE), serve).await?)
     }
 
     async fn transfer_leader(

@@ -21,8 +21,14 @@ fn seeds(count: u64) -> std::ops::RangeInclusive<u64> {
 fn run_all(count: u64, has_data: bool) -> Happened {
     let mut all = Happened::default();
     for seed in seeds(count) {
-        let seen = run(seed, Mistake::None, has_data).unwrap_or_else(|why| panic!("KEYLOOM_SEED={seed}: {why}"));
-        all.add(&seen);
+        match run(seed, Mistake::None, has_data) {
+            Ok(seen) => all.add(&seen),
+            Err(why) => {
+                // Also here, as a test of mistakes may have silenced panics.
+                println!("KEYLOOM_SEED={seed}: {why}");
+                panic!("KEYLOOM_SEED={seed}: {why}");
+            }
+        }
     }
     println!("{all:?}");
     all

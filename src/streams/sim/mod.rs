@@ -4,6 +4,7 @@
 //! ```text
 //!     mod.rs    the world and its steps; the judgement      node.rs    the shell of a node, around the shipped machines
 //!     raft.rs   raft's log and state                        network.rs connections
+//!     around.rs in place of raft: a simulation of the real one
 //! ```
 //!
 //! All messages are encoded and decoded. The data of a partition is the list of the numbers that were appended to it. It is
