@@ -41,8 +41,8 @@ impl Member {
         let (executor, process) = (&self.caller.network.executor, self.caller.process);
         let now_ms = executor.shown_ns(process) / 1_000_000;
         let shown = self.shown.borrow();
-        let is = shown.state.partition(partition)?;
-        let known = shown.state.node(self.me).is_some_and(|node| node.boot == self.boot);
+        let is = shown.partition(partition)?;
+        let known = shown.node(self.me).is_some_and(|node| node.boot == self.boot);
         let runs = executor.is_alive(process) && !executor.is_suspended(process);
         (known && runs && is.primary == Some(self.me) && now_ms < self.lease_ends_ms.get()).then_some(is.epoch)
     }

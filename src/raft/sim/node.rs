@@ -52,13 +52,6 @@ pub struct Home {
     pub number: Option<NodeId>,
 }
 
-/// What those who serve know, later than the process does.
-#[derive(Clone, Debug, Default)]
-pub struct Shown {
-    pub applied: u64,
-    pub state: State,
-}
-
 /// A process of a node that has a number.
 pub struct Member {
     pub world: Rc<World>,
@@ -72,7 +65,8 @@ pub struct Member {
     pub seat: Seat,
     registered: Cell<bool>,
     began_ms: SteadyMs,
-    pub shown: RefCell<Shown>,
+    /// What those who serve know, later than the process does.
+    pub shown: RefCell<State>,
     /// Until when data cores may show what they have executed.
     pub lease_ends_ms: Cell<SteadyMs>,
 }
@@ -284,10 +278,10 @@ impl Member {
 
     fn show_now(&self) {
         let applied = self.seat.applied();
-        *self.shown.borrow_mut() = Shown { applied, state: self.reader.state().clone() };
+        *self.shown.borrow_mut() = self.reader.state().clone();
         self.seat.shown(applied);
         if let Some(data) = self.world.data.as_ref().filter(|_| self.caller.network.hears_of(self.caller.process)) {
-            data.tell(|data| data.hears(self.me, &self.shown.borrow().state));
+            data.tell(|data| data.hears(self.me, &self.shown.borrow()));
         }
     }
 }

@@ -220,8 +220,8 @@ impl Member {
     pub async fn serve_clients(&self) {
         let leads = |partition: u16| {
             let shown = self.shown.borrow();
-            let is = shown.state.partition(partition)?;
-            let known = shown.state.node(self.me).is_some_and(|node| node.boot == self.boot);
+            let is = shown.partition(partition)?;
+            let known = shown.node(self.me).is_some_and(|node| node.boot == self.boot);
             (known && is.primary == Some(self.me)).then_some(is.epoch)
         };
         let is_valid = || self.now_ms() < self.lease_ends_ms.get();
@@ -230,8 +230,8 @@ impl Member {
             Runtime::sleep(Duration::from_micros(2_000 + executor::random() % 8_000)).await;
             for partition in 0..PARTITIONS {
                 let Some(epoch) = leads(partition).filter(|_| is_valid() || !lease_first) else { continue };
-                // It is executed; replies leave at the end of the turn.
-                Runtime::sleep(Duration::from_micros(executor::random() % 300)).await;
+                // It is executed; replies leave at the end of the turn, which others of its requests may make long.
+                Runtime::sleep(Duration::from_micros(executor::random() % 4_000)).await;
                 if lease_first || (is_valid() && leads(partition) == Some(epoch)) {
                     self.world.answers(self, partition, epoch);
                 }

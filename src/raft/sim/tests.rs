@@ -4,8 +4,8 @@ use super::*;
 use crate::streams::{follower, leader};
 
 /// Seeds of the test, and those in which a mistake must be found.
-const SEEDS: u64 = 100;
-const SEEDS_OF_DATA: u64 = 50;
+const SEEDS: u64 = 150;
+const SEEDS_OF_DATA: u64 = 100;
 const SEEDS_OF_MISTAKES: u64 = 500;
 
 /// The seed that was asked for, or all.
@@ -70,8 +70,8 @@ fn are_found(mistakes: impl IntoIterator<Item = Mistake>, has_data: bool) {
 /// A simulation that cannot find mistakes proves nothing either.
 #[test]
 fn mistakes_are_found() {
-    let of = [Fault::IgnoreAfter, Fault::NoGrace, Fault::PromoteEarly, Fault::CountFromAnswer].map(Mistake::Of);
-    let others = [Mistake::LeaseFirst, Mistake::AnybodyFirst, Mistake::NumberAgain];
+    let of = [Fault::IgnoreAfter, Fault::NoGrace, Fault::WithoutQuorum, Fault::CountFromAnswer].map(Mistake::Of);
+    let others = [Mistake::LeaseFirst, Mistake::AnybodyFirst, Mistake::NumberAgain, Mistake::VoteAtOnce];
     are_found(of.into_iter().chain(others), false);
 }
 
