@@ -159,33 +159,31 @@ impl World {
         *answered = (*answered).max(epoch);
     }
 
-    /// All are healed, but perhaps one that stays dead; then all that can be served is served.
+    /// All are healed, but perhaps one that stays dead; then all that can be served is served soon.
     pub fn judge_the_end(self: &Rc<World>) -> Result<(), String> {
         self.heal();
         let end_ns = self.executor.now_ns() + CALM_NS;
-        match &self.data {
-            None => _ = self.run_until(end_ns, |_| false)?,
-            Some(data) => {
-                let mut unrest = data.unrest();
-                while let Some(why) = unrest {
-                    let now_ns = self.executor.now_ns();
-                    if now_ns >= end_ns {
-                        return Err(format!("no rest: {why}"));
-                    }
-                    self.run_until(now_ns + LOOK_NS, |_| false)?;
-                    unrest = data.unrest();
-                }
+        while let Some(why) = self.unrest() {
+            let now_ns = self.executor.now_ns();
+            if now_ns >= end_ns {
+                return Err(format!("no rest: {why}"));
             }
+            self.run_until(now_ns + LOOK_NS, |_| false)?;
         }
+        Ok(())
+    }
+
+    /// Why it is not at rest.
+    fn unrest(&self) -> Option<String> {
         let members = self.network.members();
         let state = self.judge.borrow().state.clone();
         for (partition, is) in (0..).zip(state.partitions()) {
             let is_there = |id: &NodeId| members.iter().any(|member| member.me == *id);
             let can = is.in_sync.iter().any(is_there);
             if can && !members.iter().any(|member| member.serves(partition).is_some()) {
-                return Err(format!("partition {partition} is not served: {is:?}"));
+                return Some(format!("partition {partition} is not served: {is:?}"));
             }
         }
-        Ok(())
+        self.data.as_ref().and_then(|data| data.unrest())
     }
 }

@@ -72,8 +72,6 @@ const AT_ONCE_MAX: u64 = 100_000;
 enum Mistake {
     None,
     Of(Fault),
-    /// A voter that starts anew votes at once.
-    VoteAtOnce,
     /// The lease is looked at before a request is executed.
     LeaseFirst,
     /// Others may join before the founder of the cluster has.

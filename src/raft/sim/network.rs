@@ -48,7 +48,7 @@ pub struct Network {
     listening: RefCell<BTreeMap<Host, Rc<Member>>>,
     /// From where to where nothing gets.
     cut: RefCell<BTreeSet<(Host, Host)>>,
-    /// Processes that reach nobody.
+    /// Processes that reach nobody, and hear of nobody.
     isolated: RefCell<BTreeSet<Process>>,
     /// Of a hundred messages, those that take long, and those that are lost.
     pub slow: Cell<u64>,
@@ -103,7 +103,7 @@ impl Network {
         drop(gone);
     }
 
-    /// Nothing that this process sends gets anywhere.
+    /// From now on nothing gets from this process to others or from them to it, not even what is on its way.
     pub fn isolate(&self, process: Process) {
         self.forget(process);
         self.isolated.borrow_mut().insert(process);
@@ -205,7 +205,14 @@ impl Caller {
                 });
             });
         }
-        Runtime::timeout(patience, answer).await.ok()?.ok()?
+        let heard = async {
+            let answer = answer.await;
+            if self.network.is_isolated(self.process) {
+                std::future::pending::<()>().await;
+            }
+            answer
+        };
+        Runtime::timeout(patience, heard).await.ok()?.ok()?
     }
 }
 

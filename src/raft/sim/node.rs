@@ -176,7 +176,7 @@ async fn propose(caller: &Caller, own: Option<&Raft>, hosts: &[Host], command: C
 impl Member {
     /// Whether this process may vote.
     pub fn votes(&self) -> bool {
-        self.world.mistake_is(Mistake::VoteAtOnce) || self.seat.votes()
+        self.seat.votes()
     }
 
     pub fn now_ms(&self) -> SteadyMs {
