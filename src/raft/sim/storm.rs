@@ -168,6 +168,8 @@ impl World {
         {
             let machine = &mut self.machines.borrow_mut()[host];
             machine.disk.kill(&dir);
+            // What it writes from now on is not in its directory, and it must not believe that it is.
+            machine.disk.set_pause(|| Box::pin(std::future::pending()));
             (machine.dir, machine.process) = (dir, None);
         }
         self.start_after(host, Duration::from_millis(self.below(40)));
