@@ -4,9 +4,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io;
 use std::path::Path;
+use std::pin::Pin;
 use std::rc::Rc;
+
+use futures_lite::future::yield_now;
 
 use super::files::{self, Listing, Named};
 
@@ -48,8 +52,11 @@ pub struct SimulatedDisk {
     /// The names that a power cut leaves.
     durable_names: RefCell<BTreeMap<String, Shared>>,
     fate: RefCell<Box<dyn FnMut(Op) -> Fate>>,
+    pause: RefCell<Box<dyn Fn() -> Pause>>,
     pub operations: Cell<u32>,
 }
+
+type Pause = Pin<Box<dyn Future<Output = ()>>>;
 
 pub struct SimulatedFile {
     disk: Rc<SimulatedDisk>,
@@ -68,8 +75,18 @@ impl SimulatedDisk {
             names: RefCell::default(),
             durable_names: RefCell::default(),
             fate: RefCell::new(Box::new(fate)),
+            pause: RefCell::new(Box::new(|| Box::pin(yield_now()))),
             operations: Cell::new(0),
         })
+    }
+
+    /// What the device takes for a write or a sync: others run meanwhile.
+    pub fn set_pause(&self, pause: impl Fn() -> Pause + 'static) {
+        *self.pause.borrow_mut() = Box::new(pause);
+    }
+
+    fn pause(&self) -> Pause {
+        (self.pause.borrow())()
     }
 
     pub fn set_fate(&self, fate: impl FnMut(Op) -> Fate + 'static) {
@@ -182,7 +199,7 @@ impl SimulatedDisk {
 
 impl SimulatedFile {
     pub async fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
-        glommio::executor().yield_now().await;
+        self.disk.pause().await;
         let mut count = bytes.len();
         if let Fate::Short(permille) = self.disk.fate(Op::Write)? {
             count = (count * permille as usize / 1000).max(1).min(count);
@@ -218,7 +235,7 @@ impl SimulatedFile {
 
     async fn sync_ranges(&self, dirty: Vec<(usize, usize)>) -> io::Result<()> {
         // What is written meanwhile is not part of it.
-        glommio::executor().yield_now().await;
+        self.disk.pause().await;
         let fate = self.disk.fate(Op::Sync);
         let content = &mut *self.content.borrow_mut();
         if let Err(error) = fate {

@@ -246,9 +246,19 @@ pub(crate) mod scratch {
 
     impl Scratch {
         pub fn new(name: &str) -> Scratch {
+            Scratch::within(&std::env::temp_dir(), name)
+        }
+
+        /// Where nothing waits for a device, if there is such a place.
+        pub fn in_memory(name: &str) -> Scratch {
+            let memory = Path::new("/dev/shm");
+            if memory.is_dir() { Scratch::within(memory, name) } else { Scratch::new(name) }
+        }
+
+        fn within(place: &Path, name: &str) -> Scratch {
             static NUMBER: AtomicU32 = AtomicU32::new(0);
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-            let dir = std::env::temp_dir().join(format!("keyloom-{name}-{}-{number}", std::process::id()));
+            let dir = place.join(format!("keyloom-{name}-{}-{number}", std::process::id()));
             let _ = fs::remove_dir_all(&dir);
             fs::create_dir_all(&dir).unwrap();
             Scratch(dir)

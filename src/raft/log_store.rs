@@ -19,13 +19,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use openraft::storage::{LogState, RaftLogReader, RaftLogStorage};
+use openraft_rt::AsyncRuntime;
 
 use super::command::NodeId;
 use super::error::StoreError;
 use super::image::Image;
 use super::recover::{Recovered, recover};
 use super::stored::Change;
-use super::types::{Entry, IoFlushed, LogId, Types, Vote};
+use super::types::{Entry, IoFlushed, LogId, Runtime, Types, Vote};
 use super::writer::{GROUP_BYTES_MAX, Queued, SEGMENT_BYTES_MAX, Writer};
 use crate::log::disk::Disk;
 
@@ -198,7 +199,7 @@ impl LogStore {
             ended: false,
             failure: None,
         }));
-        glommio::spawn_local(run(Rc::clone(&store), writer)).detach();
+        Runtime::spawn(run(Rc::clone(&store), writer));
         Ok(LogStore { store })
     }
 
@@ -265,6 +266,13 @@ impl Drop for LogStore {
         let mut shared = self.store.borrow_mut();
         shared.closing = true;
         shared.wake_writer();
+    }
+}
+
+#[cfg(test)]
+impl LogReader {
+    pub(super) fn entries(&self, range: impl RangeBounds<u64>) -> Vec<Entry> {
+        self.store.borrow().image.read(&range, usize::MAX)
     }
 }
 

@@ -6,7 +6,7 @@
 //! Pure: [`command`] (what can be changed), [`state`] (what becomes of it), [`image`] (the log in memory), [`stored`] and
 //! [`snapshot`] (bytes). Around them [`log_store`] and [`state_machine`] are what openraft calls, [`writer`] and
 //! [`recover`] have the files, [`runtime`] is openraft's runtime over glommio, [`bus`] connects the nodes, and [`settings`]
-//! has the numbers that openraft runs with; limits of commands, records and files stand beside what they limit.
+//! has the numbers that openraft runs with; `sim/` runs all of it in virtual time, from a seed; limits of commands, records and files stand beside what they limit.
 //!
 //! Runs on the control core. An error of a file is fatal for the node.
 
@@ -21,6 +21,8 @@ pub mod log_store;
 pub mod recover;
 pub mod runtime;
 pub mod settings;
+#[cfg(test)]
+mod sim;
 pub mod snapshot;
 pub mod state;
 pub mod state_machine;

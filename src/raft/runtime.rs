@@ -55,12 +55,23 @@ pub struct Elapsed;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Instant(i64);
 
+#[cfg(test)]
+impl Instant {
+    pub(super) fn ns(self) -> i64 {
+        self.0
+    }
+}
+
 fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
 impl openraft_rt::Instant for Instant {
     fn now() -> Instant {
+        #[cfg(test)]
+        if let Some(shown_ns) = super::sim::executor::shown_ns() {
+            return Instant(shown_ns);
+        }
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         Instant(now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec))
     }
@@ -127,12 +138,18 @@ impl Future for Sleep {
 }
 
 /// A future that has only so much time.
-pub struct Timeout<F> {
+pub struct Timeout<F, S = Sleep> {
     future: Pin<Box<F>>,
-    sleep: Sleep,
+    sleep: S,
 }
 
-impl<F: Future> Future for Timeout<F> {
+impl<F, S> Timeout<F, S> {
+    pub(super) fn new(future: F, sleep: S) -> Timeout<F, S> {
+        Timeout { future: Box::pin(future), sleep }
+    }
+}
+
+impl<F: Future, S: Future<Output = ()> + Unpin> Future for Timeout<F, S> {
     type Output = Result<F::Output, Elapsed>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -178,7 +195,7 @@ impl AsyncRuntime for Glommio {
     }
 
     fn timeout<R, F: Future<Output = R>>(duration: Duration, future: F) -> Timeout<F> {
-        Timeout { future: Box::pin(future), sleep: Self::sleep(duration) }
+        Timeout::new(future, Self::sleep(duration))
     }
 
     fn timeout_at<R, F: Future<Output = R>>(deadline: Instant, future: F) -> Timeout<F> {

@@ -6,6 +6,7 @@ use openraft::type_config::alias;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::command::{Command, NodeId, Reply};
+#[cfg(not(test))]
 use super::runtime::Glommio;
 
 /// Where another node is reached. Kept with the membership, so that nodes find each other before they have any state.
@@ -15,6 +16,12 @@ pub struct Peer {
     pub bus_port: u16,
 }
 
+/// What raft runs on; in tests it may be virtual time.
+#[cfg(not(test))]
+pub type Runtime = Glommio;
+#[cfg(test)]
+pub type Runtime = super::sim::runtime::Either;
+
 openraft::declare_raft_types!(
     /// openraft's parameters. A leader's id is (term, node): of two candidates in one term the higher one wins, which
     /// saves a round when an election is split.
@@ -23,7 +30,7 @@ openraft::declare_raft_types!(
         R = Reply,
         NodeId = NodeId,
         Node = Peer,
-        AsyncRuntime = Glommio,
+        AsyncRuntime = Runtime,
 );
 
 pub type LogId = alias::LogIdOf<Types>;

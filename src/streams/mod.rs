@@ -91,7 +91,7 @@ pub mod message;
 pub mod units;
 
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 #[cfg(test)]
 mod tests;
 

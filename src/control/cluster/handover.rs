@@ -33,7 +33,7 @@ impl Member {
     /// Returns when the state here has this entry of raft's log.
     pub(super) async fn wait_applied(&self, index: u64) {
         let mut applied = self.reader.watch();
-        while self.applied() < index && applied.changed().await.is_ok() {}
+        while self.seat.applied() < index && applied.changed().await.is_ok() {}
     }
 
     /// What becomes of requests about a partition that raft says this node leads; None: it does not, for now.

@@ -103,7 +103,7 @@ impl Control {
     /// The node goes on: it may have roles again.
     pub(in crate::control) fn stay(self: &Rc<Self>) {
         let Some(member) = self.member().filter(|member| member.leaving.replace(false)) else { return };
-        member.yields_raft.set(false);
+        member.seat.set_yields(false);
         self.with_follower(|follower, now_ms, out| follower.stay(now_ms, out));
     }
 
@@ -123,8 +123,7 @@ impl Control {
         let mut asked = Vec::new();
         while let Some(to) = member.next_leader(&asked) {
             asked.push(to);
-            member.yields_raft.set(true);
-            member.governor.borrow_mut().resign();
+            member.seat.set_yields(true);
             tracing::info!(to, "another node is to lead raft");
             if member.raft.trigger().transfer_leader(to).await.is_err() {
                 return;
@@ -134,6 +133,6 @@ impl Control {
                 glommio::timer::sleep(LOOK).await;
             }
         }
-        member.yields_raft.set(false);
+        member.seat.set_yields(false);
     }
 }

@@ -23,7 +23,6 @@ mod streams;
 mod view;
 
 pub(crate) use enter::raft_dir;
-use govern::LeaderId;
 pub(super) use handover::TakeRolesError;
 use streams::Streams;
 
@@ -46,7 +45,7 @@ use crate::raft::bus::handshake::{Identity, IdentityError, Secret};
 use crate::raft::bus::{self, Bus, Guests};
 use crate::raft::command::Refusal;
 use crate::raft::error::StoreError;
-use crate::raft::govern::{Governor, Settings as GovernSettings, Tenant};
+use crate::raft::govern::{Seat, Settings as GovernSettings};
 use crate::raft::log_store::{Closing, LogStore};
 use crate::raft::settings::{self, Pace};
 use crate::raft::state_machine::{StateMachine, StateReader};
@@ -73,21 +72,12 @@ pub(super) struct Member {
     view_due: Cell<bool>,
     /// Numbers of views, and up to where they say what raft has said: those that data cores may not have seen.
     shown_at: RefCell<VecDeque<(u64, u64)>>,
-    /// What the leader of raft decides, while that is this node; and as which leader it does.
-    governor: RefCell<Governor>,
-    leading_as: Cell<Option<LeaderId>>,
-    /// This node's lease, and who was asked for it last.
-    tenant: RefCell<Tenant>,
-    asked: Cell<Option<NodeId>>,
+    /// Its place among those who agree: what it decides while it leads raft, and its lease.
+    seat: Seat,
     /// The view that data cores have to see before a lease begins, after one that has ended.
     begins_with: Cell<Option<u64>>,
-    /// It may vote: what it has promised in an earlier process is over.
-    votes: Cell<bool>,
-    /// It is about to end, and wants no roles; and it lets another node lead raft.
+    /// It is about to end, and wants no roles.
     leaving: Cell<bool>,
-    yields_raft: Cell<bool>,
-    /// How long it promises to vote for nobody else, ms.
-    election_ms: u32,
     /// None before the process is registered.
     streams: RefCell<Option<Streams>>,
     /// It had keys when it became a member.
@@ -168,12 +158,12 @@ impl Member {
         let governing = govern_settings(me, election_ms, &config);
         let raft = Raft::new(me, settings, bus.network(), log, machine).await;
         let raft = raft.map_err(|error| MemberError::Raft(error.to_string()))?;
-        // Before anything else: see [`Control::govern`].
-        raft.runtime_config().elect(false);
+        let boot = super::random_id();
+        let seat = Seat::new(&governing, boot, raft.clone(), reader.clone());
         let member = Rc::new(Member {
             me,
             identity,
-            boot: super::random_id(),
+            boot,
             bus,
             raft,
             reader,
@@ -182,15 +172,9 @@ impl Member {
             shown: RefCell::default(),
             view_due: Cell::default(),
             shown_at: RefCell::default(),
-            governor: RefCell::new(Governor::new(governing.clone())),
-            leading_as: Cell::default(),
-            tenant: RefCell::new(Tenant::new(&governing)),
-            asked: Cell::default(),
+            seat,
             begins_with: Cell::default(),
-            votes: Cell::default(),
             leaving: Cell::default(),
-            yields_raft: Cell::default(),
-            election_ms,
             streams: RefCell::default(),
             has_keys: Cell::default(),
             registered: Cell::default(),
@@ -289,12 +273,13 @@ impl Control {
     /// Who takes what comes to the bus and is not for raft.
     fn guests(self: &Rc<Self>, member: &Rc<Member>) -> Guests {
         let (streaming, leasing, yielding) = (Rc::clone(self), Rc::clone(self), Rc::clone(self));
-        let voting = Rc::clone(member);
+        let (voting, leading) = (Rc::clone(member), Rc::clone(member));
         Guests {
             stream: Box::new(move |node, stream, rest| streaming.welcome_follower(node, &stream, &rest)),
             lease: Box::new(move |request| leasing.grant_lease(request)),
             hand_over: Box::new(move |request| yielding.hand_over(request)),
-            votes: Box::new(move || voting.votes.get()),
+            votes: Box::new(move || voting.seat.votes()),
+            proposals: Box::new(move || leading.seat.takes_proposals()),
         }
     }
 

@@ -449,7 +449,7 @@ impl Member {
         while let Some(&(view, applied)) = shown.front()
             && view <= number
         {
-            self.tenant.borrow_mut().applied(applied);
+            self.seat.shown(applied);
             shown.pop_front();
         }
     }

@@ -90,14 +90,14 @@ impl Control {
         if shown && !in_any_case {
             // What raft has said since changes nothing for those who serve.
             match shown_at.back_mut() {
-                Some((view, applied)) if *view == number - 1 => *applied = member.applied(),
-                _ => shown_at.push_back((number - 1, member.applied())),
+                Some((view, applied)) if *view == number - 1 => *applied = member.seat.applied(),
+                _ => shown_at.push_back((number - 1, member.seat.applied())),
             }
             drop(shown_at);
             member.gates_shown(number - 1);
             return member.view_is_shown();
         }
-        shown_at.push_back((number, member.applied()));
+        shown_at.push_back((number, member.seat.applied()));
         drop(shown_at);
         member.views.set(number);
         member.gates_shown(number);

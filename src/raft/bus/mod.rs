@@ -102,6 +102,8 @@ pub struct Guests {
     pub hand_over: Box<dyn Fn(&HandOver) -> u32>,
     /// Whether this node may vote.
     pub votes: Box<dyn Fn() -> bool>,
+    /// Whether this node may execute what others propose.
+    pub proposals: Box<dyn Fn() -> bool>,
 }
 
 /// Binds the address at which other nodes reach this one.

@@ -27,11 +27,11 @@ use crate::raft::runtime::Instant;
 use crate::raft::types::{Peer, Snapshot, SnapshotBytes, Types, Vote};
 
 /// How long openraft leaves a node alone that cannot be reached. Links have a pause of their own, so asking costs little.
-const UNREACHABLE_PAUSE: Duration = Duration::from_millis(50);
+pub(in crate::raft) const UNREACHABLE_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long entries may take to be on the disk of another node. openraft allows no more than a heartbeat takes: a disk that is
 /// slower would never get any.
-const APPEND_PATIENCE: Duration = Duration::from_millis(500);
+pub(in crate::raft) const APPEND_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Makes connections for openraft.
 pub struct Network {

@@ -289,6 +289,7 @@ impl Connection {
                 let will = raft.handle_transfer_leader(request).await.map_err(|_| Failure::Ended)?;
                 Answer::TransferLeader(will.is_ok())
             }
+            Request::Propose(_) if !(self.server.guests.proposals)() => Answer::NotLeader(Elsewhere { leader: None }),
             Request::Propose(command) => propose(raft, command).await?,
             Request::Lease(request) => Answer::Lease((self.server.guests.lease)(&request)),
             Request::HandOver(request) => Answer::HandingOver((self.server.guests.hand_over)(&request)),
@@ -330,7 +331,7 @@ impl Connection {
 }
 
 /// Executes a command, if this node leads.
-pub(super) async fn propose(raft: &Raft, command: Command) -> Result<Answer, Failure> {
+pub(in crate::raft) async fn propose(raft: &Raft, command: Command) -> Result<Answer, Failure> {
     match raft.client_write(command).await {
         Ok(response) => Ok(Answer::Proposed(response.log_id.index, response.data)),
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {

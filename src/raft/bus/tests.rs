@@ -81,6 +81,7 @@ impl Node {
             lease: Box::new(refused),
             hand_over: Box::new(|_| 0),
             votes: Box::new(|| true),
+            proposals: Box::new(|| true),
         };
         bus.serve(listener, raft.clone(), guests);
         Node { bus, raft, reader, closing }

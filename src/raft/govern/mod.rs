@@ -8,6 +8,7 @@
 //! | `lease.rs` | what is asked and answered; how long a lease may be, and when it has surely ended |
 //! | [`tenant`] | the node's side: when to ask, and until when it may serve |
 //! | [`governor`] | the leader's side: [`Governor`], on every node, active while it leads raft |
+//! | [`seat`] | drives both of a node over its raft, and keeps what the shell owes them |
 //! | `standing.rs` | what the leader knows of a node: is it alive, until when may it serve |
 //! | `failover.rs` | whose partitions get a new primary |
 //! | `plan.rs`, `moves.rs` | who shall have copies, and the steps towards that |
@@ -57,6 +58,7 @@ mod lease;
 mod moves;
 mod plan;
 mod roles;
+pub mod seat;
 #[cfg(test)]
 mod sim;
 mod standing;
@@ -68,6 +70,7 @@ mod voters;
 pub use governor::{Action, Governor, Members, NodeStatus, Outcome, Seen, Status, Ticket};
 pub use lease::{LeaseAnswer, LeaseRefusal, LeaseRequest, longest, outlast};
 pub use roles::{HandOver, ROLES_AT_ONCE};
+pub use seat::Seat;
 pub use tenant::Tenant;
 
 use super::command::NodeId;

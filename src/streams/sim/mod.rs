@@ -5,6 +5,7 @@
 //!     mod.rs    the world and its steps; the judgement      node.rs    the shell of a node, around the shipped machines
 //!     raft.rs   raft's log and state                        network.rs connections
 //!     handover.rs    roles that move while both nodes live
+//!     around.rs in place of raft: a simulation of the real one
 //! ```
 //!
 //! All messages are encoded and decoded. The data of a partition is the list of the numbers that were appended to it. It is
@@ -23,10 +24,13 @@
 //!
 //! Longer than other files: what the world does, and what must hold after each step, make sense together only.
 
+mod around;
 mod handover;
 mod network;
 mod node;
 mod raft;
+
+pub(crate) use around::Around;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -47,7 +51,7 @@ const STEPS: usize = 2_500;
 const STEPS_TO_REST: usize = 60_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mistake {
+pub(crate) enum Mistake {
     None,
     Leader(leader::Fault),
     Follower(follower::Fault),
@@ -71,7 +75,9 @@ struct Seen {
     drops: BTreeMap<String, u64>,
 }
 
-struct World {
+pub(crate) struct World {
+    /// Who decides, in place of the model of raft.
+    around: Option<Box<dyn Around>>,
     random: Random,
     now_ms: u64,
     ticked_ms: u64,
@@ -118,6 +124,7 @@ impl World {
             fresh: true,
         };
         let mut world = World {
+            around: None,
             now_ms: 1_000,
             ticked_ms: 0,
             nodes: (1..=nodes).map(node).collect(),
@@ -202,6 +209,11 @@ impl World {
 
     fn step(&mut self) -> Result<(), String> {
         self.now_ms += self.random.below(3);
+        self.turn()
+    }
+
+    /// A step that takes no time.
+    fn turn(&mut self) -> Result<(), String> {
         if self.now_ms >= self.ticked_ms + 5 {
             self.tick();
         }
@@ -218,10 +230,10 @@ impl World {
             12 if works && self.disks => self.sync(n),
             13 if works && self.random.chance(20) => self.trim(n),
             14 if !self.quiet => self.disturb(n),
-            15..=16 => self.hear_of_raft(n),
-            17 => self.advance_raft(),
+            15..=16 if self.around.is_none() => self.hear_of_raft(n),
+            17 if self.around.is_none() => self.advance_raft(),
             19 if works => self.see_gates(n),
-            18 if self.random.chance(if self.quiet { 100 } else { 20 }) => self.control(),
+            18 if self.around.is_none() && self.random.chance(if self.quiet { 100 } else { 20 }) => self.control(),
             _ => {
                 self.pump();
                 (0..4).try_for_each(|_| self.deliver())?;
@@ -255,7 +267,7 @@ impl World {
             (leader.commit_upto(), leader.commit_durable_upto())
         };
         for mut held in std::mem::take(&mut self.process(n).held) {
-            if !self.is_entitled(n, held.partition, held.epoch) {
+            if !self.may_answer(n, held.partition, held.epoch) {
                 // It is not known what becomes of it, and so it is said.
                 continue;
             }
@@ -264,6 +276,7 @@ impl World {
                 self.acked[held.partition as usize].insert(held.number);
                 self.say(|| format!("{n} acknowledges {} of {}", held.number, held.partition));
                 self.seen.acked += 1;
+                self.around.iter().for_each(|around| around.answers(n, held.partition, held.epoch));
             }
             if held.index <= durable && self.disks {
                 self.acked_durable[held.partition as usize].insert(held.number);
@@ -299,8 +312,8 @@ impl World {
         let to_leader = self.random.chance(50);
         let connection = &self.connections[at];
         let (id, follower, leader, boots) = (connection.id, connection.follower, connection.leader, connection.boots);
-        let n = if to_leader { leader } else { follower };
-        if !self.works(n) {
+        let (n, from) = if to_leader { (leader, follower) } else { (follower, leader) };
+        if !self.works(n) || self.is_cut(from, n) {
             return Ok(());
         }
         let is_current = self.nodes[n as usize - 1].boot == if to_leader { boots.1 } else { boots.0 };
@@ -402,13 +415,7 @@ impl World {
     /// Whoever watches over nodes: promotions, and registrations of those who stay dead.
     fn control(&mut self) {
         let dead: Vec<NodeId> = self.nodes.iter().filter(|node| !node.alive).map(|node| node.id).collect();
-        let is_ready = |node: &&Node| {
-            let Some(process) = node.process.as_ref().filter(|_| node.alive) else { return false };
-            let sits = |p: PartitionId| self.raft.agreed.partition(p).is_some_and(|k| k.in_sync.contains(&node.id));
-            let whole = |p: PartitionId| process.leader.leads(p).is_some() || process.follower.is_complete(p);
-            let registered = self.raft.agreed.node(node.id).is_some_and(|k| k.boot == u128::from(node.boot));
-            registered && (0..PARTITIONS as PartitionId).filter(|p| sits(*p)).all(whole)
-        };
+        let is_ready = |node: &&Node| self.is_ready(node.id);
         let mut ready: Vec<NodeId> = self.nodes.iter().filter(is_ready).map(|node| node.id).collect();
         let mut dead: Vec<NodeId> =
             dead.into_iter().filter(|n| self.raft.agreed.node(*n).is_some_and(|k| k.incarnation > 0)).collect();
@@ -434,9 +441,21 @@ impl World {
         }
     }
 
+    /// Whether a node has what it is in sync for.
+    fn is_ready(&self, n: NodeId) -> bool {
+        let node = &self.nodes[n as usize - 1];
+        let Some(process) = node.process.as_ref().filter(|_| node.alive) else { return false };
+        let sits = |p: PartitionId| self.raft.agreed.partition(p).is_some_and(|known| known.in_sync.contains(&n));
+        let whole = |p: PartitionId| process.leader.leads(p).is_some() || process.follower.is_complete(p);
+        let registered = self.raft.agreed.node(n).is_some_and(|known| known.boot == u128::from(node.boot));
+        registered && (0..PARTITIONS as PartitionId).filter(|p| sits(*p)).all(whole)
+    }
+
     fn disturb(&mut self, n: NodeId) {
         let (delays, now_ms) = ((self.delay_ms(), self.delay_ms()), self.now_ms);
-        match self.random.below(40) {
+        let what = self.random.below(40);
+        match what {
+            _ if self.around.is_some() && what > 3 => {}
             0..=3 if !self.connections.is_empty() => {
                 let at = self.random.below(self.connections.len() as u64) as usize;
                 self.connections[at].cut(now_ms, delays);

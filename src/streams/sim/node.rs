@@ -216,6 +216,10 @@ impl World {
             leader::Action::Propose(changes) => {
                 let boot = self.node(n).boot;
                 for change in changes {
+                    if let Some(around) = &self.around {
+                        around.propose(n, change);
+                        continue;
+                    }
                     let at_ms = now_ms + self.delay_ms();
                     let command = Command::SetInSync { changes: vec![change.clone()] };
                     if self.quiet || !self.random.chance(10) {
@@ -396,7 +400,7 @@ impl World {
         let process = self.process(n);
         let late: Vec<PartitionId> = process.deposed.iter().copied().filter(|p| !process.sealed.contains(p)).collect();
         let late = if unentitled && self.random.chance(30) { self.random.pick(&late) } else { None };
-        let entitled = |&(p, e): &(PartitionId, Epoch)| unentitled || self.is_entitled(n, p, e);
+        let entitled = |&(p, e): &(PartitionId, Epoch)| unentitled || self.may_answer(n, p, e);
         let mut allowed: Vec<(PartitionId, Epoch)> = open.into_iter().filter(entitled).collect();
         let process = self.process(n);
         allowed.retain(|(p, _)| process.executes(*p));
@@ -517,7 +521,8 @@ impl World {
     fn connect(&mut self, n: NodeId, leader: NodeId) {
         self.hang_up(n, leader);
         let (now_ms, delay_ms) = (self.now_ms, self.delay_ms());
-        let up = self.node(leader).alive && self.node(leader).process.is_some();
+        let cut = self.is_cut(n, leader) || self.is_cut(leader, n);
+        let up = self.node(leader).alive && self.node(leader).process.is_some() && !cut;
         let boots = (self.node(n).boot, self.node(leader).boot);
         self.last_connection += 1;
         let mut connection = Connection {
