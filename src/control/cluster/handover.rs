@@ -66,8 +66,9 @@ impl Member {
         let mut streams = self.streams.borrow_mut();
         let shown = &mut streams.as_mut()?.shown_gates;
         let mut seen = None;
-        while let Some((_, gates)) = shown.pop_front_if(|(shown, _)| *shown <= view) {
+        while let Some((_, gates)) = shown.front().copied().filter(|(shown, _)| *shown <= view) {
             seen = Some(gates);
+            shown.pop_front();
         }
         seen
     }
