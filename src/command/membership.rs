@@ -27,13 +27,13 @@ pub(super) const JOIN: Command =
     row("join", 4, join, "O(1)", "Lets this node join the cluster that has a member at this host and port of the bus.");
 pub(super) const BEGIN: Command =
     row("begin", 2, begin, "O(P) in partitions", "Begins the data set of this node's cluster, on the nodes it has.");
-pub(super) const FAILOVER: Command = row(
-    "failover",
-    -2,
-    failover,
-    "O(P) in partitions",
-    "Lets this node lead what it has copies in sync of: those who lead that give it up.",
-);
+pub(super) const FAILOVER: Command =
+    Command::session("failover", -2, Flags::ADMIN.or(Flags::STALE).or(Flags::NO_ASYNC_LOADING), failover).doc(
+        "cluster",
+        "3.0.0",
+        "O(P) in partitions",
+        "Lets this node lead what it has copies in sync of: those who lead that give it up.",
+    );
 pub(super) const STATUS: Command =
     row("status", 2, status, "O(P+N) in partitions and nodes", "Returns what this node knows of its cluster, as JSON.");
 

@@ -388,6 +388,14 @@ impl Shard {
         self.swaps += 1;
         self.note_swap(a, b);
         self.dbs.swap(a, b);
+        // What is yet to be ranked goes along.
+        for (db, ..) in &mut self.adopted {
+            *db = match *db {
+                db if db == a => b,
+                db if db == b => a,
+                db => db,
+            };
+        }
     }
 
     /// Bytes charged to this shard: entries, tables, wheels, large keys and values, what the eviction policy remembers.
