@@ -205,6 +205,10 @@ class Writer:
                 connection.close()
             return None
 
+    def disconnect(self):
+        while self.connections:
+            self.connections.popitem()[1].close()
+
     def until_written(self, port, key):
         """Writes until that is accepted; by whom."""
         others = [other for other in self.nodes if other != port]
@@ -258,6 +262,8 @@ def befall_once(cluster, writer, chance):
     victims = [node for node in victims if node.port in leading] or [node for node in cluster.nodes if node.port in leading]
     victim = chance.choice(victims)
     key = key_led_by(victim, chance)
+    # Those to nodes that have started anew since are dead.
+    writer.disconnect()
     if writer.until_written(victim.port, key) != victim.port:
         raise Failure("somebody else leads all of a sudden")
     if how == "hand-over":
