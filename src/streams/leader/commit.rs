@@ -281,6 +281,11 @@ impl Leader {
         (upto, durable_upto)
     }
 
+    /// Whether commits of anything wait for a node.
+    pub(super) fn is_waited_for(&self, node: NodeId) -> bool {
+        self.groups.iter().any(|group| group.members.iter().any(|member| member.node == node))
+    }
+
     /// What is committed of what a follower gets.
     pub(super) fn commit_for(&self, at: usize) -> Index {
         let groups = self.groups.iter().filter(|group| group.followers.contains(&(at as u16)));

@@ -65,8 +65,8 @@ enum Step {
 
 impl Leader {
     /// Gives these roles to another node, those of them that it can take, up to so many. What becomes of it is seen in raft's
-    /// state; how many are on their way. None is begun while a follower is behind: everything that this node has written would
-    /// have to be committed first, and requests would wait for that.
+    /// state; how many are on their way. None is begun while a follower is behind that commits wait for: everything that this
+    /// node has written would have to be committed first, and requests would wait for that.
     pub fn hand_over(
         &mut self,
         now_ms: u64,
@@ -77,7 +77,7 @@ impl Leader {
     ) -> usize {
         self.look_who_keeps_up(now_ms);
         let is_behind = |fellow: &Fellow| fellow.timeline.lag(now_ms, fellow.received).0 > LAG_MS_MAX;
-        let behind = self.fellows.iter().any(|fellow| fellow.following > 0 && is_behind(fellow));
+        let behind = self.fellows.iter().any(|fellow| self.is_waited_for(fellow.member.node) && is_behind(fellow));
         let known = self.state.member(to.node) == Some(to) && to.node != self.settings.node;
         let before = self.handovers.len();
         let gates = self.gates + 1;
