@@ -56,6 +56,10 @@
 //! | the backlog in memory was trimmed | `oldest` | leader |
 //! | a socket has taken a message | `written` | leader |
 //! | a part of the log was read, a copy goes on | `read`, `copy_*` | leader |
+//! | a role is to go to another node while both live | `hand_over` | leader |
+//! | data cores have seen the gates of a view | `gates_seen` | leader |
+//! | raft has decided on a handover, and `roles` was told of that | `decided` | leader |
+//! | this node is about to end, or is not after all | `leave`, `stay` | follower |
 //! | a proposal has failed for certain: raft has answered that it is refused | `refused` | leader |
 //! | what has a ticket is in the data; its effects are on disk | `applied`, `durable` | follower |
 //! | a turn is over | `turn_end` | both |

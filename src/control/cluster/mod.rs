@@ -7,7 +7,8 @@
 //!
 //! A node that has a number goes on as a member at every start ([`Member::start`]), and registers its process as a new
 //! incarnation. What raft agrees on becomes a view for the data cores ([`view`]); what the leader of raft decides, and
-//! the lease that it grants, is driven by [`govern`]; the data itself goes from node to node by [`streams`].
+//! the lease that it grants, is driven by [`govern`]; the data itself goes from node to node by [`streams`]. Roles move
+//! while both nodes live by [`handover`], and all of them when a node ends ([`leave`]).
 //!
 //! Owned by the control core.
 
