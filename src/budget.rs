@@ -2,12 +2,15 @@
 //!
 //! A core decides about eviction alone, at every write, by comparing two numbers of its own: what its shard is charged
 //! and its *share*. Shares must move, because keys are not spread perfectly and values differ in size; but no write may
-//! touch memory that other cores write. So every core publishes what it is charged once per tick, and the first core then
-//! divides the budget anew ([`divide`]); the others find their new shares at their next ticks.
+//! touch memory that other cores write. So every core publishes what it is charged at the end of each turn, on a cache line
+//! of its own; once per tick the first core divides the budget anew ([`divide`]), and the others find their new shares at
+//! their next ticks.
 //!
 //! The budget is maxmemory less the *overhead*: what the process uses that no shard is charged for, from the buffers of
 //! clients to the code's own tables. It is measured at each tick, as the difference between all memory in use and the
 //! sum of the charges. So `used_memory` as INFO shows it stays at maxmemory, but for what clients' buffers gain in a tick.
+//! The allocator tells what is in use now, so charges must not be old: what a core has allocated since it told would look
+//! like overhead. Within one tick of writes of large values that was half of maxmemory, which all cores then had to evict.
 //!
 //! A share that shrinks takes effect when its core says so; only then does another one grow by it. So the sum of all
 //! shares that are in effect never exceeds the budget, except while it shrinks itself.
@@ -49,7 +52,7 @@ struct Slot {
     evicted_before: AtomicU64,
 }
 
-/// What a core tells at a tick.
+/// What a core tells after a turn.
 #[derive(Clone, Copy, Debug)]
 pub struct Charge {
     pub charged_bytes: u64,
@@ -65,13 +68,24 @@ impl Budget {
         Budget { slots: (0..cores).map(|_| Slot::default()).collect(), divided_bytes: AtomicU64::new(0) }
     }
 
-    /// Tells what core `core` is charged, and the share that is in effect there.
-    pub fn publish(&self, core: usize, charge: Charge, share_bytes: u64) {
+    /// Tells what core `core` is charged.
+    #[inline]
+    pub fn publish(&self, core: usize, charge: Charge) {
         let slot = &self.slots[core];
         slot.charged.store(charge.charged_bytes, Relaxed);
         slot.heap.store(charge.heap_bytes, Relaxed);
         slot.evicted.store(charge.evicted, Relaxed);
-        slot.applied.store(share_bytes, Relaxed);
+    }
+
+    /// Tells the share that is in effect on core `core`.
+    pub fn apply(&self, core: usize, share_bytes: u64) {
+        self.slots[core].applied.store(share_bytes, Relaxed);
+    }
+
+    /// Bytes that core `core` is charged, as it has told.
+    #[cfg(test)]
+    pub fn charged_bytes(&self, core: usize) -> u64 {
+        self.slots[core].charged.load(Relaxed)
     }
 
     /// Bytes in use over all cores that the allocator does not know.
@@ -213,6 +227,21 @@ mod tests {
         assert_eq!(divide(1000, &[core(990, 990, true), core(10, 10, false)]), [990, 10]);
     }
 
+    /// A core that exchanges entries of its heap for ones that are allocated uses no more than before.
+    #[test]
+    fn what_is_charged_is_no_overhead() {
+        const TOTAL: u64 = 1_000_000;
+        let budget = Budget::new(2);
+        for allocated in [0, 100_000, 400_000] {
+            let charge = |charged_bytes, heap_bytes| Charge { charged_bytes, heap_bytes, evicted: 1 };
+            budget.publish(0, charge(500_000, 500_000));
+            budget.publish(1, charge(400_000, 400_000 - allocated));
+            (0..2).for_each(|core| budget.apply(core, TOTAL / 2));
+            budget.divide(2, TOTAL, allocated, true);
+            assert_eq!([0, 1].map(|core| budget.granted(core, TOTAL)), [Some(500_000), Some(450_000)]);
+        }
+    }
+
     #[test]
     fn shares_in_effect_never_exceed_the_budget() {
         const TOTAL: u64 = 1_000_000;
@@ -232,7 +261,8 @@ mod tests {
                 }
                 charged[core] = (random >> 20) % (shares[core] + 1);
                 let charge = Charge { charged_bytes: charged[core], heap_bytes: charged[core], evicted: round };
-                budget.publish(core, charge, shares[core]);
+                budget.publish(core, charge);
+                budget.apply(core, shares[core]);
                 if core == 0 {
                     budget.divide(3, TOTAL, 0, true);
                 }

@@ -75,6 +75,17 @@ impl Engine {
         }
     }
 
+    /// Tells the other cores what the shard is charged.
+    #[inline]
+    pub fn tell_charge(&self) {
+        let charge = Charge {
+            charged_bytes: self.shard.memory() as u64,
+            heap_bytes: self.shard.heap_bytes() as u64,
+            evicted: self.shard.counters.evicted,
+        };
+        self.node.budget.publish(self.router.me() as usize, charge);
+    }
+
     /// Tells the other cores what the shard is charged, and takes the share of maxmemory that this core is to have.
     pub(super) fn share_memory(&mut self) {
         let (budget, me) = (&self.node.budget, self.router.me() as usize);
@@ -84,12 +95,8 @@ impl Engine {
         {
             self.shard.set_limit(Some(granted as usize));
         }
-        let charge = Charge {
-            charged_bytes: self.shard.memory() as u64,
-            heap_bytes: self.shard.heap_bytes() as u64,
-            evicted: self.shard.counters.evicted,
-        };
-        budget.publish(me, charge, self.shard.limit_bytes().unwrap_or(0) as u64);
+        self.tell_charge();
+        budget.apply(me, self.shard.limit_bytes().unwrap_or(0) as u64);
         if me == 0 && maxmemory_bytes > 0 {
             let evicts = self.shard.policy().rule != Rule::None;
             budget.divide(self.router.cores() as usize, maxmemory_bytes, allocated_bytes(), evicts);

@@ -49,6 +49,21 @@ fn lapses_during(cores: &mut Cores, peer: &mut Peer, line: &str) -> bool {
 }
 
 #[test]
+fn a_core_tells_what_it_is_charged_after_every_turn() {
+    let mut cores = two_cores();
+    cores.see(1, without(&[]));
+    let mut client = cores.connect(0);
+    for partition in [FIRST, SECOND] {
+        for bytes in [10_000, 100] {
+            cores.expect(&mut client, &format!("SET {} {}", key(partition), "v".repeat(bytes)), "+OK");
+            for (core, pump) in cores.pumps.iter().enumerate() {
+                assert_eq!(cores.node.state.budget.charged_bytes(core), pump.engine.shard.memory() as u64);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_newer_view_is_followed_by_every_core_and_said_in_the_feed() {
     let mut cores = two_cores();
     cores.tell_all(|| Message::Record(true));

@@ -274,6 +274,7 @@ impl Pump {
         if self.has_work() {
             self.engine.work(self.may_evict());
         }
+        self.engine.tell_charge();
         // Keys that expired or were evicted.
         if !self.engine.shard.events.is_empty() {
             self.tell();

@@ -157,6 +157,16 @@ impl Shard {
         }
     }
 
+    /// The wall clock was set back. What the wheels said of it was about a time that is still to come, and must not be waited
+    /// for: they have to be looked at.
+    #[cold]
+    pub(super) fn expect_rewind(&mut self) {
+        let next = &mut self.next_expiry[Clock::Wall as usize];
+        if *next != NEVER_MS {
+            *next = self.now.wall_ms.min(*next);
+        }
+    }
+
     /// Tells table, wheel and eviction about an entry that was at `old`, lies at `new` now, and was to expire at `before`.
     #[inline]
     pub(super) fn settle(

@@ -183,7 +183,10 @@ impl Shard {
     }
 
     pub fn set_now(&mut self, now: impl Into<Now>) {
-        self.now = now.into();
+        let before_ms = std::mem::replace(&mut self.now, now.into()).wall_ms;
+        if self.now.wall_ms < before_ms {
+            self.expect_rewind();
+        }
         self.update_fields_due();
         self.evictor.set_now(&mut self.entries, self.now.steady_ms);
     }

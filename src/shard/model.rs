@@ -91,8 +91,6 @@ struct Pair {
     hasher: Hasher,
     keys: Vec<Vec<u8>>,
     now: Now,
-    /// Latest moment of the wall clock at which keys were expired actively.
-    expired_ms: i64,
     steps: u64,
     /// Of those that do not remember the time of the last access, too.
     every_policy: bool,
@@ -113,7 +111,6 @@ impl Pair {
             hasher: hasher(),
             keys: keys(key_count),
             now: Now::default(),
-            expired_ms: 0,
             steps: 0,
             every_policy: false,
         };
@@ -316,12 +313,10 @@ impl Pair {
             }
             pieces += 1;
         }
-        // A clock that was set back by a little is waited for.
-        if !due(&self.shard) && self.now.wall_ms >= self.expired_ms {
+        if !due(&self.shard) && !self.shard.waits_for_the_clock() {
             let all = (0..OWN).flat_map(|db| PARTITIONS.map(move |partition| (db, partition)));
             all.for_each(|(db, partition)| assert!(self.naive.keys(db, partition, true).is_empty()));
         }
-        self.expired_ms = self.expired_ms.max(self.now.wall_ms);
     }
 
     /// One whole iteration over a partition.

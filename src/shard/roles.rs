@@ -212,7 +212,7 @@ impl Shard {
 
     /// The moment at which some key of the shard's own expires, or the next thing that leads to it.
     pub(super) fn next_due(&self) -> [i64; 2] {
-        let first = |clock: Clock| self.own().iter().filter_map(|db| db.wheel(clock).next()).min();
+        let first = |clock: Clock| self.own().iter().filter_map(|db| db.wheel(clock).next(self.now.of(clock))).min();
         let fields = |clock: Clock| self.own().iter().filter_map(|db| db.next_fields()[clock as usize]).min();
         Clock::ALL.map(|clock| first(clock).into_iter().chain(fields(clock)).min().unwrap_or(super::NEVER_MS))
     }

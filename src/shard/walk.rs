@@ -148,6 +148,12 @@ impl Shard {
         true
     }
 
+    /// Whether some wheel stands still until a clock that was set back by a little has caught up.
+    #[cfg(test)]
+    pub(super) fn waits_for_the_clock(&self) -> bool {
+        self.own().iter().any(|db| db.wheel(super::Clock::Wall).waits(self.now.wall_ms))
+    }
+
     /// Checks every invariant of the shard: each entry is reachable once, under its own key, and all counters are right.
     #[cfg(test)]
     pub(crate) fn validate(&self) {
@@ -178,7 +184,7 @@ impl Shard {
                 assert_eq!(*expiring, armed, "each wheel holds exactly the entries that expire by its clock");
                 let first =
                     expiring.iter().filter_map(|&handle| self.entries.expire_at(Handle(handle))?.ms().into()).min();
-                let latest = wheel.next().max(first).unwrap_or(super::NEVER_MS);
+                let latest = wheel.next(self.now.of(clock)).max(first).unwrap_or(super::NEVER_MS);
                 let followed = self.is_followed(number);
                 assert!(
                     followed || self.next_expiry[clock as usize] <= latest,

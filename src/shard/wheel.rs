@@ -206,11 +206,15 @@ impl Wheel {
         None
     }
 
-    /// From when on [`Wheel::due`] has something to do. That may be earlier than the next deadline, never later, except
-    /// while the clock that was set back is waited for.
-    pub(super) fn next(&self) -> Option<UnixMs> {
+    /// From when on [`Wheel::due`] has something to do: at once, if the wheel stands at a moment to which the clock, which was
+    /// set back, has still to lead it. That may be earlier than the next deadline, never later, except while the clock is
+    /// waited for. Who keeps the answer asks anew when the clock is set back.
+    pub(super) fn next(&self, now_ms: UnixMs) -> Option<UnixMs> {
         if self.len == 0 {
             return None;
+        }
+        if self.is_ahead_of(tick(now_ms)) {
+            return Some(now_ms);
         }
         if self.turning.last != TURNING || self.lowest_slot(|level| &level.stale).is_some() {
             return Some(moment(self.elapsed));
@@ -235,9 +239,20 @@ impl Wheel {
         some.take(SOONEST_OF).min_by_key(|&(expire_at, _)| expire_at).map(|(_, handle)| handle)
     }
 
+    /// Whether the clock was set back by too much to be waited for.
+    fn is_ahead_of(&self, now: u64) -> bool {
+        self.elapsed.saturating_sub(now) >= REWIND_MS
+    }
+
+    /// Whether nothing is due because the clock was set back by a little.
+    #[cfg(test)]
+    pub(super) fn waits(&self, now_ms: UnixMs) -> bool {
+        self.elapsed > tick(now_ms) && !self.is_ahead_of(tick(now_ms))
+    }
+
     /// Goes back to `now`, which is before `elapsed`; false if the clock is waited for instead.
     fn rewind(&mut self, now: u64) -> bool {
-        if self.elapsed - now < REWIND_MS {
+        if !self.is_ahead_of(now) {
             return false;
         }
         self.levels.iter_mut().for_each(|level| level.stale = level.occupied);
