@@ -193,3 +193,44 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::Hasher;
+    use crate::shard::{Expiry, NewValue};
+
+    const START_MS: UnixMs = 1_700_000_000_000;
+
+    fn expired_at(shard: &mut Shard, now: Now) -> u64 {
+        shard.set_now(now);
+        while shard.next_expiry_ms() <= shard.now_ms() {
+            shard.expire_due(|_| {});
+        }
+        shard.counters.expired
+    }
+
+    /// The wheel of a database stands where the clock was when its first key came.
+    #[test]
+    fn a_wall_clock_that_is_set_back_does_not_hide_what_is_due() {
+        let hasher = Hasher::new(1, [1, 2, 3, 4]);
+        for exchanges in [false, true] {
+            let mut shard = Shard::with_reserve(0..1, 2, hasher.clone(), 1 << 30).unwrap();
+            let set = |shard: &mut Shard, key: &[u8], at_ms| {
+                let at = Expiry::At(Deadline::new(Clock::Wall, at_ms));
+                shard.set(0, &hasher.key(key), NewValue::Bytes(b"v"), at);
+            };
+            shard.set_now(Now { wall_ms: START_MS + 30_000, steady_ms: START_MS });
+            set(&mut shard, b"later", START_MS + 60_000);
+            shard.set_now(Now { wall_ms: START_MS, steady_ms: START_MS });
+            set(&mut shard, b"sooner", START_MS + 1_000);
+            if exchanges {
+                shard.swap(0, 1);
+            }
+            let at = |passed_ms| Now { wall_ms: START_MS + passed_ms, steady_ms: START_MS + passed_ms };
+            assert_eq!(expired_at(&mut shard, at(999)), 0);
+            assert_eq!(expired_at(&mut shard, at(1_000)), 1, "exchanged: {exchanges}");
+            assert_eq!(expired_at(&mut shard, at(60_000)), 2);
+        }
+    }
+}
