@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::replication::{Event, Events};
 use super::runs::{Consumer, Keyspace, Runs};
 use crate::log::backlog::Backlog;
-use crate::log::durability::{Progress, Standing};
+use crate::log::durability::{LANES_MAX, Lane, LaneEnds, Lanes, Progress, Standing};
 use crate::log::feed::{Chunk, Holds};
 use crate::log::frame::{HistoryEntry, HistoryId, Index};
 use crate::log::sequencer::{Entry, Sequencer};
@@ -23,6 +23,17 @@ const TAKEN_STEP_BYTES: u64 = 1 << 20;
 
 /// Bytes that the disk may be behind; beyond, feeds are not taken, and in the end clients' writes wait.
 const UNWRITTEN_BYTES_MAX: usize = 64 << 20;
+
+/// The last indices that enough replicas have.
+#[derive(Clone, Default)]
+pub struct Copied {
+    /// Received.
+    pub received: Index,
+    /// On their disks.
+    pub durable: Index,
+    /// Both of each lane by itself, if there are several.
+    pub lanes: Option<LaneEnds>,
+}
 
 /// What is known of one data core.
 #[derive(Default)]
@@ -295,11 +306,10 @@ impl Log {
         self.disk.durable
     }
 
-    /// Tells data cores how far the log is with what they fed it, those that want to know. `replicated` and
-    /// `replicated_durable` are the last indices that enough replicas have.
-    pub fn tell_progress(&mut self, replicated: Index, replicated_durable: Index) {
+    /// Tells data cores how far the log is with what they fed it, those that want to know.
+    pub fn tell_progress(&mut self, copied: &Copied) {
         let durable = self.durable();
-        let replicated_durable = replicated_durable.min(durable);
+        let (replicated, replicated_durable) = (copied.received, copied.durable.min(durable));
         for (at, core) in self.cores.iter_mut().enumerate() {
             let id = at as CoreId;
             let taken_bytes = self.sequencer.taken_bytes(id);
@@ -310,15 +320,24 @@ impl Log {
             let of = |index| self.sequencer.seq_at(id, index);
             // To be told of what it does not wait for would only wake it.
             let Holds { disk, replicas } = core.holds;
+            let lane = |&(received, on_disks): &(Index, Index)| Lane {
+                replicated: of(received),
+                replicated_durable: of(on_disks.min(durable)),
+            };
+            let lanes = |ends: &LaneEnds| {
+                let mut lanes = [Lane::default(); LANES_MAX];
+                lanes.iter_mut().zip(&ends.ends).for_each(|(to, ends)| *to = lane(ends));
+                Arc::new(Lanes { map: Arc::clone(&ends.map), lanes })
+            };
             let progress = Progress {
                 taken_bytes,
                 durable: if disk { of(durable) } else { core.sent.durable },
                 replicated: if replicas { of(replicated) } else { core.sent.replicated },
                 replicated_durable: if replicas { of(replicated_durable) } else { core.sent.replicated_durable },
+                lanes: copied.lanes.as_ref().filter(|_| replicas).map(lanes),
             };
-            let moved = Progress { taken_bytes: core.sent.taken_bytes, ..progress } != core.sent;
-            if hungry || moved {
-                core.sent = progress;
+            if hungry || progress != (Progress { taken_bytes, ..core.sent.clone() }) {
+                core.sent = progress.clone();
                 self.out.push((id, Message::Progress(progress)));
             }
         }

@@ -309,12 +309,12 @@ impl Control {
             log.keeps_backlog = keeps_backlog;
             log.advance(wall_ms);
         }
-        let (replicated, replicated_durable) = match self.member() {
+        let copied = match self.member() {
             Some(member) => self.advance_streams(&member),
             None => self.replicate(),
         };
         self.look_at_barriers();
-        self.log.borrow_mut().tell_progress(replicated, replicated_durable);
+        self.log.borrow_mut().tell_progress(&copied);
         self.check_waits();
         self.flush();
     }

@@ -35,7 +35,7 @@
 
 use std::sync::Arc;
 
-use super::connection::{About, Hold};
+use super::connection::Hold;
 use super::forward::{Batch, Message};
 use super::pump::Pump;
 use super::wait::{Blocked, Ending};
@@ -44,7 +44,7 @@ use crate::cluster::View;
 use crate::command;
 use crate::command::cluster::Slots;
 use crate::command::table::Row;
-use crate::log::durability::Durability;
+use crate::log::durability::{About, Durability};
 use crate::log::feed::Seq;
 use crate::resp::{Output, Reply};
 use crate::route::{CoreId, PartitionSet, slot_of};
@@ -146,11 +146,11 @@ impl Pump {
     /// This node does not lead these partitions any more. Replies that wait until several nodes have what they tell of must not
     /// leave: that depends on the node which leads now. Their connections are closed, as the writes may be lost or not.
     fn give_up_lost(&mut self, lost: &PartitionSet) {
-        let progress = self.engine.progress;
         for index in 0..self.connections.len() as u32 {
             let Some(connection) = self.connections[index as usize].as_deref() else { continue };
+            let progress = &self.engine.progress;
             let waits = |needs: Seq, durability: Durability, about: About| {
-                durability.is_quorum() && needs > progress.reached(durability) && about.concerns(lost)
+                durability.is_quorum() && !progress.covers(durability, needs, about) && about.concerns(lost)
             };
             if waits(connection.needs, connection.needs_for, connection.needs_about)
                 || connection.held.iter().any(|held| waits(held.needs, held.durability, held.about))

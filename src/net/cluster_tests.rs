@@ -9,8 +9,8 @@ use crate::borrow::{Loan, Wants};
 use crate::cluster::Roles;
 use crate::command::{Owned, table};
 use crate::config::Config;
-use crate::log::durability::Progress;
-use crate::log::feed::Content;
+use crate::log::durability::{LANES_MAX, Lane, LaneMap, Lanes, Progress};
+use crate::log::feed::{Content, Seq};
 use crate::net::forward::Atomic;
 use crate::resp::Version;
 use crate::route::{CoreId, Hasher, PartitionSet};
@@ -309,10 +309,73 @@ fn replies_that_wait_for_what_has_moved_are_not_sent() {
     assert!(clients.iter_mut().all(|client| client.received().is_none()));
     cores.see(2, without(&[FIRST]));
     let all = Progress { replicated: u64::MAX / 2, ..Progress::default() };
-    cores.tell_all(|| Message::Progress(all));
+    cores.tell_all(|| Message::Progress(all.clone()));
     let [here, also, far, there] = &mut clients;
     assert_eq!([cores.reply(here), cores.reply(far)], ["", ""], "written or not, the next leader knows");
     assert_eq!([cores.reply(also), cores.reply(there)], ["+OK", "+OK"]);
+}
+
+/// Two lanes: these partitions, of which replicas have received so much, and the others, of which they have nothing.
+fn ahead(partitions: &[u16], replicated: Seq) -> Message {
+    let of = (0..PARTITIONS).map(|partition| partitions.contains(&partition) as u8).collect();
+    let mut lanes = [Lane::default(); LANES_MAX];
+    lanes[1].replicated = replicated;
+    let lanes = Some(Arc::new(Lanes { map: Arc::new(LaneMap { number: 1, of }), lanes }));
+    Message::Progress(Progress { lanes, ..Progress::default() })
+}
+
+#[test]
+fn replies_wait_for_those_who_follow_what_they_tell_of() {
+    let mut cores = Cores::in_cluster(2, Config { cluster_allow_local_crossslot: true, ..Config::default() });
+    cores.tell_all(|| Message::Record(true));
+    cores.see(1, without(&[]));
+    let [slow, quick, far] = [FIRST, FIRST + 1, SECOND].map(key);
+    let also = key(FIRST + 2);
+    let clients = [0, 0, 1, 1, 0, 0, 0, 0];
+    let mut clients = clients.map(|core| cores.connect(core));
+    let mut writers = [cores.connect(0), cores.connect(0)];
+    for client in clients.iter_mut().chain(&mut writers) {
+        cores.expect(client, "CLIENT DURABILITY quorum", "+OK");
+    }
+    let lane = [FIRST + 1, FIRST + 2, SECOND];
+    cores.tell_all(|| ahead(&lane, 0));
+    for (writer, key) in writers.iter_mut().zip([&slow, &quick]) {
+        writer.send(&format!("SET {key} v"));
+    }
+    cores.rest();
+    let lines = [
+        format!("GET {quick}"),
+        format!("GET {slow}"),
+        format!("GET {quick}"),
+        format!("GET {slow}"),
+        // In one turn, what is quick alone, and both. A command with keys of several partitions waits for all.
+        format!("SET {also} v\r\nGET {quick}"),
+        format!("SET {also} v\r\nGET {slow}"),
+        format!("MGET {also} {quick}"),
+        format!("MGET {also} {slow}"),
+    ];
+    for (client, line) in clients.iter_mut().zip(&lines) {
+        client.send(line);
+    }
+    cores.rest();
+    assert!(clients.iter_mut().chain(&mut writers).all(|client| client.received().is_none()));
+    cores.tell_all(|| ahead(&lane, u64::MAX / 2));
+    let mut other = cores.connect(0);
+    cores.expect(&mut other, &format!("SET {far} v"), "+OK");
+    let replies: Vec<Option<String>> = {
+        cores.rest();
+        clients.iter_mut().chain(&mut writers).map(|client| client.received()).collect()
+    };
+    let replies: Vec<Option<&str>> = replies.iter().map(|reply| reply.as_deref()).collect();
+    let both = Some("+OK|$1|v");
+    assert_eq!(replies[..8], [Some("$1|v"), None, Some("$1|v"), None, both, None, None, None]);
+    assert_eq!(replies[8..], [None, Some("+OK")]);
+    cores.tell_all(|| Message::Progress(Progress { replicated: u64::MAX / 2, ..Progress::default() }));
+    let [_, slow, _, far, _, both, mgets @ ..] = &mut clients;
+    assert_eq!([slow, far].map(|client| cores.reply(client)), ["$1|v", "$1|v"]);
+    assert_eq!(cores.reply(both), "+OK|$1|v");
+    assert!(mgets.iter_mut().all(|client| cores.reply(client) == "*2|$1|v|$1|v"));
+    assert_eq!(cores.reply(&mut writers[0]), "+OK");
 }
 
 /// A batch of statements of a log.

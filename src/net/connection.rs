@@ -10,10 +10,9 @@ use super::ring::Ring;
 use super::wait::Blocked;
 use crate::command::Session;
 use crate::command::transaction::Queued;
-use crate::log::durability::Durability;
+use crate::log::durability::{About, Durability, LaneMap};
 use crate::log::feed::Seq;
 use crate::resp::{Output, Parser};
-use crate::route::PartitionSet;
 
 /// Reasons why a connection's requests are not executed now, as a bit set. Its bytes are buffered meanwhile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,36 +58,6 @@ impl Hold {
         let had = self.has(reason);
         self.0 &= !reason.0;
         had && self.0 == 0
-    }
-}
-
-/// The partitions that replies tell of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum About {
-    #[default]
-    Nothing,
-    One(u16),
-    /// Of several, and nobody knows which.
-    Several,
-}
-
-impl About {
-    /// These, and one more, or several.
-    pub fn and(self, partition: Option<u16>) -> About {
-        match (self, partition) {
-            (About::Nothing, Some(partition)) => About::One(partition),
-            (About::One(one), Some(partition)) if one == partition => self,
-            _ => About::Several,
-        }
-    }
-
-    /// Whether one of these may be among them.
-    pub fn concerns(self, partitions: &PartitionSet) -> bool {
-        match self {
-            About::Nothing => false,
-            About::One(partition) => partitions.has(partition),
-            About::Several => true,
-        }
     }
 }
 
@@ -200,10 +169,10 @@ impl Connection {
     }
 
     /// The next reply tells of what is only safe when this is reached: of keys of this partition, or of several.
-    pub fn wait_for(&mut self, needs: Seq, durability: Durability, partition: Option<u16>) {
+    pub fn wait_for(&mut self, needs: Seq, durability: Durability, partition: Option<u16>, lanes: Option<&LaneMap>) {
         if needs > 0 {
             (self.needs, self.needs_for) = (self.needs.max(needs), self.needs_for.max(durability));
-            self.needs_about = self.needs_about.and(partition);
+            self.needs_about = self.needs_about.and(partition, lanes);
         }
     }
 

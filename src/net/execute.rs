@@ -7,6 +7,7 @@
 
 use super::connection::{Connection, Hold};
 use super::forward::{Batch, Forwarding, Message, Slot, Split};
+use super::held::{note_batch_needs, told_of};
 use super::limits;
 use super::owner::StreamId;
 use super::pump::Pump;
@@ -182,7 +183,9 @@ impl Pump {
                 self.engine.call(call, &mut Reply::new(&mut self.void, request.version));
                 // Copies are of what is safe.
                 if self.engine.holds && !self.engine.is_copy(request.db as usize) {
-                    self.note_needs(index, (request.key_at != 0).then_some(request.partition), before);
+                    let first = (request.key_at != 0).then_some(request.partition);
+                    let partition = told_of(&self.engine, request.row, request.args(args), first);
+                    self.note_needs(index, partition, before);
                 }
                 self.deliver_void(index);
             }
@@ -422,7 +425,8 @@ impl Pump {
         } else {
             let before = self.engine.seq();
             self.engine.call(call, &mut Reply::new(&mut batch.out, request.version));
-            batch.needs = batch.needs.max(self.engine.needs(batch.durability, partition, before));
+            let partition = told_of(&self.engine, request.row, args, partition);
+            note_batch_needs(&mut self.engine, batch, partition, before);
         }
         batch.ends.push(batch.out.mark());
         self.tell();

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use crate::blocking::{Offer, Waiter};
 use crate::borrow::{Lent, Loan, Place, Returned, Ticket, Verdict};
 use crate::cluster::View;
-use crate::command::{Answer, Ask, CommandId, Merge, Owned, merge};
-use crate::log::durability::{Durability, Progress, Standing};
+use crate::command::{Answer, Ask, CommandId, Merge, Owned, merge, table};
+use crate::log::durability::{About, Durability, Progress, Standing};
 use crate::log::feed::{Chunk, Seq};
 use crate::pubsub::{Bucket, Told};
 use crate::resp::{Output, Version};
@@ -170,6 +170,8 @@ pub struct Batch {
     /// What a reply means to the connection, and what has to be reached for that.
     pub durability: Durability,
     pub needs: Seq,
+    /// Of which partitions it tells.
+    pub about: About,
     /// What it tells of is not safe, and will not be: its connection must not hear of it.
     pub lost: bool,
     /// Its requests are statements of a log that is followed. In a cluster `needs` says, when it comes back, what this core's
@@ -248,6 +250,21 @@ impl Batch {
         at
     }
 
+    /// The partition of all its keys; None if they are in several, or nobody knows.
+    pub fn partition(&self) -> Option<u16> {
+        let of = |request: &Forwarded| {
+            let one = table().row(request.row).command.keys.is_one();
+            request.key.filter(|_| one).map(|key| key.partition)
+        };
+        let first = of(self.requests.first()?);
+        first.filter(|_| self.requests.iter().all(|request| of(request) == first))
+    }
+
+    /// Whether its replies must not be told yet.
+    pub fn waits(&self, progress: &Progress) -> bool {
+        !progress.covers(self.durability, self.needs, self.about)
+    }
+
     /// Whether it tells of keys of these partitions.
     pub fn concerns(&self, partitions: &PartitionSet) -> bool {
         self.requests.iter().any(|request| request.key.is_none_or(|key| partitions.has(key.partition)))
@@ -263,7 +280,7 @@ impl Batch {
         self.out.clear(Self::KEEP_BYTES_MAX);
         self.ends.clear();
         self.transaction = None;
-        (self.durability, self.needs) = (Durability::Memory, 0);
+        (self.durability, self.needs, self.about) = (Durability::Memory, 0, About::Nothing);
         (self.lost, self.applies) = (false, false);
         keep
     }

@@ -14,10 +14,11 @@
 
 use std::collections::VecDeque;
 
-use super::connection::About;
 use super::forward::Batch;
 use super::pump::Pump;
-use crate::log::durability::{Durability, Progress};
+use crate::command::table::Row;
+use crate::engine::Engine;
+use crate::log::durability::{About, Durability, Progress};
 use crate::log::feed::Seq;
 use crate::resp::Output;
 use crate::route::{CoreId, PartitionSet};
@@ -44,26 +45,41 @@ pub(super) struct Holding {
     pub(super) unchecked: usize,
 }
 
+/// The partition that the reply to a command tells of; None if its keys are in several, or nobody knows. `first`: that of its
+/// first key.
+pub(super) fn told_of(engine: &Engine, row: &Row, args: &[&[u8]], first: Option<u16>) -> Option<u16> {
+    let keys = &row.command.keys;
+    if keys.is_one() {
+        return first;
+    }
+    let is_there = |at| Some(engine.hasher.key(args[at]).partition) == first;
+    first.filter(|_| !keys.reads_more(args) && keys.positions(args).all(is_there))
+}
+
+/// As [`Pump::note_needs`], for a request of a batch.
+pub(super) fn note_batch_needs(engine: &mut Engine, batch: &mut Batch, partition: Option<u16>, before: Seq) {
+    let needs = engine.needs(batch.durability, partition, before);
+    if needs > 0 {
+        batch.needs = batch.needs.max(needs);
+        batch.about = batch.about.and(partition, engine.progress.lane_map());
+    }
+}
+
 impl Pump {
-    /// Notes that the next reply of a connection tells of what was just executed: if a key is given, of that one's
-    /// partition. `before`: where the feed stood before the command ran.
+    /// Notes that the next reply of a connection tells of what was just executed, which is about keys of `partition`.
+    /// `before`: where the feed stood before the command ran.
     pub(super) fn note_needs(&mut self, index: u32, partition: Option<u16>, before: Seq) {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         let durability = connection.session.durability.unwrap_or(self.engine.default_durability);
         let needs = self.engine.needs(durability, partition, before);
-        connection.wait_for(needs, durability, partition);
-    }
-
-    /// As [`Pump::note_needs`], for a request of a batch.
-    pub(super) fn note_batch_needs(&mut self, batch: &mut Batch, partition: Option<u16>, before: Seq) {
-        batch.needs = batch.needs.max(self.engine.needs(batch.durability, partition, before));
+        connection.wait_for(needs, durability, partition, self.engine.progress.lane_map());
     }
 
     /// Sets the output of a connection aside if it has to wait; false if it may leave.
     pub(super) fn hold_replies(&mut self, index: u32) -> bool {
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return false };
         let (needs, durability, about) = (connection.needs, connection.needs_for, connection.needs_about);
-        let waits = needs > self.engine.progress.reached(durability);
+        let waits = !self.engine.progress.covers(durability, needs, about);
         if connection.out.is_empty() && waits {
             // The reply stands behind others that are owed; it waits when it comes.
             return true;
@@ -89,7 +105,7 @@ impl Pump {
 
     /// Sends an executed batch back, when it may.
     pub(super) fn return_batch(&mut self, core: CoreId, batch: Box<Batch>) {
-        let waits = batch.needs > self.engine.progress.reached(batch.durability);
+        let waits = batch.waits(&self.engine.progress);
         // Batches of one connection come back in order.
         let behind = |(to, held): &(CoreId, Box<Batch>)| *to == core && held.connection == batch.connection;
         if waits || self.holding.batches.iter().any(behind) {
@@ -123,10 +139,8 @@ impl Pump {
 
     /// As [`Pump::give_up_held`], for batches that tell of keys of these partitions.
     pub(super) fn give_up_lost_batches(&mut self, lost: &PartitionSet) {
-        let progress = self.engine.progress;
-        let waits = |batch: &Batch| batch.durability.is_quorum() && batch.needs > progress.reached(batch.durability);
         for (core, mut batch) in std::mem::take(&mut self.holding.batches) {
-            if waits(&batch) && batch.concerns(lost) {
+            if batch.durability.is_quorum() && batch.waits(&self.engine.progress) && batch.concerns(lost) {
                 batch.lost = true;
                 self.give_back_batch(core, batch);
             } else {
@@ -143,7 +157,7 @@ impl Pump {
         let mut still: VecDeque<(CoreId, Box<Batch>)> = VecDeque::new();
         for (core, batch) in waiting.drain(..) {
             let behind = still.iter().any(|(to, held)| *to == core && held.connection == batch.connection);
-            match behind || batch.needs > self.engine.progress.reached(batch.durability) {
+            match behind || batch.waits(&self.engine.progress) {
                 true => still.push_back((core, batch)),
                 false => self.give_back_batch(core, batch),
             }
@@ -181,7 +195,7 @@ impl Pump {
         let mut released = false;
         // What has been released stays in its place until the kernel takes it.
         for held in &mut connection.held {
-            if held.needs > progress.reached(held.durability) {
+            if !progress.covers(held.durability, held.needs, held.about) {
                 break;
             }
             released |= held.needs > 0 || held.durability != Durability::Memory;

@@ -20,6 +20,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::forward::{Atomic, Batch, Cursor, Message, Slot};
+use super::held::{note_batch_needs, told_of};
 use super::pump::Pump;
 use super::window::Request;
 use crate::borrow::{Lending, Lent, Loan, Lock, Returned, Ticket, Wants, plan};
@@ -363,7 +364,9 @@ impl Pump {
                 write_nothing(row, &mut reply);
             }
             if batch.durability != Durability::Memory && !self.engine.is_copy(db) {
-                self.note_batch_needs(batch, partition, seq);
+                let partition = told_of(&self.engine, row, &args, partition);
+                drop(args);
+                note_batch_needs(&mut self.engine, batch, partition, seq);
             }
             if batch.applies {
                 batch.needs = self.engine.applied_seq();
@@ -417,7 +420,8 @@ impl Pump {
         }
         // The unit is one, and all of its replies wait for it.
         if batch.durability != Durability::Memory && seq > before {
-            self.note_batch_needs(batch, None, before);
+            let partition = batch.partition().filter(|_| !held);
+            note_batch_needs(&mut self.engine, batch, partition, before);
         }
     }
 

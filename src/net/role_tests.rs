@@ -172,7 +172,7 @@ fn replies_that_are_held_leave_before_the_role_does() {
     cores.see(3, behind(Gate::Closed));
     nothing(&mut cores, &mut clients);
     let all = Progress { replicated: u64::MAX / 2, ..Progress::default() };
-    cores.tell_all(|| Message::Progress(all));
+    cores.tell_all(|| Message::Progress(all.clone()));
     for client in &mut clients {
         assert_eq!(cores.reply(client), "+OK");
     }

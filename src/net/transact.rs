@@ -359,7 +359,7 @@ impl Pump {
         }
         let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
         connection.transaction = None;
-        connection.wait_for(needs, durability, None);
+        connection.wait_for(needs, durability, None, None);
         let blocks = !transaction.exec && transaction.row.command.flags.has(Flags::BLOCKING);
         let nothing = transaction.verdict == Verdict::Granted && transaction.out.is_empty();
         if blocks

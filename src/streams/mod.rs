@@ -73,8 +73,8 @@
 //! [`leader::Leader::release`], which gives the tail, and [`follower::Follower::returned`] with that. Until then
 //! what the partition has uncommitted holds [`leader::Leader::commit_upto`] back, so that no reply slips out.
 //!
-//! *Held replies* look at [`leader::Leader::commit_upto`] and [`leader::Leader::commit_durable_upto`] after each turn. These can
-//! go back, when a partition begins to be led: a reply that was let go stays so, but one that is executed after a data core has
+//! *Held replies* look at [`leader::Leader::commit_upto`] and [`leader::Leader::commit_durable_upto`] after each turn, and those
+//! that tell of one partition at its lane in [`leader::Leader::lanes`]. These can go back, when a partition begins to be led: a reply that was let go stays so, but one that is executed after a data core has
 //! seen the view with that partition must wait for the value as it is then.
 //!
 //! *Tickets.* What a follower hands out ([`follower::Action::ticket`]) is numbered 1, 2, 3, ... for all streams together, and is

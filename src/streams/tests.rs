@@ -168,6 +168,35 @@ fn an_idle_partition_holds_nobody_back() {
     assert_eq!(leader.commit_upto(), 13);
 }
 
+/// Partition 0 waits for node 2, partition 1 for node 3.
+#[test]
+fn partitions_that_wait_for_others_have_a_lane_of_their_own() {
+    let mut leader = leader(&[1, 2], BASE, None);
+    let mut out = Vec::new();
+    assert!(leader.lanes().is_none());
+    let mut parted = state(&[1, 2]);
+    let in_sync = [1, 3].map(to).into();
+    parted.apply(&Command::SetInSync { changes: vec![InSyncChange { partition: 1, epoch: 1, version: 2, in_sync }] });
+    leader.roles(0, &parted, &mut out);
+    for (peer, node) in [(5, 2), (6, 3)] {
+        leader.message(0, peer, open(node, &[(0, Some(BASE)), (1, Some(BASE))]), &mut out);
+    }
+    leader.turn_end(0, &mut out);
+    append(&mut leader, 11, 0);
+    append(&mut leader, 12, 1);
+    leader.message(0, 6, ToLeader::Ack { round: 1, received: 12, applied: 0, durable: 0 }, &mut out);
+    leader.turn_end(0, &mut out);
+    let lanes = leader.lanes().unwrap();
+    let of = |partition: usize| lanes.ends[usize::from(lanes.map.of[partition])].0;
+    assert_eq!((of(0), of(1), leader.commit_upto()), (10, 12, 10), "node 2 is slow");
+    // What is led no longer is in no lane, and held back by nobody's.
+    parted.apply(&Command::Lead { moves: vec![Move { partition: 0, epoch: 1 }], to: to(2) });
+    leader.roles(0, &parted, &mut out);
+    leader.turn_end(0, &mut out);
+    assert_eq!(leader.commit_upto(), 10);
+    assert!(leader.lanes().is_none(), "one group is left");
+}
+
 #[test]
 fn what_was_deposed_holds_back_until_it_is_released() {
     let mut leader = leader(&[1, 2], BASE, None);

@@ -15,6 +15,7 @@ use crate::cluster::NodeId;
 use crate::config::Config;
 use crate::control::Control;
 use crate::control::links::Outbox;
+use crate::control::log::Copied;
 use crate::control::replication::{CopyTaker, Event, HEARTBEAT_MS, PHI_MAX, encoded};
 use crate::log::frame::{Frame, Index};
 use crate::raft::command::{Command, Reply};
@@ -319,10 +320,10 @@ impl Control {
 
     /// Tells the machines what has happened to the log and on data cores. Returns up to where what this node has written is
     /// committed, and committed on disks.
-    pub(in crate::control) fn advance_streams(self: &Rc<Self>, member: &Rc<Member>) -> (Index, Index) {
+    pub(in crate::control) fn advance_streams(self: &Rc<Self>, member: &Rc<Member>) -> Copied {
         if member.streams.borrow().is_none() {
             self.log.borrow().events.borrow_mut().clear();
-            return (0, 0);
+            return Copied::default();
         }
         // First what the log has got: an epoch that begins in this turn begins at its end.
         loop {
@@ -430,9 +431,13 @@ impl Member {
     }
 
     /// Up to where what this node has written is committed, and committed on disks.
-    pub(super) fn committed(&self) -> (Index, Index) {
-        let streams = self.streams.borrow();
-        streams.as_ref().map_or((0, 0), |streams| (streams.leader.commit_upto(), streams.leader.commit_durable_upto()))
+    pub(super) fn committed(&self) -> Copied {
+        let committed = |leader: &Leader| Copied {
+            received: leader.commit_upto(),
+            durable: leader.commit_durable_upto(),
+            lanes: leader.lanes(),
+        };
+        self.streams.borrow().as_ref().map(|streams| committed(&streams.leader)).unwrap_or_default()
     }
 
     /// The view that is shown says all there is to say: nothing waits for another one.

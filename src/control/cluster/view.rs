@@ -105,9 +105,9 @@ impl Control {
         *member.shown.borrow_mut() = Some(Arc::clone(&view));
         member.view_is_shown();
         // What a partition begins with may not be committed: that comes before anybody is shown any of it.
-        let (replicated, replicated_durable) = member.committed();
+        let committed = member.committed();
         let mut log = self.log.borrow_mut();
-        log.tell_progress(replicated, replicated_durable);
+        log.tell_progress(&committed);
         log.tell_all(|| Message::View(Arc::clone(&view)));
         drop(log);
         self.flush();

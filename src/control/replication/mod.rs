@@ -29,6 +29,7 @@ use std::rc::Rc;
 
 use super::apply::Apply;
 use super::links::{Credentials, Outbox};
+use super::log::Copied;
 use super::{Control, random_id};
 use crate::command::Ask;
 use crate::config::Config;
@@ -109,7 +110,7 @@ pub(super) struct Replication {
     room: Rc<Cell<bool>>,
     sending: Option<(u64, Rc<Cell<bool>>)>,
     /// Up to where replicas have what this node has written as the one that leads.
-    copies: (Index, Index),
+    copies: Copied,
     /// A failover waits for data cores to say that nothing is written.
     pausing: bool,
     pub set_aside: Option<String>,
@@ -193,7 +194,7 @@ impl Replication {
             in_use: false,
             room: Rc::new(Cell::new(true)),
             sending: None,
-            copies: (0, 0),
+            copies: Copied::default(),
             pausing: false,
             set_aside: None,
         }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::{Control, REPLICAS_MAX, Role, Served, carried, chain_of, encoded};
 use crate::control::links::{self, Outbox};
+use crate::control::log::Copied;
 use crate::control::random_id;
 use crate::control::runs::Take;
 use crate::log::frame::{Frame, Index, Kind};
@@ -134,8 +135,9 @@ impl Control {
                 tracing::info!(host, port, "another node leads now");
                 // The other one has everything: replies that wait for copies need not wait any more.
                 let mut log = self.log.borrow_mut();
-                let copies = (log.sequencer.end(), log.durable().min(log.sequencer.end()));
-                log.tell_progress(copies.0, copies.1);
+                let end = log.sequencer.end();
+                let copies = Copied { received: end, durable: log.durable().min(end), lanes: None };
+                log.tell_progress(&copies);
                 drop(log);
                 self.replication.borrow_mut().copies = copies;
                 self.replication.borrow_mut().role = Role::SteppingDown { host, port };
@@ -312,7 +314,7 @@ impl Control {
 
     /// Tells the machine of the primary what has happened to the log. Returns up to where replicas have it, and have it on
     /// their disks.
-    pub(in crate::control) fn replicate(self: &Rc<Self>) -> (Index, Index) {
+    pub(in crate::control) fn replicate(self: &Rc<Self>) -> Copied {
         loop {
             let event = self.replication.borrow().events.borrow_mut().pop_front();
             let Some(event) = event else { break };
@@ -335,7 +337,8 @@ impl Control {
         if let Some((run, _)) = &replication.sending {
             replication.room.set(replication.primary.copy_room(*run).unwrap_or(0) > 0);
         }
-        let copies = (replication.primary.commit(), replication.primary.commit_durable());
+        let primary = &replication.primary;
+        let copies = Copied { received: primary.commit(), durable: primary.commit_durable(), lanes: None };
         let leads = replication.leads();
         drop(replication);
         let mut replication = self.replication.borrow_mut();
@@ -343,7 +346,7 @@ impl Control {
         if leads {
             replication.copies = copies;
         }
-        replication.copies
+        replication.copies.clone()
     }
 
     /// FAILOVER.

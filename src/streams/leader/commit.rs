@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::log::durability::{LANES_MAX, LaneEnds, NO_LANE};
 
 /// Partitions that wait for the same followers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,6 +217,19 @@ impl Leader {
         }
         self.find_uniform(&mut groups);
         self.groups = groups;
+        self.map_lanes();
+    }
+
+    /// Says anew which partitions wait for the same followers, if that has changed. There is nothing to tell apart in one group.
+    fn map_lanes(&mut self) {
+        let lane = |led: &Option<Box<Led>>| match led.as_ref().map(|led| led.group) {
+            Some(group) if group < LANES_MAX => group as u8,
+            _ => NO_LANE,
+        };
+        let of: Box<[u8]> = if self.groups.len() > 1 { self.led.iter().map(lane).collect() } else { Box::default() };
+        if self.lane_map.of != of {
+            self.lane_map = Arc::new(LaneMap { number: self.lane_map.number + 1, of });
+        }
     }
 
     fn find_uniform(&self, groups: &mut [Gathered]) {
@@ -311,6 +325,13 @@ impl Leader {
     pub fn commit_durable_upto(&self) -> Index {
         let groups = self.groups.iter().map(|group| group.durable_upto);
         groups.min().unwrap_or(self.end).min(self.held_back()).min(self.commit_upto())
+    }
+
+    /// As [`Leader::commit_upto`] and [`Leader::commit_durable_upto`], for each lane by itself; and which partition is in which.
+    /// What is led no longer is in none. None: there is one lane at the most.
+    pub fn lanes(&self) -> Option<LaneEnds> {
+        let ends = || self.groups.iter().take(LANES_MAX).map(Gathered::committed).collect();
+        (!self.lane_map.of.is_empty()).then(|| LaneEnds { map: Arc::clone(&self.lane_map), ends: ends() })
     }
 
     /// What is committed, by groups of partitions that wait for the same followers.

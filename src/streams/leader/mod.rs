@@ -29,6 +29,7 @@ mod stream;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 pub use self::commit::{Group, Lag};
 use self::copy::Run;
@@ -36,6 +37,7 @@ use self::partition::Led;
 use self::peer::{Fellow, Part, Phase};
 use super::message::{Answer, Answered, Control, Open, PROTOCOL_VERSION, Refusal, ToFollower, ToLeader};
 use super::{Epoch, Frame, InSyncChange, Index, Member, NodeId, PartitionId, Suffix, Tail};
+use crate::log::durability::LaneMap;
 use crate::raft::command::Move;
 use crate::raft::state::State;
 
@@ -143,6 +145,8 @@ pub struct Leader {
     oldest: Index,
     durable: Index,
     groups: Vec<commit::Gathered>,
+    /// The group of each partition, as those who answer clients are told.
+    lane_map: Arc<LaneMap>,
     /// Partitions are to be sorted into groups anew, and followers into partitions.
     untidy: bool,
     run: Option<Run>,
@@ -174,6 +178,7 @@ impl Leader {
             oldest: end + 1,
             durable: 0,
             groups: Vec::new(),
+            lane_map: Arc::default(),
             untidy: false,
             run: None,
             runs: 0,
