@@ -28,7 +28,7 @@ use crate::raft::types::{Peer, Raft, Runtime, Types};
 use crate::shard::SteadyMs;
 
 /// How often the machines hear of the time.
-pub const TICK: Duration = Duration::from_millis(10);
+pub const TICK: Duration = Duration::from_millis(20);
 
 /// How long an answer to a request for a lease is waited for: later it would be worth nothing.
 pub const LEASE_PATIENCE: Duration = Duration::from_millis(250);

@@ -157,7 +157,7 @@ impl Leader {
 
     /// Sorts partitions into groups, and followers into partitions.
     pub(super) fn arrange(&mut self) {
-        self.untidy = false;
+        (self.untidy, self.settled) = (false, false);
         for led in self.led.iter_mut().flatten() {
             if let Some(group) = self.groups.get(led.group) {
                 led.committed = led.committed.max(group.upto.min(led.last));

@@ -37,14 +37,23 @@ impl Leader {
 
     pub(super) fn judge_in_sync(&mut self, now_ms: u64, out: &mut Vec<Action>) {
         self.look_who_keeps_up(now_ms);
+        // A thousand partitions are as they were, as long as their followers are.
+        let same = self.settled && !self.untidy;
+        if same && self.fellows.iter().all(|fellow| fellow.keeps_up && !fellow.leaving) {
+            return;
+        }
         let mut changes = Vec::new();
+        let mut settled = true;
         for id in 0..self.led.len() as PartitionId {
             let Some(mut led) = self.led[id as usize].take() else { continue };
             if led.deposed.is_none() {
                 changes.extend(self.judge_partition(now_ms, id, &mut led));
+                settled &= led.proposed_ms.is_none() && led.suffix.is_none() && led.joiners.is_empty();
+                settled &= led.in_sync.len() == led.replicas.len() && self.all_are_good(now_ms, id, &led);
             }
             self.led[id as usize] = Some(led);
         }
+        self.settled = settled;
         if !changes.is_empty() {
             out.push(Action::Propose(changes));
         }
@@ -102,6 +111,12 @@ impl Leader {
         led.unknown += 1;
         self.untidy = true;
         Some(InSyncChange { partition: id, epoch: led.epoch, version: led.version, in_sync })
+    }
+
+    /// Whether all other members of a set are connected, have everything, and keep up.
+    fn all_are_good(&self, now_ms: u64, id: PartitionId, led: &Led) -> bool {
+        let good = |node: &NodeId| matches!(self.opinion(now_ms, id, led, *node), Opinion::Good);
+        led.in_sync.iter().filter(|node| **node != self.settings.node).all(good)
     }
 
     /// Whether all who have a copy are in the set, and nobody should leave it.

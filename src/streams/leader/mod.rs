@@ -149,6 +149,8 @@ pub struct Leader {
     lane_map: Arc<LaneMap>,
     /// Partitions are to be sorted into groups anew, and followers into partitions.
     untidy: bool,
+    /// Since then, everybody who has a copy is in sync, and nobody had to be judged.
+    settled: bool,
     run: Option<Run>,
     runs: u64,
     /// Whose turn it is to be sent a copy.
@@ -180,6 +182,7 @@ impl Leader {
             groups: Vec::new(),
             lane_map: Arc::default(),
             untidy: false,
+            settled: false,
             run: None,
             runs: 0,
             copied_last: 0,
