@@ -401,7 +401,14 @@ fn a_node_speaks_for_itself_only_and_sends_snapshots_in_order() {
         }
         let damaged = Request::Piece(Piece { total: 9, ..first });
         assert_eq!(link.ask(&damaged, PATIENCE).await, Err(super::error::Failure::Snapshot.into()));
+        // Both sides show the connection, and have counted what went over it.
+        let open = |bus: &Bus| bus.connected().iter().map(|open| (open.node, open.dialled)).collect::<Vec<_>>();
+        let one = &cluster.nodes[&1].bus;
+        assert_eq!((open(&bus), open(one)), (vec![(1, true)], vec![(2, false)]));
+        assert_eq!(bus.messages(), (8, 8));
+        wait("the count of the last answer", || one.messages() == (8, 8)).await;
         bus.stop();
+        wait("the end of the connection", || one.connected().is_empty() && bus.connected().is_empty()).await;
         cluster.stop().await;
     });
 }
