@@ -4,6 +4,8 @@
 //! A pure function from the snapshots of the cores to text. What is counted on a core carries its number as the label
 //! `core`, so that an uneven load shows; commands and errors are merged, or there would be too many series.
 
+mod member;
+
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
@@ -102,6 +104,9 @@ pub fn render(cores: &[Snapshot], facts: &NodeFacts) -> String {
     node(&mut page, facts);
     persistence(&mut page, &facts.log, cores.iter().map(|core| core.changes).sum());
     replication(&mut page, &facts.log.replication);
+    if let Some(numbers) = &facts.log.member {
+        member::render(&mut page, numbers);
+    }
     for (name, kind, help, value) in PER_CORE {
         page.head(name, kind, help);
         for core in cores {
@@ -356,6 +361,7 @@ mod tests {
     use std::collections::{HashMap, HashSet};
 
     use super::*;
+    use crate::command::member::tests::member;
     use crate::command::transcript::Client;
 
     fn facts() -> NodeFacts {
@@ -376,7 +382,15 @@ mod tests {
             maxmemory_bytes: 0,
             maxclients: 10_000,
             log_dropped_lines: 0,
-            log: LogNumbers { end: 7, durable: 5, wal: true, changes_saved: 1, replication, ..LogNumbers::default() },
+            log: LogNumbers {
+                end: 7,
+                durable: 5,
+                wal: true,
+                changes_saved: 1,
+                replication,
+                member: Some(Box::new(member())),
+                ..LogNumbers::default()
+            },
             snapshot_ages: vec![Duration::ZERO, Duration::from_millis(1500)],
         }
     }
@@ -465,9 +479,23 @@ mod tests {
             ("keyloom_replication_connected_replicas", 2.0),
             ("keyloom_replica_lag_seconds{replica=\"10.0.0.2:7000\"}", 1.5),
             ("keyloom_replica_online{replica=\"10.0.0.2:7001\"}", 1.0),
+            ("keyloom_cluster_raft_role{role=\"leader\"}", 1.0),
+            ("keyloom_cluster_raft_leader", 1.0),
+            ("keyloom_cluster_lease_left_seconds", 0.25),
+            ("keyloom_cluster_partitions_led", 342.0),
+            ("keyloom_cluster_leases_lapsed_total", 3.0),
+            ("keyloom_cluster_promotions_total", 12.0),
+            ("keyloom_cluster_handovers_completed_total", 4.0),
+            ("keyloom_follower_lag_seconds{node=\"2\"}", 1.5),
+            ("keyloom_follower_suspicion{node=\"2\"}", f64::MAX),
+            ("keyloom_upstream_connected{node=\"3\"}", 0.0),
+            ("keyloom_cluster_member_alive{node=\"2\"}", 0.0),
+            ("keyloom_cluster_member_lease_left_seconds{node=\"1\"}", 0.28),
         ] {
             assert_eq!(samples.get(series), Some(&value), "{series}");
         }
+        // Nobody knows for how long it has been silent.
+        assert!(!samples.contains_key("keyloom_upstream_silent_seconds{node=\"3\"}"));
         let sum = samples["keyloom_hop_duration_seconds_sum{core=\"0\"}"];
         assert!((2.9e-6..3.1e-6).contains(&sum), "{sum}");
     }
@@ -475,6 +503,9 @@ mod tests {
     #[test]
     fn a_node_that_did_nothing_has_a_page_too() {
         check(&render(&[], &facts()));
+        let mut alone = facts();
+        alone.log.member = None;
+        assert!(!check(&render(&[], &alone)).keys().any(|series| series.starts_with("keyloom_cluster")));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::generic::sort;
 use super::log::{LogAnswer, LogAsk};
+use super::member;
 use super::membership;
 use super::number::parse_i64;
 use super::table::Row;
@@ -200,8 +201,18 @@ fn myid(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> 
     Ok(Flow::Done)
 }
 
-fn info(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
+fn info(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
     let view = view(home)?;
+    Ok(home.ask_control_and_go_on(LogAsk::Numbers, move |home, answer, reply| {
+        let LogAnswer::Numbers(numbers) = answer else { return Ok(Flow::Done) };
+        let messages = numbers.member.map_or((0, 0), |member| (member.messages_sent, member.messages_received));
+        write_info(home, &view, messages, reply);
+        Ok(Flow::Done)
+    }))
+}
+
+/// The state of the cluster, with requests and answers on the bus that were sent, and received.
+fn write_info(home: &Home, view: &View, messages: (u64, u64), reply: &mut Reply) {
     let ranges = view.ranges();
     let dead = |node: usize| !view.nodes()[node].alive;
     let failed: usize = ranges.iter().filter(|(_, node)| dead(*node)).map(|(range, _)| range.len()).sum();
@@ -218,14 +229,13 @@ fn info(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> 
         ("cluster_size", leaders.len() as u64),
         ("cluster_current_epoch", view.epoch()),
         ("cluster_my_epoch", view.epoch()),
-        ("cluster_stats_messages_sent", 0),
-        ("cluster_stats_messages_received", 0),
+        ("cluster_stats_messages_sent", messages.0),
+        ("cluster_stats_messages_received", messages.1),
         ("total_cluster_links_buffer_limit_exceeded", 0),
     ] {
         text.push_str(&format!("{name}:{value}\r\n"));
     }
     reply.verbatim(b"txt", text.as_bytes());
-    Ok(Flow::Done)
 }
 
 fn nodes(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
@@ -308,10 +318,13 @@ fn write_node(node: &Endpoint, offset: u64, reply: &mut Reply) {
     }
 }
 
-fn links(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
+fn links(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
     view(home)?;
-    reply.array(0);
-    Ok(Flow::Done)
+    Ok(home.ask_control(LogAsk::Numbers, |answer, reply| {
+        let LogAnswer::Numbers(numbers) = answer else { return Ok(()) };
+        member::write_links(numbers.member.as_ref().map_or(&[], |member| &member.links), reply);
+        Ok(())
+    }))
 }
 
 fn known(home: &Home, id: &[u8]) -> Result<(), Error> {

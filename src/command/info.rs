@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::latency::merged;
 use super::log::{LogAnswer, LogAsk, LogNumbers};
-use super::{Answer, Args, Ask, Command, Flags, Flow, Home, table};
+use super::{Answer, Args, Ask, Command, Flags, Flow, Home, member, table};
 use crate::admin::process::{self, Process};
 use crate::config::Config;
 use crate::pubsub::Kind;
@@ -228,7 +228,8 @@ fn memory(facts: &Facts, text: &mut Text) {
     text.field("mem_total_replication_buffers", facts.log.backlog_bytes);
     text.field("mem_clients_slaves", 0);
     text.field("mem_clients_normal", facts.sum.net.client_memory_bytes);
-    text.field("mem_cluster_links", 0);
+    let links = facts.log.member.iter().flat_map(|member| &member.links);
+    text.field("mem_cluster_links", links.map(|link| link.allocated_bytes).sum::<usize>());
     text.field("mem_aof_buffer", facts.log.unwritten_bytes);
     text.field("mem_allocator", "jemalloc");
     text.zeros(&["active_defrag_running", "lazyfree_pending_objects", "lazyfreed_objects"]);
@@ -325,6 +326,9 @@ fn stats(facts: &Facts, text: &mut Text) {
 
 fn replication(facts: &Facts, text: &mut Text) {
     super::replication::describe(&facts.log, facts.config, |name, value| text.field(name, value));
+    if let Some(member) = &facts.log.member {
+        member::describe_streams(member, |name, value| text.field(name, value));
+    }
 }
 
 fn cpu(facts: &Facts, text: &mut Text) {
@@ -373,6 +377,9 @@ fn latencystats(facts: &Facts, text: &mut Text) {
 
 fn cluster(facts: &Facts, text: &mut Text) {
     text.field("cluster_enabled", facts.config.cluster_enabled as u8);
+    if let Some(member) = &facts.log.member {
+        member::describe_cluster(member, |name, value| text.field(name, value));
+    }
 }
 
 fn keyspace(facts: &Facts, text: &mut Text) {

@@ -2,6 +2,7 @@
 //!
 //! The log lives on the control core, so they ask there.
 
+use super::member::MemberNumbers;
 use super::membership::Membership;
 use super::session::Home;
 use super::{Answer, Args, Ask, Command, Flags, Flow, number::parse_i64};
@@ -149,6 +150,8 @@ pub struct LogNumbers {
     pub changes_saved: u64,
     pub saves: u64,
     pub replication: ReplicationNumbers,
+    /// None: the node is in no cluster of several nodes.
+    pub member: Option<Box<MemberNumbers>>,
 }
 
 /// What is known of replication.

@@ -25,6 +25,7 @@ pub mod introspect;
 pub mod latency;
 pub mod list;
 pub mod log;
+pub mod member;
 pub mod membership;
 pub mod memory;
 pub mod merge;

@@ -57,6 +57,13 @@ impl Outbox {
         }
     }
 
+    /// Bytes that wait to be sent, and the memory that they have.
+    pub fn waiting(&self) -> (usize, usize) {
+        let waiting = self.0.borrow();
+        let bytes = |of: fn(&Vec<u8>) -> usize| waiting.messages.iter().map(|(bytes, _)| of(bytes)).sum();
+        (bytes(Vec::len), bytes(Vec::capacity))
+    }
+
     /// Closes the connection: at once, or after what is queued was sent.
     pub fn close(&self, at_once: bool) {
         let mut waiting = self.0.borrow_mut();

@@ -360,6 +360,7 @@ impl Control {
         };
         self.saves.borrow().describe(&mut numbers);
         numbers.replication = self.replication_numbers();
+        numbers.member = self.member_numbers().map(Box::new);
         numbers
     }
 

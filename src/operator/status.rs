@@ -31,8 +31,8 @@ pub(super) fn table(text: &str) -> Result<String, String> {
     );
     let _ = writeln!(
         out,
-        "{:>5}  {:<21}  {:<8}  {:>6}  {:>6}  {:>7}  state",
-        "node", "address", "raft", "leads", "copies", "in sync"
+        "{:>5}  {:<21}  {:<8}  {:>6}  {:>6}  {:>7}  {:>6}  state",
+        "node", "address", "raft", "leads", "copies", "in sync", "lag ms"
     );
     for node in nodes {
         let address = format!("{}:{}", node["host"].as_str().unwrap_or("?"), number(&node["port"]));
@@ -40,12 +40,18 @@ pub(super) fn table(text: &str) -> Result<String, String> {
         let state = node["state"].as_str().unwrap_or("?");
         let _ = writeln!(
             out,
-            "{:>5}  {address:<21}  {raft:<8}  {:>6}  {:>6}  {:>7}  {state}",
+            "{:>5}  {address:<21}  {raft:<8}  {:>6}  {:>6}  {:>7}  {:>6}  {state}",
             number(&node["node"]),
             number(&node["leads"]),
             number(&node["holds"]),
             number(&node["in_sync"]),
+            // How far it is behind the node that says this, if it follows that.
+            node["lag_ms"].as_u64().map_or("-".into(), |ms| ms.to_string()),
         );
+    }
+    let handing_over = number(&status["handing_over"]);
+    if handing_over > 0 {
+        let _ = writeln!(out, "node {} hands over {handing_over} roles", number(&status["me"]));
     }
     Ok(out)
 }
@@ -57,13 +63,14 @@ mod tests {
     #[test]
     fn what_a_member_says_is_a_table() {
         let text = r#"{"me":1,"raft_leader":1,"partitions":4,"served":3,"few_in_sync":1,"copies":2,"nodes":[
-            {"node":1,"host":"10.0.0.1","port":7000,"bus_port":17000,"raft":"voter","leads":2,"holds":4,"in_sync":4,"state":"alive"},
-            {"node":2,"host":"10.0.0.2","port":7000,"bus_port":17000,"raft":"voter","leads":1,"holds":4,"in_sync":3,"state":"dead"}]}"#;
+            {"node":1,"host":"10.0.0.1","port":7000,"bus_port":17000,"raft":"voter","leads":2,"holds":4,"in_sync":4,"lag_ms":null,"state":"alive"},
+            {"node":2,"host":"10.0.0.2","port":7000,"bus_port":17000,"raft":"voter","leads":1,"holds":4,"in_sync":3,"lag_ms":35,"state":"dead"}],"handing_over":2}"#;
         let table = table(text).unwrap();
         assert!(table.starts_with("4 partitions, 3 served, 1 with fewer than 2 copies in sync; node 1 leads raft\n"));
         let lines: Vec<Vec<&str>> = table.lines().skip(2).map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines[0], ["1", "10.0.0.1:7000", "leader", "2", "4", "4", "alive"]);
-        assert_eq!(lines[1], ["2", "10.0.0.2:7000", "voter", "1", "4", "3", "dead"]);
+        assert_eq!(lines[0], ["1", "10.0.0.1:7000", "leader", "2", "4", "4", "-", "alive"]);
+        assert_eq!(lines[1], ["2", "10.0.0.2:7000", "voter", "1", "4", "3", "35", "dead"]);
+        assert!(table.ends_with("\nnode 1 hands over 2 roles\n"));
         assert_eq!(bus_address(text), Some(("10.0.0.1".into(), "17000".into())));
         assert_eq!(bus_address("{}"), None);
         assert_eq!(super::table("nothing"), Err("nothing".into()));

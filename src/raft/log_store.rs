@@ -213,6 +213,11 @@ impl LogStore {
         self.store.borrow().image.tip().purged
     }
 
+    /// The index of the last entry; 0: there is none.
+    pub fn end(&self) -> u64 {
+        self.store.borrow().image.tip().last.map_or(0, |id| id.index)
+    }
+
     /// Notes the number that the node was given, for its life; to be called before raft runs under it.
     pub async fn set_number(&self, number: NodeId) -> Result<(), StoreError> {
         self.change_durably(Change::Number(number)).await

@@ -6,7 +6,7 @@
 //!
 //! On the control core. Invariant: no borrow of the state lives across an await.
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use futures_lite::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::sync::{Mutex, watch};
 
-use super::command::Reply;
+use super::command::{Command, NodeId, Reply};
 use super::error::StoreError;
 use super::recover::read_single;
 use super::snapshot::{Content, SNAPSHOT_BYTES_MAX, SnapshotError};
@@ -34,8 +34,20 @@ struct Kept {
     path: PathBuf,
 }
 
+/// Roles that have come to this node, for INFO and the metrics. What is applied again after a restart is not among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gained {
+    /// As whoever led before was lost.
+    pub promoted: u64,
+    /// As another node has handed them over.
+    pub handed_over: u64,
+}
+
 struct Machine {
     content: RefCell<Content>,
+    gained: Cell<Gained>,
+    /// Whose roles are counted, and the last entry that its process found in its log.
+    counted: Cell<Option<(NodeId, u64)>>,
     kept: RefCell<Option<Kept>>,
     /// Tells those who watch that something was applied.
     applied: watch::Sender<Option<LogId>>,
@@ -74,6 +86,16 @@ impl StateReader {
         self.machine.content.borrow().applied
     }
 
+    /// From now on the roles that come to this node are counted, by entries behind this one.
+    pub fn count_gained(&self, node: NodeId, after: u64) {
+        self.machine.counted.set(Some((node, after)));
+    }
+
+    /// Roles that have come to this node.
+    pub fn gained(&self) -> Gained {
+        self.machine.gained.get()
+    }
+
     /// To wait for changes.
     pub fn watch(&self) -> watch::Receiver<Option<LogId>> {
         self.machine.applied.subscribe()
@@ -92,6 +114,25 @@ impl Machine {
         }
         let kept = Kept { meta: content.meta(), bytes: bytes.into(), path };
         Ok((content, kept))
+    }
+
+    /// Whether a command may bring roles to the node whose roles are counted. Few do.
+    fn may_gain(&self, command: &Command) -> Option<(NodeId, u64)> {
+        self.counted.get().filter(|(node, _)| match command {
+            Command::Promote { .. } => true,
+            Command::Lead { to, .. } | Command::ForceLead { to, .. } => to.node == *node,
+            _ => false,
+        })
+    }
+
+    fn count(&self, node: NodeId, before: &[Option<NodeId>], after: &State, command: &Command) {
+        let both = before.iter().zip(after.partitions());
+        let came = both.filter(|(was, is)| **was != Some(node) && is.primary == Some(node)).count() as u64;
+        let Gained { promoted, handed_over } = self.gained.get();
+        self.gained.set(match command {
+            Command::Lead { .. } => Gained { promoted, handed_over: handed_over + came },
+            _ => Gained { promoted: promoted + came, handed_over },
+        });
     }
 
     /// Writes a snapshot, unless there is a later one already.
@@ -152,6 +193,8 @@ impl StateMachine {
         let machine = Machine {
             applied: watch::Sender::new(content.applied),
             content: RefCell::new(content),
+            gained: Cell::default(),
+            counted: Cell::default(),
             kept: RefCell::new(kept),
             writing: Mutex::new(()),
             disk,
@@ -170,7 +213,14 @@ impl StateMachine {
         content.applied = Some(entry.log_id);
         match entry.payload {
             Payload::Blank => Reply::Nothing,
-            Payload::Normal(command) => content.state.apply(&command),
+            Payload::Normal(command) => {
+                let gains = self.machine.may_gain(&command).filter(|(_, after)| entry.log_id.index > *after);
+                let Some((node, _)) = gains else { return content.state.apply(&command) };
+                let before: Vec<_> = content.state.partitions().iter().map(|partition| partition.primary).collect();
+                let reply = content.state.apply(&command);
+                self.machine.count(node, &before, &content.state, &command);
+                reply
+            }
             Payload::Membership(membership) => {
                 content.membership = MembershipAt::new(Some(entry.log_id), membership);
                 Reply::Nothing

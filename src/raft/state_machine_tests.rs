@@ -4,8 +4,9 @@ use super::*;
 use crate::log::disk_sim::{Fate, Op, SimulatedDisk};
 use crate::log::files::scratch::Scratch;
 use crate::log::testing::{Random, on_executor};
+use crate::raft::command::{InSyncChange, Member, Move, Placement};
 use crate::raft::stored::StoredError;
-use crate::raft::testing::{IDENTITY, entry, id};
+use crate::raft::testing::{IDENTITY, entry, id, profile};
 
 async fn apply(machine: &mut StateMachine, indices: std::ops::Range<u64>) {
     let entries: Vec<_> = indices.map(|index| Ok((entry(1, index), None))).collect();
@@ -105,6 +106,46 @@ fn a_snapshot_of_another_node_or_one_that_is_too_old_is_refused() {
         receiver.install_snapshot(&sent.meta, sent.snapshot).await.unwrap();
         assert!(StateMachine::open(&other.0, IDENTITY + 1, Some(id(1, 4))).is_ok());
     });
+}
+
+#[test]
+fn roles_that_come_to_a_node_are_counted_but_not_what_is_applied_again() {
+    let entry = |index, command| Entry { log_id: id(1, index), payload: Payload::Normal(command) };
+    let member = |node| Member { node, incarnation: 1 };
+    let mut commands = Vec::new();
+    for node in 1..=2u64 {
+        let (identity, profile) = (u128::from(node), profile("host"));
+        commands.push(Command::Join { identity, profile: profile.clone() });
+        commands.push(Command::Register { node, identity, boot: identity, after: 0, profile });
+    }
+    commands.push(Command::Create { partitions: 4 });
+    let place = |partition| Placement { partition, replicas: vec![1, 2] };
+    commands.push(Command::Place { version: 0, changes: (0..4).map(place).collect() });
+    let in_sync = |partition| InSyncChange { partition, epoch: 1, version: 1, in_sync: vec![member(1), member(2)] };
+    commands.push(Command::SetInSync { changes: (0..4).map(in_sync).collect() });
+    let moves = |partitions: &[u16], epoch| partitions.iter().map(|&partition| Move { partition, epoch }).collect();
+    commands.push(Command::Lead { moves: moves(&[0, 1], 1), to: member(2) });
+    commands.push(Command::Lead { moves: moves(&[0], 2), to: member(1) });
+    // One of these two is in another epoch.
+    commands.push(Command::Lead { moves: moves(&[0, 1], 3), to: member(2) });
+    let starts = 2;
+    commands.push(Command::Promote { starts, dead: vec![member(1)], ready: vec![member(2)] });
+    let gained = |node, after| {
+        on_executor(async {
+            let scratch = Scratch::new("raft-state");
+            let mut machine = StateMachine::open(&scratch.0, IDENTITY, None).unwrap();
+            machine.reader().count_gained(node, after);
+            let entries: Vec<_> = (1..).zip(&commands).map(|(index, c)| Ok((entry(index, c.clone()), None))).collect();
+            machine.apply(futures_lite::stream::iter(entries)).await.unwrap();
+            machine.reader().gained()
+        })
+    };
+    assert_eq!(gained(2, 0), Gained { promoted: 2, handed_over: 3 });
+    assert_eq!(gained(1, 0), Gained { promoted: 0, handed_over: 1 });
+    // The last entry of these was there when the process began.
+    let all = commands.len() as u64;
+    assert_eq!(gained(2, all - 1), Gained { promoted: 2, handed_over: 0 });
+    assert_eq!(gained(2, all), Gained::default());
 }
 
 #[test]

@@ -157,7 +157,7 @@ pub(super) async fn write_file(disk: &Disk, dir: &Path, name: &str, frame: &Fram
     Ok(bytes)
 }
 
-/// The wall clock; for whoever reads the files.
+/// The wall clock; for whoever reads the files, or watches.
 pub(super) fn wall_ms() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |now| now.as_millis() as i64)

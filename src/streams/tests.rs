@@ -335,6 +335,13 @@ fn a_role_is_handed_over_when_nothing_can_be_written_and_everything_is_committed
     assert_eq!(out[0], leader::Action::Deposed { partition: 0, epoch: 1, handed_over: true });
     assert_eq!(leader.release(0), Some(Tail { epoch: 1, index: 12 }));
     assert_eq!((leader.handing_over(), leader.gate(1)), (0, Some(Gate::Open)));
+    assert_eq!(handovers(&leader), [1, 1, 0]);
+}
+
+/// Those that were begun, completed and given up.
+fn handovers(leader: &Leader) -> [u64; 3] {
+    let leader::Tally { handovers_begun, handovers_completed, handovers_given_up, .. } = leader.tally();
+    [handovers_begun, handovers_completed, handovers_given_up]
 }
 
 #[test]
@@ -367,6 +374,7 @@ fn a_handover_that_does_not_get_on_is_given_up_or_taken_back() {
     leader.tick(HANDOVER_MS + 1, 0, &mut out);
     assert!(out.contains(&leader::Action::Gates));
     assert_eq!((leader.gate(0), leader.handing_over()), (Some(Gate::Open), 0));
+    assert_eq!(handovers(&leader), [1, 0, 1]);
 
     // Raft has refused it: likewise, but not before all that were proposed are decided.
     let mut leader = followed();
@@ -381,6 +389,7 @@ fn a_handover_that_does_not_get_on_is_given_up_or_taken_back() {
     assert_eq!(leader.gate(0), Some(Gate::Closed));
     leader.decided(&[FIRST], &mut out);
     assert_eq!(leader.gate(0), Some(Gate::Open));
+    assert_eq!(handovers(&leader), [1, 0, 1]);
 
     // Nobody knows: the gate stays closed, this node proposes that it leads anew, and at last says that it does not know.
     let mut leader = followed();
@@ -399,6 +408,7 @@ fn a_handover_that_does_not_get_on_is_given_up_or_taken_back() {
     out.clear();
     leader.roles(1, &state, &mut out);
     assert_eq!(out[0], leader::Action::Deposed { partition: 0, epoch: 1, handed_over: false });
+    assert_eq!(handovers(&leader), [1, 0, 1]);
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn wait_even(cluster: &Cluster) {
 
 /// Lets a node take over all that it could lead. Roles may be on their way elsewhere at that time, and a slow machine may lose
 /// some.
-fn take_over(cluster: &Cluster, node: usize) {
+pub fn take_over(cluster: &Cluster, node: usize) {
     wait_until("it leads everything", || {
         let Some(status) = cluster.status_of(node) else { return false };
         if status.nodes[&node][0] == status.partitions {

@@ -14,6 +14,7 @@
 //! | `bench` | `keyloom bench --cluster` sees a failover |
 //! | `kills`, `stalls`, `cuts` | nodes that end, that stand still, and that nobody hears |
 //! | `handovers` | roles that move while all nodes live, or one dies meanwhile |
+//! | `watched` | what members say of themselves |
 //! | `strangers` | nodes of other clusters, and bytes that make no sense |
 //!
 //! `KEYLOOM_CLUSTER_ROUNDS` is how often each is done, with one seed after the other from `KEYLOOM_SEED` on.
@@ -37,3 +38,4 @@ mod served;
 mod serving;
 mod stalls;
 mod strangers;
+mod watched;

@@ -21,13 +21,17 @@ pub const LEASE: Duration = Duration::from_millis(300);
 /// How long a node is asked for, before another one is.
 const ASK_MAX: Duration = Duration::from_secs(2);
 
+/// An argument that stands for a port of each node's own.
+pub const OWN_ADMIN_PORT: &str = "{admin}";
+
 /// Clusters run one after the other: the numbers of these tests are for a machine that has nothing else to do.
 static ALONE: Mutex<()> = Mutex::new(());
 
 pub struct Cluster {
     pub nodes: Vec<Server>,
-    /// The ports at which they listen for others.
+    /// The ports at which they listen for others, and those of their admin endpoints, if they have any.
     pub buses: Vec<u16>,
+    pub admins: Vec<u16>,
     args: Vec<String>,
     pub lan: Option<Lan>,
     cut: Vec<bool>,
@@ -76,12 +80,12 @@ impl Cluster {
     fn run(count: usize, args: &[&str], lan: Option<Lan>) -> Cluster {
         let alone = ALONE.lock().unwrap_or_else(|broken| broken.into_inner());
         let args = args.iter().map(|word| word.to_string()).collect();
-        let buses = (0..count).map(|_| free_port()).collect();
+        let [buses, admins] = [(); 2].map(|()| (0..count).map(|_| free_port()).collect());
         let served = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("served-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&served);
         std::fs::create_dir_all(&served).unwrap();
         let cut = vec![false; count];
-        let mut cluster = Cluster { nodes: Vec::new(), buses, args, lan, cut, served, _alone: alone };
+        let mut cluster = Cluster { nodes: Vec::new(), buses, admins, args, lan, cut, served, _alone: alone };
         for node in 0..count {
             let args = cluster.args_of(node, &[]);
             let (host, prefix) = match &cluster.lan {
@@ -125,6 +129,7 @@ impl Cluster {
             .map(|word| word.to_string())
             .chain(self.args.clone())
             .chain(more.iter().map(|word| word.to_string()))
+            .map(|word| if word == OWN_ADMIN_PORT { self.admins[node].to_string() } else { word })
             .collect()
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use glommio::net::TcpStream;
 
 use super::Member;
-use super::streams::{QUEUED_ACTIONS_MAX, Upstream};
+use super::streams::{Downstream, QUEUED_ACTIONS_MAX, Upstream};
 use crate::cluster::{NODES_MAX, NodeId};
 use crate::control::Control;
 use crate::control::links::{self, Outbox};
@@ -59,7 +59,7 @@ impl Control {
             };
             tracing::info!(leader, "connected to a leader of partitions");
             let outbox = Rc::new(Outbox::default());
-            member.set_upstream(leader, number, Rc::clone(&outbox));
+            member.set_upstream(leader, number, Rc::clone(&outbox), control.wall_ms());
             glommio::spawn_local(links::write_all(writer, Rc::clone(&outbox), |_| ())).detach();
             control.with_follower(|follower, now_ms, out| follower.connected(now_ms, leader, out));
             let mut decoder = Decoder::default();
@@ -99,7 +99,8 @@ impl Control {
         let Some(member) = self.member() else { return };
         let Ok((reader, writer)) = halves(stream) else { return };
         let outbox = Rc::new(Outbox::default());
-        let Some(peer) = member.new_peer(Rc::clone(&outbox)) else { return };
+        let connected = Downstream { node, outbox: Rc::clone(&outbox), since_ms: self.wall_ms() };
+        let Some(peer) = member.new_peer(connected) else { return };
         tracing::info!(node, peer, "a follower has connected");
         let control = Rc::clone(self);
         let sent = move |cost| control.with_leader(|leader, now_ms, _| leader.written(now_ms, peer, cost));
@@ -151,21 +152,21 @@ fn halves(stream: &TcpStream) -> std::io::Result<(TcpStream, TcpStream)> {
 
 impl Member {
     pub(super) fn peer(&self, peer: Peer) -> Option<Rc<Outbox>> {
-        self.streams.borrow().as_ref()?.peers.get(&peer).cloned()
+        Some(Rc::clone(&self.streams.borrow().as_ref()?.peers.get(&peer)?.outbox))
     }
 
     /// A number for a connection; None: there are too many, or this node does not lead yet.
-    pub(super) fn new_peer(&self, outbox: Rc<Outbox>) -> Option<Peer> {
+    pub(super) fn new_peer(&self, connected: Downstream) -> Option<Peer> {
         let mut streams = self.streams.borrow_mut();
         let streams = streams.as_mut().filter(|streams| streams.peers.len() < PEERS_MAX)?;
         let peer = streams.next_peer;
         streams.next_peer += 1;
-        streams.peers.insert(peer, outbox);
+        streams.peers.insert(peer, connected);
         Some(peer)
     }
 
     pub(super) fn forget_peer(&self, peer: Peer) -> Option<Rc<Outbox>> {
-        self.streams.borrow_mut().as_mut()?.peers.remove(&peer)
+        self.streams.borrow_mut().as_mut()?.peers.remove(&peer).map(|connected| connected.outbox)
     }
 
     pub(super) fn upstream(&self, leader: NodeId) -> Option<Rc<Outbox>> {
@@ -178,7 +179,7 @@ impl Member {
         let Some(streams) = &mut *streams else { return 0 };
         let number = streams.next_upstream;
         streams.next_upstream += 1;
-        let old = streams.upstreams.insert(leader, Upstream { number, outbox: None });
+        let old = streams.upstreams.insert(leader, Upstream { number, outbox: None, since_ms: 0 });
         old.and_then(|old| old.outbox).into_iter().for_each(|outbox| outbox.close(true));
         number
     }
@@ -188,11 +189,11 @@ impl Member {
         streams.as_ref().and_then(|streams| streams.upstreams.get(&leader)).is_some_and(|known| known.number == number)
     }
 
-    pub(super) fn set_upstream(&self, leader: NodeId, number: u64, outbox: Rc<Outbox>) {
+    pub(super) fn set_upstream(&self, leader: NodeId, number: u64, outbox: Rc<Outbox>, since_ms: i64) {
         if let Some(streams) = &mut *self.streams.borrow_mut()
             && let Some(known) = streams.upstreams.get_mut(&leader).filter(|known| known.number == number)
         {
-            known.outbox = Some(outbox);
+            (known.outbox, known.since_ms) = (Some(outbox), since_ms);
         }
     }
 
@@ -213,7 +214,8 @@ impl Member {
     pub(super) fn close_streams(&self) {
         let Some(streams) = self.streams.borrow_mut().take() else { return };
         let upstreams = streams.upstreams.into_values().filter_map(|upstream| upstream.outbox);
-        streams.peers.into_values().chain(upstreams).for_each(|outbox| outbox.close(true));
+        let peers = streams.peers.into_values().map(|connected| connected.outbox);
+        peers.chain(upstreams).for_each(|outbox| outbox.close(true));
     }
 
     /// Something for the data cores.

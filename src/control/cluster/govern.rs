@@ -74,10 +74,14 @@ impl Around for Seated {
     fn renew_lease(&self) {
         let Seated { control, member } = self;
         let (ends_ms, now_ms) = (member.seat.ends_ms(), control.now_ms());
+        let lease = &control.node.state.lease;
+        if member.has_lease.get() && !lease.is_valid_at(now_ms) {
+            member.has_lease.set(false);
+            member.count(|counts| counts.leases_lapsed += 1);
+        }
         if ends_ms <= now_ms {
             return;
         }
-        let lease = &control.node.state.lease;
         if lease.is_valid_at(now_ms) {
             return lease.set(ends_ms);
         }
@@ -86,6 +90,7 @@ impl Around for Seated {
         if control.log.borrow().seen_by_all() >= begins_with {
             tracing::info!(node = member.me, "this node has a lease");
             member.begins_with.set(None);
+            member.has_lease.set(true);
             lease.set(ends_ms);
         }
     }

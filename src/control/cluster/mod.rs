@@ -19,6 +19,7 @@ mod govern;
 mod handover;
 mod holdings;
 mod leave;
+mod numbers;
 mod status;
 mod streams;
 mod view;
@@ -38,6 +39,7 @@ use openraft_rt::WatchReceiver;
 
 use super::{CLOSE_PATIENCE, Control};
 use crate::cluster::{NodeId, View};
+use crate::command::member::MemberCounts;
 use crate::config::Config;
 use crate::node::End;
 use crate::raft;
@@ -79,6 +81,10 @@ pub(super) struct Member {
     begins_with: Cell<Option<u64>>,
     /// It is about to end, and wants no roles.
     leaving: Cell<bool>,
+    /// What has happened since the process started.
+    counts: Cell<MemberCounts>,
+    /// It has a lease that was not seen to end.
+    has_lease: Cell<bool>,
     /// None before the process is registered.
     streams: RefCell<Option<Streams>>,
     /// It had keys when it became a member.
@@ -152,6 +158,7 @@ impl Member {
         };
         let machine = StateMachine::open(dir, identity, log.purged())?;
         let (closing, reader) = (log.closing(), machine.reader());
+        reader.count_gained(me, log.end());
         let bus = Bus::new(bus_identity(&config, me))?;
         let settings = settings::config(&config.cluster_name, Pace::Steady);
         let settings = settings.map_err(|error| MemberError::Raft(error.to_string()))?;
@@ -176,6 +183,8 @@ impl Member {
             seat,
             begins_with: Cell::default(),
             leaving: Cell::default(),
+            counts: Cell::default(),
+            has_lease: Cell::default(),
             streams: RefCell::default(),
             has_keys: Cell::default(),
             registered: Cell::default(),
@@ -189,6 +198,13 @@ impl Member {
         tracing::info!(node = me, host, port, "a member of a cluster");
         Ok(member)
     }
+}
+
+/// Who leads raft, in which term; None: nobody is known to.
+fn leader_of_raft(raft: &Raft) -> Option<(u64, NodeId)> {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    metrics.current_leader.map(|leader| (metrics.current_term, leader))
 }
 
 fn govern_settings(me: NodeId, election_ms: u32, config: &Config) -> GovernSettings {
@@ -224,12 +240,18 @@ impl Control {
         let (control, watched) = (Rc::clone(self), Rc::clone(member));
         glommio::spawn_local(async move {
             let (mut applied, mut metrics) = (watched.reader.watch(), watched.raft.metrics());
-            let mut known = None;
+            let (mut known, mut leader) = (None, None);
             while !watched.stopped.get() {
                 let now = watched.reader.applied();
                 if known.is_none() || known != now {
                     known = now;
                     control.state_changed();
+                }
+                let heard = leader_of_raft(&watched.raft);
+                if heard.is_some() && heard != leader {
+                    leader = heard;
+                    let won = heard.is_some_and(|(_, node)| node == watched.me);
+                    watched.count(|counts| counts.new_leader_of_raft(won));
                 }
                 let applied = async { applied.changed().await.is_ok() };
                 let metrics = async { metrics.changed().await.is_ok() };

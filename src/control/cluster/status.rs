@@ -16,12 +16,19 @@ impl Control {
         let state = member.reader.state();
         let shown = member.shown.borrow().clone();
         let partitions = state.partitions();
+        // Of whoever follows this node.
+        let (lags, handing_over) =
+            member.streams.borrow().as_ref().map_or((Vec::new(), 0), |streams| {
+                (streams.leader.lags(self.steady_ms()), streams.leader.handing_over())
+            });
+        let governor = member.seat.status(self.now_ms());
         let count = |of: &dyn Fn(&crate::raft::state::Partition) -> bool| partitions.iter().filter(|p| of(p)).count();
         let nodes: Vec<_> = state
             .nodes()
             .iter()
             .map(|node| {
                 let (id, profile) = (node.id, &node.profile);
+                let lag = lags.iter().find(|lag| lag.node == id && lag.following + lag.copying > 0);
                 json!({
                     "node": id,
                     "id": crate::cluster::Identity(node.identity).to_string(),
@@ -35,6 +42,8 @@ impl Control {
                     "leads": count(&|partition| partition.primary == Some(id)),
                     "holds": count(&|partition| partition.replicas.contains(&id)),
                     "in_sync": count(&|partition| partition.in_sync.contains(&id)),
+                    "lag_ms": lag.map(|lag| lag.ms),
+                    "lag_bytes": lag.map(|lag| lag.bytes),
                     "state": if self.is_dead(id) { "dead" } else { "alive" },
                 })
             })
@@ -51,7 +60,17 @@ impl Control {
             "served": count(&|partition| partition.primary.is_some()),
             "few_in_sync": few,
             "copies": usize::from(self.config().cluster_copies).min(state.nodes().len()),
-            "lease_ms": self.node.state.lease.ends_ms().saturating_sub(self.node.clock.clone().now().steady_ms),
+            "lease_ms": self.lease_left_ms(),
+            "handing_over": handing_over,
+            "governor": governor.map(|governor| json!({
+                "promoting": governor.promoting,
+                "placing": governor.placing,
+                "planning": governor.planning,
+                "changing_membership": governor.changing_membership,
+                "copies_moving": governor.moving,
+                "roles_moving": governor.roles_moving,
+                "plan_error": governor.plan_error.map(|error| error.to_string()),
+            })),
             "nodes": nodes,
         });
         Ok(status.to_string())

@@ -59,7 +59,7 @@ pub(super) struct Streams {
     pub awaited: BTreeMap<PartitionId, u64>,
     /// Numbers of views, and which change of gates they show.
     pub shown_gates: VecDeque<(u64, u64)>,
-    pub peers: BTreeMap<leader::Peer, Rc<Outbox>>,
+    pub peers: BTreeMap<leader::Peer, Downstream>,
     pub next_peer: leader::Peer,
     /// By leader.
     pub upstreams: BTreeMap<NodeId, Upstream>,
@@ -80,6 +80,15 @@ struct Sending {
 pub(super) struct Upstream {
     pub number: u64,
     pub outbox: Option<Rc<Outbox>>,
+    /// When it was made, in Unix time.
+    pub since_ms: i64,
+}
+
+/// A connection of a follower.
+pub(super) struct Downstream {
+    pub node: NodeId,
+    pub outbox: Rc<Outbox>,
+    pub since_ms: i64,
 }
 
 fn leader_settings(node: NodeId, config: &Config) -> leader::Settings {
@@ -252,8 +261,10 @@ impl Control {
         tracing::info!(%command, "who is in sync changes");
         let (control, member, proposed) = (Rc::clone(self), Rc::clone(member), changes);
         glommio::spawn_local(async move {
+            let answer = member.propose(command, PROPOSE_PATIENCE).await.map(|proposed| proposed.reply);
+            member.count(|counts| counts.proposed_in_sync(proposed.len() as u64, answer.as_ref().ok()));
             // What comes of those that are made is seen in the state.
-            match member.propose(command, PROPOSE_PATIENCE).await.map(|proposed| proposed.reply) {
+            match answer {
                 Ok(Reply::InSync { changed: 0, .. } | Reply::Refused(_)) => {
                     control.with_leader(|leader, _, _| proposed.iter().for_each(|change| leader.refused(change)));
                 }
@@ -296,6 +307,14 @@ impl Control {
             }
             Follow::DropPartitions { ref partitions, .. } => {
                 self.note_incomplete(partitions);
+                member.execute(action);
+            }
+            Follow::CopyPiece { ref bytes, .. } | Follow::CopyUnits { units: ref bytes, .. } => {
+                member.count(|counts| counts.copy_bytes_received += bytes.len() as u64);
+                member.execute(action);
+            }
+            Follow::CopyDone { ref partitions, .. } => {
+                member.count(|counts| counts.copies_received += partitions.len() as u64);
                 member.execute(action);
             }
             other => member.execute(other),

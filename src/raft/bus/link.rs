@@ -15,15 +15,16 @@ use futures_lite::{AsyncWriteExt, future};
 use openraft_rt::{AsyncRuntime, Instant as _};
 use tokio::sync::{Notify, oneshot};
 
-use super::Stop;
 use super::error::BusError;
 use super::frame::{Decoder, Kind, REQUEST_BYTES_MAX, frame};
 use super::handshake::Identity;
 use super::message::{Answer, Request};
 use super::stream::{dial, read};
+use super::{Connected, Stop, Traffic};
 use crate::raft::command::NodeId;
 use crate::raft::runtime::{Glommio, Instant};
 use crate::raft::types::Peer;
+use crate::raft::writer::wall_ms;
 
 /// Most requests that wait for their answers on one connection; as many are executed at once on the other side.
 pub const REQUESTS_MAX: usize = 32;
@@ -45,8 +46,9 @@ struct Line {
     queue: RefCell<VecDeque<(u64, Vec<u8>)>>,
     pending: RefCell<BTreeMap<u64, oneshot::Sender<Result<Answer, BusError>>>>,
     next: Cell<u64>,
-    /// It is let in.
+    /// It is let in; since when, in Unix time.
     up: Cell<bool>,
+    since_ms: Cell<i64>,
     /// Answers so far, and when there was one last.
     heard: Cell<u64>,
     heard_at: Cell<Option<Instant>>,
@@ -97,7 +99,7 @@ impl Line {
         }
     }
 
-    async fn write(&self, mut stream: impl futures_lite::AsyncWrite + Unpin) -> BusError {
+    async fn write(&self, mut stream: impl futures_lite::AsyncWrite + Unpin, traffic: &Traffic) -> BusError {
         loop {
             let next = self.queue.borrow_mut().pop_front();
             match next {
@@ -105,13 +107,19 @@ impl Line {
                     if let Err(error) = stream.write_all(&bytes).await {
                         return error.into();
                     }
+                    traffic.count_sent();
                 }
                 None => self.more.notified().await,
             }
         }
     }
 
-    async fn read(&self, mut stream: impl futures_lite::AsyncRead + Unpin, mut decoder: Decoder) -> BusError {
+    async fn read(
+        &self,
+        mut stream: impl futures_lite::AsyncRead + Unpin,
+        mut decoder: Decoder,
+        traffic: &Traffic,
+    ) -> BusError {
         loop {
             let received = match read(&mut stream, &mut decoder, Kind::Answer).await {
                 Ok(Some(received)) => received,
@@ -122,6 +130,7 @@ impl Line {
                 Ok(answer) => answer,
                 Err(error) => return error.into(),
             };
+            traffic.count_received();
             self.heard.set(self.heard.get() + 1);
             self.heard_at.set(Some(Instant::now()));
             if received.request >= self.next.get() {
@@ -155,6 +164,7 @@ struct Attempts {
 pub struct Link {
     identity: Identity,
     stop: Stop,
+    traffic: Rc<Traffic>,
     /// 0: whoever is there.
     target: NodeId,
     peer: Peer,
@@ -162,8 +172,8 @@ pub struct Link {
 }
 
 impl Link {
-    pub(super) fn new(identity: Identity, stop: Stop, target: NodeId, peer: Peer) -> Link {
-        Link { identity, stop, target, peer, attempts: RefCell::default() }
+    pub(super) fn new(identity: Identity, stop: Stop, traffic: Rc<Traffic>, target: NodeId, peer: Peer) -> Link {
+        Link { identity, stop, traffic, target, peer, attempts: RefCell::default() }
     }
 
     pub fn peer(&self) -> &Peer {
@@ -172,6 +182,20 @@ impl Link {
 
     pub fn is_open(&self) -> bool {
         self.attempts.borrow().line.is_some()
+    }
+
+    /// The connection, if there is one.
+    pub fn connected(&self) -> Option<Connected> {
+        let attempts = self.attempts.borrow();
+        let line = attempts.line.as_ref().filter(|line| line.up.get())?;
+        let queue = line.queue.borrow();
+        Some(Connected {
+            node: self.target,
+            dialled: true,
+            since_ms: line.since_ms.get(),
+            queued_bytes: queue.iter().map(|(_, bytes)| bytes.len()).sum(),
+            allocated_bytes: queue.iter().map(|(_, bytes)| bytes.capacity()).sum(),
+        })
     }
 
     /// Closes the connection. The next request makes a new one.
@@ -217,9 +241,10 @@ impl Link {
                 Err(error) => return error,
             };
             line.up.set(true);
+            line.since_ms.set(wall_ms());
             line.heard_at.set(Some(Instant::now()));
             let (reader, writer) = futures_lite::io::split(stream);
-            future::or(line.read(reader, decoder), line.write(writer)).await
+            future::or(line.read(reader, decoder, &self.traffic), line.write(writer, &self.traffic)).await
         };
         let closed = async {
             line.close.notified().await;

@@ -338,3 +338,7 @@ fn in_words(reply: Reply) -> Reply {
         reply => reply,
     }
 }
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+pub(super) mod tests;

@@ -20,11 +20,11 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use glommio::net::TcpStream;
@@ -35,6 +35,7 @@ use self::handshake::{Identity, IdentityError};
 use self::link::Link;
 use self::message::{Answer, Request};
 use self::network::Network;
+use self::server::Connection;
 use super::command::{NODES_MAX, NodeId};
 use super::govern::{HandOver, LeaseAnswer, LeaseRequest};
 use super::types::{Peer, Raft};
@@ -59,14 +60,71 @@ impl Stop {
     }
 }
 
+/// A connection that is open, for those who watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connected {
+    pub node: NodeId,
+    /// This node has made it.
+    pub dialled: bool,
+    /// Unix time.
+    pub since_ms: i64,
+    /// Bytes that wait to be sent, and the memory that they have.
+    pub queued_bytes: usize,
+    pub allocated_bytes: usize,
+}
+
+/// Requests and answers, of all connections of a node.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    sent: Cell<u64>,
+    received: Cell<u64>,
+}
+
+impl Traffic {
+    fn count_sent(&self) {
+        self.sent.set(self.sent.get() + 1);
+    }
+
+    fn count_received(&self) {
+        self.received.set(self.received.get() + 1);
+    }
+}
+
 /// What the links of a node have in common.
 pub(crate) struct Links {
     pub identity: Identity,
     pub stop: Stop,
+    traffic: Rc<Traffic>,
     links: RefCell<BTreeMap<NodeId, Rc<Link>>>,
+    /// Connections that others have made; some of these may be over.
+    accepted: RefCell<Vec<Weak<Connection>>>,
 }
 
 impl Links {
+    fn new(identity: Identity, stop: Stop) -> Links {
+        let (traffic, links, accepted) = Default::default();
+        Links { identity, stop, traffic, links, accepted }
+    }
+
+    /// A link that is not remembered.
+    fn new_link(&self, target: NodeId, peer: &Peer) -> Link {
+        Link::new(self.identity.clone(), self.stop.clone(), Rc::clone(&self.traffic), target, peer.clone())
+    }
+
+    /// Another node has connected.
+    fn accepted(&self, connection: &Rc<Connection>) {
+        let mut accepted = self.accepted.borrow_mut();
+        accepted.retain(|known| known.strong_count() > 0);
+        accepted.push(Rc::downgrade(connection));
+    }
+
+    fn connected(&self) -> Vec<Connected> {
+        let links = self.links.borrow();
+        let accepted = self.accepted.borrow();
+        let dialled = links.values().filter_map(|link| link.connected());
+        dialled.chain(accepted.iter().filter_map(|known| Some(known.upgrade()?.connected()))).collect()
+    }
+
     /// The link to a node. One whose address has changed is a new one; whoever has the old one finds nobody there.
     pub fn to(self: &Rc<Self>, target: NodeId, peer: &Peer) -> Rc<Link> {
         let mut links = self.links.borrow_mut();
@@ -76,7 +134,7 @@ impl Links {
         if links.len() >= LINKS_MAX {
             links.retain(|_, link| link.is_open() || Rc::strong_count(link) > 1);
         }
-        let link = Rc::new(Link::new(self.identity.clone(), self.stop.clone(), target, peer.clone()));
+        let link = Rc::new(self.new_link(target, peer));
         if links.len() < LINKS_MAX
             && let Some(old) = links.insert(target, Rc::clone(&link))
         {
@@ -116,7 +174,7 @@ impl Bus {
     pub fn new(identity: Identity) -> Result<Bus, IdentityError> {
         identity.check()?;
         let (stopped, stop) = watch::channel(false);
-        let links = Rc::new(Links { identity, stop: Stop(stop), links: RefCell::default() });
+        let links = Rc::new(Links::new(identity, Stop(stop)));
         Ok(Bus { links, stopped })
     }
 
@@ -127,8 +185,19 @@ impl Bus {
 
     /// Serves other nodes until the bus is stopped.
     pub fn serve(&self, listener: std::net::TcpListener, raft: Raft, guests: Guests) {
-        let serving = server::serve(listener, self.links.identity.clone(), self.links.stop.clone(), raft, guests);
+        let serving = server::serve(listener, Rc::clone(&self.links), raft, guests);
         glommio::spawn_local(serving).detach();
+    }
+
+    /// The connections that are open for requests.
+    pub fn connected(&self) -> Vec<Connected> {
+        self.links.connected()
+    }
+
+    /// Requests and answers that were sent, and those that were received.
+    pub fn messages(&self) -> (u64, u64) {
+        let Traffic { sent, received } = &*self.links.traffic;
+        (sent.get(), received.get())
     }
 
     /// Connects to a node to follow it; with what it has sent behind the handshake.

@@ -143,6 +143,6 @@ impl Bus {
     }
 
     fn stranger(&self, peer: &Peer) -> Link {
-        Link::new(self.links.identity.clone(), self.links.stop.clone(), 0, peer.clone())
+        self.links.new_link(0, peer)
     }
 }

@@ -19,17 +19,17 @@ use openraft_rt::AsyncRuntime;
 use tokio::sync::Notify;
 
 use super::error::{BusError, Elsewhere, Failure};
-use super::frame::{Decoder, Kind, frame};
-use super::handshake::Identity;
+use super::frame::{Decoder, HEADER_BYTES, Kind, frame};
 use super::link::REQUESTS_MAX;
 use super::message::{Answer, Piece, Request};
 use super::stream::{Accepted, accept, read};
-use super::{Guests, Stop};
+use super::{Connected, Guests, Links, Stop};
 use crate::raft::command::{Command, NODES_MAX, NodeId};
 use crate::raft::runtime::Glommio;
 use crate::raft::snapshot::Content;
 use crate::raft::stored::StoredError;
 use crate::raft::types::{Raft, Snapshot, Vote};
+use crate::raft::writer::wall_ms;
 
 /// Most connections that have not proved yet who they are; each has some seconds for it.
 pub const STRANGERS_MAX: usize = 64;
@@ -57,7 +57,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What all connections share.
 struct Server {
-    identity: Identity,
+    links: Rc<Links>,
     raft: Raft,
     guests: Guests,
     strangers: Cell<usize>,
@@ -123,11 +123,12 @@ impl Drop for Receiving {
 }
 
 /// Accepts connections until it is told to stop.
-pub(super) async fn serve(listener: TcpListener, identity: Identity, stop: Stop, raft: Raft, guests: Guests) {
+pub(super) async fn serve(listener: TcpListener, links: Rc<Links>, raft: Raft, guests: Guests) {
     // SAFETY: a listening socket that is handed over.
     let listener = unsafe { glommio::net::TcpListener::from_raw_fd(listener.into_raw_fd()) };
     let (strangers, admitted, snapshots) = Default::default();
-    let server = Rc::new(Server { identity, raft, guests, strangers, admitted, snapshots });
+    let stop = links.stop.clone();
+    let server = Rc::new(Server { links, raft, guests, strangers, admitted, snapshots });
     while let Some(accepted) = stop.unless(listener.accept()).await {
         match accepted {
             Ok(stream) if server.strangers.get() < STRANGERS_MAX => {
@@ -160,7 +161,7 @@ async fn serve_connection(mut stream: TcpStream, server: Rc<Server>, stop: Stop)
     let mut decoder = Decoder::default();
     let stranger = Stranger(&server.strangers);
     let admit = |node| Admitted::admit(&server, node);
-    let accepting = accept(&server.identity, &mut stream, &mut decoder, admit);
+    let accepting = accept(&server.links.identity, &mut stream, &mut decoder, admit);
     let accepted = stop.unless(accepting).await.unwrap_or(Err(BusError::Stopped));
     drop(stranger);
     let Accepted { node, stream: is_data, admitted: _admitted } = match accepted {
@@ -174,6 +175,7 @@ async fn serve_connection(mut stream: TcpStream, server: Rc<Server>, stop: Stop)
     let connection = Rc::new(Connection {
         server: Rc::clone(&server),
         node,
+        since_ms: wall_ms(),
         running: RefCell::default(),
         answers: RefCell::default(),
         unwritten: Cell::new(0),
@@ -181,6 +183,7 @@ async fn serve_connection(mut stream: TcpStream, server: Rc<Server>, stop: Stop)
         room: Notify::new(),
         receiving: RefCell::default(),
     });
+    server.links.accepted(&connection);
     let (reader, writer) = futures_lite::io::split(stream);
     let serving = future::or(connection.read(reader, decoder), connection.write(writer));
     let error = stop.unless(serving).await.unwrap_or(BusError::Stopped);
@@ -193,9 +196,10 @@ async fn serve_connection(mut stream: TcpStream, server: Rc<Server>, stop: Stop)
 }
 
 /// A node that asks.
-struct Connection {
+pub(super) struct Connection {
     server: Rc<Server>,
     node: NodeId,
+    since_ms: i64,
     /// What is being executed. A task ends when it is dropped.
     running: RefCell<BTreeMap<u64, glommio::Task<()>>>,
     answers: RefCell<VecDeque<(u64, Answer)>>,
@@ -207,6 +211,15 @@ struct Connection {
 }
 
 impl Connection {
+    /// For those who watch. What waits is counted as it will be sent.
+    pub fn connected(&self) -> Connected {
+        let answers = self.answers.borrow();
+        let bytes = |answer: &Answer| answer.encode().map_or(0, |payload| HEADER_BYTES + payload.len());
+        let queued_bytes = answers.iter().map(|(_, answer)| bytes(answer)).sum();
+        let allocated_bytes = answers.capacity() * size_of::<(u64, Answer)>();
+        Connected { node: self.node, dialled: false, since_ms: self.since_ms, queued_bytes, allocated_bytes }
+    }
+
     async fn read(self: &Rc<Self>, mut stream: impl AsyncRead + Unpin, mut decoder: Decoder) -> BusError {
         loop {
             while self.unwritten.get() >= REQUESTS_MAX {
@@ -222,6 +235,7 @@ impl Connection {
                 Ok(request) => request,
                 Err(error) => return error.into(),
             };
+            self.server.links.traffic.count_received();
             if self.running.borrow().contains_key(&received.request) {
                 return BusError::Message(StoredError::Senseless("two requests have one number"));
             }
@@ -253,7 +267,7 @@ impl Connection {
                 Err(error) => return error,
             };
             match Glommio::timeout(WRITE_PATIENCE, stream.write_all(&framed)).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => self.server.links.traffic.count_sent(),
                 Ok(Err(error)) => return error.into(),
                 Err(_) => return BusError::Late,
             }

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
 use glommio::net::TcpStream;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
+use openraft::raft::VoteRequest;
 use openraft_rt::{AsyncRuntime, WatchReceiver};
 
 use super::error::BusError;
 use super::frame::{Decoder, Kind, frame};
 use super::handshake::{Hello, Identity, PROTOCOL_VERSION, Refused, Secret, Step};
 use super::link::Link;
+use super::message::tests::{hand_over, piece};
 use super::message::{Answer, PIECE_BYTES_MAX, Piece, Request};
 use super::propose::{ProposeError, Proposed};
 use super::server::STRANGERS_MAX;
@@ -23,12 +24,12 @@ use super::{Bus, Guests, listen};
 use crate::log::files::scratch::Scratch;
 use crate::log::testing::{Random, on_executor};
 use crate::raft::command::{Command, NodeId, Reply};
-use crate::raft::govern::{LeaseAnswer, LeaseRefusal, LeaseRequest};
+use crate::raft::govern::{HandOver, LeaseAnswer, LeaseRefusal, LeaseRequest};
 use crate::raft::log_store::{Closing, LogStore};
 use crate::raft::runtime::Glommio;
 use crate::raft::settings::{MESSAGE_ENTRIES_MAX, Pace, config};
 use crate::raft::state_machine::{StateMachine, StateReader};
-use crate::raft::testing::{IDENTITY, entry, id, profile};
+use crate::raft::testing::{IDENTITY, id, profile};
 use crate::raft::types::{Peer, Raft, Vote};
 
 /// Longest wait for anything, on a machine that has much else to do.
@@ -79,7 +80,7 @@ impl Node {
         let guests = Guests {
             stream: Box::new(|_, _, _| ()),
             lease: Box::new(refused),
-            hand_over: Box::new(|_| 0),
+            hand_over: Box::new(|request| request.moves.len() as u32),
             votes: Box::new(|| true),
             proposals: Box::new(|| true),
         };
@@ -334,11 +335,6 @@ fn those_who_say_nothing_are_few_and_do_not_stay() {
     });
 }
 
-fn piece(bytes: usize) -> Request {
-    let vote = Vote::new_committed(1, 2);
-    Request::Piece(Piece { vote, transfer: 1, offset: 0, total: 1 << 20, bytes: vec![1; bytes] })
-}
-
 #[test]
 fn a_node_that_stops_reading_is_given_up_and_holds_up_nobody() {
     on_executor(async {
@@ -393,6 +389,10 @@ fn a_node_speaks_for_itself_only_and_sends_snapshots_in_order() {
         let link: Rc<Link> = bus.links.to(1, &cluster.peer(1));
         let other = Request::PreVote(VoteRequest::new(Vote::new(1, 3), None));
         assert_eq!(link.ask(&other, PATIENCE).await, Err(super::error::Failure::Sender.into()));
+        let other = Request::HandOver(HandOver { node: 3, ..hand_over(&[1]) });
+        assert_eq!(link.ask(&other, PATIENCE).await, Err(super::error::Failure::Sender.into()));
+        let asked = bus.ask_for_roles(1, &cluster.peer(1), hand_over(&[1, 2]), PATIENCE).await;
+        assert_eq!(asked, Ok(2));
         assert_eq!(link.ask(&piece(9), PATIENCE).await, Ok(Answer::Piece));
         let Request::Piece(first) = piece(9) else { unreachable!() };
         for (transfer, offset) in [(1, 10), (2, 9), (1, 9)] {
@@ -401,61 +401,14 @@ fn a_node_speaks_for_itself_only_and_sends_snapshots_in_order() {
         }
         let damaged = Request::Piece(Piece { total: 9, ..first });
         assert_eq!(link.ask(&damaged, PATIENCE).await, Err(super::error::Failure::Snapshot.into()));
+        // Both sides show the connection, and have counted what went over it.
+        let open = |bus: &Bus| bus.connected().iter().map(|open| (open.node, open.dialled)).collect::<Vec<_>>();
+        let one = &cluster.nodes[&1].bus;
+        assert_eq!((open(&bus), open(one)), (vec![(1, true)], vec![(2, false)]));
+        assert_eq!(bus.messages(), (8, 8));
+        wait("the count of the last answer", || one.messages() == (8, 8)).await;
         bus.stop();
+        wait("the end of the connection", || one.connected().is_empty() && bus.connected().is_empty()).await;
         cluster.stop().await;
     });
-}
-
-#[test]
-fn what_a_message_says_is_read_again_and_what_makes_no_sense_is_not() {
-    let append = |vote: Vote, previous, entries| {
-        Request::Append(AppendEntriesRequest { vote, prev_log_id: previous, entries, leader_commit: Some(id(1, 1)) })
-    };
-    let vote = Vote::new_committed(3, 1);
-    let good = [
-        append(vote, None, vec![entry(1, 0), entry(2, 1)]),
-        append(vote, Some(id(1, 4)), vec![entry(3, 5)]),
-        append(vote, Some(id(1, 4)), vec![]),
-        Request::Vote(VoteRequest::new(Vote::new(4, 1), None)),
-        Request::PreVote(VoteRequest::new(Vote::new(4, 1), Some(id(3, 3)))),
-        piece(17),
-        Request::Propose(Command::Create { partitions: 256 }),
-    ];
-    for request in &good {
-        let bytes = request.encode().unwrap();
-        assert_eq!(format!("{:?}", Request::decode(&bytes).unwrap()), format!("{request:?}"));
-        for at in 0..bytes.len() {
-            // Another message, or none; the length and the checksum of the frame tell.
-            let _ = Request::decode(&bytes[..at]);
-            for flip in [1, 0x80, 0xff] {
-                let mut bad = bytes.clone();
-                bad[at] ^= flip;
-                let _ = Request::decode(&bad);
-                let _ = Answer::decode(&bad);
-            }
-        }
-    }
-    let bad = [
-        append(Vote::new(3, 1), None, vec![]),
-        append(vote, None, vec![entry(1, 1)]),
-        append(vote, Some(id(1, 4)), vec![entry(1, 6)]),
-        append(vote, Some(id(2, 4)), vec![entry(1, 5)]),
-        append(vote, Some(id(1, 4)), vec![entry(4, 5)]),
-        Request::Vote(VoteRequest::new(vote, None)),
-        piece(PIECE_BYTES_MAX + 1),
-        piece(0),
-        Request::Propose(Command::Create { partitions: 3 }),
-    ];
-    for request in bad {
-        assert!(Request::decode(&request.encode().unwrap()).is_err(), "{request:?}");
-    }
-    let answers = [
-        Answer::Append(AppendEntriesResponse::PartialSuccess(Some(id(1, 1)))),
-        Answer::Append(AppendEntriesResponse::HigherVote(vote)),
-        Answer::Proposed(7, Reply::Joined { node: 2 }),
-        Answer::TransferLeader(false),
-    ];
-    for answer in answers {
-        assert_eq!(Answer::decode(&answer.encode().unwrap()), Ok(answer));
-    }
 }

@@ -91,6 +91,9 @@ pub struct Seat {
     /// This node's lease, and who was asked for it last.
     tenant: RefCell<Tenant>,
     asked: Cell<Option<NodeId>>,
+    /// Leases that it has granted as the leader of raft, and requests for one that it has refused as that.
+    granted: Cell<u64>,
+    refused: Cell<u64>,
     /// It may vote: what it has promised in an earlier process is over.
     votes: Cell<bool>,
     /// How long it promises to vote for nobody else, ms.
@@ -111,6 +114,8 @@ impl Seat {
             yields: Cell::default(),
             tenant: RefCell::new(Tenant::new(settings)),
             asked: Cell::default(),
+            granted: Cell::default(),
+            refused: Cell::default(),
             votes: Cell::default(),
             election_ms: settings.election_ms,
         }
@@ -326,7 +331,18 @@ impl Seat {
         self.follow_leadership(now_ms);
         let (applied, quorum_ms) = (self.applied(), self.quorum_ms(now_ms));
         let state = self.reader.state();
-        self.governor.borrow_mut().request(now_ms, &state, applied, quorum_ms, request)
+        let answer = self.governor.borrow_mut().request(now_ms, &state, applied, quorum_ms, request);
+        match answer {
+            LeaseAnswer::Granted { .. } => self.granted.set(self.granted.get() + 1),
+            LeaseAnswer::Refused(LeaseRefusal::NotLeading) => {}
+            LeaseAnswer::Refused(_) => self.refused.set(self.refused.get() + 1),
+        }
+        answer
+    }
+
+    /// Leases that were granted here, and requests that were refused while this node governed.
+    pub fn leases(&self) -> (u64, u64) {
+        (self.granted.get(), self.refused.get())
     }
 
     fn ask_for_lease(around: &impl Around) {

@@ -93,6 +93,11 @@ impl Leader {
     /// Part of a copy; whoever does not take it is dropped.
     pub(super) fn send_bounded(&mut self, now_ms: u64, at: usize, message: ToFollower, out: &mut Vec<Action>) {
         if self.fellows[at].has_room(message.cost(), self.settings.queue_bytes_max) {
+            self.tally.copy_bytes += match &message {
+                ToFollower::CopyPiece { bytes, .. } => bytes.len() as u64,
+                ToFollower::CopyUnits { units, .. } => units.len() as u64,
+                _ => 0,
+            };
             self.send(now_ms, at, message, out);
         } else {
             self.drop_peer(now_ms, self.fellows[at].peer, DropReason::QueueFull, out);
@@ -112,6 +117,7 @@ impl Leader {
             }
         }
         (self.run, self.untidy) = (None, true);
+        self.tally.copies_sent += tails.len() as u64;
         self.send(now_ms, place, Control::CopyEnd { run, end: at, tails }.into(), out);
         self.start_copy(out);
     }
@@ -149,6 +155,7 @@ impl Leader {
 
     fn give_up_run(&mut self) {
         let Some(run) = self.run.take() else { return };
+        self.tally.copies_given_up += run.partitions.len() as u64;
         if let Some(at) = self.fellow(run.peer) {
             let copying = self.fellows[at].parts.values_mut().filter(|part| part.phase == Phase::Copying);
             copying.for_each(|part| part.phase = Phase::Queued);

@@ -95,6 +95,7 @@ impl Leader {
             self.led[partition as usize] = Some(led);
         }
         let begun = self.handovers.len() - before;
+        self.tally.handovers_begun += begun as u64;
         if begun > 0 {
             self.gates_change(out);
         }
@@ -224,6 +225,7 @@ impl Leader {
         for &partition in partitions {
             self.forget_handover(partition);
         }
+        self.tally.handovers_given_up += partitions.len() as u64;
         if !partitions.is_empty() {
             self.gates_change(out);
         }

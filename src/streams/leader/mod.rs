@@ -115,6 +115,22 @@ pub enum DropReason {
     QueueFull,
 }
 
+/// What has happened since the process began to lead, for INFO and the metrics.
+///
+/// Invariant: handovers that were begun are completed, given up, or under way ([`Leader::handing_over`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Roles that were to go to another node: those that went there, and those that did not.
+    pub handovers_begun: u64,
+    pub handovers_completed: u64,
+    pub handovers_given_up: u64,
+    /// Copies of partitions that were sent whole, and those that were begun in vain.
+    pub copies_sent: u64,
+    pub copies_given_up: u64,
+    /// Bytes of copies, with the writes between their pieces.
+    pub copy_bytes: u64,
+}
+
 /// A mistake for the simulator to find.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +176,7 @@ pub struct Leader {
     gates: u64,
     /// Partitions that are led no longer and not released.
     deposed: usize,
+    tally: Tally,
     /// Followers may wait for an answer that can be given.
     answers_due: bool,
     #[cfg(test)]
@@ -189,6 +206,7 @@ impl Leader {
             handovers: Vec::new(),
             gates: 0,
             deposed: 0,
+            tally: Tally::default(),
             answers_due: false,
             #[cfg(test)]
             fault: None,
@@ -234,8 +252,10 @@ impl Leader {
                     (part.phase, part.counts, part.told) = (Phase::Waiting, false, false);
                 }
             }
-            let primary = partition.primary;
+            let (primary, begun) = (partition.primary, self.handovers.len());
             let handed_over = self.forget_handover(id).is_some_and(|to| primary == Some(to.node));
+            self.tally.handovers_completed += u64::from(handed_over);
+            self.tally.handovers_given_up += u64::from(self.handovers.len() < begun && !handed_over);
             out.push(Action::Deposed { partition: id, epoch, handed_over });
             return;
         }
@@ -375,6 +395,11 @@ impl Leader {
         }
         self.untidy = true;
         self.cancel_copy_of_lost(out);
+    }
+
+    /// For INFO and the metrics.
+    pub fn tally(&self) -> Tally {
+        self.tally
     }
 
     /// The connection is gone.

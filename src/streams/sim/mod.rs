@@ -642,6 +642,11 @@ impl World {
         for (p, known) in (0..).zip(self.raft.agreed.clone().partitions()) {
             self.judge_leader(known.primary.unwrap(), p);
         }
+        for leader in self.nodes.iter().filter_map(|node| Some(&node.process.as_ref()?.leader)) {
+            let counts = leader.tally();
+            let over = counts.handovers_completed + counts.handovers_given_up;
+            assert_eq!(counts.handovers_begun, over + leader.handing_over() as u64, "{counts:?}");
+        }
         Ok(())
     }
 }
