@@ -12,7 +12,7 @@ fn client(directives: impl FnOnce(&mut Config)) -> Client {
 }
 
 fn endpoint(n: u16) -> Endpoint {
-    Endpoint { id: format!("{n:040x}"), host: format!("10.0.0.{n}"), port: 7000 + n, alive: true }
+    Endpoint { id: format!("{n:040x}"), host: format!("10.0.0.{n}"), port: 7000 + n, alive: true, cores: None }
 }
 
 /// The leaders of as many partitions as the engine of a test has.

@@ -48,6 +48,10 @@ pub struct Profile {
     pub rack: String,
     /// Its share of the partitions, relative to others.
     pub weight: u16,
+    /// Where clients connect to its first core; those of the others follow. 0: they are not told of cores.
+    pub core_port: u16,
+    /// How many cores it has.
+    pub cores: u16,
 }
 
 /// A node in one start of its process.
@@ -200,6 +204,9 @@ impl Profile {
         }
         if self.weight == 0 || self.weight as u32 > WEIGHT_MAX {
             return Err("a weight is out of bounds");
+        }
+        if self.core_port > 0 && (self.cores == 0 || self.core_port.checked_add(self.cores - 1).is_none()) {
+            return Err("the ports of cores are out of bounds");
         }
         Ok(())
     }

@@ -9,8 +9,16 @@ use crate::raft::testing::id;
 
 fn profiles() -> impl Strategy<Value = Profile> {
     let name = || prop_oneof![Just(String::new()), ".{0,8}", Just("long".repeat(200))];
-    (name(), any::<u16>(), any::<u16>(), name(), any::<u16>())
-        .prop_map(|(host, port, bus_port, rack, weight)| Profile { host, port, bus_port, rack, weight })
+    let ports = (any::<u16>(), any::<u16>(), any::<u16>(), any::<u16>());
+    (name(), ports, name(), any::<u16>()).prop_map(|(host, (port, bus_port, core_port, cores), rack, weight)| Profile {
+        host,
+        port,
+        bus_port,
+        rack,
+        weight,
+        core_port,
+        cores,
+    })
 }
 
 fn members() -> impl Strategy<Value = Vec<Member>> {

@@ -14,7 +14,14 @@ use crate::shard::statement::{encode, encode_unit};
 
 fn state(in_sync: &[NodeId]) -> State {
     let mut state = State::default();
-    let profile = |n| Profile { host: format!("n{n}"), port: 1, bus_port: 2, rack: String::new(), weight: 1 };
+    let profile = |n| Profile {
+        host: format!("n{n}"),
+        port: 1,
+        bus_port: 2,
+        rack: String::new(),
+        weight: 1,
+        ..Profile::default()
+    };
     for n in 1..=3u64 {
         state.apply(&Command::Join { identity: n.into(), profile: profile(n) });
         let boot = 100 + u128::from(n);
