@@ -50,6 +50,7 @@ static SUBCOMMANDS: &[Command] = &[
     sub("countkeysinslot", 3, countkeysinslot, "O(N) in keys of a partition", "Returns the number of keys in a slot."),
     membership::CREATE,
     membership::FAILOVER,
+    membership::FORCE_PROMOTE,
     sub("getkeysinslot", 4, getkeysinslot, "O(N) in keys of a partition", "Returns names of keys in a slot."),
     help::row(GROUP, Flags::NONE),
     sub("info", 2, info, "O(1)", "Returns the state of the cluster as this node sees it."),
