@@ -7,7 +7,7 @@ mod common;
 
 use std::process::{Command, Stdio};
 
-use common::{Client, Server, free_port, ok};
+use common::{Client, Server, free_port, ok, two_free_ports};
 use keyloom::resp::read::Value;
 
 const ARGS: &[&str] = &["--cpus", "0-1", "--cluster-enabled", "yes"];
@@ -178,15 +178,6 @@ fn replies_are_those_of_redis() {
     for line in LINES {
         assert_eq!(run(&mut ours, line), run(&mut theirs, line), "{line}");
     }
-}
-
-/// The first of two ports that are free at the moment.
-fn two_free_ports() -> u16 {
-    let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-    (0..100)
-        .map(|_| free_port())
-        .find(|&port| port < u16::MAX && is_free(port) && is_free(port + 1))
-        .expect("two ports")
 }
 
 /// Of CLUSTER SLOTS: the ranges with their ports.
