@@ -7,8 +7,8 @@
 //! their next ticks.
 //!
 //! The budget is maxmemory less the *overhead*: what the process uses that no shard is charged for, from the buffers of
-//! clients to the code's own tables. It is measured at each tick, as the difference between all memory in use and the
-//! sum of the charges. So `used_memory` as INFO shows it stays at maxmemory, but for what clients' buffers gain in a tick.
+//! clients to the code's own tables. It is measured at each tick, as the difference between what the allocator has given out and
+//! what of that shards are charged for. So `used_memory` as INFO shows it stays at maxmemory, but for what clients' buffers gain in a tick.
 //! The allocator tells what is in use now, so charges must not be old: what a core has allocated since it told would look
 //! like overhead. Within one tick of writes of large values that was half of maxmemory, which all cores then had to evict.
 //!
@@ -40,8 +40,9 @@ pub struct Budget {
 struct Slot {
     /// Bytes that the core's shard is charged. Written by the core.
     charged: AtomicU64,
-    /// The part of them that the allocator does not know. Written by the core.
+    /// The part of them that the allocator does not know, and the part that it does. Written by the core.
     heap: AtomicU64,
+    allocated: AtomicU64,
     /// Entries evicted so far. Written by the core.
     evicted: AtomicU64,
     /// The share that is in effect; 0 before the first. Written by the core.
@@ -74,6 +75,7 @@ impl Budget {
         let slot = &self.slots[core];
         slot.charged.store(charge.charged_bytes, Relaxed);
         slot.heap.store(charge.heap_bytes, Relaxed);
+        slot.allocated.store(charge.charged_bytes.saturating_sub(charge.heap_bytes), Relaxed);
         slot.evicted.store(charge.evicted, Relaxed);
     }
 
@@ -106,9 +108,9 @@ impl Budget {
 
     /// What may be charged over all cores.
     fn total(&self, cores: usize, maxmemory_bytes: u64, allocated_bytes: u64) -> u64 {
-        let charged: u64 = self.slots[..cores].iter().map(|slot| slot.charged.load(Relaxed)).sum();
-        let overhead = (allocated_bytes + self.heap_bytes()).saturating_sub(charged);
-        maxmemory_bytes.saturating_sub(overhead)
+        // One number of each core: of two, one could be of an older turn.
+        let charged: u64 = self.slots[..cores].iter().map(|slot| slot.allocated.load(Relaxed)).sum();
+        maxmemory_bytes.saturating_sub(allocated_bytes.saturating_sub(charged))
     }
 
     /// Divides the budget between the first `cores` cores. The first core calls it, once per tick.

@@ -226,7 +226,7 @@ impl Engine {
     /// A cluster of this node only, until the control core knows more.
     fn alone(&self, identity: Identity) -> View {
         let (host, port) = (self.config.cluster_announce_ip.clone(), self.config.cluster_announce_port);
-        let cores = self.config.first_core_port().map(|first| CorePorts { first, count: self.router.cores() });
+        let cores = self.config.announced_core_port().map(|first| CorePorts { first, count: self.router.cores() });
         let node = Endpoint { id: identity.to_string(), host, port, alive: true, cores };
         let partitions = self.router.partitions();
         if self.node.member {

@@ -245,7 +245,37 @@ fn each_core_can_be_reached_at_a_port_of_its_own() {
         assert_eq!(clients[0].call(&["GET", &format!("key:{n}")]), Value::Bulk(b"v".to_vec()));
     }
     assert!(hops(&mut clients[0]) > before + 50);
-    assert_eq!(run(&mut clients[1], "DBSIZE"), Value::Int(400));
+    // Clients ask all nodes for all keys: to them these are the cores.
+    let (mut counted, mut scanned, mut listed) = (0, Vec::new(), Vec::new());
+    for client in &mut clients {
+        let Value::Int(count) = run(client, "DBSIZE") else { panic!("a number") };
+        assert!((100..300).contains(&count), "{count}");
+        counted += count;
+        let Value::Array(keys) = run(client, "KEYS *") else { panic!("an array") };
+        listed.extend(keys);
+        let mut cursor = "0".to_string();
+        loop {
+            let Value::Array(reply) = run(client, &format!("SCAN {cursor} COUNT 50")) else { panic!("an array") };
+            let [Value::Bulk(next), Value::Array(keys)] = &reply[..] else { panic!("{reply:?}") };
+            scanned.extend(keys.clone());
+            cursor = String::from_utf8(next.clone()).unwrap();
+            if cursor == "0" {
+                break;
+            }
+        }
+        let Value::Bulk(random) = run(client, "RANDOMKEY") else { panic!("a key") };
+        assert_eq!(client.call(&[b"EXISTS", &random[..]]), Value::Int(1));
+    }
+    assert_eq!(counted, 400);
+    for keys in [&mut scanned, &mut listed] {
+        keys.sort_by_key(|key| format!("{key:?}"));
+        keys.dedup();
+        assert_eq!(keys.len(), 400);
+    }
+    let mut anywhere = server.client();
+    assert_eq!(run(&mut anywhere, "DBSIZE"), Value::Int(400));
+    assert_eq!(run(&mut clients[1], "FLUSHALL"), ok());
+    assert_eq!(run(&mut anywhere, "DBSIZE"), Value::Int(0));
 }
 
 #[test]
@@ -256,6 +286,8 @@ fn ports_of_cores_that_cannot_be_are_refused() {
     assert!(alone.contains("core-endpoints yes") && alone.contains("cluster-enabled yes"), "{alone}");
     let beyond = with(&["--port", "7000", "--cluster-enabled", "yes", "--cpus", "0-1", "--core-port", "65535"]);
     assert!(beyond.contains("core-port"), "{beyond}");
+    let own = with(&["--port", "7000", "--cluster-enabled", "yes", "--cpus", "0-1", "--core-port", "6999"]);
+    assert!(own.contains("port 7000") && own.contains("a core has this port"), "{own}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let own = free_port().to_string();

@@ -59,12 +59,6 @@ impl Endpoint {
         hash.update(&core.to_be_bytes());
         Endpoint { id: format!("{own}{:08x}", hash.finalize()), port: ports.first + core, ..self.clone() }
     }
-
-    /// The core that has this port to itself.
-    pub fn core_at(&self, port: u16) -> Option<CoreId> {
-        let ports = self.cores?;
-        port.checked_sub(ports.first).filter(|&core| core < ports.count)
-    }
 }
 
 /// What becomes of requests about a partition while its role moves from one node to another.
@@ -301,8 +295,6 @@ mod tests {
         assert_eq!(ids.len(), all.len());
         let ports: Vec<u16> = advertised.iter().map(|endpoint| endpoint.port).collect();
         assert_eq!(ports, [7001, 8000, 8001, 7002, 7003, 8000, 8001, 8002]);
-        let cores = [7999, 8000, 8001, 8002].map(|port| view.nodes()[0].core_at(port));
-        assert_eq!(cores, [None, Some(0), Some(1), None]);
     }
 
     #[test]

@@ -185,28 +185,23 @@ fn readwrite(home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Err
 /// has reached it.
 fn reached(home: &Home, view: &View, target: Target) -> Endpoint {
     let reached = Some(&home.session.laddr).filter(|_| !home.session.unix_socket);
-    let (host, _) = reached.and_then(|addr| addr.rsplit_once(':')).unwrap_or_default();
+    let (host, port) = reached.and_then(|addr| addr.rsplit_once(':')).unwrap_or_default();
     let mut node = view.advertised(target);
     if node.host.is_empty() {
         node.host = host.trim_start_matches('[').trim_end_matches(']').into();
     }
     if node.port == 0 {
-        let port = reached_port(home).filter(|&port| node.core_at(port).is_none());
-        node.port = port.unwrap_or(home.engine.config.port);
+        let own = home.engine.config.port;
+        node.port = if home.session.own_core { own } else { port.parse().unwrap_or(own) };
     }
     node
-}
-
-/// At which port this client has reached the node.
-fn reached_port(home: &Home) -> Option<u16> {
-    let (_, port) = Some(&home.session.laddr).filter(|_| !home.session.unix_socket)?.rsplit_once(':')?;
-    port.parse().ok()
 }
 
 /// What this client takes the node for that it is connected to.
 fn me(home: &Home, view: &View) -> Target {
     let node = view.me();
-    Target { node, core: reached_port(home).and_then(|port| view.nodes()[node].core_at(port)) }
+    let core = view.nodes()[node].cores.map(|_| home.engine.router.me()).filter(|_| home.session.own_core);
+    Target { node, core }
 }
 
 fn myid(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {

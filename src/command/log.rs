@@ -93,8 +93,10 @@ pub enum LogAsk {
     Member(Membership),
     /// The node asks the others for all roles that it could have.
     TakeRoles,
-    /// The node leads by force what nobody leads and it has copies of; with `empty`, incomplete ones begin empty.
+    /// The node leads by force what nobody leads, only these nodes had everything of, and it has copies of; with `empty`, incomplete
+    /// ones begin empty.
     ForcePromote {
+        lost: Vec<u64>,
         empty: bool,
     },
     /// What is known of the cluster, as JSON.

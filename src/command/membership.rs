@@ -6,6 +6,7 @@
 use super::log::{LogAnswer, LogAsk};
 use super::number::parse_i64;
 use super::{Args, Command, Flags, Flow, Home};
+use crate::cluster::NODES_MAX;
 use crate::resp::{Error, Reply};
 
 const FLAGS: Flags = Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::STALE).or(Flags::NO_MULTI);
@@ -36,10 +37,10 @@ pub(super) const FAILOVER: Command =
     );
 pub(super) const FORCE_PROMOTE: Command = row(
     "force-promote",
-    -2,
+    -3,
     force_promote,
     "O(P) in partitions",
-    "Lets this node lead what nobody leads and it has complete copies of, or with EMPTY any; what only others had is lost.",
+    "Lets this node lead what nobody leads, only the nodes with these numbers had everything of, and it has complete copies of, or with EMPTY any.",
 );
 pub(super) const STATUS: Command =
     row("status", 2, status, "O(P+N) in partitions and nodes", "Returns what this node knows of its cluster, as JSON.");
@@ -104,14 +105,18 @@ fn failover(home: &mut Home, args: Args, _: &mut Reply) -> Result<Flow, Error> {
     ask(home, LogAsk::TakeRoles)
 }
 
-/// CLUSTER FORCE-PROMOTE [EMPTY]
+/// CLUSTER FORCE-PROMOTE [EMPTY] node [node ...]: the numbers of the nodes that are lost, as CLUSTER STATUS has them.
 fn force_promote(home: &mut Home, args: Args, _: &mut Reply) -> Result<Flow, Error> {
-    let empty = match args[2..] {
-        [] => false,
-        [word] if word.eq_ignore_ascii_case(b"empty") => true,
-        _ => return Err(Error::Syntax),
+    let (empty, lost) = match &args[2..] {
+        [word, lost @ ..] if word.eq_ignore_ascii_case(b"empty") => (true, lost),
+        lost => (false, lost),
     };
-    ask(home, LogAsk::ForcePromote { empty })
+    if lost.is_empty() || lost.len() > NODES_MAX {
+        return Err(Error::Syntax);
+    }
+    let number = |arg: &&[u8]| parse_i64(arg).ok().and_then(|number| u64::try_from(number).ok());
+    let lost = lost.iter().map(number).collect::<Option<Vec<u64>>>().ok_or(Error::NotInteger)?;
+    ask(home, LogAsk::ForcePromote { lost, empty })
 }
 
 fn status(home: &mut Home, _: Args, _: &mut Reply) -> Result<Flow, Error> {

@@ -52,6 +52,8 @@ pub struct Session {
     pub addr: String,
     pub laddr: String,
     pub unix_socket: bool,
+    /// The client has come by the port of its core: to it the core is a node.
+    pub own_core: bool,
     pub name: Option<Vec<u8>>,
     pub lib_name: Vec<u8>,
     pub lib_ver: Vec<u8>,

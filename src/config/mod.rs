@@ -106,6 +106,7 @@ pub struct Config {
     pub cluster_announce_port: u16,
     /// Where other nodes reach this one, if that is not where it listens; 0: it is.
     pub cluster_announce_bus_port: u16,
+    pub cluster_announce_core_port: u16,
     /// Nodes talk to each other only if they name the same cluster.
     pub cluster_name: String,
     /// What all nodes of a cluster know; empty: nothing, and whoever reaches the bus is believed.
@@ -261,6 +262,7 @@ impl Default for Config {
             cluster_announce_ip: String::new(),
             cluster_announce_port: 0,
             cluster_announce_bus_port: 0,
+            cluster_announce_core_port: 0,
             cluster_name: "keyloom".into(),
             cluster_secret: String::new(),
             cluster_port: 0,
@@ -326,6 +328,18 @@ impl Config {
         first.checked_add(self.cpus.len() as u16 - 1).map(|_| first)
     }
 
+    /// The core that has this port to itself.
+    pub fn core_at(&self, port: u16) -> Option<u16> {
+        let core = port.checked_sub(self.first_core_port()?)?;
+        (usize::from(core) < self.cpus.len()).then_some(core)
+    }
+
+    /// The port of the first core that clients are told of.
+    pub fn announced_core_port(&self) -> Option<u16> {
+        let first = self.first_core_port()?;
+        Some(if self.cluster_announce_core_port > 0 { self.cluster_announce_core_port } else { first })
+    }
+
     /// Databases that a shard has: in a cluster there is one that clients do not have ([`crate::shard::FOLLOWED`]).
     pub fn shard_databases(&self) -> usize {
         if self.cluster_enabled { 2 } else { self.databases }
@@ -352,6 +366,19 @@ impl Config {
         if self.core_endpoints && (self.port == 0 || self.first_core_port().is_none()) {
             let why = "there are no ports for the cores: 'core-port' names the first of them";
             return Err(("core-endpoints yes".into(), why.into()));
+        }
+        let cores = self.cpus.len() as u16;
+        if self.core_endpoints && self.cluster_announce_core_port.checked_add(cores - 1).is_none() {
+            let directive = format!("cluster-announce-core-port {}", self.cluster_announce_core_port);
+            return Err((directive, "the ports of the other cores follow: there are none left".into()));
+        }
+        let others =
+            [("port", Some(self.port)), ("cluster-port", self.bus_port()), ("admin-port", Some(self.admin_port))];
+        for (directive, port) in others {
+            if let Some(port) = port.filter(|&port| self.core_at(port).is_some()) {
+                let directive = format!("{directive} {port}");
+                return Err((directive, "a core has this port: 'core-port' names the first of them".into()));
+            }
         }
         if self.cluster_enabled
             && let Some((host, port)) = &self.replicaof

@@ -294,6 +294,7 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive::new("client-query-buffer-limit", Live, int!(client_query_buffer_limit, Memory, MIB, i64::MAX)),
     Directive::new("cluster-allow-local-crossslot", Live, yes_no!(cluster_allow_local_crossslot)),
     Directive::new("cluster-announce-bus-port", Immutable, int!(cluster_announce_bus_port, Plain, 0, 65535)),
+    Directive::new("cluster-announce-core-port", Immutable, int!(cluster_announce_core_port, Plain, 0, 65535)),
     Directive::new("cluster-announce-ip", Live, text!(cluster_announce_ip)),
     Directive::new("cluster-announce-port", Live, int!(cluster_announce_port, Plain, 0, 65535)),
     Directive::new("cluster-copies", Live, int!(cluster_copies, Plain, 1, COPIES_MAX as i64)),

@@ -68,6 +68,7 @@ const VALUES: &[(&str, &[(&str, &str)])] = &[
     ("client-query-buffer-limit", &[("1mb", "1048576"), ("9223372036854775807", "9223372036854775807")]),
     ("cluster-allow-local-crossslot", &[("yes", "yes")]),
     ("cluster-announce-bus-port", &[("0", "0"), ("17000", "17000")]),
+    ("cluster-announce-core-port", &[("0", "0"), ("7100", "7100")]),
     ("cluster-announce-ip", &[("10.0.0.1", "10.0.0.1"), ("", "")]),
     ("cluster-announce-port", &[("0", "0"), ("7000", "7000")]),
     ("cluster-copies", &[("1", "1"), ("8", "8")]),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::replication::{Event, Events};
 use super::runs::{Consumer, Keyspace, Runs};
 use crate::log::backlog::Backlog;
-use crate::log::durability::{LANES_MAX, Lane, LaneEnds, Lanes, Progress, Standing};
+use crate::log::durability::{Lane, LaneEnds, Lanes, Progress, Standing};
 use crate::log::feed::{Chunk, Holds};
 use crate::log::frame::{HistoryEntry, HistoryId, Index};
 use crate::log::sequencer::{Entry, Sequencer};
@@ -325,8 +325,7 @@ impl Log {
                 replicated_durable: of(on_disks.min(durable)),
             };
             let lanes = |ends: &LaneEnds| {
-                let mut lanes = [Lane::default(); LANES_MAX];
-                lanes.iter_mut().zip(&ends.ends).for_each(|(to, ends)| *to = lane(ends));
+                let lanes = ends.ends.iter().map(lane).collect();
                 Arc::new(Lanes { map: Arc::clone(&ends.map), lanes })
             };
             let progress = Progress {

@@ -119,10 +119,10 @@ impl Control {
                 let failed = |error: TakeRolesError| LogAnswer::Failed(error.to_string());
                 self.answer(core, ask, part, done.map_or_else(failed, |()| LogAnswer::Done));
             }
-            LogAsk::ForcePromote { empty } => {
+            LogAsk::ForcePromote { lost, empty } => {
                 let control = Rc::clone(self);
                 glommio::spawn_local(async move {
-                    let promoted = control.force_promote(empty).await;
+                    let promoted = control.force_promote(lost, empty).await;
                     let failed = |error: ForceError| LogAnswer::Failed(error.to_string());
                     control.answer(core, ask, part, promoted.map_or_else(failed, LogAnswer::Count));
                 })

@@ -53,8 +53,8 @@ impl Durability {
     }
 }
 
-/// Most lanes that are told apart. Partitions beyond wait for all others.
-pub const LANES_MAX: usize = 16;
+/// Most lanes that are told apart: with three copies those of twelve nodes. Partitions beyond wait for all others.
+pub const LANES_MAX: usize = 64;
 
 /// The lane of a partition that has none.
 pub const NO_LANE: u8 = u8::MAX;
@@ -80,7 +80,8 @@ pub struct Lane {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lanes {
     pub map: Arc<LaneMap>,
-    pub lanes: [Lane; LANES_MAX],
+    /// At most [`LANES_MAX`]; of those that are missing nothing is known.
+    pub lanes: Box<[Lane]>,
 }
 
 /// Up to which indices of the log each lane is received by those that it waits for, and on their disks.
@@ -95,10 +96,10 @@ pub struct LaneEnds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneSet {
     map: u64,
-    lanes: u16,
+    lanes: u64,
 }
 
-const _: () = assert!(LANES_MAX <= u16::BITS as usize && LANES_MAX < NO_LANE as usize);
+const _: () = assert!(LANES_MAX <= u64::BITS as usize && LANES_MAX < NO_LANE as usize);
 
 impl LaneMap {
     fn lane(&self, partition: u16) -> Option<usize> {
@@ -157,7 +158,8 @@ impl About {
 
 /// How far the log is with what one core has fed it.
 ///
-/// Invariant: none of the numbers goes back, but for those of lanes, and each is at most the core's last sequence number.
+/// Invariant: each number is at most the core's last sequence number. Those of replicas go back when a partition begins to be
+/// led whose followers have not all of it: see [`crate::streams`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes of chunks that were taken, in all.
@@ -203,7 +205,7 @@ impl Progress {
             Durability::Quorum => needs <= lane.replicated,
             Durability::QuorumDisk => needs <= lane.replicated_durable,
         };
-        (0..).zip(lanes).filter(|(at, _)| set.lanes >> at & 1 == 1).all(|(_, lane)| reaches(lane))
+        (0..LANES_MAX).filter(|at| set.lanes >> at & 1 == 1).all(|at| lanes.get(at).is_some_and(reaches))
     }
 
     /// Which partitions wait for the same replicas, as far as that is known.
@@ -252,10 +254,8 @@ mod tests {
 
     fn lanes(number: u64, of: &[u8], reached: &[Seq]) -> Option<Arc<Lanes>> {
         let map = Arc::new(LaneMap { number, of: of.into() });
-        let mut lanes = [Lane::default(); LANES_MAX];
-        for (lane, &seq) in lanes.iter_mut().zip(reached) {
-            *lane = Lane { replicated: seq, replicated_durable: seq / 2 };
-        }
+        let lane = |&seq: &Seq| Lane { replicated: seq, replicated_durable: seq / 2 };
+        let lanes = reached.iter().map(lane).collect();
         Some(Arc::new(Lanes { map, lanes }))
     }
 

@@ -81,11 +81,14 @@ impl Pump {
         let cores = self.engine.router.cores() as u64;
         let now_ms = self.clock.now().steady_ms;
         let (addr, laddr) = addresses(&socket, unix, config);
+        let port = laddr.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        let own_core = !unix && port.is_some_and(|port| config.core_at(port).is_some());
         let session = Session {
             id: (self.next_client - 1) * cores + self.me as u64 + 1,
             addr,
             laddr,
             unix_socket: unix,
+            own_core,
             authenticated: config.requirepass.is_empty(),
             created_ms: now_ms,
             last_active_ms: now_ms,

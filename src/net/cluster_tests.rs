@@ -9,7 +9,7 @@ use crate::borrow::{Loan, Wants};
 use crate::cluster::Roles;
 use crate::command::{Owned, table};
 use crate::config::Config;
-use crate::log::durability::{LANES_MAX, Lane, LaneMap, Lanes, Progress};
+use crate::log::durability::{Lane, LaneMap, Lanes, Progress};
 use crate::log::feed::{Content, Seq};
 use crate::net::forward::Atomic;
 use crate::resp::Version;
@@ -318,8 +318,7 @@ fn replies_that_wait_for_what_has_moved_are_not_sent() {
 /// Two lanes: these partitions, of which replicas have received so much, and the others, of which they have nothing.
 fn ahead(partitions: &[u16], replicated: Seq) -> Message {
     let of = (0..PARTITIONS).map(|partition| partitions.contains(&partition) as u8).collect();
-    let mut lanes = [Lane::default(); LANES_MAX];
-    lanes[1].replicated = replicated;
+    let lanes = Box::new([Lane::default(), Lane { replicated, ..Lane::default() }]);
     let lanes = Some(Arc::new(Lanes { map: Arc::new(LaneMap { number: 1, of }), lanes }));
     Message::Progress(Progress { lanes, ..Progress::default() })
 }

@@ -348,6 +348,8 @@ impl Pump {
     /// Lets every core run a request, each on its own keys.
     fn split(&mut self, index: u32, request: &Request, args: &[&[u8]]) {
         let (merge, cores): (_, Vec<CoreId>) = match request.row.command.reach {
+            // To its clients a core is a node: they count, and gather, over all of them.
+            Reach::Every(merge) if self.is_of_core(index) => (merge, vec![self.me]),
             Reach::Every(merge) => (merge, (0..self.engine.router.cores()).collect()),
             Reach::Listeners(kind) => {
                 let mut cores: Vec<CoreId> = self.engine.pubsub.interest().cores_of(kind, args[1]).collect();

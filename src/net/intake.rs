@@ -262,7 +262,7 @@ impl Pump {
 
     /// Lets a READONLY connection read from copies: those of one core.
     fn read_copy(&mut self, index: u32, start: u32, row: &'static Row, owned: Owned) {
-        let (way, key) = self.route(row, start);
+        let (way, key) = self.route(index, row, start);
         self.push_request(index, start, row, way, key, owned);
         if let Some(request) = self.window.requests.last_mut() {
             // Whether it is used says nothing about how it is used where it is led.
@@ -314,7 +314,7 @@ impl Pump {
         if connection.session.multi.is_some() && !runs_in_multi(row) {
             return self.queue(index, start, row, owned);
         }
-        let (way, key) = self.route(row, start);
+        let (way, key) = self.route(index, row, start);
         let alone = match &way {
             Way::Session => !row.command.flags.has(Flags::PIPELINED),
             Way::Borrow => true,
@@ -442,7 +442,7 @@ impl Pump {
     }
 
     /// Finds the core that has to execute a request.
-    fn route(&self, row: &'static Row, start: u32) -> (Way, Option<RequestKey>) {
+    fn route(&self, index: u32, row: &'static Row, start: u32) -> (Way, Option<RequestKey>) {
         let args = &self.window.args[start as usize..];
         let command = row.command;
         if let Handler::Session(_) = command.handler {
@@ -474,6 +474,7 @@ impl Pump {
                 Some(_) => Way::Split,
                 None => Way::Publish,
             },
+            (Reach::Cursor, _) if self.is_of_core(index) => Way::Local,
             (Reach::Cursor, _) => match generic::scan::scan_partition(args) {
                 Some(partition) if partition < router.partitions() && router.owner(partition) != self.me => {
                     Way::Forward(router.owner(partition))
@@ -483,6 +484,11 @@ impl Pump {
             _ => Way::Local,
         };
         (way, known)
+    }
+
+    /// Whether the client takes this core for a node.
+    pub(super) fn is_of_core(&self, index: u32) -> bool {
+        self.connections[index as usize].as_deref().is_some_and(|connection| connection.session.own_core)
     }
 
     #[inline]

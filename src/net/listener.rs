@@ -64,7 +64,8 @@ pub fn open(config: &Config) -> Result<Vec<Listener>, ListenError> {
             for core in std::iter::once(None).chain(cores.map(Some)) {
                 match open_tcp(address, core, config) {
                     Ok(listener) => listeners.push(listener),
-                    Err(_) if optional => {}
+                    // What clients are told of has to be there.
+                    Err(_) if optional && core.is_none() => break,
                     Err(error) => return Err(error),
                 }
             }

@@ -1,7 +1,8 @@
 //! What an operator does to a cluster, from outside: `keyloom cluster create|join|status|failover|force-promote`.
 //!
 //! Each of these talks to nodes as any client does, with commands that anybody could type: `CLUSTER CREATE`, `CLUSTER JOIN`,
-//! `CLUSTER BEGIN`, `CLUSTER STATUS`, `CLUSTER FAILOVER`, `CLUSTER FORCE-PROMOTE`. So they work through the same passwords and addresses as clients do.
+//! `CLUSTER BEGIN`, `CLUSTER STATUS`, `CLUSTER FAILOVER`, `CLUSTER FORCE-PROMOTE`. So they work through the same passwords and
+//! addresses as clients do.
 //!
 //! Plain blocking code; no state.
 
@@ -69,10 +70,13 @@ enum Action {
         /// Address of the node
         #[arg(value_name = "HOST:PORT")]
         node: String,
-        /// Let partitions of which the node has no complete copy begin empty
+        /// Numbers of the nodes that are lost for good, as 'keyloom cluster status' shows them
+        #[arg(long, required = true, value_delimiter = ',', value_name = "NUMBER")]
+        lost: Vec<u64>,
+        /// Let partitions of which the node has no complete copy begin empty, also if another living node has one that was left behind
         #[arg(long)]
         empty: bool,
-        /// Do it: the nodes that had everything never come back
+        /// Do it: these nodes never come back
         #[arg(long)]
         yes: bool,
     },
@@ -121,12 +125,15 @@ pub fn run(args: &ClusterArgs, out: &mut impl Write) -> Result<(), OperatorError
             connect(node)?.ask(&["CLUSTER", "FAILOVER"])?;
             let _ = writeln!(out, "{node} asks for all roles that it could have");
         }
-        Action::ForcePromote { node, empty, yes: false } => {
+        Action::ForcePromote { node, empty, yes: false, .. } => {
             return Err(OperatorError::NotConfirmed { node: node.clone(), empty: *empty });
         }
-        Action::ForcePromote { node, empty, yes: true } => {
-            let command: &[&str] = &["CLUSTER", "FORCE-PROMOTE", "EMPTY"];
-            let promoted = connect(node)?.number(&command[..2 + usize::from(*empty)])?;
+        Action::ForcePromote { node, lost, empty, yes: true } => {
+            let lost: Vec<String> = lost.iter().map(u64::to_string).collect();
+            let mut command = vec!["CLUSTER", "FORCE-PROMOTE"];
+            command.extend(empty.then_some("EMPTY"));
+            command.extend(lost.iter().map(String::as_str));
+            let promoted = connect(node)?.number(&command)?;
             let _ = writeln!(out, "{node} leads {promoted} partitions that nobody led");
         }
     }

@@ -120,8 +120,8 @@ pub enum Command {
     /// Who is in sync. Each is decided for itself.
     SetInSync { changes: Vec<InSyncChange> },
     /// The way out when all that were in sync are lost: whoever orders this gives up what only those had. All of them, or none,
-    /// and only partitions that have no primary.
-    ForceLead { forced: Vec<Force>, to: Member },
+    /// and only partitions that have no primary and whose last in-sync set consists of `lost` nodes, and of this one.
+    ForceLead { forced: Vec<Force>, to: Member, lost: Vec<NodeId> },
 }
 
 /// What comes of a command. The same on every node.
@@ -218,6 +218,9 @@ impl Profile {
         if self.weight == 0 || self.weight as u32 > WEIGHT_MAX {
             return Err("a weight is out of bounds");
         }
+        if usize::from(self.cores) > PARTITIONS_MAX {
+            return Err("there are more cores than partitions");
+        }
         if self.core_port > 0 && (self.cores == 0 || self.core_port.checked_add(self.cores - 1).is_none()) {
             return Err("the ports of cores are out of bounds");
         }
@@ -288,6 +291,7 @@ impl Command {
             }
             Command::Lead { moves, .. } => check_order(moves.iter().map(|change| change.partition)),
             Command::SetInSync { changes } => check_in_sync(changes),
+            Command::ForceLead { lost, .. } if lost.len() > NODES_MAX => Err("there are too many nodes in a command"),
             Command::ForceLead { forced, .. } => check_order(forced.iter().map(|force| force.partition)),
             Command::Remove { .. } => Ok(()),
         }
@@ -305,7 +309,7 @@ impl fmt::Display for Command {
             Command::Promote { dead, .. } => write!(f, "promote for {} dead nodes", dead.len()),
             Command::Lead { moves, to } => write!(f, "node {} leads {} partitions", to.node, moves.len()),
             Command::SetInSync { changes } => write!(f, "who is in sync in {} partitions", changes.len()),
-            Command::ForceLead { forced, to } => {
+            Command::ForceLead { forced, to, .. } => {
                 write!(f, "node {} leads {} partitions by force", to.node, forced.len())
             }
         }

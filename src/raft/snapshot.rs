@@ -32,7 +32,7 @@ struct StoredContent {
 }
 
 /// The version of snapshots with partitions that may begin from nothing.
-const FORCED_VERSION: u8 = 2;
+const FORCED_VERSION: u8 = 4;
 const _: () = assert!(FORCED_VERSION != stored::VERSION);
 
 #[derive(Archive, Serialize, Deserialize)]

@@ -155,7 +155,7 @@ impl State {
             Command::Promote { starts, dead, ready } => self.promote(*starts, dead, ready),
             Command::Lead { moves, to } => self.lead(moves, *to),
             Command::SetInSync { changes } => Ok(self.set_in_sync(changes)),
-            Command::ForceLead { forced, to } => self.force_lead(forced, *to),
+            Command::ForceLead { forced, to, lost } => self.force_lead(forced, *to, lost),
         };
         result.unwrap_or_else(Reply::Refused)
     }
@@ -359,11 +359,11 @@ impl State {
         Reply::InSync { changed, stale: changes.len() as u32 - changed }
     }
 
-    fn force_lead(&mut self, forced: &[Force], to: Member) -> Result<Reply, Refusal> {
+    fn force_lead(&mut self, forced: &[Force], to: Member, lost: &[NodeId]) -> Result<Reply, Refusal> {
         self.check_member(to)?;
         // All of them or none: who gives something up is to know what.
         for force in forced {
-            self.check_force(force, to.node)?;
+            self.check_force(force, to.node, lost)?;
         }
         for Force { partition, from_nothing, .. } in forced {
             let partition = self.placed_mut(*partition)?;
@@ -375,7 +375,7 @@ impl State {
         Ok(Reply::Forced { partitions: forced.len() as u32 })
     }
 
-    fn check_force(&self, force: &Force, to: NodeId) -> Result<(), Refusal> {
+    fn check_force(&self, force: &Force, to: NodeId, lost: &[NodeId]) -> Result<(), Refusal> {
         let id = force.partition;
         let partition = self.partition(id).filter(|partition| partition.epoch > 0);
         let partition = partition.ok_or(Refusal::UnknownPartition(id))?;
@@ -388,7 +388,11 @@ impl State {
         if !partition.replicas.contains(&to) {
             return Err(Refusal::NotAReplica { partition: id, node: to });
         }
-        Ok(())
+        // What somebody has who may come back is not given up.
+        match partition.in_sync.iter().find(|node| **node != to && !lost.contains(node)) {
+            Some(&node) => Err(Refusal::StillInSync { partition: id, node }),
+            None => Ok(()),
+        }
     }
 
     /// The partitions that may have begun from nothing: what the stored form of a state lacks.

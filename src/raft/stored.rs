@@ -27,7 +27,7 @@ use super::command::{
 use super::types::{Entry, LeaderId, LogId, Membership, MembershipAt, Payload, Peer, Vote};
 
 /// The version of everything in here; what has another form has a version beside it, as snapshots do ([`super::snapshot`]).
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 3;
 
 /// Largest record or snapshot. A placement of all partitions is about a megabyte.
 pub const STORED_BYTES_MAX: usize = 8 << 20;

@@ -51,7 +51,8 @@ fn commands() -> impl Strategy<Value = Command> {
         (any::<u64>(), members(), members()).prop_map(|(starts, dead, ready)| Command::Promote { starts, dead, ready }),
         (prop::collection::vec(moves, 0..6), member.clone()).prop_map(|(moves, to)| Command::Lead { moves, to }),
         prop::collection::vec(change, 0..6).prop_map(|changes| Command::SetInSync { changes }),
-        (prop::collection::vec(force, 0..6), member).prop_map(|(forced, to)| Command::ForceLead { forced, to }),
+        (prop::collection::vec(force, 0..6), member, prop::collection::vec(0..9u64, 0..4))
+            .prop_map(|(forced, to, lost)| Command::ForceLead { forced, to, lost }),
     ]
 }
 

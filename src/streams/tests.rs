@@ -487,7 +487,7 @@ fn force(state: &State, from_nothing: bool) -> State {
     let mut state = state.clone();
     let epoch = state.partition(0).unwrap().epoch;
     let forced = vec![Force { partition: 0, epoch, from_nothing }];
-    assert_eq!(state.apply(&Command::ForceLead { forced, to: to(2) }), Reply::Forced { partitions: 1 });
+    assert_eq!(state.apply(&Command::ForceLead { forced, to: to(2), lost: vec![1] }), Reply::Forced { partitions: 1 });
     state
 }
 

@@ -60,23 +60,35 @@ fn error(reply: Option<Value>) -> String {
     }
 }
 
-fn force_promote(cluster: &Cluster, node: usize, more: &[&str]) -> Output {
+fn force_promote(cluster: &Cluster, node: usize, lost: &str, more: &[&str]) -> Output {
     let address = cluster.nodes[node].addr().to_string();
     let mut command = Command::new(env!("CARGO_BIN_EXE_keyloom"));
-    command.args(["cluster", "force-promote", &address]).args(more).output().unwrap()
+    command.args(["cluster", "force-promote", &address, "--lost", lost]).args(more).output().unwrap()
+}
+
+/// The number that a node has in the cluster.
+fn number_of(cluster: &Cluster, node: usize) -> String {
+    let Some(Value::Bulk(text)) = cluster.ask(node, &["CLUSTER", "STATUS"]) else { panic!("it says nothing") };
+    serde_json::from_slice::<serde_json::Value>(&text).unwrap()["me"].to_string()
 }
 
 /// Two copies of everything. One node dies, the other ones go on and write; then one of them dies for good, and the first one is back.
-/// Which slots nobody leads then, and how many partitions that is. `before_it_is_back` sees the directory of the first one.
-fn lose(cluster: &mut Cluster, before_it_is_back: impl FnOnce(&std::path::Path)) -> (Vec<bool>, u64) {
+/// Which slots nobody leads then, how many partitions that is, and the number of the lost node. `before_it_is_back` sees the directory of the first one.
+fn lose(cluster: &mut Cluster, before_it_is_back: impl FnOnce(&std::path::Path)) -> (Vec<bool>, u64, String) {
+    let number = number_of(cluster, LOST);
     write_all(cluster, &[STAYS, LOST, STALE], "quorum-disk", "old");
     cluster.kill(STALE);
     wait_until("others lead everything", || {
         cluster.slots_of(STAYS).is_some_and(|slots| slots.iter().all(|leader| leader.is_some_and(|node| node != STALE)))
     });
     write_all(cluster, &[STAYS, LOST], "memory", "new");
+    // What it leads, and the other one has a copy of, is there.
+    let mut client = cluster.nodes[LOST].client();
+    let followed = cluster.key_led_by(LOST, "waited");
+    assert_eq!(client.call(&["SET", &followed, "v"]), ok());
+    assert_eq!(client.call(&["WAIT", "1", "10000"]), Value::Int(1));
     cluster.kill(LOST);
-    let reply = cluster.nodes[STAYS].client().call(&["CLUSTER", "FORCE-PROMOTE"]);
+    let reply = cluster.nodes[STAYS].client().call(&["CLUSTER", "FORCE-PROMOTE", &number]);
     let said = error(Some(reply));
     assert!(said.starts_with("ERR raft does not answer, nothing is promoted"), "{said}");
     before_it_is_back(cluster.nodes[STALE].dir());
@@ -96,7 +108,7 @@ fn lose(cluster: &mut Cluster, before_it_is_back: impl FnOnce(&std::path::Path))
         partitions > 0 && count == stuck * u64::from(SLOTS) / partitions
     });
     assert!(keys().any(|key| slots[slot_of(key.as_bytes()) as usize]), "no key is lost");
-    (slots, stuck)
+    (slots, stuck, number)
 }
 
 fn wait_served(cluster: &Cluster, at: &[usize]) {
@@ -110,25 +122,29 @@ const ARGS: [&str; 6] = ["--cluster-copies", "2", "--appendonly", "yes", "--appe
 #[test]
 fn a_copy_that_was_left_behind_leads_by_force() {
     let mut cluster = Cluster::local(3, &ARGS);
-    let (lost, stuck) = lose(&mut cluster, |_| ());
+    let (lost, stuck, number) = lose(&mut cluster, |_| ());
     let left = [STAYS, STALE];
     // One that has no copy of that cannot lead it, and nobody gives up anything by mistake.
-    let said = error(cluster.ask(STAYS, &["CLUSTER", "FORCE-PROMOTE"]));
+    let said = error(cluster.ask(STAYS, &["CLUSTER", "FORCE-PROMOTE", &number]));
     assert!(said.starts_with("ERR nothing to promote"), "{said}");
-    assert_eq!(error(cluster.ask(STALE, &["CLUSTER", "FORCE-PROMOTE", "NOW"])), "ERR syntax error");
-    let output = force_promote(&cluster, STALE, &[]);
+    // As long as the node that had everything is not said to be lost, it is waited for.
+    let other = number_of(&cluster, STAYS);
+    let said = error(cluster.ask(STALE, &["CLUSTER", "FORCE-PROMOTE", "EMPTY", &other]));
+    let kept = format!("of {stuck} everything is on nodes that are not said to be lost: {{{number}}}");
+    assert!(said.starts_with("ERR nothing to promote") && said.contains(&kept), "{said}");
+    let output = force_promote(&cluster, STALE, &number, &[]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("every write is lost") && said.contains("--yes"), "{said}");
     assert_eq!(cluster.status_of(STAYS).map(|status| status.partitions - status.served), Some(stuck));
 
-    let output = force_promote(&cluster, STALE, &["--yes"]);
+    let output = force_promote(&cluster, STALE, &number, &["--yes"]);
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success() && said.contains(&format!("leads {stuck} partitions that nobody led")), "{said}");
     wait_served(&cluster, &left);
     check_all(&cluster, &left, &lost, &bulk("old"), &bulk("new"));
     let log = cluster.nodes[STALE].log();
-    assert!(log.contains("this node leads by force") && log.contains("after epoch"), "{log}");
-    let said = error(cluster.ask(STALE, &["CLUSTER", "FORCE-PROMOTE", "empty"]));
+    assert!(log.contains("asks to lead by force") && log.contains("after epoch"), "{log}");
+    let said = error(cluster.ask(STALE, &["CLUSTER", "FORCE-PROMOTE", "empty", &number]));
     assert!(said.starts_with("ERR nothing to promote"), "{said}");
     write_all(&cluster, &left, "memory", "newer");
     check_all(&cluster, &left, &lost, &bulk("newer"), &bulk("newer"));
@@ -143,17 +159,17 @@ fn a_copy_that_was_left_behind_leads_by_force() {
 #[test]
 fn what_nobody_has_whole_begins_empty_and_lasts() {
     let mut cluster = Cluster::local(3, &ARGS);
-    let (lost, stuck) = lose(&mut cluster, |dir| {
+    let (lost, stuck, number) = lose(&mut cluster, |dir| {
         // It does not know any more which of its copies are whole.
         std::fs::remove_file(dir.join("cluster/whole-partitions")).unwrap();
     });
     let left = [STAYS, STALE];
-    let said = error(cluster.ask(STALE, &["CLUSTER", "FORCE-PROMOTE"]));
+    let said = error(cluster.ask(STALE, &["CLUSTER", "FORCE-PROMOTE", &number]));
     assert!(said.starts_with("ERR nothing to promote") && said.contains(&format!("of {stuck} it has")), "{said}");
-    let output = force_promote(&cluster, STALE, &["--empty"]);
+    let output = force_promote(&cluster, STALE, &number, &["--empty"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("begin empty"), "{said}");
-    let output = force_promote(&cluster, STALE, &["--empty", "--yes"]);
+    let output = force_promote(&cluster, STALE, &number, &["--empty", "--yes"]);
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success() && said.contains(&format!("leads {stuck} partitions that nobody led")), "{said}");
     wait_served(&cluster, &left);

@@ -37,6 +37,8 @@ pub fn scan(ctx: &mut Ctx, args: Args, reply: &mut Reply) -> Result<(), Error> {
 /// Goes on from `cursor` until enough entries were visited; returns the next cursor.
 fn walk(ctx: &mut Ctx, cursor: u64, options: &WalkOptions, mut found: impl FnMut(&[u8])) -> u64 {
     let range = ctx.shard.partitions();
+    // Only a client to whom this core is a node begins elsewhere than at the first core.
+    let cursor = if cursor == 0 { u64::from(range.start) << 32 } else { cursor };
     let (mut partition, mut position) = (cursor >> 32, cursor as u32);
     // A cursor that this node never gave out: nothing is there.
     if !range.contains(&(partition.min(u16::MAX as u64) as u16)) || partition > u16::MAX as u64 {

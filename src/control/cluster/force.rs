@@ -11,7 +11,7 @@
 //!
 //! Owned by the control core.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -39,9 +39,8 @@ pub(in crate::control) enum ForceError {
     NoCluster,
     #[error("this node has not registered with its cluster yet: a majority of voters is needed for that")]
     NotRegistered,
-    /// As many partitions have no primary and an incomplete copy here.
-    #[error("nothing to promote: there is no partition without a primary of which this node has a complete copy{}", of_incomplete(*.0))]
-    Nothing(usize),
+    #[error("nothing to promote: there is no partition without a primary of which this node has a complete copy{}", of_others(.0))]
+    Nothing(Others),
     #[error("raft does not answer, nothing is promoted: {0}")]
     NoMajority(ProposeError),
     #[error("this node is behind with raft's log, nothing is promoted")]
@@ -52,34 +51,55 @@ pub(in crate::control) enum ForceError {
     InDoubt(String),
 }
 
-fn of_incomplete(count: usize) -> String {
-    if count == 0 {
-        return String::new();
+/// Partitions without a primary that are left as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::control) struct Others {
+    /// Of as many there is an incomplete copy here.
+    incomplete: usize,
+    /// Of as many these nodes had everything, which are not said to be lost.
+    kept: usize,
+    keepers: BTreeSet<NodeId>,
+}
+
+fn of_others(Others { incomplete, kept, keepers }: &Others) -> String {
+    let mut text = String::new();
+    if *kept > 0 {
+        let _ = write!(text, "; of {kept} everything is on nodes that are not said to be lost: {keepers:?}");
     }
-    format!("; of {count} it has an incomplete one: with EMPTY these begin empty")
+    if *incomplete > 0 {
+        let _ = write!(text, "; of {incomplete} it has an incomplete one: with EMPTY these begin empty");
+    }
+    text
 }
 
 /// What is given up together: the last in-sync set, and whether it begins empty.
 type GivenUp = BTreeMap<(Vec<NodeId>, bool), Vec<Force>>;
 
 impl Member {
-    /// The partitions that nobody leads and of which this node has a complete copy, or any copy, by what is given up with them.
-    fn orphans(&self, empty: bool) -> Result<GivenUp, ForceError> {
+    /// The partitions that nobody leads, all of whose last in-sync set is lost, and of which this node has a complete copy, or any
+    /// copy; by what is given up with them.
+    fn orphans(&self, lost: &[NodeId], empty: bool) -> Result<GivenUp, ForceError> {
         let streams = self.streams.borrow();
         let follower = &streams.as_ref().ok_or(ForceError::NotRegistered)?.follower;
-        let (mut orphans, mut incomplete) = (GivenUp::new(), 0);
+        let (mut orphans, mut others) = (GivenUp::new(), Others::default());
         let state = self.reader.state();
         let has = (0..).zip(state.partitions()).filter(|(_, is)| is.replicas.contains(&self.me));
         for (partition, is) in has.filter(|(_, is)| is.epoch > 0 && is.primary.is_none()) {
+            let keepers = is.in_sync.iter().filter(|node| **node != self.me && !lost.contains(node));
+            others.keepers.extend(keepers.clone());
+            if keepers.count() > 0 {
+                others.kept += 1;
+                continue;
+            }
             let from_nothing = !follower.is_complete(partition);
             if from_nothing && !empty {
-                incomplete += 1;
+                others.incomplete += 1;
                 continue;
             }
             let force = Force { partition, epoch: is.epoch, from_nothing };
             orphans.entry((is.in_sync.clone(), from_nothing)).or_default().push(force);
         }
-        if orphans.is_empty() { Err(ForceError::Nothing(incomplete)) } else { Ok(orphans) }
+        if orphans.is_empty() { Err(ForceError::Nothing(others)) } else { Ok(orphans) }
     }
 
     /// How many of these this node leads.
@@ -119,17 +139,23 @@ impl Member {
 }
 
 impl Control {
-    /// This node leads, by force, what nobody leads and it has a complete copy of; with `empty` also the others that it has copies
-    /// of. How many of these it leads then.
-    pub(in crate::control) async fn force_promote(self: &Rc<Self>, empty: bool) -> Result<usize, ForceError> {
+    /// This node leads, by force, what nobody leads, only lost nodes had everything of, and it has a complete copy of; with `empty`
+    /// also the others that it has copies of. How many of these it leads then.
+    pub(in crate::control) async fn force_promote(
+        self: &Rc<Self>,
+        lost: Vec<NodeId>,
+        empty: bool,
+    ) -> Result<usize, ForceError> {
         let member = self.member().ok_or(ForceError::NoCluster)?;
         member.catch_up().await?;
-        let orphans = member.orphans(empty)?;
+        let orphans = member.orphans(&lost, empty)?;
         let to = member.reader.state().member(member.me).ok_or(ForceError::NotRegistered)?;
         member.outlast_leases().await?;
         let mut forced: Vec<Force> = orphans.values().flatten().copied().collect();
         forced.sort_unstable_by_key(|force| force.partition);
-        let command = Command::ForceLead { forced: forced.clone(), to };
+        let command = Command::ForceLead { forced: forced.clone(), to, lost };
+        // What is known only if it is done may not be known.
+        warn_of(&orphans);
         match member.propose(command, PROPOSE_PATIENCE).await {
             Ok(Proposed { reply: Reply::Forced { .. }, .. }) => {}
             Ok(Proposed { reply: Reply::Refused(why), .. }) => return Err(ForceError::Refused(why)),
@@ -137,7 +163,7 @@ impl Control {
             Err(error) if error.is_certain() => return Err(ForceError::NoMajority(error)),
             Err(error) => return Err(ForceError::InDoubt(error.to_string())),
         }
-        warn_of(&orphans);
+        tracing::warn!(partitions = forced.len(), "this node leads by force");
         is_soon(LEAD_PATIENCE, || member.leads_of(&forced) == forced.len()).await;
         Ok(member.leads_of(&forced))
     }
@@ -155,7 +181,7 @@ async fn is_soon(patience: Duration, is_so: impl Fn() -> bool) -> bool {
     true
 }
 
-/// Says what was given up.
+/// Says what is given up.
 fn warn_of(orphans: &GivenUp) {
     for ((in_sync, from_nothing), forced) in orphans {
         let mut partitions = String::new();
@@ -168,7 +194,7 @@ fn warn_of(orphans: &GivenUp) {
             empty = from_nothing,
             count = forced.len(),
             partitions,
-            "this node leads by force: what only the nodes had that were in sync last, is given up"
+            "this node asks to lead by force: what only the nodes had that were in sync last, is given up with that"
         );
     }
 }
@@ -181,8 +207,10 @@ mod tests {
     fn what_is_wrong_is_said() {
         let nothing =
             "nothing to promote: there is no partition without a primary of which this node has a complete copy";
-        assert_eq!(ForceError::Nothing(0).to_string(), nothing);
+        assert_eq!(ForceError::Nothing(Others::default()).to_string(), nothing);
+        let kept = "; of 2 everything is on nodes that are not said to be lost: {4, 7}";
         let incomplete = "; of 3 it has an incomplete one: with EMPTY these begin empty";
-        assert_eq!(ForceError::Nothing(3).to_string(), format!("{nothing}{incomplete}"));
+        let others = Others { incomplete: 3, kept: 2, keepers: BTreeSet::from([7, 4]) };
+        assert_eq!(ForceError::Nothing(others).to_string(), format!("{nothing}{kept}{incomplete}"));
     }
 }

@@ -29,7 +29,7 @@ use crate::raft::command::{COUNT_MAX, NodeId};
 use crate::raft::stored::{self, StoredError};
 
 /// The version of the messages behind the handshake.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Longest name of a cluster.
 pub const CLUSTER_BYTES_MAX: usize = 64;
@@ -261,8 +261,8 @@ mod tests {
         for other in [&b""[..], b"Secret", b"secrets"] {
             assert_eq!(shake(&one, &identity("c", 2, other), 2), Err(Refused::Secret));
         }
-        let hello = Hello { version: 2, ..one.hello(2, false, [1; 32]) };
-        assert_eq!(two.welcome(&hello, [2; 32]), Err(Refused::Version(1)));
+        let hello = Hello { version: PROTOCOL_VERSION + 1, ..one.hello(2, false, [1; 32]) };
+        assert_eq!(two.welcome(&hello, [2; 32]), Err(Refused::Version(PROTOCOL_VERSION)));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub fn promote(
         |node: NodeId| nodes.get(&node).is_some_and(|standing| standing.ready && standing.is_fresh(settings, now_ms));
     let any_dead = nodes.values().any(|standing| standing.dead_ms.is_some());
     let placed = || state.partitions().iter().filter(|partition| partition.epoch > 0);
-    // This is asked a hundred times a second, and nearly always nobody is dead.
+    // This is asked fifty times a second, and nearly always nobody is dead.
     let orphans = || placed().filter(|partition| partition.primary.is_none_or(|primary| any_dead && is_dead(primary)));
     let is_lost = |node| nodes.get(&node).is_some_and(|standing| standing.dead_for(now_ms, DEPOSE_AFTER_MS));
     let due = |partition: &Partition| {

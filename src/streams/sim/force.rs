@@ -31,7 +31,8 @@ impl World {
         }
         let Some(&to) = self.raft.members(&[n]).first() else { return };
         let from_nothing = !self.is_whole(n, p);
-        let command = Command::ForceLead { forced: vec![Force { partition: p, epoch: known.epoch, from_nothing }], to };
+        let forced = vec![Force { partition: p, epoch: known.epoch, from_nothing }];
+        let command = Command::ForceLead { forced, to, lost: known.in_sync };
         let reply = self.raft.execute(command.clone());
         self.say(|| format!("agreed: {command:?} -> {reply:?}"));
         assert_eq!(reply, Reply::Forced { partitions: 1 });
