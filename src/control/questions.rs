@@ -120,7 +120,7 @@ impl Control {
                 self.answer(core, ask, part, done.map_or_else(failed, |()| LogAnswer::Done));
             }
             LogAsk::ClusterStatus => {
-                let status = self.cluster_status();
+                let status = self.cluster_status().map(|status| status.to_string());
                 self.answer(core, ask, part, status.map_or_else(LogAnswer::Failed, LogAnswer::Text));
             }
             LogAsk::Numbers => {

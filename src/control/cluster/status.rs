@@ -1,15 +1,19 @@
-//! What an operator is shown of the cluster: CLUSTER STATUS, as JSON.
+//! What an operator is shown of the cluster: CLUSTER STATUS, as JSON; the admin endpoint has the same.
 //!
 //! Owned by the control core.
 
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
 use openraft_rt::WatchReceiver;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::control::Control;
+use crate::raft::state::Partition;
 
 impl Control {
     /// What this node knows of its cluster.
-    pub(in crate::control) fn cluster_status(&self) -> Result<String, String> {
+    pub(crate) fn cluster_status(&self) -> Result<Value, String> {
         let member = self.member().ok_or("this node is in no cluster of several nodes")?;
         let metrics = member.raft.metrics().borrow_watched().clone();
         let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
@@ -51,7 +55,8 @@ impl Control {
         let few = shown.as_ref().map_or(0, |view| {
             (0..partitions.len() as u16).filter(|&partition| view.roles(partition).few_in_sync).count()
         });
-        let status = json!({
+        Ok(json!({
+            "name": self.config().cluster_name,
             "me": member.me,
             "raft_leader": metrics.current_leader,
             "raft_term": metrics.current_term,
@@ -72,7 +77,64 @@ impl Control {
                 "plan_error": governor.plan_error.map(|error| error.to_string()),
             })),
             "nodes": nodes,
-        });
-        Ok(status.to_string())
+            "roles": roles(partitions),
+        }))
+    }
+}
+
+/// Partitions with equal roles are named together, so that a cluster of few nodes needs few words for many of them.
+fn roles(partitions: &[Partition]) -> Vec<Value> {
+    let mut equal: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+    for (number, partition) in partitions.iter().enumerate() {
+        let Partition { epoch, primary, replicas, in_sync, .. } = partition;
+        // None comes first: what nobody leads is what is looked for.
+        equal.entry((*primary, replicas, in_sync, *epoch)).or_default().push(number);
+    }
+    let show = |((primary, replicas, in_sync, epoch), numbers): (_, Vec<usize>)| {
+        let (count, partitions) = (numbers.len(), ranges(&numbers));
+        json!({
+            "primary": primary, "replicas": replicas, "in_sync": in_sync, "epoch": epoch,
+            "count": count, "partitions": partitions,
+        })
+    };
+    equal.into_iter().map(show).collect()
+}
+
+/// Ascending numbers as `0-3,7`.
+fn ranges(numbers: &[usize]) -> String {
+    let mut text = String::new();
+    for range in numbers.chunk_by(|one, next| one + 1 == *next) {
+        let comma = if text.is_empty() { "" } else { "," };
+        let _ = match range {
+            [one] => write!(text, "{comma}{one}"),
+            [first, .., last] => write!(text, "{comma}{first}-{last}"),
+            [] => Ok(()),
+        };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_with_equal_roles_are_named_together() {
+        let led_by = |primary, epoch| Partition {
+            epoch,
+            primary,
+            replicas: vec![1, 2],
+            in_sync: vec![1],
+            ..Partition::default()
+        };
+        let partitions =
+            [led_by(Some(1), 3), led_by(Some(1), 3), led_by(Some(2), 3), led_by(Some(1), 3), led_by(None, 4)];
+        let group = |primary: Option<u64>, epoch, count, partitions| {
+            json!({"primary": primary, "replicas": [1, 2], "in_sync": [1], "epoch": epoch, "count": count,
+                "partitions": partitions})
+        };
+        let groups = [group(None, 4, 1, "4"), group(Some(1), 3, 3, "0-1,3"), group(Some(2), 3, 1, "2")];
+        assert_eq!(roles(&partitions), groups);
+        assert_eq!(roles(&[]), [Value::Null; 0]);
     }
 }
