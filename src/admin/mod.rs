@@ -1,10 +1,12 @@
-//! What operators see: the log, the checks of the machine, numbers of the process and the metrics text.
+//! What operators see: the log, the checks of the machine, numbers of the process, the metrics text and the page of the
+//! cluster.
 
 pub mod doctor;
 pub mod http;
 pub mod limits;
 pub mod logging;
 pub mod metrics;
+pub mod page;
 pub mod process;
 
 use crate::config::{Config, SetError};
