@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what tests and benchmarks compare with and connect from: redis-server, memcached and Valkey, and the clients
-# redis-cli, redis-py, ioredis and node-redis, and a browser. What is there already is left alone, so a second run is quick and needs
-# no network. Debian packages go to the system (as root, or with sudo); Python and node packages to target/clients.
+# Installs what tests and benchmarks compare with and connect from: redis-server, memcached and Valkey, the clients
+# redis-cli, redis-py, ioredis and node-redis, and a browser. What is there already is left alone, so a second run is quick
+# and needs no network. Debian packages go to the system (as root, or with sudo); Python and node packages to
+# target/clients.
 set -euo pipefail
 # shellcheck source=scripts/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
