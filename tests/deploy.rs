@@ -142,7 +142,7 @@ fn the_service_is_what_systemd_takes() {
         assert!(directive(&unit, "SystemCallFilter")[0].split(' ').any(|word| word == call), "{call}");
     }
     let stop_s: u64 = directive(&unit, "TimeoutStopSec")[0].parse().unwrap();
-    assert!(stop_s > load(&[]).shutdown_timeout_s as u64 + 10, "the end of a node may take that long");
+    assert!(stop_s > load(&[]).shutdown_timeout_s + 10, "the end of a node may take that long");
     // It wants a program that is there.
     let scratch = Scratch::new("unit");
     let copy = scratch.0.join("keyloom.service");

@@ -8,6 +8,7 @@ use std::fmt::Write;
 use openraft_rt::WatchReceiver;
 use serde_json::{Value, json};
 
+use crate::cluster::NodeId;
 use crate::control::Control;
 use crate::raft::state::Partition;
 
@@ -26,12 +27,13 @@ impl Control {
                 (streams.leader.lags(self.steady_ms()), streams.leader.handing_over())
             });
         let governor = member.seat.status(self.now_ms());
-        let count = |of: &dyn Fn(&crate::raft::state::Partition) -> bool| partitions.iter().filter(|p| of(p)).count();
+        let parts = parts(partitions);
         let nodes: Vec<_> = state
             .nodes()
             .iter()
             .map(|node| {
                 let (id, profile) = (node.id, &node.profile);
+                let part = parts.get(&id).copied().unwrap_or_default();
                 let lag = lags.iter().find(|lag| lag.node == id && lag.following + lag.copying > 0);
                 json!({
                     "node": id,
@@ -43,9 +45,9 @@ impl Control {
                     "weight": profile.weight,
                     "incarnation": node.incarnation,
                     "raft": if voters.contains(&id) { "voter" } else { "learner" },
-                    "leads": count(&|partition| partition.primary == Some(id)),
-                    "holds": count(&|partition| partition.replicas.contains(&id)),
-                    "in_sync": count(&|partition| partition.in_sync.contains(&id)),
+                    "leads": part.leads,
+                    "holds": part.holds,
+                    "in_sync": part.in_sync,
                     "lag_ms": lag.map(|lag| lag.ms),
                     "lag_bytes": lag.map(|lag| lag.bytes),
                     "state": if self.is_dead(id) { "dead" } else { "alive" },
@@ -62,7 +64,7 @@ impl Control {
             "raft_term": metrics.current_term,
             "raft_applied": member.reader.applied().map(|id| id.index),
             "partitions": partitions.len(),
-            "served": count(&|partition| partition.primary.is_some()),
+            "served": partitions.iter().filter(|partition| partition.primary.is_some()).count(),
             "few_in_sync": few,
             "copies": usize::from(self.config().cluster_copies).min(state.nodes().len()),
             "lease_ms": self.lease_left_ms(),
@@ -80,6 +82,25 @@ impl Control {
             "roles": roles(partitions),
         }))
     }
+}
+
+/// Of how many partitions a node has what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Part {
+    leads: usize,
+    holds: usize,
+    in_sync: usize,
+}
+
+/// Counted in one pass: for each node by itself, a large cluster would hold up the control core.
+fn parts(partitions: &[Partition]) -> BTreeMap<NodeId, Part> {
+    let mut parts: BTreeMap<NodeId, Part> = BTreeMap::new();
+    for Partition { primary, replicas, in_sync, .. } in partitions {
+        primary.iter().for_each(|node| parts.entry(*node).or_default().leads += 1);
+        replicas.iter().for_each(|node| parts.entry(*node).or_default().holds += 1);
+        in_sync.iter().for_each(|node| parts.entry(*node).or_default().in_sync += 1);
+    }
+    parts
 }
 
 /// Partitions with equal roles are named together, so that a cluster of few nodes needs few words for many of them.
@@ -136,5 +157,7 @@ mod tests {
         let groups = [group(None, 4, 1, "4"), group(Some(1), 3, 3, "0-1,3"), group(Some(2), 3, 1, "2")];
         assert_eq!(roles(&partitions), groups);
         assert_eq!(roles(&[]), [Value::Null; 0]);
+        let part = |leads, holds, in_sync| Part { leads, holds, in_sync };
+        assert_eq!(parts(&partitions), BTreeMap::from([(1, part(3, 5, 5)), (2, part(1, 5, 0))]));
     }
 }
