@@ -10,7 +10,7 @@ mod client;
 mod status;
 mod watch;
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
@@ -21,6 +21,9 @@ use watch::Watch;
 
 /// Until all nodes of a new cluster serve.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Until nodes listen that are to be a cluster: they may have been started by the line before.
+const START_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
@@ -102,7 +105,9 @@ pub fn run(args: &ClusterArgs, out: &mut impl Write) -> Result<(), OperatorError
     let connect = |node: &str| Client::connect(node, &args.pass);
     match &args.action {
         Action::Create { nodes } => {
-            let mut clients = nodes.iter().map(|node| connect(node)).collect::<Result<Vec<_>, _>>()?;
+            let by = Instant::now() + START_PATIENCE;
+            let started = |node: &String| connect_when_it_listens(node, &args.pass, by);
+            let mut clients = nodes.iter().map(started).collect::<Result<Vec<_>, _>>()?;
             create(&mut clients)?;
             let _ = writeln!(out, "a cluster of {} {}", nodes.len(), if nodes.len() == 1 { "node" } else { "nodes" });
         }
@@ -125,6 +130,20 @@ pub fn run(args: &ClusterArgs, out: &mut impl Write) -> Result<(), OperatorError
         }
     }
     Ok(())
+}
+
+/// A connection to a node that may just be starting.
+fn connect_when_it_listens(node: &str, password: &str, by: Instant) -> Result<Client, ClientError> {
+    loop {
+        match Client::connect(node, password) {
+            Err(ClientError::Io { source, .. })
+                if source.kind() == ErrorKind::ConnectionRefused && Instant::now() < by =>
+            {
+                std::thread::sleep(LOOK);
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Founds a cluster on the first node, lets the others join, and waits until all slots are served.

@@ -59,6 +59,23 @@ fn status_shows_nodes_roles_and_epochs() {
     assert_eq!((led, told), (1024, 1024), "{text}");
 }
 
+/// Whoever types the commands of the README at once makes a cluster of nodes that do not listen yet.
+#[test]
+fn a_cluster_is_made_of_nodes_that_are_just_starting() {
+    let port = free_port().to_string();
+    let address = format!("127.0.0.1:{port}");
+    let create =
+        keyloom(&["cluster", "create", &address]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (bus, dir) = (free_port().to_string(), scratch("late"));
+    std::fs::create_dir_all(&dir).unwrap();
+    let mut command = keyloom(&["--port", &port, "--cluster-port", &bus, "--cluster-enabled", "yes", "--cpus", "0"]);
+    let late = Process(command.args(["--dir", dir.to_str().unwrap()]).stdout(Stdio::null()).spawn().unwrap());
+    let output = create.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "a cluster of 1 node\n", "{output:?}");
+    drop(late);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
 /// The node that is watched is killed: the watch goes on with another one, and says what has happened.
 #[test]
 fn a_watch_survives_the_node_that_it_asks() {
