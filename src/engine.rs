@@ -22,7 +22,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::admin::process::allocated_bytes;
-use crate::cluster::{Endpoint, Identity, Roles, View};
+use crate::cluster::{CorePorts, Endpoint, Identity, Roles, View};
 use crate::command::slowlog::SlowlogEntry;
 use crate::command::table::Unknown;
 use crate::command::{Answer, Args, Ask, Ctx, Finish, Flags, Flow, Handler, Home, Owned, Session, table, table::Row};
@@ -226,7 +226,8 @@ impl Engine {
     /// A cluster of this node only, until the control core knows more.
     fn alone(&self, identity: Identity) -> View {
         let (host, port) = (self.config.cluster_announce_ip.clone(), self.config.cluster_announce_port);
-        let node = Endpoint { id: identity.to_string(), host, port, alive: true };
+        let cores = self.config.first_core_port().map(|first| CorePorts { first, count: self.router.cores() });
+        let node = Endpoint { id: identity.to_string(), host, port, alive: true, cores };
         let partitions = self.router.partitions();
         if self.node.member {
             // Others may lead what it has.

@@ -162,6 +162,11 @@ impl Node {
         core as CoreId
     }
 
+    /// Counts a client of a core that it has chosen itself.
+    pub fn client_came(&self, core: CoreId) {
+        self.clients[core as usize].0.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// A client of `core` is gone.
     pub fn client_left(&self, core: CoreId) {
         self.clients[core as usize].0.fetch_sub(1, Ordering::Relaxed);
@@ -450,7 +455,8 @@ fn start(
             .io_memory(GLOMMIO_IO_MEMORY_BYTES)
             .ring_depth(GLOMMIO_RING_DEPTH)
             .preempt_timer(Duration::from_secs(PREEMPT_S));
-        let (listeners, hasher) = (listeners.to_vec(), hasher.clone());
+        let own = |listener: &&Listener| listener.core.is_none_or(|core| usize::from(core) == executor);
+        let (listeners, hasher) = (listeners.iter().filter(own).cloned().collect(), hasher.clone());
         let random = seed[4].wrapping_mul(executor as u64 * 2 + 1);
         let thread = builder.spawn(move || async move {
             scheduling::set(match control {

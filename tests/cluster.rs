@@ -7,7 +7,7 @@ mod common;
 
 use std::process::{Command, Stdio};
 
-use common::{Client, Server, free_port, ok};
+use common::{Client, Server, free_port, ok, two_free_ports};
 use keyloom::resp::read::Value;
 
 const ARGS: &[&str] = &["--cpus", "0-1", "--cluster-enabled", "yes"];
@@ -178,4 +178,87 @@ fn replies_are_those_of_redis() {
     for line in LINES {
         assert_eq!(run(&mut ours, line), run(&mut theirs, line), "{line}");
     }
+}
+
+/// Of CLUSTER SLOTS: the ranges with their ports.
+fn ports_of_slots(client: &mut Client) -> Vec<(i64, i64, i64)> {
+    let Value::Array(ranges) = run(client, "CLUSTER SLOTS") else { panic!("an array") };
+    let range = |range: Value| match range {
+        Value::Array(parts) => match &parts[..] {
+            [Value::Int(first), Value::Int(last), Value::Array(node)] => match node[1] {
+                Value::Int(port) => (*first, *last, port),
+                _ => panic!("{node:?}"),
+            },
+            _ => panic!("{parts:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    ranges.into_iter().map(range).collect()
+}
+
+#[test]
+fn each_core_can_be_reached_at_a_port_of_its_own() {
+    let first = two_free_ports();
+    let port = first.to_string();
+    let server = Server::keyloom(&[ARGS, &["--core-endpoints", "yes", "--core-port", &port]].concat());
+    let at = |port: u16| Client::try_connect(([127, 0, 0, 1], port).into()).expect("it listens");
+    let ports = [server.addr().port(), first, first + 1];
+    let expected = [(0, 8191, i64::from(first)), (8192, 16383, i64::from(first) + 1)];
+    let mut ids = Vec::new();
+    for (port, other) in ports.into_iter().zip(ports) {
+        let mut client = at(port);
+        assert_eq!(ports_of_slots(&mut client), expected);
+        let Value::Bulk(id) = run(&mut client, "CLUSTER MYID") else { panic!("a string") };
+        let id = String::from_utf8(id).unwrap();
+        // Everybody is told of the same three, and which of them is asked.
+        let (Value::Verbatim { text, .. } | Value::Bulk(text)) = run(&mut client, "CLUSTER NODES") else {
+            panic!("text")
+        };
+        let text = String::from_utf8(text).unwrap();
+        let mut addresses: Vec<String> = Vec::new();
+        for line in text.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            addresses.push(words[1].into());
+            assert_eq!(words[0] == id, words[2] == "myself,master", "{text}");
+            if words[0] == id {
+                assert_eq!(words[1], format!("127.0.0.1:{other}@0"));
+            }
+        }
+        assert_eq!(addresses, ports.map(|port| format!("127.0.0.1:{port}@0")));
+        ids.push(id);
+    }
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 3);
+    // Whoever follows the slots is handed on by nobody; other requests are served all the same.
+    let hops = |client: &mut Client| common::info(client, "core_hops");
+    let mut clients = [at(first), at(first + 1)];
+    let before = hops(&mut clients[0]);
+    for n in 0..200 {
+        let key = format!("key:{n}");
+        let owner = usize::from(keyloom::route::slot_of(key.as_bytes()) >= 8192);
+        assert_eq!(clients[owner].call(&["SET", &key, "v"]), ok());
+        assert_eq!(clients[owner].call(&["INCRBY", &format!("{{{key}}}n"), "7"]), Value::Int(7));
+    }
+    assert_eq!(hops(&mut clients[0]), before);
+    for n in 0..200 {
+        assert_eq!(clients[0].call(&["GET", &format!("key:{n}")]), Value::Bulk(b"v".to_vec()));
+    }
+    assert!(hops(&mut clients[0]) > before + 50);
+    assert_eq!(run(&mut clients[1], "DBSIZE"), Value::Int(400));
+}
+
+#[test]
+fn ports_of_cores_that_cannot_be_are_refused() {
+    let dir = std::env::temp_dir();
+    let with = |args: &[&str]| refused(&[&["--dir", dir.to_str().unwrap(), "--core-endpoints", "yes"], args].concat());
+    let alone = with(&["--port", "7000"]);
+    assert!(alone.contains("core-endpoints yes") && alone.contains("cluster-enabled yes"), "{alone}");
+    let beyond = with(&["--port", "7000", "--cluster-enabled", "yes", "--cpus", "0-1", "--core-port", "65535"]);
+    assert!(beyond.contains("core-port"), "{beyond}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let own = free_port().to_string();
+    let said = with(&["--port", &own, "--cluster-enabled", "yes", "--cpus", "0", "--core-port", &port]);
+    assert!(said.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{said}");
 }

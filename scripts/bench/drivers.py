@@ -101,6 +101,8 @@ class KeyloomBench:
     """`keyloom bench`, closed loop."""
 
     name = "keyloom"
+    # Further options.
+    extra = ()
 
     def __init__(self, keys, cpus, binary):
         self.keys, self.cpus, self.binary = keys, cpus, binary
@@ -115,7 +117,7 @@ class KeyloomBench:
         prefix, low, high = self.keys.unpadded()
         clients = max(1, load.clients // load.threads)
         out = output_of(
-            [self.binary, "bench", "--host", "127.0.0.1", "--port", str(server.port), "--threads", str(load.threads),
+            [self.binary, "bench", *self.extra, "--host", "127.0.0.1", "--port", str(server.port), "--threads", str(load.threads),
              "--clients", str(clients), "--pipeline", str(load.pipeline),
              "--requests", str(load.requests // (clients * load.threads)),
              "--ratio", "1:0" if load.op == "set" else "0:1", "--key-prefix", prefix, "--key-minimum", str(low),

@@ -4,6 +4,7 @@ Every server runs on the CPUs it is given, on a free port of 127.0.0.1, without 
 block that started it. Only processes started here are ever signalled.
 """
 
+import contextlib
 import glob
 import os
 import re
@@ -256,6 +257,20 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def free_ports(count):
+    """The first of so many ports in a row that are free at the moment."""
+    while True:
+        first = free_port()
+        with contextlib.ExitStack() as probes:
+            try:
+                for port in range(first, first + count):
+                    probe = probes.enter_context(socket.socket())
+                    probe.bind(("127.0.0.1", port))
+                return first
+            except (OSError, OverflowError):
+                pass
 
 
 def pinned(cpus, argv):

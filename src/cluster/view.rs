@@ -3,12 +3,17 @@
 //! A view is a plain value that is never changed: a newer one takes its place on every core. From it come the routing of
 //! requests ([`crate::route::Router`]) and the answers to CLUSTER.
 //!
+//! Clients are told of *targets*. Without more that is a node. If the cores of a node have ports of their own (`core-endpoints`),
+//! each of them is a target as well, and has the slots of the partitions that it owns: a client sends each request to the core that
+//! has the key, so none has to be handed on. For a client they are nodes like any other, each with an id of its own. The node's
+//! own port goes on to take any request, and has no slots.
+//!
 //! Invariants ([`View::new`] checks them): a view has at least one node, itself one of them, and leaders are among them; there
 //! is a power of two of partitions.
 
 use std::ops::RangeInclusive;
 
-use crate::route::SLOTS;
+use crate::route::{CoreId, SLOTS, owner_of};
 
 /// A node, as clients know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +26,45 @@ pub struct Endpoint {
     pub port: u16,
     /// It is heard of.
     pub alive: bool,
+    /// The port of its first core, whose followers are those of the next ones, and how many there are; None: clients are not
+    /// told of cores.
+    pub cores: Option<CorePorts>,
+}
+
+/// Ports of a node's cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CorePorts {
+    pub first: u16,
+    /// At least 1.
+    pub count: u16,
+}
+
+/// What clients are told of: a node (a place in [`View::nodes`]), or one of its cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    pub node: usize,
+    pub core: Option<CoreId>,
+}
+
+/// Digits of an id that tell cores of a node apart.
+const CORE_DIGITS: usize = 8;
+
+impl Endpoint {
+    /// As it is advertised: as itself, or as one of its cores.
+    pub fn of_core(&self, core: Option<CoreId>) -> Endpoint {
+        let Some((core, ports)) = core.zip(self.cores) else { return self.clone() };
+        let (own, _) = self.id.split_at(self.id.len().saturating_sub(CORE_DIGITS));
+        let mut hash = crc32fast::Hasher::new();
+        hash.update(self.id.as_bytes());
+        hash.update(&core.to_be_bytes());
+        Endpoint { id: format!("{own}{:08x}", hash.finalize()), port: ports.first + core, ..self.clone() }
+    }
+
+    /// The core that has this port to itself.
+    pub fn core_at(&self, port: u16) -> Option<CoreId> {
+        let ports = self.cores?;
+        port.checked_sub(ports.first).filter(|&core| core < ports.count)
+    }
 }
 
 /// What becomes of requests about a partition while its role moves from one node to another.
@@ -160,16 +204,42 @@ impl View {
         (slot as usize * self.partitions.len() / SLOTS as usize) as u16
     }
 
-    /// Slots that have one leader and lie together, ascending, each with its leader.
-    pub fn ranges(&self) -> Vec<(RangeInclusive<u16>, usize)> {
+    /// All that clients are told of, by node and core.
+    pub fn targets(&self) -> Vec<Target> {
+        let of = |(node, endpoint): (usize, &Endpoint)| {
+            let cores = 0..endpoint.cores.map_or(0, |ports| ports.count);
+            std::iter::once(None).chain(cores.map(Some)).map(move |core| Target { node, core })
+        };
+        self.nodes.iter().enumerate().flat_map(of).collect()
+    }
+
+    /// How a target is advertised.
+    pub fn advertised(&self, target: Target) -> Endpoint {
+        self.nodes[target.node].of_core(target.core)
+    }
+
+    /// Where clients are sent with requests about a slot.
+    pub fn target_of(&self, slot: u16) -> Option<Target> {
+        let node = self.leader_of(slot)?;
+        Some(self.target(node, self.partition_of(slot)))
+    }
+
+    fn target(&self, node: usize, partition: u16) -> Target {
+        let owner = |ports: CorePorts| owner_of(partition, self.partitions(), ports.count);
+        Target { node, core: self.nodes[node].cores.map(owner) }
+    }
+
+    /// Slots that have one target and lie together, ascending, each with its target.
+    pub fn ranges(&self) -> Vec<(RangeInclusive<u16>, Target)> {
         let width = SLOTS / self.partitions.len() as u16;
-        let mut ranges: Vec<(RangeInclusive<u16>, usize)> = Vec::new();
+        let mut ranges: Vec<(RangeInclusive<u16>, Target)> = Vec::new();
         for (partition, leader) in (0..).zip(self.leaders()) {
             let Some(leader) = leader else { continue };
+            let target = self.target(leader, partition);
             let (first, last) = (partition * width, partition * width + (width - 1));
             match ranges.last_mut() {
-                Some((range, same)) if *same == leader && *range.end() + 1 == first => *range = *range.start()..=last,
-                _ => ranges.push((first..=last, leader)),
+                Some((range, same)) if *same == target && *range.end() + 1 == first => *range = *range.start()..=last,
+                _ => ranges.push((first..=last, target)),
             }
         }
         ranges
@@ -186,7 +256,12 @@ mod tests {
     use super::*;
 
     fn endpoint(n: u16) -> Endpoint {
-        Endpoint { id: format!("{n:040x}"), host: format!("10.0.0.{n}"), port: 7000 + n, alive: true }
+        let (id, host) = (format!("{n:040x}"), format!("10.0.0.{n}"));
+        Endpoint { id, host, port: 7000 + n, alive: true, cores: None }
+    }
+
+    fn node(node: usize) -> Target {
+        Target { node, core: None }
     }
 
     #[test]
@@ -196,20 +271,45 @@ mod tests {
         let view = View::new((0..3).map(endpoint).collect(), 0, roles, 9, 1);
         let ranges = view.ranges();
         let expected = [(0..=4095, 0), (4096..=6143, 1), (8192..=10239, 1), (10240..=12287, 2), (12288..=16383, 0)];
-        assert_eq!(ranges, expected);
+        assert_eq!(ranges, expected.map(|(range, at)| (range, node(at))));
         for slot in 0..SLOTS {
             let range = ranges.iter().find(|(range, _)| range.contains(&slot));
-            assert_eq!(view.leader_of(slot), range.map(|&(_, leader)| leader), "{slot}");
+            assert_eq!(view.target_of(slot), range.map(|&(_, target)| target), "{slot}");
             assert_eq!(view.leads(slot / 2048), view.leader_of(slot) == Some(0));
         }
         assert_eq!(view.slots_led(), 7 * 2048);
     }
 
     #[test]
+    fn slots_are_sent_to_the_cores_that_own_them() {
+        let with_cores = |n, count| Endpoint { cores: Some(CorePorts { first: 8000, count }), ..endpoint(n) };
+        let nodes = vec![with_cores(1, 2), endpoint(2), with_cores(3, 3)];
+        let leaders = [0, 0, 0, 1, 1, 2, 2, 2].map(|leader| Roles { leader: Some(leader), ..Roles::default() });
+        let view = View::new(nodes, 0, leaders.to_vec(), 9, 1);
+        let core = |node, core| Target { node, core: Some(core) };
+        let expected =
+            [(0..=6143, core(0, 0)), (6144..=10239, node(1)), (10240..=12287, core(2, 1)), (12288..=16383, core(2, 2))];
+        assert_eq!(view.ranges(), expected);
+        let all = [node(0), core(0, 0), core(0, 1), node(1), node(2), core(2, 0), core(2, 1), core(2, 2)];
+        assert_eq!(view.targets(), all);
+        // Ids are of the form that clients expect, and each its own.
+        let advertised: Vec<Endpoint> = all.iter().map(|&target| view.advertised(target)).collect();
+        let mut ids: Vec<&str> = advertised.iter().map(|endpoint| &endpoint.id[..]).collect();
+        assert!(ids.iter().all(|id| id.len() == 40 && id.bytes().all(|digit| digit.is_ascii_hexdigit())));
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), all.len());
+        let ports: Vec<u16> = advertised.iter().map(|endpoint| endpoint.port).collect();
+        assert_eq!(ports, [7001, 8000, 8001, 7002, 7003, 8000, 8001, 8002]);
+        let cores = [7999, 8000, 8001, 8002].map(|port| view.nodes()[0].core_at(port));
+        assert_eq!(cores, [None, Some(0), Some(1), None]);
+    }
+
+    #[test]
     fn any_number_of_partitions_covers_all_slots() {
         for partitions in (0..=14).map(|log| 1u16 << log) {
             let view = View::alone(endpoint(1), partitions);
-            assert_eq!(view.ranges(), [(0..=SLOTS - 1, 0)]);
+            assert_eq!(view.ranges(), [(0..=SLOTS - 1, node(0))]);
             assert_eq!(view.slots_led(), SLOTS as usize);
         }
     }

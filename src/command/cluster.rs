@@ -13,7 +13,7 @@ use super::membership;
 use super::number::parse_i64;
 use super::table::Row;
 use super::{Answer, Args, Ask, Command, Flags, Flow, Home, Patterns, help};
-use crate::cluster::{Endpoint, View};
+use crate::cluster::{Endpoint, Target, View};
 use crate::config::Config;
 use crate::resp::{Error, Reply};
 use crate::route::{SLOTS, slot_of};
@@ -50,6 +50,7 @@ static SUBCOMMANDS: &[Command] = &[
     sub("countkeysinslot", 3, countkeysinslot, "O(N) in keys of a partition", "Returns the number of keys in a slot."),
     membership::CREATE,
     membership::FAILOVER,
+    membership::FORCE_PROMOTE,
     sub("getkeysinslot", 4, getkeysinslot, "O(N) in keys of a partition", "Returns names of keys in a slot."),
     help::row(GROUP, Flags::NONE),
     sub("info", 2, info, "O(1)", "Returns the state of the cluster as this node sees it."),
@@ -113,7 +114,7 @@ pub fn elsewhere(view: &View, slot: u16) -> Option<Error> {
     if leader == view.me() {
         return None;
     }
-    let Endpoint { host, port, .. } = view.nodes()[leader].clone();
+    let Endpoint { host, port, .. } = view.advertised(view.target_of(slot)?);
     Some(Error::Moved { slot, host, port })
 }
 
@@ -180,24 +181,37 @@ fn readwrite(home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Err
     Ok(flow)
 }
 
-/// A node with where this client reaches it: at what the node announces; this one, if it announces nothing, where the client
+/// A target with where this client reaches it: at what the node announces; this node, if it announces nothing, where the client
 /// has reached it.
-fn reached(home: &Home, node: &Endpoint) -> Endpoint {
+fn reached(home: &Home, view: &View, target: Target) -> Endpoint {
     let reached = Some(&home.session.laddr).filter(|_| !home.session.unix_socket);
-    let (host, port) = reached.and_then(|addr| addr.rsplit_once(':')).unwrap_or_default();
-    let mut node = node.clone();
+    let (host, _) = reached.and_then(|addr| addr.rsplit_once(':')).unwrap_or_default();
+    let mut node = view.advertised(target);
     if node.host.is_empty() {
         node.host = host.trim_start_matches('[').trim_end_matches(']').into();
     }
     if node.port == 0 {
-        node.port = port.parse().unwrap_or(home.engine.config.port);
+        let port = reached_port(home).filter(|&port| node.core_at(port).is_none());
+        node.port = port.unwrap_or(home.engine.config.port);
     }
     node
 }
 
+/// At which port this client has reached the node.
+fn reached_port(home: &Home) -> Option<u16> {
+    let (_, port) = Some(&home.session.laddr).filter(|_| !home.session.unix_socket)?.rsplit_once(':')?;
+    port.parse().ok()
+}
+
+/// What this client takes the node for that it is connected to.
+fn me(home: &Home, view: &View) -> Target {
+    let node = view.me();
+    Target { node, core: reached_port(home).and_then(|port| view.nodes()[node].core_at(port)) }
+}
+
 fn myid(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
     let view = view(home)?;
-    reply.bulk(view.nodes()[view.me()].id.as_bytes());
+    reply.bulk(view.advertised(me(home, &view)).id.as_bytes());
     Ok(Flow::Done)
 }
 
@@ -215,8 +229,8 @@ fn info(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error>
 fn write_info(home: &Home, view: &View, messages: (u64, u64), reply: &mut Reply) {
     let ranges = view.ranges();
     let dead = |node: usize| !view.nodes()[node].alive;
-    let failed: usize = ranges.iter().filter(|(_, node)| dead(*node)).map(|(range, _)| range.len()).sum();
-    let leaders: BTreeSet<usize> = ranges.iter().map(|&(_, node)| node).collect();
+    let failed: usize = ranges.iter().filter(|(_, target)| dead(target.node)).map(|(range, _)| range.len()).sum();
+    let leaders: BTreeSet<Target> = ranges.iter().map(|&(_, target)| target).collect();
     let led = view.slots_led();
     let whole = led == SLOTS as usize && failed == 0 && !home.engine.is_lapsed();
     let mut text = format!("cluster_state:{}\r\n", if whole { "ok" } else { "fail" });
@@ -225,7 +239,7 @@ fn write_info(home: &Home, view: &View, messages: (u64, u64), reply: &mut Reply)
         ("cluster_slots_ok", (led - failed) as u64),
         ("cluster_slots_pfail", 0),
         ("cluster_slots_fail", failed as u64),
-        ("cluster_known_nodes", view.nodes().len() as u64),
+        ("cluster_known_nodes", view.targets().len() as u64),
         ("cluster_size", leaders.len() as u64),
         ("cluster_current_epoch", view.epoch()),
         ("cluster_my_epoch", view.epoch()),
@@ -241,13 +255,14 @@ fn write_info(home: &Home, view: &View, messages: (u64, u64), reply: &mut Reply)
 fn nodes(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
     let view = view(home)?;
     let (mut text, ranges) = (String::new(), view.ranges());
-    for (at, node) in view.nodes().iter().enumerate() {
-        let Endpoint { id, host, port, alive } = reached(home, node);
-        let myself = if at == view.me() { "myself," } else { "" };
+    let me = me(home, &view);
+    for target in view.targets() {
+        let Endpoint { id, host, port, alive, .. } = reached(home, &view, target);
+        let myself = if target == me { "myself," } else { "" };
         let (fail, link) = if alive { ("", "connected") } else { (",fail", "disconnected") };
         // There is no bus of Redis Cluster, hence no port of it.
         text.push_str(&format!("{id} {host}:{port}@0 {myself}master{fail} - 0 0 {} {link}", view.epoch()));
-        for (range, _) in ranges.iter().filter(|(_, node)| *node == at) {
+        for (range, _) in ranges.iter().filter(|(_, led_by)| *led_by == target) {
             match (range.start(), range.end()) {
                 (first, last) if first == last => text.push_str(&format!(" {first}")),
                 (first, last) => text.push_str(&format!(" {first}-{last}")),
@@ -263,8 +278,8 @@ fn slots(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error>
     let view = view(home)?;
     let ranges = view.ranges();
     reply.array(ranges.len());
-    for (range, leader) in ranges {
-        let node = reached(home, &view.nodes()[leader]);
+    for (range, target) in ranges {
+        let node = reached(home, &view, target);
         reply.array(3);
         reply.int(*range.start() as i64);
         reply.int(*range.end() as i64);
@@ -283,17 +298,18 @@ fn shards(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Erro
     Ok(home.ask_control_and_go_on(LogAsk::Numbers, move |home, answer, reply| {
         let LogAnswer::Numbers(numbers) = answer else { return Ok(Flow::Done) };
         let ranges = view.ranges();
-        reply.array(view.nodes().len());
-        for (at, node) in view.nodes().iter().enumerate() {
-            let ranges = ranges.iter().filter(|(_, node)| *node == at);
+        let targets = view.targets();
+        reply.array(targets.len());
+        for target in targets {
+            let ranges = ranges.iter().filter(|(_, led_by)| *led_by == target);
             reply.map(2);
             reply.bulk(b"slots");
             reply.array(2 * ranges.clone().count());
             ranges.flat_map(|(range, _)| [range.start(), range.end()]).for_each(|&slot| reply.int(slot as i64));
             reply.bulk(b"nodes");
             reply.array(1);
-            let offset = if at == view.me() { numbers.end } else { 0 };
-            write_node(&reached(home, node), offset, reply);
+            let offset = if target.node == view.me() { numbers.end } else { 0 };
+            write_node(&reached(home, &view, target), offset, reply);
         }
         Ok(Flow::Done)
     }))
@@ -329,7 +345,7 @@ fn links(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error
 
 fn known(home: &Home, id: &[u8]) -> Result<(), Error> {
     let view = view(home)?;
-    let found = view.nodes().iter().any(|node| node.id.as_bytes() == id);
+    let found = view.targets().into_iter().any(|target| view.advertised(target).id.as_bytes() == id);
     if found { Ok(()) } else { Err(Error::unknown_node(id)) }
 }
 

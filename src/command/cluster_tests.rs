@@ -12,7 +12,7 @@ fn client(directives: impl FnOnce(&mut Config)) -> Client {
 }
 
 fn endpoint(n: u16) -> Endpoint {
-    Endpoint { id: format!("{n:040x}"), host: format!("10.0.0.{n}"), port: 7000 + n, alive: true }
+    Endpoint { id: format!("{n:040x}"), host: format!("10.0.0.{n}"), port: 7000 + n, alive: true, cores: None }
 }
 
 /// The leaders of as many partitions as the engine of a test has.
@@ -105,7 +105,8 @@ fn what_is_told_of_several_nodes() {
 fn without_a_cluster_there_is_nothing_to_tell() {
     let mut client = Client::new();
     let lines = "cluster info|cluster slots|cluster shards|cluster nodes|cluster myid|cluster keyslot a|cluster links|\
-                 cluster countkeysinslot 1|cluster getkeysinslot 1 1|cluster replicas x|readonly|readwrite|asking";
+                 cluster countkeysinslot 1|cluster getkeysinslot 1 1|cluster replicas x|cluster force-promote|\
+                 cluster force-promote empty|readonly|readwrite|asking";
     for line in lines.split('|') {
         client.expect(line, "-ERR This instance has cluster support disabled");
     }
@@ -128,6 +129,7 @@ fn a_cluster_of_one() {
     client.expect(&format!("cluster replicas {id}"), "*0");
     client.expect("cluster replicas x", "-ERR Unknown node x");
     client.expect(&format!("cluster count-failure-reports {id}"), ":0");
+    client.expect("cluster force-promote now", "-ERR syntax error");
     client.expect("cluster meet 1.2.3.4 6379", "-ERR unknown subcommand 'meet'. Try CLUSTER HELP.");
     assert!(client.run("info cluster").ends_with("cluster_enabled:1|"));
     assert!(client.run("hello").contains("|$4|mode|$7|cluster|"));

@@ -93,6 +93,10 @@ pub enum LogAsk {
     Member(Membership),
     /// The node asks the others for all roles that it could have.
     TakeRoles,
+    /// The node leads by force what nobody leads and it has copies of; with `empty`, incomplete ones begin empty.
+    ForcePromote {
+        empty: bool,
+    },
     /// What is known of the cluster, as JSON.
     ClusterStatus,
 }
@@ -113,6 +117,7 @@ pub enum LogAnswer {
     },
     Numbers(Box<LogNumbers>),
     Text(String),
+    Count(usize),
     /// Nothing is handed over.
     NoFailover(FailoverError),
 }

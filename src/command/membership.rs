@@ -1,4 +1,4 @@
-//! CLUSTER CREATE, JOIN, BEGIN, FAILOVER and STATUS: how a node becomes a member of a cluster of several nodes, and what an
+//! CLUSTER CREATE, JOIN, BEGIN, FAILOVER, FORCE-PROMOTE and STATUS: how a node becomes a member of a cluster of several nodes, and what an
 //! operator does to it and sees of it. `keyloom cluster` ([`crate::operator`]) asks most of these.
 //!
 //! The control core does it, so they ask there.
@@ -34,6 +34,13 @@ pub(super) const FAILOVER: Command =
         "O(P) in partitions",
         "Lets this node lead what it has copies in sync of: those who lead that give it up.",
     );
+pub(super) const FORCE_PROMOTE: Command = row(
+    "force-promote",
+    -2,
+    force_promote,
+    "O(P) in partitions",
+    "Lets this node lead what nobody leads and it has complete copies of, or with EMPTY any; what only others had is lost.",
+);
 pub(super) const STATUS: Command =
     row("status", 2, status, "O(P+N) in partitions and nodes", "Returns what this node knows of its cluster, as JSON.");
 
@@ -54,6 +61,10 @@ fn ask(home: &Home, question: LogAsk) -> Result<Flow, Error> {
     Ok(home.ask_control(question, |answer, reply| match answer {
         LogAnswer::Text(text) => {
             reply.bulk(text.as_bytes());
+            Ok(())
+        }
+        LogAnswer::Count(count) => {
+            reply.int(count as i64);
             Ok(())
         }
         LogAnswer::Failed(why) => Err(Error::text(format!("ERR {why}"))),
@@ -91,6 +102,16 @@ fn failover(home: &mut Home, args: Args, _: &mut Reply) -> Result<Flow, Error> {
         _ => return Err(Error::Syntax),
     }
     ask(home, LogAsk::TakeRoles)
+}
+
+/// CLUSTER FORCE-PROMOTE [EMPTY]
+fn force_promote(home: &mut Home, args: Args, _: &mut Reply) -> Result<Flow, Error> {
+    let empty = match args[2..] {
+        [] => false,
+        [word] if word.eq_ignore_ascii_case(b"empty") => true,
+        _ => return Err(Error::Syntax),
+    };
+    ask(home, LogAsk::ForcePromote { empty })
 }
 
 fn status(home: &mut Home, _: Args, _: &mut Reply) -> Result<Flow, Error> {

@@ -28,6 +28,9 @@ use crate::shard::Classes;
 /// What the port of the bus is above that of clients, as in Redis.
 const BUS_PORT_OFFSET: u16 = 10_000;
 
+/// What the port of the first core is above that of clients.
+const CORE_PORT_OFFSET: u16 = 1_000;
+
 /// All settings of one node. The names are those of the directives, with the unit added where there is one.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -109,6 +112,10 @@ pub struct Config {
     pub cluster_secret: String,
     /// TCP port of the bus; 0: that of clients and 10000.
     pub cluster_port: u16,
+    /// Clients of the cluster are told of a port of each core.
+    pub core_endpoints: bool,
+    /// That of the first core; 0: [`CORE_PORT_OFFSET`] beyond the client port.
+    pub core_port: u16,
     /// What fails together with others of the same name; empty: nothing.
     pub cluster_rack: String,
     /// This node's share of the partitions, relative to others.
@@ -257,6 +264,8 @@ impl Default for Config {
             cluster_name: "keyloom".into(),
             cluster_secret: String::new(),
             cluster_port: 0,
+            core_endpoints: false,
+            core_port: 0,
             cluster_rack: String::new(),
             cluster_weight: 1,
             cluster_copies: 3,
@@ -308,6 +317,15 @@ impl Config {
         if self.cluster_port > 0 { Some(self.cluster_port) } else { self.port.checked_add(BUS_PORT_OFFSET) }
     }
 
+    /// The port of the first core, if cores have ports of their own and there is room for them.
+    pub fn first_core_port(&self) -> Option<u16> {
+        if !self.core_endpoints {
+            return None;
+        }
+        let first = if self.core_port > 0 { self.core_port } else { self.port.checked_add(CORE_PORT_OFFSET)? };
+        first.checked_add(self.cpus.len() as u16 - 1).map(|_| first)
+    }
+
     /// Databases that a shard has: in a cluster there is one that clients do not have ([`crate::shard::FOLLOWED`]).
     pub fn shard_databases(&self) -> usize {
         if self.cluster_enabled { 2 } else { self.databases }
@@ -324,6 +342,16 @@ impl Config {
         if on_disk && !self.appendonly {
             let directive = format!("write-durability {}", self.write_durability.name());
             return Err((directive, "it needs 'appendonly yes': without the log nothing is on disk".into()));
+        }
+        if self.core_endpoints && !self.cluster_enabled {
+            return Err((
+                "core-endpoints yes".into(),
+                "it needs 'cluster-enabled yes': only a client of a cluster uses them".into(),
+            ));
+        }
+        if self.core_endpoints && (self.port == 0 || self.first_core_port().is_none()) {
+            let why = "there are no ports for the cores: 'core-port' names the first of them";
+            return Err(("core-endpoints yes".into(), why.into()));
         }
         if self.cluster_enabled
             && let Some((host, port)) = &self.replicaof

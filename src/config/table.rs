@@ -304,6 +304,8 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive::new("cluster-secret", Immutable, text!(cluster_secret)),
     Directive::new("cluster-weight", Immutable, int!(cluster_weight, Plain, 1, WEIGHT_MAX as i64)),
     Directive::new("control-core", Immutable, choice!(control_core, ControlCore)),
+    Directive::new("core-endpoints", Immutable, yes_no!(core_endpoints)),
+    Directive::new("core-port", Immutable, int!(core_port, Plain, 0, 65535)),
     Directive::new("cpus", Immutable, CPUS),
     Directive::new("daemonize", Immutable, only!("no", "not supported: let a service manager run it, only 'no' is")),
     Directive::new("databases", Immutable, int!(databases, Plain, 1, DATABASES_MAX)),

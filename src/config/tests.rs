@@ -78,6 +78,8 @@ const VALUES: &[(&str, &[(&str, &str)])] = &[
     ("cluster-secret", &[("hush", "hush"), ("", "")]),
     ("cluster-weight", &[("2", "2"), ("256", "256")]),
     ("control-core", &[("dedicated", "dedicated"), ("SHARED", "shared")]),
+    ("core-endpoints", &[("no", "no")]),
+    ("core-port", &[("0", "0"), ("7100", "7100")]),
     ("cpus", &[("0-3,8", "0-3,8"), ("3,1,2", "1-3"), ("all", "all")]),
     ("daemonize", &[("no", "no")]),
     ("databases", &[("1", "1"), ("256", "256")]),

@@ -26,7 +26,8 @@ use crate::log::replay::Coverage;
 use crate::net::forward::{Atomic, Batch, Forwarded, Message};
 use crate::net::window::RequestKey;
 use crate::resp::Version;
-use crate::route::{CoreId, Hasher, Router};
+use crate::route::slot::short_key;
+use crate::route::{CoreId, Hasher, Router, slot_of};
 use crate::shard::statement::{Malformed, Statement, is_about_more, next_statement, next_unit};
 
 /// Batches that one core may have under way.
@@ -196,6 +197,13 @@ impl Apply {
     pub fn statement(&mut self, statement: &Statement, number: Index) -> Result<(), ApplyError> {
         let core = self.owner(statement).ok_or(ApplyError::Unknown)?;
         self.fill(core, statement, number)
+    }
+
+    /// Lets the core that owns a partition drop all of its keys, behind what was handed out; answered as a statement is.
+    pub fn flush_partition(&mut self, partition: u16, number: Index) -> Result<(), ApplyError> {
+        let key = short_key(partition, self.hasher.partitions());
+        let statement = Statement { db: 0, slot: Some(slot_of(&key)), args: vec![b"FLUSHPARTITION", &key] };
+        self.statement(&statement, number)
     }
 
     /// Everything up to this number was handed out.

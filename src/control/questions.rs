@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Control;
-use super::cluster::{MemberError, TakeRolesError};
+use super::cluster::{ForceError, MemberError, TakeRolesError};
 use crate::command::log::{LogAnswer, LogAsk};
 use crate::command::membership::Membership;
 use crate::log::frame::Index;
@@ -118,6 +118,15 @@ impl Control {
                 let done = self.take_roles();
                 let failed = |error: TakeRolesError| LogAnswer::Failed(error.to_string());
                 self.answer(core, ask, part, done.map_or_else(failed, |()| LogAnswer::Done));
+            }
+            LogAsk::ForcePromote { empty } => {
+                let control = Rc::clone(self);
+                glommio::spawn_local(async move {
+                    let promoted = control.force_promote(empty).await;
+                    let failed = |error: ForceError| LogAnswer::Failed(error.to_string());
+                    control.answer(core, ask, part, promoted.map_or_else(failed, LogAnswer::Count));
+                })
+                .detach();
             }
             LogAsk::ClusterStatus => {
                 let status = self.cluster_status().map(|status| status.to_string());

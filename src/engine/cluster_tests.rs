@@ -27,7 +27,8 @@ fn client() -> Client {
 
 /// The engine sees a view of two nodes; this one is the first.
 fn see(client: &mut Client, number: u64, roles: impl Fn(u16) -> Roles) {
-    let node = |n: u16| Endpoint { id: format!("{n:040x}"), host: format!("10.0.0.{n}"), port: n, alive: true };
+    let node =
+        |n: u16| Endpoint { id: format!("{n:040x}"), host: format!("10.0.0.{n}"), port: n, alive: true, cores: None };
     let roles = (0..PARTITIONS).map(roles).collect();
     client.engine.see(Arc::new(View::new(vec![node(1), node(2)], 0, roles, number, number)));
     client.engine.settle_roles();

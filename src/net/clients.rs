@@ -21,7 +21,7 @@ use crate::config::Config;
 const TICKS_PER_SWEEP: u64 = 10;
 
 impl Pump {
-    /// A client has connected: the core with the fewest clients takes it.
+    /// A client has connected: the core with the fewest clients takes it, unless the client has chosen this one.
     pub(super) fn accepted(&mut self, completion: Completion) {
         let index = completion.index;
         let (fd, unix) = (self.listeners[index as usize].fd(), self.listeners[index as usize].unix);
@@ -38,7 +38,13 @@ impl Pump {
             self.engine.net.connections_rejected += 1;
             return say_and_close(socket, refusal);
         }
-        let to = self.node.place_client();
+        let to = match self.listeners[index as usize].core {
+            Some(core) => {
+                self.node.client_came(core);
+                core
+            }
+            None => self.node.place_client(),
+        };
         if to == self.me {
             self.serve(socket, unix);
         } else {

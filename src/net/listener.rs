@@ -1,7 +1,8 @@
 //! The sockets that accept clients.
 //!
 //! Each address has one listening socket, shared by all cores: the kernel wakes one core per connection, and that core
-//! gives the connection to the core with the fewest clients. (A socket per core with SO_REUSEPORT would let a second
+//! gives the connection to the core with the fewest clients. Beside it, if `core-endpoints` says so, each core has one of its
+//! own, for clients who know which core has their keys. (A socket per core with SO_REUSEPORT would let a second
 //! server start on the same port without an error, and would deal connections by hash, unevenly.)
 
 use std::io;
@@ -12,12 +13,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::route::CoreId;
 
 /// One listening socket; every core holds it.
 #[derive(Clone, Debug)]
 pub struct Listener {
     socket: Arc<OwnedFd>,
     pub unix: bool,
+    /// The core that alone serves who connects here; None: any.
+    pub core: Option<CoreId>,
     /// Where it listens, for the log and for clients' `laddr`.
     pub address: String,
 }
@@ -56,10 +60,13 @@ pub fn open(config: &Config) -> Result<Vec<Listener>, ListenError> {
                 Some(address) => (address, true),
                 None => (address.as_str(), false),
             };
-            match open_tcp(address, config) {
-                Ok(listener) => listeners.push(listener),
-                Err(_) if optional => {}
-                Err(error) => return Err(error),
+            let cores = config.first_core_port().map_or(0..0, |_| 0..config.cpus.len() as CoreId);
+            for core in std::iter::once(None).chain(cores.map(Some)) {
+                match open_tcp(address, core, config) {
+                    Ok(listener) => listeners.push(listener),
+                    Err(_) if optional => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
     }
@@ -69,13 +76,14 @@ pub fn open(config: &Config) -> Result<Vec<Listener>, ListenError> {
     Ok(listeners)
 }
 
-fn open_tcp(address: &str, config: &Config) -> Result<Listener, ListenError> {
+fn open_tcp(address: &str, core: Option<CoreId>, config: &Config) -> Result<Listener, ListenError> {
     let host = match address {
         "*" => "0.0.0.0",
         "::*" => "::",
         host => host,
     };
-    let resolved = (host, config.port).to_socket_addrs().ok().and_then(|mut all| all.next());
+    let port = core.zip(config.first_core_port()).map_or(config.port, |(core, first)| first + core);
+    let resolved = (host, port).to_socket_addrs().ok().and_then(|mut all| all.next());
     let to = resolved.ok_or_else(|| ListenError::Resolve(address.to_string()))?;
     let fail = |error| ListenError::Bind { address: to.to_string(), error };
     let socket = socket(if to.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET }).map_err(fail)?;
@@ -87,7 +95,7 @@ fn open_tcp(address: &str, config: &Config) -> Result<Listener, ListenError> {
     bind_tcp(&socket, &to).map_err(fail)?;
     listen(&socket, config.tcp_backlog).map_err(fail)?;
     let address = local_address(&socket).map_or_else(|| to.to_string(), |a| a.to_string());
-    Ok(Listener { socket: Arc::new(socket), unix: false, address })
+    Ok(Listener { socket: Arc::new(socket), unix: false, core, address })
 }
 
 fn open_unix(path: &str, config: &Config) -> Result<Listener, ListenError> {
@@ -106,7 +114,7 @@ fn open_unix(path: &str, config: &Config) -> Result<Listener, ListenError> {
         std::fs::set_permissions(path, permissions).map_err(fail)?;
     }
     listen(&socket, config.tcp_backlog).map_err(fail)?;
-    Ok(Listener { socket: Arc::new(socket), unix: true, address: path.to_string() })
+    Ok(Listener { socket: Arc::new(socket), unix: true, core: None, address: path.to_string() })
 }
 
 fn socket(family: i32) -> io::Result<OwnedFd> {

@@ -183,8 +183,13 @@ impl Peer {
 
 /// A view of two nodes, the first of which is this one.
 pub fn view(number: u64, roles: impl Fn(u16) -> Roles) -> View {
-    let endpoint =
-        |n: u16| Endpoint { id: format!("{n:040x}"), host: format!("10.0.0.{n}"), port: 7000 + n, alive: true };
+    let endpoint = |n: u16| Endpoint {
+        id: format!("{n:040x}"),
+        host: format!("10.0.0.{n}"),
+        port: 7000 + n,
+        alive: true,
+        cores: None,
+    };
     View::new(vec![endpoint(1), endpoint(2)], 0, (0..PARTITIONS).map(roles).collect(), number, number)
 }
 

@@ -1,7 +1,8 @@
-//! What an operator does to a cluster, from outside: `keyloom cluster create|join|status|watch`.
+//! What an operator does to a cluster, from outside: `keyloom cluster create|join|status|watch|failover|force-promote`.
 //!
 //! Each of these talks to nodes as any client does, with commands that anybody could type: `CLUSTER CREATE`, `CLUSTER JOIN`,
-//! `CLUSTER BEGIN`, `CLUSTER STATUS`. So they work through the same passwords and addresses as clients do.
+//! `CLUSTER BEGIN`, `CLUSTER STATUS`, `CLUSTER FAILOVER`, `CLUSTER FORCE-PROMOTE`. So they work through the same passwords and
+//! addresses as clients do.
 //!
 //! Plain blocking code; no state.
 
@@ -79,6 +80,24 @@ enum Action {
         #[arg(long)]
         partitions: bool,
     },
+    /// Let a node lead all that it has copies in sync of
+    Failover {
+        /// Address of the node
+        #[arg(value_name = "HOST:PORT")]
+        node: String,
+    },
+    /// Let a node lead what nobody leads as all who had everything are lost; what only these had is lost, too
+    ForcePromote {
+        /// Address of the node
+        #[arg(value_name = "HOST:PORT")]
+        node: String,
+        /// Let partitions of which the node has no complete copy begin empty
+        #[arg(long)]
+        empty: bool,
+        /// Do it: the nodes that had everything never come back
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// A pause that can be slept, and that leaves the members time for something else.
@@ -96,6 +115,11 @@ pub enum OperatorError {
     Keys { node: String },
     #[error("not all slots are served after {} s: {state}", READY_PATIENCE.as_secs())]
     NotReady { state: String },
+    #[error(
+        "for partitions that nobody leads, every write is lost that {node} does not have, also what was acknowledged{}; if the nodes that have it never come back, say --yes",
+        if *.empty { ", and those of which it has no complete copy begin empty" } else { "" }
+    )]
+    NotConfirmed { node: String, empty: bool },
     #[error("node {node} says what cannot be understood: {said}")]
     Nonsense { node: String, said: String },
 }
@@ -127,6 +151,18 @@ pub fn run(args: &ClusterArgs, out: &mut impl Write) -> Result<(), OperatorError
             let interval = Duration::from_secs_f64(*interval);
             let in_place = std::io::stdout().is_terminal();
             Watch { node, password: &args.pass, interval, partitions: *partitions, in_place }.run(out)?;
+        }
+        Action::Failover { node } => {
+            connect(node)?.ask(&["CLUSTER", "FAILOVER"])?;
+            let _ = writeln!(out, "{node} asks for all roles that it could have");
+        }
+        Action::ForcePromote { node, empty, yes: false } => {
+            return Err(OperatorError::NotConfirmed { node: node.clone(), empty: *empty });
+        }
+        Action::ForcePromote { node, empty, yes: true } => {
+            let command: &[&str] = &["CLUSTER", "FORCE-PROMOTE", "EMPTY"];
+            let promoted = connect(node)?.number(&command[..2 + usize::from(*empty)])?;
+            let _ = writeln!(out, "{node} leads {promoted} partitions that nobody led");
         }
     }
     Ok(())

@@ -48,6 +48,10 @@ pub struct Profile {
     pub rack: String,
     /// Its share of the partitions, relative to others.
     pub weight: u16,
+    /// Where clients connect to its first core; those of the others follow. 0: they are not told of cores.
+    pub core_port: u16,
+    /// How many cores it has.
+    pub cores: u16,
 }
 
 /// A node in one start of its process.
@@ -80,6 +84,16 @@ pub struct Move {
     pub epoch: Epoch,
 }
 
+/// A partition that begins anew under a node of which it is not known that it has everything. Names the epoch that it follows:
+/// an order that is executed again would give up what was written since.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Force {
+    pub partition: PartitionId,
+    pub epoch: Epoch,
+    /// If the node has no complete copy, it may drop what it has, and the partition begins empty.
+    pub from_nothing: bool,
+}
+
 /// A change.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -105,9 +119,9 @@ pub enum Command {
     Lead { moves: Vec<Move>, to: Member },
     /// Who is in sync. Each is decided for itself.
     SetInSync { changes: Vec<InSyncChange> },
-    /// The way out when all that were in sync are lost: whoever orders this gives up what only those had. `epoch` is the
-    /// one that this follows: an order that is executed again would give up what was written since.
-    ForceLead { partition: PartitionId, epoch: Epoch, to: Member },
+    /// The way out when all that were in sync are lost: whoever orders this gives up what only those had. All of them, or none,
+    /// and only partitions that have no primary.
+    ForceLead { forced: Vec<Force>, to: Member },
 }
 
 /// What comes of a command. The same on every node.
@@ -132,8 +146,9 @@ pub enum Reply {
         promoted: u32,
         stuck: u32,
     },
-    Leads {
-        epoch: Epoch,
+    /// How many partitions a node leads by force.
+    Forced {
+        partitions: u32,
     },
     /// How many roles moved, and how many did not, as something has changed since the proposer looked.
     Moved {
@@ -183,6 +198,8 @@ pub enum Refusal {
     StillInSync { partition: PartitionId, node: NodeId },
     #[error("{starts} starts are known now")]
     StaleStarts { starts: u64 },
+    #[error("node {primary} is the primary of partition {partition} now")]
+    HasPrimary { partition: PartitionId, primary: NodeId },
 }
 
 /// Whether a node occurs twice. The lists are short, or seldom looked at.
@@ -200,6 +217,9 @@ impl Profile {
         }
         if self.weight == 0 || self.weight as u32 > WEIGHT_MAX {
             return Err("a weight is out of bounds");
+        }
+        if self.core_port > 0 && (self.cores == 0 || self.core_port.checked_add(self.cores - 1).is_none()) {
+            return Err("the ports of cores are out of bounds");
         }
         Ok(())
     }
@@ -268,7 +288,8 @@ impl Command {
             }
             Command::Lead { moves, .. } => check_order(moves.iter().map(|change| change.partition)),
             Command::SetInSync { changes } => check_in_sync(changes),
-            Command::Remove { .. } | Command::ForceLead { .. } => Ok(()),
+            Command::ForceLead { forced, .. } => check_order(forced.iter().map(|force| force.partition)),
+            Command::Remove { .. } => Ok(()),
         }
     }
 }
@@ -284,8 +305,8 @@ impl fmt::Display for Command {
             Command::Promote { dead, .. } => write!(f, "promote for {} dead nodes", dead.len()),
             Command::Lead { moves, to } => write!(f, "node {} leads {} partitions", to.node, moves.len()),
             Command::SetInSync { changes } => write!(f, "who is in sync in {} partitions", changes.len()),
-            Command::ForceLead { partition, epoch, to } => {
-                write!(f, "node {} leads partition {partition} by force after epoch {epoch}", to.node)
+            Command::ForceLead { forced, to } => {
+                write!(f, "node {} leads {} partitions by force", to.node, forced.len())
             }
         }
     }

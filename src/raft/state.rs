@@ -7,17 +7,23 @@
 //! received and not synced; only the last one of a set stays there, for nobody else has the data: the set is frozen until
 //! that node, ready again, is promoted. A partition without a primary serves nobody.
 //!
+//! If that node is lost for good, an operator may give the partition to another one that has a copy, by *force*: what only the
+//! lost one had is given up. That is refused while there is a primary, as it may have a lease. A partition without one was taken
+//! from a dead node by a `Promote`, whose proposer had seen its lease end; or from a node that has registered anew: the process
+//! before that gets no lease any more, and the one that it may have ends before long, which whoever orders waits for.
+//!
 //! Invariants ([`State::validate`]):
 //! - Node numbers are below `next_node`, which only grows: none is used again.
 //! - A partition that was ever placed has an epoch of at least 1, copies on known nodes, no node twice, and at least one
 //!   node in sync. One that was not has nothing of that.
 //! - Whoever is in sync has a copy. The primary, if there is one, is in sync.
+//! - Only a primary begins from nothing.
 
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::command::{
-    COUNT_MAX, Command, Epoch, InSyncChange, Incarnation, Member, Move, NODES_MAX, NodeId, PARTITIONS_MAX, PartitionId,
-    Placement, Profile, REPLICAS_MAX, Refusal, Reply, has_duplicates,
+    COUNT_MAX, Command, Epoch, Force, InSyncChange, Incarnation, Member, Move, NODES_MAX, NodeId, PARTITIONS_MAX,
+    PartitionId, Placement, Profile, REPLICAS_MAX, Refusal, Reply, has_duplicates,
 };
 
 /// A node of the cluster.
@@ -46,6 +52,10 @@ pub struct Partition {
     /// Grows with each change of `in_sync`, and of who is in `replicas`: a copy that went and came back is another one, and
     /// who saw the old one catch up must look again.
     pub in_sync_version: u64,
+    /// The primary leads by force, and may have begun this epoch without any data. Ends with the epoch. Not in the form that is
+    /// stored: a snapshot has it beside the state ([`super::snapshot`]), so that states without it are stored as ever.
+    #[rkyv(with = rkyv::with::Skip)]
+    pub from_nothing: bool,
 }
 
 /// All of it.
@@ -84,6 +94,7 @@ impl Partition {
 
     fn set_primary(&mut self, primary: Option<NodeId>) {
         self.primary = primary;
+        self.from_nothing = false;
         self.epoch += 1;
     }
 
@@ -144,7 +155,7 @@ impl State {
             Command::Promote { starts, dead, ready } => self.promote(*starts, dead, ready),
             Command::Lead { moves, to } => self.lead(moves, *to),
             Command::SetInSync { changes } => Ok(self.set_in_sync(changes)),
-            Command::ForceLead { partition, epoch, to } => self.force_lead(*partition, *epoch, *to),
+            Command::ForceLead { forced, to } => self.force_lead(forced, *to),
         };
         result.unwrap_or_else(Reply::Refused)
     }
@@ -348,19 +359,50 @@ impl State {
         Reply::InSync { changed, stale: changes.len() as u32 - changed }
     }
 
-    fn force_lead(&mut self, id: PartitionId, epoch: Epoch, to: Member) -> Result<Reply, Refusal> {
+    fn force_lead(&mut self, forced: &[Force], to: Member) -> Result<Reply, Refusal> {
         self.check_member(to)?;
-        let partition = self.placed_mut(id)?;
-        if partition.epoch != epoch {
+        // All of them or none: who gives something up is to know what.
+        for force in forced {
+            self.check_force(force, to.node)?;
+        }
+        for Force { partition, from_nothing, .. } in forced {
+            let partition = self.placed_mut(*partition)?;
+            partition.in_sync = vec![to.node];
+            partition.in_sync_version += 1;
+            partition.set_primary(Some(to.node));
+            partition.from_nothing = *from_nothing;
+        }
+        Ok(Reply::Forced { partitions: forced.len() as u32 })
+    }
+
+    fn check_force(&self, force: &Force, to: NodeId) -> Result<(), Refusal> {
+        let id = force.partition;
+        let partition = self.partition(id).filter(|partition| partition.epoch > 0);
+        let partition = partition.ok_or(Refusal::UnknownPartition(id))?;
+        if let Some(primary) = partition.primary {
+            return Err(Refusal::HasPrimary { partition: id, primary });
+        }
+        if partition.epoch != force.epoch {
             return Err(partition.stale(id));
         }
-        if !partition.replicas.contains(&to.node) {
-            return Err(Refusal::NotAReplica { partition: id, node: to.node });
+        if !partition.replicas.contains(&to) {
+            return Err(Refusal::NotAReplica { partition: id, node: to });
         }
-        partition.in_sync = vec![to.node];
-        partition.in_sync_version += 1;
-        partition.set_primary(Some(to.node));
-        Ok(Reply::Leads { epoch: partition.epoch })
+        Ok(())
+    }
+
+    /// The partitions that may have begun from nothing: what the stored form of a state lacks.
+    pub(super) fn begun_from_nothing(&self) -> Vec<PartitionId> {
+        (0..).zip(&self.partitions).filter(|(_, partition)| partition.from_nothing).map(|(id, _)| id).collect()
+    }
+
+    /// Adds that to a state that was read.
+    pub(super) fn set_from_nothing(&mut self, partitions: &[PartitionId]) -> Result<(), &'static str> {
+        for id in partitions {
+            let partition = self.partitions.get_mut(*id as usize).ok_or("a partition that there is not")?;
+            partition.from_nothing = true;
+        }
+        Ok(())
     }
 
     /// Checks the invariants: of what was read from somewhere, and of everything in tests.
@@ -394,7 +436,7 @@ impl State {
     }
 
     fn validate_partition(&self, partition: &Partition) -> Result<(), &'static str> {
-        let Partition { epoch, primary, replicas, in_sync, in_sync_version } = partition;
+        let Partition { epoch, primary, replicas, in_sync, in_sync_version, from_nothing } = partition;
         if (*epoch).max(*in_sync_version) > COUNT_MAX {
             return Err("a number that cannot have been reached");
         }
@@ -418,6 +460,9 @@ impl State {
         }
         if primary.is_some_and(|primary| !in_sync.contains(&primary)) {
             return Err("a primary is not in sync");
+        }
+        if *from_nothing && primary.is_none() {
+            return Err("nobody begins from nothing");
         }
         Ok(())
     }

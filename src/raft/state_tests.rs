@@ -64,7 +64,14 @@ fn command(state: &State, (kind, a, b, c, honest): Raw) -> Command {
             }
             set_in_sync(partition, epoch, is.in_sync_version, in_sync)
         }
-        _ => Command::ForceLead { partition, epoch, to: member(state, node, honest) },
+        _ => {
+            let other = (honest && c % 3 == 0 && partition < PARTITIONS - 1).then_some(PARTITIONS - 1);
+            let of = |partition| state.partition(partition).map_or(1, |partition| partition.epoch);
+            let force = |partition, epoch| Force { partition, epoch, from_nothing: c % 2 == 0 };
+            let others = other.map(|other| force(other, of(other)));
+            let forced = [force(partition, epoch)].into_iter().chain(others).collect();
+            Command::ForceLead { forced, to: member(state, node, honest) }
+        }
     }
 }
 
@@ -97,7 +104,13 @@ fn check_partition(before: &Partition, after: &Partition, command: &Command) -> 
     }
     if let Some(primary) = after.primary.filter(|primary| before.primary != Some(*primary)) {
         prop_assert!(before.epoch == 0 || force || before.in_sync.contains(&primary), "a promotion of who lacks data");
+        prop_assert!(
+            !force || before.primary.is_none() && after.in_sync == [primary],
+            "a primary was replaced by force"
+        );
     }
+    let stays = before.from_nothing && after.epoch == before.epoch;
+    prop_assert!(!after.from_nothing || force || stays, "an epoch begins from nothing that nobody has forced");
     Ok(())
 }
 
@@ -234,21 +247,20 @@ fn the_last_set_is_frozen() {
     assert_eq!(state.partition(0).unwrap().primary, Some(3));
     // If it is lost for good, only by force.
     assert_eq!(promote(&mut state, 0b100, 0b011), Reply::Promoted { promoted: 0, stuck: 1 });
-    let to = member(&state, 1, true);
     let epoch = state.partition(0).unwrap().epoch;
     for node in [1, 3] {
         let moves = vec![Move { partition: 0, epoch }];
         let refused = state.apply(&Command::Lead { moves, to: member(&state, node, true) });
         assert_eq!(refused, Reply::Moved { moved: 0, stale: 1 }, "node {node}");
     }
-    let force = Command::ForceLead { partition: 0, epoch, to };
-    assert_eq!(state.apply(&force), Reply::Leads { epoch: epoch + 1 });
+    let force = force(&state, 0, epoch, 1, false);
+    assert_eq!(state.apply(&force), Reply::Forced { partitions: 1 });
+    assert_eq!(state.partition(0).unwrap().epoch, epoch + 1);
     // Executed again, it would take node 2 out, and what it has.
     let in_sync = members(&state, 0b011, true);
     let version = state.partition(0).unwrap().in_sync_version;
     state.apply(&set_in_sync(0, epoch + 1, version, in_sync));
-    let version = version + 1;
-    assert_eq!(state.apply(&force), Reply::Refused(Refusal::Stale { partition: 0, epoch: epoch + 1, version }));
+    assert_eq!(state.apply(&force), Reply::Refused(Refusal::HasPrimary { partition: 0, primary: 1 }));
     assert_eq!(state.partition(0).unwrap().in_sync, [1, 2]);
     // The role moves only to who is in sync.
     let moves = vec![Move { partition: 0, epoch: epoch + 1 }];
@@ -258,6 +270,101 @@ fn the_last_set_is_frozen() {
     assert_eq!(refused, Reply::Moved { moved: 0, stale: 1 });
     assert_eq!(state.apply(&to_second), Reply::Moved { moved: 1, stale: 0 });
     assert_eq!(state.partition(0).unwrap().epoch, epoch + 2);
+}
+
+fn force(state: &State, partition: PartitionId, epoch: Epoch, node: NodeId, from_nothing: bool) -> Command {
+    let forced = vec![Force { partition, epoch, from_nothing }];
+    Command::ForceLead { forced, to: member(state, node, true) }
+}
+
+/// Node 1 has led alone, and was lost.
+fn lost() -> State {
+    let mut state = three();
+    let in_sync = members(&state, 0b001, true);
+    state.apply(&set_in_sync(0, 1, 2, in_sync));
+    assert_eq!(promote(&mut state, 0b001, 0b110), Reply::Promoted { promoted: 0, stuck: 1 });
+    state
+}
+
+#[test]
+fn a_primary_is_not_replaced_by_force() {
+    let mut state = three();
+    let before = state.clone();
+    let refused = state.apply(&force(&before, 0, 1, 2, false));
+    assert_eq!(refused, Reply::Refused(Refusal::HasPrimary { partition: 0, primary: 1 }));
+    assert_eq!(state, before);
+}
+
+#[test]
+fn force_gives_a_partition_to_a_replica_and_to_nobody_else() {
+    let mut state = lost();
+    let is = state.partition(0).unwrap().clone();
+    assert_eq!((is.epoch, is.primary, &is.in_sync[..], is.in_sync_version), (2, None, &[1][..], 3));
+    state.apply(&Command::Join { identity: 4, profile: profile("host") });
+    register(&mut state, 4);
+    let before = state.clone();
+    let refusals = [
+        (force(&state, 0, 2, 4, true), Refusal::NotAReplica { partition: 0, node: 4 }),
+        (force(&state, 0, 1, 2, true), Refusal::Stale { partition: 0, epoch: 2, version: 3 }),
+        (force(&state, 1, 2, 2, true), Refusal::UnknownPartition(1)),
+        (
+            Command::ForceLead {
+                forced: vec![Force { partition: 0, epoch: 2, from_nothing: false }],
+                to: Member { node: 2, incarnation: 7 },
+            },
+            Refusal::StaleIncarnation { node: 2, incarnation: 1 },
+        ),
+    ];
+    for (command, why) in refusals {
+        assert_eq!(state.apply(&command), Reply::Refused(why), "{command}");
+        assert_eq!(state, before);
+    }
+    // One of them is refused, so all are; and none is there twice.
+    let of = |partition| Force { partition, epoch: 2, from_nothing: false };
+    let both = Command::ForceLead { forced: vec![of(0), of(1)], to: member(&state, 2, true) };
+    assert_eq!(state.apply(&both), Reply::Refused(Refusal::UnknownPartition(1)));
+    let twice = Command::ForceLead { forced: vec![of(0), of(0)], to: member(&state, 2, true) };
+    assert!(matches!(state.apply(&twice), Reply::Refused(Refusal::Malformed(_))));
+    assert_eq!(state, before);
+    assert_eq!(state.apply(&force(&before, 0, 2, 2, false)), Reply::Forced { partitions: 1 });
+    let is = state.partition(0).unwrap();
+    assert_eq!((is.epoch, is.primary, &is.in_sync[..], is.in_sync_version), (3, Some(2), &[2][..], 4));
+    assert!(!is.from_nothing);
+    assert_eq!(is.replicas, [1, 2, 3]);
+    // The lost one is a copy like others if it comes back.
+    assert_eq!(promote(&mut state, 0b010, 0b001), Reply::Promoted { promoted: 0, stuck: 1 });
+}
+
+#[test]
+fn an_epoch_begins_from_nothing_if_it_was_ordered_and_the_next_one_does_not() {
+    let mut state = lost();
+    let command = force(&state, 0, 2, 3, true);
+    assert_eq!(state.apply(&command), Reply::Forced { partitions: 1 });
+    assert!(state.partition(0).unwrap().from_nothing);
+    // A snapshot has it, in a form that nodes refuse which do not know of it; any other one is as it was.
+    let decoded = |state: &State| {
+        let content = Content { state: state.clone(), ..Content::default() };
+        let frame = content.encode(1, 0).unwrap();
+        let mut bytes = Vec::new();
+        frame.write_to(&mut bytes);
+        assert_eq!(Content::decode(&bytes).unwrap(), content);
+        frame.payload()[0]
+    };
+    assert_eq!((decoded(&state), decoded(&lost())), (2, 1));
+    // It lasts as long as the epoch, whoever is in sync, and not beyond.
+    let in_sync = members(&state, 0b110, true);
+    assert_eq!(state.apply(&set_in_sync(0, 3, 4, in_sync)), CHANGED);
+    assert!(state.partition(0).unwrap().from_nothing);
+    let mut ended = state.clone();
+    register(&mut ended, 3);
+    let mut moved = state.clone();
+    let moves = vec![Move { partition: 0, epoch: 3 }];
+    assert_eq!(moved.apply(&Command::Lead { moves, to: member(&state, 2, true) }), Reply::Moved { moved: 1, stale: 0 });
+    assert_eq!(promote(&mut state, 0b100, 0b010), Reply::Promoted { promoted: 1, stuck: 0 });
+    for state in [state, ended, moved] {
+        assert!(!state.partition(0).unwrap().from_nothing);
+        assert_eq!(decoded(&state), 1);
+    }
 }
 
 #[test]

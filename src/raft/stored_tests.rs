@@ -4,13 +4,21 @@ use proptest::prelude::*;
 use proptest::strategy::Strategy;
 
 use super::*;
-use crate::raft::command::{InSyncChange, Member, Move, Placement, Profile};
+use crate::raft::command::{Force, InSyncChange, Member, Move, Placement, Profile};
 use crate::raft::testing::id;
 
 fn profiles() -> impl Strategy<Value = Profile> {
     let name = || prop_oneof![Just(String::new()), ".{0,8}", Just("long".repeat(200))];
-    (name(), any::<u16>(), any::<u16>(), name(), any::<u16>())
-        .prop_map(|(host, port, bus_port, rack, weight)| Profile { host, port, bus_port, rack, weight })
+    let ports = (any::<u16>(), any::<u16>(), any::<u16>(), any::<u16>());
+    (name(), ports, name(), any::<u16>()).prop_map(|(host, (port, bus_port, core_port, cores), rack, weight)| Profile {
+        host,
+        port,
+        bus_port,
+        rack,
+        weight,
+        core_port,
+        cores,
+    })
 }
 
 fn members() -> impl Strategy<Value = Vec<Member>> {
@@ -24,6 +32,11 @@ fn commands() -> impl Strategy<Value = Command> {
         .prop_map(|(partition, replicas)| Placement { partition, replicas });
     let member = (any::<u64>(), any::<u64>()).prop_map(|(node, incarnation)| Member { node, incarnation });
     let moves = (any::<u16>(), any::<u64>()).prop_map(|(partition, epoch)| Move { partition, epoch });
+    let force = (any::<u16>(), any::<u64>(), any::<bool>()).prop_map(|(partition, epoch, from_nothing)| Force {
+        partition,
+        epoch,
+        from_nothing,
+    });
     let change = (any::<u16>(), any::<u64>(), any::<u64>(), members())
         .prop_map(|(partition, epoch, version, in_sync)| InSyncChange { partition, epoch, version, in_sync });
     prop_oneof![
@@ -38,11 +51,7 @@ fn commands() -> impl Strategy<Value = Command> {
         (any::<u64>(), members(), members()).prop_map(|(starts, dead, ready)| Command::Promote { starts, dead, ready }),
         (prop::collection::vec(moves, 0..6), member.clone()).prop_map(|(moves, to)| Command::Lead { moves, to }),
         prop::collection::vec(change, 0..6).prop_map(|changes| Command::SetInSync { changes }),
-        (any::<u16>(), any::<u64>(), member).prop_map(|(partition, epoch, to)| Command::ForceLead {
-            partition,
-            epoch,
-            to
-        }),
+        (prop::collection::vec(force, 0..6), member).prop_map(|(forced, to)| Command::ForceLead { forced, to }),
     ]
 }
 

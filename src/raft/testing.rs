@@ -18,7 +18,7 @@ pub fn id(term: u64, index: u64) -> LogId {
 }
 
 pub fn profile(host: &str) -> Profile {
-    Profile { host: host.into(), port: 6379, bus_port: 16379, rack: "a".into(), weight: 1 }
+    Profile { host: host.into(), port: 6379, bus_port: 16379, rack: "a".into(), weight: 1, ..Profile::default() }
 }
 
 /// An entry whose content tells which one it is.

@@ -7,5 +7,5 @@ pub mod router;
 pub mod slot;
 
 pub use partitions::PartitionSet;
-pub use router::{CoreId, Route, Router};
+pub use router::{CoreId, Route, Router, owner_of};
 pub use slot::{Hasher, Key, SLOTS, hashtag, slot_of};

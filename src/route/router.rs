@@ -17,6 +17,12 @@ pub enum Route {
     Away,
 }
 
+/// The core that owns a partition on a node with so many cores.
+#[inline]
+pub fn owner_of(partition: u16, partitions: u16, cores: u16) -> CoreId {
+    (u32::from(partition) * u32::from(cores) / u32::from(partitions)) as CoreId
+}
+
 /// Stands for no core of this node.
 const AWAY: CoreId = CoreId::MAX;
 
@@ -35,8 +41,7 @@ impl Router {
     /// The table of a node whose `cores` data cores share `partitions` partitions, as core `me` sees it.
     pub fn new(me: CoreId, cores: u16, partitions: u16) -> Self {
         assert!(cores >= 1 && cores <= partitions);
-        let owner: Box<[CoreId]> =
-            (0..partitions as u32).map(|p| (p * cores as u32 / partitions as u32) as CoreId).collect();
+        let owner: Box<[CoreId]> = (0..partitions).map(|partition| owner_of(partition, partitions, cores)).collect();
         Router { me, target: owner.clone(), owner, cores }
     }
 

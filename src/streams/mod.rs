@@ -81,6 +81,10 @@
 //! executed in that order. `applied(t)`: everything up to `t` is in the data, or was given up ([`follower::Follower::spoiled`]).
 //! `durable(t)`: it is in this node's own durable log. A node without one never says so.
 //!
+//! *To lead from nothing.* [`follower::Action::BeginEmpty`]: an operator has given up what others had, and this node has no complete
+//! copy. Note durably that these are incomplete, drop what there is, and note that they are complete when that is on disk; only
+//! then say `applied`. What is written later would else be lost with a crash, as the next process would not believe its disk.
+//!
 //! *Copies.* [`follower::Action::DropPartitions`]: note durably that these are incomplete, before they are dropped.
 //! [`follower::Action::CopyDone`]: all is there; note durably that they are complete, then say `applied`. Units in a copy
 //! ([`follower::Action::CopyUnits`]) count only for keys that were covered before them ([`crate::log::cover`]).

@@ -12,7 +12,7 @@ use redis::cluster::{ClusterClient, ClusterConnection};
 use redis::{ErrorKind, RedisError, RedisResult};
 
 use crate::common::wait_until;
-use crate::nodes::{Cluster, HEALTHY_MAX};
+use crate::nodes::{CORE_ENDPOINTS, Cluster, HEALTHY_MAX};
 
 /// Where `scripts/install-peers.sh` puts the clients.
 fn clients() -> PathBuf {
@@ -20,8 +20,9 @@ fn clients() -> PathBuf {
 }
 
 /// Runs a script against a cluster, one primary of which dies meanwhile and comes back.
-fn goes_on(interpreter: &str, script: &str) {
-    let mut cluster = Cluster::local(3, &["--cluster-copies", "3", "--write-durability", "quorum"]);
+fn goes_on(interpreter: &str, script: &str, args: &[&str]) {
+    let args = [&["--cluster-copies", "3", "--write-durability", "quorum"], args].concat();
+    let mut cluster = Cluster::local(3, &args);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
     let mut packages = clients().join("python").into_os_string();
     if let Some(others) = std::env::var_os("PYTHONPATH") {
@@ -55,12 +56,19 @@ fn goes_on(interpreter: &str, script: &str) {
 
 #[test]
 fn redis_py_goes_on() {
-    goes_on("python3", "redis_py_failover.py");
+    goes_on("python3", "redis_py_failover.py", &[]);
 }
 
 #[test]
 fn ioredis_goes_on() {
-    goes_on("node", "ioredis_failover.mjs");
+    goes_on("node", "ioredis_failover.mjs", &[]);
+}
+
+/// To a client the cores are nodes, several of which die at once.
+#[test]
+fn clients_of_cores_go_on() {
+    goes_on("python3", "redis_py_failover.py", &CORE_ENDPOINTS);
+    goes_on("node", "ioredis_failover.mjs", &CORE_ENDPOINTS);
 }
 
 const KEYS: usize = 60;

@@ -13,6 +13,7 @@
 //! | `serving` | keys are where slots say |
 //! | `bench` | `keyloom bench --cluster` sees a failover |
 //! | `kills`, `stalls`, `cuts` | nodes that end, that stand still, and that nobody hears |
+//! | `force` | what all have lost that had it, and an operator gives up |
 //! | `handovers` | roles that move while all nodes live, or one dies meanwhile |
 //! | `watched` | what members say of themselves |
 //! | `operators` | what an operator sees: `keyloom cluster status` and `watch`, and the page in a browser |
@@ -27,6 +28,7 @@ mod applications;
 mod bench;
 mod client;
 mod cuts;
+mod force;
 mod handovers;
 mod kills;
 mod lan;

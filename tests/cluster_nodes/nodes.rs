@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use keyloom::resp::read::Value;
 use keyloom::route::{SLOTS, slot_of};
 
-use crate::common::{Client, Server, free_port, wait_until};
+use crate::common::{Client, Server, free_port, two_free_ports, wait_until};
 use crate::lan::{Direction, Lan};
 use crate::served::{self, Found};
 
@@ -24,6 +24,10 @@ const ASK_MAX: Duration = Duration::from_secs(2);
 /// An argument that stands for a port of each node's own.
 pub const OWN_ADMIN_PORT: &str = "{admin}";
 
+/// Arguments that give each core a port of its own.
+pub const CORE_ENDPOINTS: [&str; 4] = ["--core-endpoints", "yes", "--core-port", OWN_CORE_PORT];
+const OWN_CORE_PORT: &str = "{cores}";
+
 /// Clusters run one after the other: the numbers of these tests are for a machine that has nothing else to do.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -32,6 +36,8 @@ pub struct Cluster {
     /// The ports at which they listen for others, and those of their admin endpoints, if they have any.
     pub buses: Vec<u16>,
     pub admins: Vec<u16>,
+    /// Those of their first cores.
+    core_ports: Vec<u16>,
     args: Vec<String>,
     pub lan: Option<Lan>,
     cut: Vec<bool>,
@@ -55,6 +61,7 @@ pub struct Status {
 
 /// Each node has the data cores of one of these: copies go between different numbers of them.
 const CPUS: [&str; 3] = ["0,1", "0", "1"];
+const CORES_MAX: u16 = 2;
 
 impl Cluster {
     /// So many nodes on this machine, in one cluster that serves.
@@ -84,8 +91,10 @@ impl Cluster {
         let served = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("served-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&served);
         std::fs::create_dir_all(&served).unwrap();
+        let core_ports = (0..count).map(|_| two_free_ports()).collect();
         let cut = vec![false; count];
-        let mut cluster = Cluster { nodes: Vec::new(), buses, admins, args, lan, cut, served, _alone: alone };
+        let mut cluster =
+            Cluster { nodes: Vec::new(), buses, admins, core_ports, args, lan, cut, served, _alone: alone };
         for node in 0..count {
             let args = cluster.args_of(node, &[]);
             let (host, prefix) = match &cluster.lan {
@@ -129,7 +138,11 @@ impl Cluster {
             .map(|word| word.to_string())
             .chain(self.args.clone())
             .chain(more.iter().map(|word| word.to_string()))
-            .map(|word| if word == OWN_ADMIN_PORT { self.admins[node].to_string() } else { word })
+            .map(|word| match &word[..] {
+                OWN_ADMIN_PORT => self.admins[node].to_string(),
+                OWN_CORE_PORT => self.core_ports[node].to_string(),
+                _ => word,
+            })
             .collect()
     }
 
@@ -137,8 +150,13 @@ impl Cluster {
         self.nodes.iter().map(Server::addr).collect()
     }
 
+    /// The node at an address: its own, or that of one of its cores.
     pub fn at(&self, address: SocketAddr) -> Option<usize> {
-        self.nodes.iter().position(|node| node.addr() == address)
+        let is_core = |(node, &first): (&Server, &u16)| {
+            node.addr().ip() == address.ip() && (first..first + CORES_MAX).contains(&address.port())
+        };
+        let node = self.nodes.iter().position(|node| node.addr() == address);
+        node.or_else(|| self.nodes.iter().zip(&self.core_ports).position(is_core))
     }
 
     /// What a node is asked, and says within [`ASK_MAX`].

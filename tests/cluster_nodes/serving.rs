@@ -1,5 +1,7 @@
 //! A cluster that nothing befalls: every key is where slots say, and nowhere else.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 
@@ -7,9 +9,9 @@ use keyloom::resp::read::Value;
 use keyloom::route::slot_of;
 
 use crate::client::{Answer, Router};
-use crate::common::{Client, ok};
+use crate::common::{Client, info, ok, wait_until};
 use crate::load::Load;
-use crate::nodes::{Cluster, HEALTHY_MAX};
+use crate::nodes::{CORE_ENDPOINTS, Cluster, HEALTHY_MAX, slots};
 use crate::rounds::copies;
 
 const KEYS: usize = 600;
@@ -95,6 +97,42 @@ fn every_key_is_where_slots_say() {
         redis_cli_is_content(&cluster);
         cluster.wait_healthy();
     }
+}
+
+/// Asks each key where CLUSTER SLOTS says, and counts the requests that were handed on to another core for all that.
+fn hops_where_slots_say(cluster: &Cluster, value: &str) -> u64 {
+    let hops =
+        |cluster: &Cluster| -> u64 { cluster.nodes.iter().map(|node| info(&mut node.client(), "core_hops")).sum() };
+    let ranges = slots(cluster.ask(0, &["CLUSTER", "SLOTS"]).unwrap()).unwrap();
+    let before = hops(cluster);
+    let mut clients: HashMap<SocketAddr, Client> = HashMap::new();
+    for n in 0..KEYS {
+        let key = format!("key:{n}");
+        let slot = slot_of(key.as_bytes());
+        let (.., address) = ranges.iter().find(|(first, last, _)| (*first..=*last).contains(&slot)).unwrap();
+        let client = clients.entry(*address).or_insert_with(|| Client::try_connect(*address).unwrap());
+        assert_eq!(client.call(&["SET", &key, value]), ok());
+        assert_eq!(client.call(&["GET", &key]), Value::Bulk(value.into()));
+        // Others send clients to the core, too.
+        let leader = cluster.at(*address).unwrap();
+        let moved = format!("MOVED {slot} {address}");
+        assert_eq!(error(cluster.ask((leader + 1) % 3, &["GET", &key]).unwrap()), moved);
+    }
+    hops(cluster) - before
+}
+
+/// The nodes have two cores, one and one.
+#[test]
+fn clients_reach_the_core_that_has_the_key() {
+    let cluster = Cluster::local(3, &CORE_ENDPOINTS);
+    assert_eq!(hops_where_slots_say(&cluster, "first"), 0);
+    redis_cli_is_content(&cluster);
+    // The node with two cores takes all roles: they are elsewhere on it than where they were.
+    assert_eq!(cluster.nodes[0].client().call(&["CLUSTER", "FAILOVER"]), ok());
+    wait_until("one node leads everything", || {
+        (0..3).all(|node| cluster.slots_of(node).is_some_and(|slots| slots.iter().all(|leader| *leader == Some(0))))
+    });
+    assert_eq!(hops_where_slots_say(&cluster, "second"), 0);
 }
 
 /// What a connection waits for, and what expires, is led as everything else.

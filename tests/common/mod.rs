@@ -272,6 +272,12 @@ pub fn free_port() -> u16 {
     panic!("no port of {PORTS:?} is free");
 }
 
+/// The first of two such ports in a row.
+pub fn two_free_ports() -> u16 {
+    let pairs = (0..PORTS.len()).map(|_| (free_port(), free_port()));
+    pairs.into_iter().find(|(first, second)| first + 1 == *second).expect("two ports in a row").0
+}
+
 /// A connection that sends bytes and reads whole replies.
 pub struct Client {
     stream: TcpStream,

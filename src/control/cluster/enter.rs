@@ -174,6 +174,8 @@ impl Control {
             bus_port: announced(config.cluster_announce_bus_port, config.bus_port().ok_or(MemberError::NoPort)?),
             rack: config.cluster_rack.clone(),
             weight: config.cluster_weight,
+            core_port: config.first_core_port().unwrap_or(0),
+            cores: config.cpus.len() as u16,
         };
         profile.check().map_err(|why| MemberError::Refused(why.into()))?;
         Ok(profile)

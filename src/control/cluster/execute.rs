@@ -2,7 +2,8 @@
 //!
 //! Units, pieces of copies and orders to drop partitions are executed by the cores that own the keys ([`super::super::apply`] has the
 //! batches). A ticket is *applied* when all cores have answered what it had for them, and everything before; it is
-//! *durable* when the log of this node, which has the same statements, is on disk up to there.
+//! *durable* when the log of this node, which has the same statements, is on disk up to there. Partitions that begin empty are
+//! applied when they are durable, if there is a disk.
 //!
 //! Owned by the control core. Invariant: a copy has a coverage from its beginning to its end, or nothing of it is executed.
 
@@ -46,6 +47,8 @@ pub(super) struct Executor {
     completed: Vec<(Ticket, Rc<[PartitionId]>)>,
     /// Partitions that are dropped or damaged.
     spoiled: Vec<PartitionId>,
+    /// What begins empty and is not on disk: nothing from there on counts as applied before it is.
+    empties: VecDeque<Ticket>,
 }
 
 /// A copy that is being received.
@@ -77,6 +80,7 @@ impl Executor {
             waits_for_disk: VecDeque::new(),
             completed: Vec::new(),
             spoiled: Vec::new(),
+            empties: VecDeque::new(),
         }
     }
 
@@ -138,6 +142,12 @@ impl Executor {
                     let copy = Copy { coverage: None, partitions: Rc::clone(partitions), ended: false };
                     self.copies.insert((*leader, *run), copy);
                 }
+                Ok(true)
+            }
+            Action::BeginEmpty { partitions, .. } => {
+                partitions.iter().try_for_each(|partition| apply.flush_partition(*partition, ticket))?;
+                self.completed.push((ticket, Rc::clone(partitions)));
+                self.empties.push_back(ticket);
                 Ok(true)
             }
             Action::CopyPiece { leader, run, bytes, .. } => {
@@ -207,7 +217,9 @@ impl Executor {
     /// What cannot be executed makes its partitions worthless: they need a copy.
     fn fail(&mut self, action: &Action, error: &ApplyError) {
         let partitions: Vec<PartitionId> = match action {
-            Action::Apply { partitions, .. } | Action::CopyDone { partitions, .. } => partitions.to_vec(),
+            Action::Apply { partitions, .. }
+            | Action::CopyDone { partitions, .. }
+            | Action::BeginEmpty { partitions, .. } => partitions.to_vec(),
             Action::CopyPiece { leader, run, .. } | Action::CopyUnits { leader, run, .. } => {
                 let copy = self.copies.remove(&(*leader, *run));
                 copy.map_or(Vec::new(), |copy| copy.partitions.to_vec())
@@ -232,6 +244,9 @@ impl Executor {
             if !log.has(&positions) {
                 break;
             }
+            if let Some(wal) = log.wal().filter(|_| !self.empties.is_empty()) {
+                wal.request_sync(log.sequencer.end());
+            }
             self.waits_for_disk.push_back((first.ticket, log.sequencer.end()));
             self.waits_for_log.pop_front();
         }
@@ -244,6 +259,10 @@ impl Executor {
         }
         if !on_disk {
             self.completed.clear();
+            self.empties.clear();
+        }
+        while self.empties.front().is_some_and(|ticket| durable.is_some_and(|durable| *ticket <= durable)) {
+            self.empties.pop_front();
         }
         let mut completed = Vec::new();
         if let Some(durable) = durable {
@@ -254,6 +273,7 @@ impl Executor {
                 *ticket > durable
             });
         }
-        Progress { applied: self.applied, durable, spoiled: std::mem::take(&mut self.spoiled), completed }
+        let applied = self.empties.front().map_or(self.applied, |ticket| self.applied.min(ticket - 1));
+        Progress { applied, durable, spoiled: std::mem::take(&mut self.spoiled), completed }
     }
 }

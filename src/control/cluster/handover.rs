@@ -6,6 +6,8 @@
 //! | an operator: CLUSTER FAILOVER at the node that is to lead | that node asks all primaries of what it is in sync for |
 //! | a node that is about to end | gives away all that it leads |
 //!
+//! What nobody leads goes to a node by [`super::force`].
+//!
 //! Owned by the control core.
 
 use std::collections::BTreeMap;

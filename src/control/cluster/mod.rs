@@ -8,13 +8,15 @@
 //! A node that has a number goes on as a member at every start ([`Member::start`]), and registers its process as a new
 //! incarnation. What raft agrees on becomes a view for the data cores ([`view`]); what the leader of raft decides, and
 //! the lease that it grants, is driven by [`govern`]; the data itself goes from node to node by [`streams`]. Roles move
-//! while both nodes live by [`handover`], and all of them when a node ends ([`leave`]).
+//! while both nodes live by [`handover`], and all of them when a node ends ([`leave`]). What nobody can lead any more, an operator
+//! may give up in part or as a whole ([`force`]).
 //!
 //! Owned by the control core.
 
 mod connections;
 mod enter;
 mod execute;
+mod force;
 mod govern;
 mod handover;
 mod holdings;
@@ -25,6 +27,7 @@ mod streams;
 mod view;
 
 pub(crate) use enter::raft_dir;
+pub(super) use force::ForceError;
 pub(super) use handover::TakeRolesError;
 use streams::Streams;
 

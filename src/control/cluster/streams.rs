@@ -305,7 +305,7 @@ impl Control {
                     "this node is to lead a partition whose data it does not have: it is not served"
                 );
             }
-            Follow::DropPartitions { ref partitions, .. } => {
+            Follow::DropPartitions { ref partitions, .. } | Follow::BeginEmpty { ref partitions, .. } => {
                 self.note_incomplete(partitions);
                 member.execute(action);
             }

@@ -6,9 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Member;
-use crate::cluster::{Endpoint, Gate, Identity, NodeId, Roles, View};
+use crate::cluster::{CorePorts, Endpoint, Gate, Identity, NodeId, Roles, View};
 use crate::control::Control;
 use crate::net::forward::Message;
+use crate::raft::command::Profile;
 use crate::raft::state::{Partition, State};
 
 /// The view of a state. `dead` says whether a node is taken for dead.
@@ -29,13 +30,14 @@ pub(super) fn of_state(
             host: node.profile.host.clone(),
             port: node.profile.port,
             alive: !dead(node.id),
+            cores: core_ports(&node.profile),
         });
     }
     let me = ids.iter().position(|&id| id == member.me).unwrap_or_else(|| {
         // It has joined, and its state does not say so yet.
         ids.push(member.me);
         let id = Identity(member.identity).to_string();
-        nodes.push(Endpoint { id, host: String::new(), port: 0, alive: true });
+        nodes.push(Endpoint { id, host: String::new(), port: 0, alive: true, cores: None });
         ids.len() - 1
     });
     let place = |node: NodeId| ids.iter().position(|&id| id == node).map(|at| at as u16);
@@ -62,6 +64,12 @@ pub(super) fn of_state(
     let roles = (0..partitions).map(|partition| roles(partition, state.partition(partition))).collect();
     let epoch = state.partitions().iter().map(|partition| partition.epoch).sum();
     View::new(nodes, me, roles, epoch, number)
+}
+
+/// Where clients reach the cores of a node, if they are told.
+fn core_ports(profile: &Profile) -> Option<CorePorts> {
+    let Profile { core_port: first, cores: count, .. } = *profile;
+    (first > 0 && count > 0).then_some(CorePorts { first, count })
 }
 
 impl Control {

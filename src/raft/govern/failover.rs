@@ -3,18 +3,21 @@
 //! Pure: the state and what is known of the nodes go in, a command comes out, if it would give somebody a partition. All dead are
 //! named at once, so that none of them is chosen for what another one led.
 //!
-//! A dead primary that nobody can follow stays what it is: nobody else leads the partition anyhow, and when the node is heard of
-//! again it goes on where it was.
+//! A dead primary that nobody can follow stays what it is for a while: nobody else leads the partition anyhow, and when the node is
+//! heard of again it goes on where it was. Then it is deposed all the same, so that the state says that nobody leads, and an
+//! operator can decide.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Settings;
 use super::standing::Standing;
+use super::{DEPOSE_AFTER_MS, Settings};
 use crate::raft::command::{Command, Member, NodeId};
-use crate::raft::state::State;
+use crate::raft::state::{Partition, State};
 use crate::shard::SteadyMs;
 
 /// The promotion that is due.
+///
+/// Whoever is deposed here is in the command, as it leads and so is in sync.
 pub fn promote(
     settings: &Settings,
     state: &State,
@@ -28,7 +31,11 @@ pub fn promote(
     let placed = || state.partitions().iter().filter(|partition| partition.epoch > 0);
     // This is asked a hundred times a second, and nearly always nobody is dead.
     let orphans = || placed().filter(|partition| partition.primary.is_none_or(|primary| any_dead && is_dead(primary)));
-    if !orphans().any(|partition| partition.in_sync.iter().any(|node| is_ready(*node))) {
+    let is_lost = |node| nodes.get(&node).is_some_and(|standing| standing.dead_for(now_ms, DEPOSE_AFTER_MS));
+    let due = |partition: &Partition| {
+        partition.in_sync.iter().any(|node| is_ready(*node)) || partition.primary.is_some_and(is_lost)
+    };
+    if !orphans().any(due) {
         return None;
     }
     let involved: BTreeSet<NodeId> = placed().flat_map(|partition| partition.in_sync.iter().copied()).collect();

@@ -47,8 +47,10 @@
 //! - A voter that has just started has forgotten whom it has acknowledged: it votes for nobody, and does not stand for
 //!   election, for the time of [`Settings::election_ms`] (plus drift).
 //! - `quorum_ms` is the *sending* of the heartbeat. With one voter it is now.
-//! - Who orders a `Lead` or a `ForceLead` sees to it that the old primary does not serve: the old primary itself for the first, the
-//!   operator for the second.
+//! - Who orders a `Lead` sees to it that the old primary does not serve: it is the old primary itself.
+//! - Who orders a `ForceLead`, which is only for partitions without a primary, has seen raft answer since they have none, and has
+//!   waited for the end of the longest lease since that: a node that has registered anew may have left a process behind that still
+//!   has one. Whoever answers for raft has applied what took the role, and so grants that process no other one.
 //!
 //! Owned by the control core.
 
@@ -89,6 +91,9 @@ pub const PHI_DEAD: f64 = 8.0;
 /// A silence of so many leases is strange whatever came before it: one long pause must not make the detector patient with
 /// the next.
 pub const SILENCE_LEASES_MAX: i64 = 3;
+/// After so long a dead primary is one no more, also if nobody can follow it. Until then it goes on where it was when it is
+/// heard of again; afterwards an operator may give up what only it has.
+pub const DEPOSE_AFTER_MS: u32 = 10_000;
 /// Copies of each partition, unless configured otherwise.
 pub const COPIES: usize = 3;
 /// After so long others get the copies of a dead node.

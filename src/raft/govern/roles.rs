@@ -27,7 +27,7 @@ pub const ROLES_AT_ONCE: usize = 32;
 /// After so long a node is asked for others.
 pub const ASK_AGAIN_MS: i64 = 2_000;
 /// After so long it is asked again for what it did not give: requests have waited for that, and may have to again.
-pub const POSTPONED_MS: i64 = 30_000;
+pub const POSTPONED_MS: i64 = 10_000;
 
 /// A node is asked to give these roles to another one.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]

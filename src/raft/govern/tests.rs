@@ -227,6 +227,21 @@ fn all_dead_are_named_at_once_and_a_new_leader_waits() {
 }
 
 #[test]
+fn a_dead_primary_that_nobody_can_follow_is_deposed_in_the_end() {
+    let mut leader = Leader::new(3, 2);
+    leader.governor.lead(1_000);
+    leader.promotes(1_000, 2_000, &[3]);
+    assert_eq!(leader.primaries(), [Some(3); 2]);
+    let said = leader.promotes(2_000, 20_000, &[1, 2]);
+    assert_eq!(said, ["12290: promote for 1 dead nodes: Promoted { promoted: 0, stuck: 2 }"]);
+    assert_eq!(leader.primaries(), [None; 2]);
+    // It still is the only one that may lead.
+    let said = leader.promotes(20_000, 20_500, &[1, 2, 3]);
+    assert_eq!(said, ["20040: promote for 0 dead nodes: Promoted { promoted: 2, stuck: 0 }"]);
+    assert_eq!(leader.primaries(), [Some(3); 2]);
+}
+
+#[test]
 fn who_is_being_called_dead_gets_no_lease() {
     let mut leader = Leader::new(3, 1);
     leader.governor.lead(0);

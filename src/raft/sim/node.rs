@@ -139,7 +139,7 @@ async fn join(world: &Rc<World>, caller: &Caller, identity: u128) -> NodeId {
 }
 
 fn profile(host: Host) -> Profile {
-    Profile { host: name(host), port: 6379, bus_port: 16379, rack: String::new(), weight: 1 }
+    Profile { host: name(host), port: 6379, bus_port: 16379, rack: String::new(), weight: 1, ..Profile::default() }
 }
 
 /// Proposes to whoever leads, as the bus does: the own raft is asked first, then others, and whom they name. None: nobody

@@ -84,6 +84,12 @@ pub enum Action {
         copy: Option<(NodeId, u64)>,
         partitions: Rc<[PartitionId]>,
     },
+    /// Drop all data of these: this node is to lead them, and they begin empty. They are incomplete until that is on disk, if this
+    /// node has one: only then is it applied.
+    BeginEmpty {
+        ticket: Ticket,
+        partitions: Rc<[PartitionId]>,
+    },
     /// A frame of the run that is under way with this leader.
     CopyPiece {
         ticket: Ticket,
@@ -120,7 +126,7 @@ pub enum Action {
         base: Tail,
         suffix: Option<Suffix>,
     },
-    /// This node is to lead and must not: its data is incomplete. Nobody can, until an operator decides.
+    /// This node is to lead and must not: its data is incomplete. Nobody can, until an operator decides that it begins empty.
     NotReady {
         partition: PartitionId,
         epoch: Epoch,
@@ -133,6 +139,7 @@ impl Action {
         match self {
             Action::Apply { ticket, .. }
             | Action::DropPartitions { ticket, .. }
+            | Action::BeginEmpty { ticket, .. }
             | Action::CopyPiece { ticket, .. }
             | Action::CopyUnits { ticket, .. }
             | Action::CopyDone { ticket, .. } => Some(*ticket),
@@ -187,6 +194,8 @@ pub struct Follower {
     durable: Ticket,
     /// Partitions that wait for a ticket.
     watched: Vec<PartitionId>,
+    /// Those that this node is to lead and that begin empty; within a call only.
+    from_nothing: Vec<PartitionId>,
     /// The node is about to end.
     leaving: bool,
     #[cfg(test)]
@@ -207,6 +216,7 @@ impl Follower {
             applied: 0,
             durable: 0,
             watched: Vec::new(),
+            from_nothing: Vec::new(),
             leaving: false,
             #[cfg(test)]
             fault: None,
@@ -249,15 +259,15 @@ impl Follower {
             };
             let data = &self.data[id as usize];
             if (data.role, data.epoch) != (role, partition.epoch) {
-                changed.push((id, role, partition.epoch));
+                changed.push((id, role, partition.epoch, partition.from_nothing));
             }
         }
         let ids: Vec<PartitionId> = changed.iter().map(|(id, ..)| *id).collect();
         self.withdraw(&ids, out);
         let mut dropped = Vec::new();
-        for (id, role, epoch) in changed {
+        for (id, role, epoch, from_nothing) in changed {
             let data = &mut self.data[id as usize];
-            (data.role, data.epoch) = (role, epoch);
+            (data.role, data.epoch, data.from_nothing) = (role, epoch, from_nothing);
             if data.led {
                 // It comes back with its tail.
                 continue;
@@ -274,6 +284,7 @@ impl Follower {
             }
             out.push(Action::DropPartitions { ticket, copy: None, partitions: dropped.into() });
         }
+        self.begin_empty(out);
         self.look_at_tickets(now_ms, out);
     }
 
@@ -298,7 +309,12 @@ impl Follower {
         // leads brings on the next one.
         if !complete && data.epoch > 1 {
             data.phase = Phase::Idle;
-            out.push(Action::NotReady { partition: id, epoch: data.epoch });
+            match data.from_nothing {
+                // A copy that is whole becomes complete in its turn.
+                true if data.complete_at.is_some() => {}
+                true => self.from_nothing.push(id),
+                false => out.push(Action::NotReady { partition: id, epoch: data.epoch }),
+            }
             return;
         }
         let base = data.tail.unwrap_or(Tail::unknown(data.epoch));
@@ -314,6 +330,28 @@ impl Follower {
         self.watched.push(id);
     }
 
+    /// What this node is to lead and has no complete copy of, begins empty, as raft's state allows. The tail is one that no other
+    /// copy has, as it tells nothing of the data that there was.
+    fn begin_empty(&mut self, out: &mut Vec<Action>) {
+        if self.from_nothing.is_empty() {
+            return;
+        }
+        let mut partitions = std::mem::take(&mut self.from_nothing);
+        partitions.sort_unstable();
+        partitions.dedup();
+        let partitions: Rc<[PartitionId]> = partitions.into();
+        let ticket = self.issue(None, &partitions);
+        for &id in partitions.iter() {
+            let data = &mut self.data[id as usize];
+            data.forget();
+            let base = Tail::unknown(data.epoch);
+            (data.tail, data.released, data.complete_at) = (Some(base), Some(base), Some(ticket));
+            data.phase = Phase::Promoting { base, suffix: None };
+            self.watched.push(id);
+        }
+        out.push(Action::BeginEmpty { ticket, partitions });
+    }
+
     /// A partition that this node led is back: its data is as this tail says ([`super::leader::Leader::release`]).
     pub fn returned(&mut self, now_ms: u64, partition: PartitionId, tail: Tail, out: &mut Vec<Action>) {
         let data = &mut self.data[partition as usize];
@@ -325,6 +363,7 @@ impl Follower {
             out.push(Action::DropPartitions { ticket, copy: None, partitions: Rc::from([partition]) });
         }
         self.enter(partition, out);
+        self.begin_empty(out);
         self.look_at_tickets(now_ms, out);
     }
 
@@ -381,7 +420,8 @@ impl Follower {
             match &data.phase {
                 Phase::Promoting { base, suffix } if data.last_ticket <= applied => {
                     let (base, suffix, epoch) = (*base, suffix.clone(), data.epoch);
-                    (data.phase, data.led) = (Phase::Idle, true);
+                    // Whoever leads has all that there is.
+                    (data.phase, data.led, data.complete) = (Phase::Idle, true, true);
                     out.push(Action::Lead { partition: id, epoch, base, suffix });
                 }
                 Phase::Promoting { .. } => self.watched.push(id),
@@ -404,6 +444,7 @@ impl Follower {
             data.forget();
             self.enter(id, out);
         }
+        self.begin_empty(out);
     }
 
     /// The tail of a complete copy that is at rest, and not led.

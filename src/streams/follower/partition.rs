@@ -57,11 +57,13 @@ impl Phase {
 /// See the module.
 ///
 /// Invariants: `released <= tail`, and what is between them is in `pending` or in the stream of the leader. Incomplete data has no
-/// tail. While it is led, nothing of this but role and epoch is looked at.
+/// tail. While it is led, nothing of this but role, epoch and whether that begins from nothing is looked at.
 #[derive(Clone, Debug, Default)]
 pub struct Data {
     pub role: Role,
     pub epoch: Epoch,
+    /// Of this epoch: whoever leads may begin without any data.
+    pub from_nothing: bool,
     pub phase: Phase,
     /// The leading side has it.
     pub led: bool,

@@ -1,17 +1,17 @@
 //! A cluster from one number: nodes that lead and follow partitions, a raft that every node hears of late, connections that are slow and
-//! break, nodes that stall, crash, lose their memory and come back, an operator who moves roles and copies.
+//! break, nodes that stall, crash, lose their memory and come back, an operator who moves roles and copies, and gives up what is lost.
 //!
 //! ```text
 //!     mod.rs    the world and its steps; the judgement      node.rs    the shell of a node, around the shipped machines
 //!     raft.rs   raft's log and state                        network.rs connections
-//!     handover.rs    roles that move while both nodes live
+//!     handover.rs    roles that move while both nodes live    force.rs    roles that are given by force
 //!     around.rs in place of raft: a simulation of the real one
 //! ```
 //!
 //! All messages are encoded and decoded. The data of a partition is the list of the numbers that were appended to it. It is
 //! checked that
 //! - whoever begins to lead has every number whose reply left under `quorum`, also replies to reads, as long as a member of the set
-//!   has kept its memory; and under `quorum-disk` in any case;
+//!   has kept its memory; and under `quorum-disk` in any case, unless an operator has given it up;
 //! - whoever is handed a role has all that was written before, acknowledged or not;
 //! - complete copies with equal tails are equal, at any time;
 //! - nothing is applied twice, and nothing by followers that is not committed, but in a copy;
@@ -25,6 +25,7 @@
 //! Longer than other files: what the world does, and what must hold after each step, make sense together only.
 
 mod around;
+mod force;
 mod handover;
 mod network;
 mod node;
@@ -72,6 +73,8 @@ struct Seen {
     acked: u64,
     acked_durable: u64,
     power_cuts: u64,
+    forced: u64,
+    emptied: u64,
     drops: BTreeMap<String, u64>,
 }
 
@@ -89,6 +92,8 @@ pub(crate) struct World {
     boots: u64,
     mistake: Mistake,
     disks: bool,
+    /// The operator waits for nobody who could lead.
+    impatient: bool,
     latency_ms: u64,
     acked: Vec<HashSet<u64>>,
     acked_durable: Vec<HashSet<u64>>,
@@ -134,6 +139,7 @@ impl World {
             boots: 1,
             mistake,
             disks: random.chance(60),
+            impatient: random.chance(15),
             latency_ms: 1 + random.below(15),
             acked: vec![HashSet::new(); PARTITIONS],
             acked_durable: vec![HashSet::new(); PARTITIONS],
@@ -230,6 +236,8 @@ impl World {
             12 if works && self.disks => self.sync(n),
             13 if works && self.random.chance(20) => self.trim(n),
             14 if !self.quiet => self.disturb(n),
+            14 if self.around.is_none() => self.force_lead(),
+            20 if self.impatient && !self.quiet && self.around.is_none() => self.force_lead(),
             15..=16 if self.around.is_none() => self.hear_of_raft(n),
             17 if self.around.is_none() => self.advance_raft(),
             19 if works => self.see_gates(n),
@@ -472,6 +480,7 @@ impl World {
             14 => self.place(),
             17 if self.works(n) => self.on_follower(n, |follower, now, out| follower.leave(now, out)),
             18 | 19 if self.works(n) => self.on_follower(n, |follower, now, out| follower.stay(now, out)),
+            20 => self.force_lead(),
             _ => {}
         }
     }
@@ -686,6 +695,8 @@ fn nothing_that_was_promised_is_lost() {
                 all.acked += seen.acked;
                 all.acked_durable += seen.acked_durable;
                 all.power_cuts += seen.power_cuts;
+                all.forced += seen.forced;
+                all.emptied += seen.emptied;
                 seen.drops.into_iter().for_each(|(reason, count)| *all.drops.entry(reason).or_default() += count);
             }
             Err(why) => panic!("KEYLOOM_SEED={seed}: {why}"),
@@ -694,7 +705,10 @@ fn nothing_that_was_promised_is_lost() {
     println!("{all:?}");
     let counts = [all.led, all.deposed, all.suffixes, all.copies, all.copies_cancelled, all.reads, all.crashes];
     assert!(
-        counts.iter().chain(&[all.handed, all.acked, all.acked_durable, all.power_cuts]).all(|&count| count > 0),
+        counts
+            .iter()
+            .chain(&[all.handed, all.acked, all.acked_durable, all.power_cuts, all.forced, all.emptied])
+            .all(|&count| count > 0),
         "{all:?}"
     );
 }

@@ -308,6 +308,12 @@ impl World {
                     self.seen.copies += 1;
                 }
             }
+            follower::Action::BeginEmpty { partitions, .. } => {
+                partitions.iter().for_each(|p| self.process(n).data[*p as usize].clear());
+                // What is dropped is on disk before it counts.
+                self.sync(n);
+                partitions.iter().for_each(|p| self.node(n).disk_complete[*p as usize] = true);
+            }
             follower::Action::CopyPiece { leader, run, bytes, .. } => {
                 let process = self.process(n);
                 if let Some(covered) = process.covered.get_mut(&(leader, run)) {

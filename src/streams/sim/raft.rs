@@ -58,7 +58,7 @@ impl Raft {
 }
 
 pub fn profile(node: NodeId) -> Profile {
-    Profile { host: format!("n{node}"), port: 1, bus_port: 2, rack: String::new(), weight: 1 }
+    Profile { host: format!("n{node}"), port: 1, bus_port: 2, rack: String::new(), weight: 1, ..Profile::default() }
 }
 
 pub fn register(node: NodeId, after: u64, boot: u64) -> Command {
