@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what tests and benchmarks compare with and connect from: redis-server, memcached and Valkey, and the clients
-# redis-cli, redis-py, ioredis and node-redis. What is there already is left alone, so a second run is quick and needs
-# no network. Debian packages go to the system (as root, or with sudo); Python and node packages to target/clients.
+# Installs what tests and benchmarks compare with and connect from: redis-server, memcached and Valkey, the clients
+# redis-cli, redis-py, ioredis and node-redis, and a browser. What is there already is left alone, so a second run is quick
+# and needs no network. Debian packages go to the system (as root, or with sudo); Python and node packages to
+# target/clients.
 set -euo pipefail
 # shellcheck source=scripts/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
@@ -32,7 +33,7 @@ quietly() {
 missing_packages() {
     local PATH=$PATH:/usr/sbin:/sbin pair
     for pair in redis-server:redis-server redis-benchmark:redis-tools memcached:memcached python3:python3 \
-        taskset:util-linux ip:iproute2 nft:nftables; do
+        taskset:util-linux ip:iproute2 nft:nftables chromium:chromium; do
         command -v "${pair%%:*}" >/dev/null || echo "${pair##*:}"
     done
     compgen -G '/usr/lib/*/libjemalloc.so.2' >/dev/null || echo libjemalloc2

@@ -36,7 +36,7 @@ after those of the file. The most used:
   --cpus all|0-3|0,2           CPUs of the data cores, one core each
   --partitions 256             parts of the keyspace that cores own; a power of two
   --control-core shared|dedicated
-  --admin-port 0               port of the metrics endpoint; 0 is off
+  --admin-port 0               port of metrics and of a page of the cluster; 0 is off
   --loglevel debug|verbose|notice|warning
   --logfile PATH               \"\" is the standard output
   --log-format text|json

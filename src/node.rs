@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use glommio::{LocalExecutorBuilder, Placement};
 
-use crate::admin::http;
+use crate::admin::{http, notify};
 use crate::cluster::identity::{self, IdentityError};
 use crate::config::{Config, ControlCore, ShutdownOn};
 use crate::control::{self, Keyspace, Recovered, aside};
@@ -251,8 +251,10 @@ pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
     for listener in &listeners {
         tracing::info!(address = listener.address, cores, "ready to accept connections");
     }
+    notify::ready();
     let reason = signals.wait(&ends, &node);
     tracing::info!(reason, "stopping");
+    notify::stopping();
     node.stop();
     let mut result = Ok(());
     for (core, thread) in started.into_iter().enumerate() {

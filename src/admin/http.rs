@@ -17,6 +17,7 @@ use glommio::timer::{sleep, timeout};
 
 use super::logging;
 use super::metrics::{self, NodeFacts};
+use super::page;
 use super::process::Process;
 use crate::config::Config;
 use crate::control::Control;
@@ -42,8 +43,18 @@ const HEALTH_PATIENCE: Duration = Duration::from_millis(900);
 /// Pause after an error of accept, such as too many open files.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-const INDEX: &str = "Keyloom\n\n/metrics  metrics in Prometheus' text format\n/healthz  whether every core answers\n";
+const INDEX: &str = "\
+Keyloom
+
+/metrics            metrics in Prometheus' text format
+/healthz            whether every core answers
+/cluster            a page that shows the cluster, live
+/cluster.json       what it shows
+/cluster/ring.json  where nodes and partitions stand on the ring
+";
 const PLAIN: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+const JSON: &str = "application/json";
 
 /// Opens the socket of the admin endpoint, if the configuration wants one.
 pub fn listen(config: &Config) -> Result<Option<std::net::TcpListener>, ListenError> {
@@ -148,6 +159,17 @@ async fn answer(control: &Control, path: &str) -> Response {
             }
             let lines = late.iter().map(|core| format!("core {core} does not answer\n"));
             Response::new(Status::Unavailable, lines.collect::<String>())
+        }
+        "/cluster" => Response { content_type: HTML, ..Response::new(Status::Ok, page::HTML) },
+        "/cluster.json" => {
+            control.ask(METRICS_PATIENCE).await;
+            let uptime = control.node().state.started.elapsed();
+            let numbers = page::numbers(&control.snapshots(), &facts(control), uptime, control.cluster_status());
+            Response { content_type: JSON, ..Response::new(Status::Ok, numbers.to_string()) }
+        }
+        "/cluster/ring.json" => {
+            let ring = page::ring(&control.cluster_status().unwrap_or_default());
+            Response { content_type: JSON, ..Response::new(Status::Ok, ring.to_string()) }
         }
         _ => Response::new(Status::NotFound, ""),
     }

@@ -1,10 +1,13 @@
-//! What operators see: the log, the checks of the machine, numbers of the process and the metrics text.
+//! What operators see: the log, the checks of the machine, numbers of the process, the metrics text, the page of the
+//! cluster, and what the service manager is told.
 
 pub mod doctor;
 pub mod http;
 pub mod limits;
 pub mod logging;
 pub mod metrics;
+pub mod notify;
+pub mod page;
 pub mod process;
 
 use crate::config::{Config, SetError};

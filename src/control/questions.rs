@@ -129,7 +129,7 @@ impl Control {
                 .detach();
             }
             LogAsk::ClusterStatus => {
-                let status = self.cluster_status();
+                let status = self.cluster_status().map(|status| status.to_string());
                 self.answer(core, ask, part, status.map_or_else(LogAnswer::Failed, LogAnswer::Text));
             }
             LogAsk::Numbers => {

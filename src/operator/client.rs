@@ -33,12 +33,17 @@ pub(super) struct Client {
 
 impl Client {
     pub fn connect(address: &str, password: &str) -> Result<Client, ClientError> {
+        Client::connect_within(address, password, PATIENCE)
+    }
+
+    /// A connection that, and each of whose answers, takes no longer than this.
+    pub fn connect_within(address: &str, password: &str, patience: Duration) -> Result<Client, ClientError> {
         let io = |source| ClientError::Io { node: address.into(), source };
         let mut found = address.to_socket_addrs().map_err(|_| ClientError::Address(address.into()))?;
         let socket = found.next().ok_or_else(|| ClientError::Address(address.into()))?;
-        let stream = TcpStream::connect_timeout(&socket, PATIENCE).map_err(io)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(io)?;
-        stream.set_write_timeout(Some(PATIENCE)).map_err(io)?;
+        let stream = TcpStream::connect_timeout(&socket, patience).map_err(io)?;
+        stream.set_read_timeout(Some(patience)).map_err(io)?;
+        stream.set_write_timeout(Some(patience)).map_err(io)?;
         let mut client = Client { address: address.into(), stream, buffer: Vec::new() };
         if !password.is_empty() {
             client.ask(&["AUTH", password])?;

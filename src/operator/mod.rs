@@ -1,4 +1,4 @@
-//! What an operator does to a cluster, from outside: `keyloom cluster create|join|status|failover|force-promote`.
+//! What an operator does to a cluster, from outside: `keyloom cluster create|join|status|watch|failover|force-promote`.
 //!
 //! Each of these talks to nodes as any client does, with commands that anybody could type: `CLUSTER CREATE`, `CLUSTER JOIN`,
 //! `CLUSTER BEGIN`, `CLUSTER STATUS`, `CLUSTER FAILOVER`, `CLUSTER FORCE-PROMOTE`. So they work through the same passwords and
@@ -6,19 +6,25 @@
 //!
 //! Plain blocking code; no state.
 
+mod changes;
 mod client;
 mod status;
+mod watch;
 
-use std::io::Write;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 
 use client::Client;
 pub use client::ClientError;
+use watch::Watch;
 
 /// Until all nodes of a new cluster serve.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Until nodes listen that are to be a cluster: they may have been started by the line before.
+const START_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
@@ -58,6 +64,21 @@ enum Action {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Also print epochs and copies of all partitions, those with equal ones together
+        #[arg(long)]
+        partitions: bool,
+    },
+    /// Show the same again and again, and what has changed, until Ctrl-C; if the node ends, another one is asked
+    Watch {
+        /// Address of any member
+        #[arg(value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
+        node: String,
+        /// Between two looks
+        #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = interval)]
+        interval: f64,
+        /// Also print epochs and copies of all partitions, those with equal ones together
+        #[arg(long)]
+        partitions: bool,
     },
     /// Let a node lead all that it has copies in sync of
     Failover {
@@ -80,6 +101,12 @@ enum Action {
         #[arg(long)]
         yes: bool,
     },
+}
+
+/// A pause that can be slept, and that leaves the members time for something else.
+fn interval(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds is wanted".to_string())?;
+    if (0.1..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("0.1 to 3600 seconds are possible".into()) }
 }
 
 /// Why something could not be done.
@@ -105,7 +132,9 @@ pub fn run(args: &ClusterArgs, out: &mut impl Write) -> Result<(), OperatorError
     let connect = |node: &str| Client::connect(node, &args.pass);
     match &args.action {
         Action::Create { nodes } => {
-            let mut clients = nodes.iter().map(|node| connect(node)).collect::<Result<Vec<_>, _>>()?;
+            let by = Instant::now() + START_PATIENCE;
+            let started = |node: &String| connect_when_it_listens(node, &args.pass, by);
+            let mut clients = nodes.iter().map(started).collect::<Result<Vec<_>, _>>()?;
             create(&mut clients)?;
             let _ = writeln!(out, "a cluster of {} {}", nodes.len(), if nodes.len() == 1 { "node" } else { "nodes" });
         }
@@ -114,12 +143,17 @@ pub fn run(args: &ClusterArgs, out: &mut impl Write) -> Result<(), OperatorError
             connect(node)?.ask(&["CLUSTER", "JOIN", &bus.0, &bus.1])?;
             let _ = writeln!(out, "{node} has joined the cluster of {member}");
         }
-        Action::Status { node, json } => {
+        Action::Status { node, json, partitions } => {
             let text = connect(node)?.text(&["CLUSTER", "STATUS"])?;
-            let shown = if *json { Ok(text + "\n") } else { status::table(&text) };
+            let shown = if *json { Ok(text + "\n") } else { status::table(&text, *partitions) };
             let shown = shown.map_err(|said| OperatorError::Nonsense { node: node.clone(), said })?;
             // Whoever reads may have seen enough.
             let _ = out.write_all(shown.as_bytes());
+        }
+        Action::Watch { node, interval, partitions } => {
+            let interval = Duration::from_secs_f64(*interval);
+            let in_place = std::io::stdout().is_terminal();
+            Watch { node, password: &args.pass, interval, partitions: *partitions, in_place }.run(out)?;
         }
         Action::Failover { node } => {
             connect(node)?.ask(&["CLUSTER", "FAILOVER"])?;
@@ -138,6 +172,20 @@ pub fn run(args: &ClusterArgs, out: &mut impl Write) -> Result<(), OperatorError
         }
     }
     Ok(())
+}
+
+/// A connection to a node that may just be starting.
+fn connect_when_it_listens(node: &str, password: &str, by: Instant) -> Result<Client, ClientError> {
+    loop {
+        match Client::connect(node, password) {
+            Err(ClientError::Io { source, .. })
+                if source.kind() == ErrorKind::ConnectionRefused && Instant::now() < by =>
+            {
+                std::thread::sleep(LOOK);
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Founds a cluster on the first node, lets the others join, and waits until all slots are served.

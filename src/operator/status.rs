@@ -12,8 +12,8 @@ pub(super) fn bus_address(text: &str) -> Option<(String, String)> {
     Some((node["host"].as_str()?.into(), node["bus_port"].as_u64()?.to_string()))
 }
 
-/// The table; the error is what cannot be understood.
-pub(super) fn table(text: &str) -> Result<String, String> {
+/// The table, and another one of all partitions if that is wanted; the error is what cannot be understood.
+pub(super) fn table(text: &str, partitions: bool) -> Result<String, String> {
     let short = || text.chars().take(200).collect::<String>();
     let status: Value = serde_json::from_str(text).map_err(|_| short())?;
     let nodes = status["nodes"].as_array().ok_or_else(short)?;
@@ -21,9 +21,10 @@ pub(super) fn table(text: &str) -> Result<String, String> {
     let mut out = String::new();
     let leader = status["raft_leader"].as_u64();
     let leads = leader.map_or("nobody".into(), |leader| format!("node {leader}"));
+    let term = number(&status["raft_term"]);
     let _ = writeln!(
         out,
-        "{} partitions, {} served, {} with fewer than {} copies in sync; {leads} leads raft",
+        "{} partitions, {} served, {} with fewer than {} copies in sync; {leads} leads raft in term {term}",
         number(&status["partitions"]),
         number(&status["served"]),
         number(&status["few_in_sync"]),
@@ -53,7 +54,39 @@ pub(super) fn table(text: &str) -> Result<String, String> {
     if handing_over > 0 {
         let _ = writeln!(out, "node {} hands over {handing_over} roles", number(&status["me"]));
     }
+    if status["lease_ms"].as_u64() == Some(0) {
+        // Nor may it know better what it says of others.
+        let _ = writeln!(out, "node {} has no lease, and serves nothing", number(&status["me"]));
+    }
+    if partitions {
+        let roles = status["roles"].as_array().ok_or_else(short)?;
+        roles_table(roles, &mut out);
+    }
     Ok(out)
+}
+
+/// Partitions with equal roles, a line for each.
+fn roles_table(roles: &[Value], out: &mut String) {
+    let text = |value: &Value| value.as_u64().map_or("-".into(), |number| number.to_string());
+    let list = |value: &Value| value.as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(",");
+    let titles = ["primary", "epoch", "copies", "in sync", "number"];
+    let _ = writeln!(
+        out,
+        "\n{:>7}  {:>6}  {:<11}  {:<11}  {:>6}  partitions",
+        titles[0], titles[1], titles[2], titles[3], titles[4]
+    );
+    for role in roles {
+        let _ = writeln!(
+            out,
+            "{:>7}  {:>6}  {:<11}  {:<11}  {:>6}  {}",
+            text(&role["primary"]),
+            text(&role["epoch"]),
+            list(&role["replicas"]),
+            list(&role["in_sync"]),
+            text(&role["count"]),
+            role["partitions"].as_str().unwrap_or("?"),
+        );
+    }
 }
 
 #[cfg(test)]
@@ -62,17 +95,24 @@ mod tests {
 
     #[test]
     fn what_a_member_says_is_a_table() {
-        let text = r#"{"me":1,"raft_leader":1,"partitions":4,"served":3,"few_in_sync":1,"copies":2,"nodes":[
+        let text = r#"{"me":1,"raft_leader":1,"raft_term":3,"partitions":4,"served":3,"few_in_sync":1,"copies":2,"nodes":[
             {"node":1,"host":"10.0.0.1","port":7000,"bus_port":17000,"raft":"voter","leads":2,"holds":4,"in_sync":4,"lag_ms":null,"state":"alive"},
-            {"node":2,"host":"10.0.0.2","port":7000,"bus_port":17000,"raft":"voter","leads":1,"holds":4,"in_sync":3,"lag_ms":35,"state":"dead"}],"handing_over":2}"#;
-        let table = table(text).unwrap();
-        assert!(table.starts_with("4 partitions, 3 served, 1 with fewer than 2 copies in sync; node 1 leads raft\n"));
+            {"node":2,"host":"10.0.0.2","port":7000,"bus_port":17000,"raft":"voter","leads":1,"holds":4,"in_sync":3,"lag_ms":35,"state":"dead"}],"handing_over":2,"lease_ms":250,
+            "roles":[{"primary":null,"epoch":7,"replicas":[1,2],"in_sync":[2],"count":3,"partitions":"0-1,3"}]}"#;
+        let table = table(text, false).unwrap();
+        let first = "4 partitions, 3 served, 1 with fewer than 2 copies in sync; node 1 leads raft in term 3\n";
+        assert!(table.starts_with(first));
         let lines: Vec<Vec<&str>> = table.lines().skip(2).map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[0], ["1", "10.0.0.1:7000", "leader", "2", "4", "4", "-", "alive"]);
         assert_eq!(lines[1], ["2", "10.0.0.2:7000", "voter", "1", "4", "3", "35", "dead"]);
         assert!(table.ends_with("\nnode 1 hands over 2 roles\n"));
         assert_eq!(bus_address(text), Some(("10.0.0.1".into(), "17000".into())));
         assert_eq!(bus_address("{}"), None);
-        assert_eq!(super::table("nothing"), Err("nothing".into()));
+        assert_eq!(super::table("nothing", false), Err("nothing".into()));
+        let fenced = super::table(&text.replace("250", "0"), false).unwrap();
+        assert_eq!(fenced.strip_prefix(&table), Some("node 1 has no lease, and serves nothing\n"));
+        let more = super::table(text, true).unwrap();
+        let last: Vec<&str> = more.lines().last().unwrap().split_whitespace().collect();
+        assert_eq!((more.strip_prefix(&table).is_some(), last), (true, vec!["-", "7", "1,2", "2", "3", "0-1,3"]));
     }
 }

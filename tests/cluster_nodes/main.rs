@@ -16,6 +16,7 @@
 //! | `force` | what all have lost that had it, and an operator gives up |
 //! | `handovers` | roles that move while all nodes live, or one dies meanwhile |
 //! | `watched` | what members say of themselves |
+//! | `operators` | what an operator sees: `keyloom cluster status` and `watch`, and the page in a browser |
 //! | `strangers` | nodes of other clusters, and bytes that make no sense |
 //!
 //! `KEYLOOM_CLUSTER_ROUNDS` is how often each is done, with one seed after the other from `KEYLOOM_SEED` on.
@@ -34,6 +35,7 @@ mod lan;
 mod lists;
 mod load;
 mod nodes;
+mod operators;
 mod register;
 mod rounds;
 mod served;

@@ -117,7 +117,7 @@ fn seccomp(facts: &Facts) -> Check {
             NAME,
             "a filter that refuses io_uring",
             "Start the container with --security-opt seccomp=unconfined, or with a profile that allows \
-             io_uring_setup, io_uring_enter and io_uring_register.",
+             io_uring_setup, io_uring_enter and io_uring_register, as deploy/seccomp.json does.",
         ),
         (Some(_), _) => Check::ok(NAME, "a filter that allows io_uring"),
     }

@@ -1,15 +1,20 @@
-//! What an operator is shown of the cluster: CLUSTER STATUS, as JSON.
+//! What an operator is shown of the cluster: CLUSTER STATUS, as JSON; the admin endpoint has the same.
 //!
 //! Owned by the control core.
 
-use openraft_rt::WatchReceiver;
-use serde_json::json;
+use std::collections::BTreeMap;
+use std::fmt::Write;
 
+use openraft_rt::WatchReceiver;
+use serde_json::{Value, json};
+
+use crate::cluster::NodeId;
 use crate::control::Control;
+use crate::raft::state::Partition;
 
 impl Control {
     /// What this node knows of its cluster.
-    pub(in crate::control) fn cluster_status(&self) -> Result<String, String> {
+    pub(crate) fn cluster_status(&self) -> Result<Value, String> {
         let member = self.member().ok_or("this node is in no cluster of several nodes")?;
         let metrics = member.raft.metrics().borrow_watched().clone();
         let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
@@ -22,12 +27,13 @@ impl Control {
                 (streams.leader.lags(self.steady_ms()), streams.leader.handing_over())
             });
         let governor = member.seat.status(self.now_ms());
-        let count = |of: &dyn Fn(&crate::raft::state::Partition) -> bool| partitions.iter().filter(|p| of(p)).count();
+        let parts = parts(partitions);
         let nodes: Vec<_> = state
             .nodes()
             .iter()
             .map(|node| {
                 let (id, profile) = (node.id, &node.profile);
+                let part = parts.get(&id).copied().unwrap_or_default();
                 let lag = lags.iter().find(|lag| lag.node == id && lag.following + lag.copying > 0);
                 json!({
                     "node": id,
@@ -39,9 +45,9 @@ impl Control {
                     "weight": profile.weight,
                     "incarnation": node.incarnation,
                     "raft": if voters.contains(&id) { "voter" } else { "learner" },
-                    "leads": count(&|partition| partition.primary == Some(id)),
-                    "holds": count(&|partition| partition.replicas.contains(&id)),
-                    "in_sync": count(&|partition| partition.in_sync.contains(&id)),
+                    "leads": part.leads,
+                    "holds": part.holds,
+                    "in_sync": part.in_sync,
                     "lag_ms": lag.map(|lag| lag.ms),
                     "lag_bytes": lag.map(|lag| lag.bytes),
                     "state": if self.is_dead(id) { "dead" } else { "alive" },
@@ -51,13 +57,14 @@ impl Control {
         let few = shown.as_ref().map_or(0, |view| {
             (0..partitions.len() as u16).filter(|&partition| view.roles(partition).few_in_sync).count()
         });
-        let status = json!({
+        Ok(json!({
+            "name": self.config().cluster_name,
             "me": member.me,
             "raft_leader": metrics.current_leader,
             "raft_term": metrics.current_term,
             "raft_applied": member.reader.applied().map(|id| id.index),
             "partitions": partitions.len(),
-            "served": count(&|partition| partition.primary.is_some()),
+            "served": partitions.iter().filter(|partition| partition.primary.is_some()).count(),
             "few_in_sync": few,
             "copies": usize::from(self.config().cluster_copies).min(state.nodes().len()),
             "lease_ms": self.lease_left_ms(),
@@ -72,7 +79,85 @@ impl Control {
                 "plan_error": governor.plan_error.map(|error| error.to_string()),
             })),
             "nodes": nodes,
-        });
-        Ok(status.to_string())
+            "roles": roles(partitions),
+        }))
+    }
+}
+
+/// Of how many partitions a node has what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Part {
+    leads: usize,
+    holds: usize,
+    in_sync: usize,
+}
+
+/// Counted in one pass: for each node by itself, a large cluster would hold up the control core.
+fn parts(partitions: &[Partition]) -> BTreeMap<NodeId, Part> {
+    let mut parts: BTreeMap<NodeId, Part> = BTreeMap::new();
+    for Partition { primary, replicas, in_sync, .. } in partitions {
+        primary.iter().for_each(|node| parts.entry(*node).or_default().leads += 1);
+        replicas.iter().for_each(|node| parts.entry(*node).or_default().holds += 1);
+        in_sync.iter().for_each(|node| parts.entry(*node).or_default().in_sync += 1);
+    }
+    parts
+}
+
+/// Partitions with equal roles are named together, so that a cluster of few nodes needs few words for many of them.
+fn roles(partitions: &[Partition]) -> Vec<Value> {
+    let mut equal: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+    for (number, partition) in partitions.iter().enumerate() {
+        let Partition { epoch, primary, replicas, in_sync, .. } = partition;
+        // None comes first: what nobody leads is what is looked for.
+        equal.entry((*primary, replicas, in_sync, *epoch)).or_default().push(number);
+    }
+    let show = |((primary, replicas, in_sync, epoch), numbers): (_, Vec<usize>)| {
+        let (count, partitions) = (numbers.len(), ranges(&numbers));
+        json!({
+            "primary": primary, "replicas": replicas, "in_sync": in_sync, "epoch": epoch,
+            "count": count, "partitions": partitions,
+        })
+    };
+    equal.into_iter().map(show).collect()
+}
+
+/// Ascending numbers as `0-3,7`.
+fn ranges(numbers: &[usize]) -> String {
+    let mut text = String::new();
+    for range in numbers.chunk_by(|one, next| one + 1 == *next) {
+        let comma = if text.is_empty() { "" } else { "," };
+        let _ = match range {
+            [one] => write!(text, "{comma}{one}"),
+            [first, .., last] => write!(text, "{comma}{first}-{last}"),
+            [] => Ok(()),
+        };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_with_equal_roles_are_named_together() {
+        let led_by = |primary, epoch| Partition {
+            epoch,
+            primary,
+            replicas: vec![1, 2],
+            in_sync: vec![1],
+            ..Partition::default()
+        };
+        let partitions =
+            [led_by(Some(1), 3), led_by(Some(1), 3), led_by(Some(2), 3), led_by(Some(1), 3), led_by(None, 4)];
+        let group = |primary: Option<u64>, epoch, count, partitions| {
+            json!({"primary": primary, "replicas": [1, 2], "in_sync": [1], "epoch": epoch, "count": count,
+                "partitions": partitions})
+        };
+        let groups = [group(None, 4, 1, "4"), group(Some(1), 3, 3, "0-1,3"), group(Some(2), 3, 1, "2")];
+        assert_eq!(roles(&partitions), groups);
+        assert_eq!(roles(&[]), [Value::Null; 0]);
+        let part = |leads, holds, in_sync| Part { leads, holds, in_sync };
+        assert_eq!(parts(&partitions), BTreeMap::from([(1, part(3, 5, 5)), (2, part(1, 5, 0))]));
     }
 }
