@@ -89,7 +89,7 @@ fn a_node_that_comes_back_leads_its_part_again() {
 fn a_node_is_killed_while_its_role_moves() {
     /// A handover of all roles takes about that long.
     const HANDOVER_US: usize = 30_000;
-    rounds(4, |seed, mut random| {
+    rounds(2, |seed, mut random| {
         let mut cluster = Cluster::local(3, &["--cluster-copies", copies(seed)]);
         under_load("a kill in a handover", &mut cluster, "quorum", seed, |cluster, load| {
             for _ in 0..2 {

@@ -4,8 +4,8 @@ use super::*;
 use crate::streams::{follower, leader};
 
 /// Seeds of the test, and those in which a mistake must be found.
-const SEEDS: u64 = 300;
-const SEEDS_OF_DATA: u64 = 200;
+const SEEDS: u64 = 200;
+const SEEDS_OF_DATA: u64 = 120;
 const SEEDS_OF_MISTAKES: u64 = 500;
 
 /// The seed that was asked for, or all.
