@@ -80,6 +80,9 @@ pub struct Roles {
     pub epoch: u64,
     /// None: nobody leads it.
     pub leader: Option<u16>,
+    /// While nobody leads it: who may lead it next. Clients are told of it as if it did, as by Redis of a primary that fails:
+    /// many take a table of slots with holes for none at all.
+    pub expected: Option<u16>,
     pub gate: Gate,
     /// Who else has a copy that is in sync.
     pub followers: Vec<u16>,
@@ -104,7 +107,9 @@ pub struct View {
 
 impl View {
     pub fn new(nodes: Vec<Endpoint>, me: usize, partitions: Vec<Roles>, epoch: u64, number: u64) -> View {
-        let named = |roles: &Roles| roles.leader.iter().chain(&roles.followers).all(|&at| (at as usize) < nodes.len());
+        let all =
+            |roles: &Roles| roles.leader.into_iter().chain(roles.expected).chain(roles.followers.iter().copied()).max();
+        let named = |roles: &Roles| all(roles).is_none_or(|at| usize::from(at) < nodes.len());
         assert!(me < nodes.len() && partitions.iter().all(named));
         assert!(partitions.len().is_power_of_two() && partitions.len() <= SLOTS as usize);
         let holds = partitions.iter().any(|roles| roles.gate != Gate::Open);
@@ -223,13 +228,13 @@ impl View {
         Target { node, core: self.nodes[node].cores.map(owner) }
     }
 
-    /// Slots that have one target and lie together, ascending, each with its target.
+    /// Slots that have one target and lie together, ascending, each with its target, which may only be expected to serve them.
     pub fn ranges(&self) -> Vec<(RangeInclusive<u16>, Target)> {
         let width = SLOTS / self.partitions.len() as u16;
         let mut ranges: Vec<(RangeInclusive<u16>, Target)> = Vec::new();
-        for (partition, leader) in (0..).zip(self.leaders()) {
-            let Some(leader) = leader else { continue };
-            let target = self.target(leader, partition);
+        for (partition, roles) in (0..).zip(&self.partitions) {
+            let Some(leader) = roles.leader.or(roles.expected) else { continue };
+            let target = self.target(usize::from(leader), partition);
             let (first, last) = (partition * width, partition * width + (width - 1));
             match ranges.last_mut() {
                 Some((range, same)) if *same == target && *range.end() + 1 == first => *range = *range.start()..=last,
@@ -272,6 +277,15 @@ mod tests {
             assert_eq!(view.leads(slot / 2048), view.leader_of(slot) == Some(0));
         }
         assert_eq!(view.slots_led(), 7 * 2048);
+    }
+
+    #[test]
+    fn slots_that_nobody_leads_are_shown_with_who_may_be_next() {
+        let roles = [(Some(0), None), (None, Some(1)), (None, None), (Some(1), None)];
+        let roles = roles.map(|(leader, expected)| Roles { leader, expected, ..Roles::default() });
+        let view = View::new((0..2).map(endpoint).collect(), 0, roles.to_vec(), 9, 1);
+        assert_eq!(view.ranges(), [(0..=4095, node(0)), (4096..=8191, node(1)), (12288..=16383, node(1))]);
+        assert_eq!((view.target_of(4096), view.leader_of(4096), view.slots_led()), (None, None, 8192));
     }
 
     #[test]

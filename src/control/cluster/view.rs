@@ -56,6 +56,7 @@ pub(super) fn of_state(
         Roles {
             epoch: known.epoch,
             leader,
+            expected: known.in_sync.iter().find(|&&node| !dead(node)).and_then(|&node| place(node)),
             gate,
             followers: followers.filter_map(|&node| place(node)).collect(),
             few_in_sync: known.in_sync.len() < wanted,
