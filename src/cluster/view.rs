@@ -248,6 +248,12 @@ impl View {
     pub fn slots_led(&self) -> usize {
         self.leaders().flatten().count() * (SLOTS as usize / self.partitions.len())
     }
+
+    /// Those of them whose leader is not heard of.
+    pub fn slots_failed(&self) -> usize {
+        let failed = self.leaders().flatten().filter(|&leader| !self.nodes[leader].alive);
+        failed.count() * (SLOTS as usize / self.partitions.len())
+    }
 }
 
 #[cfg(test)]
@@ -283,8 +289,10 @@ mod tests {
     fn slots_that_nobody_leads_are_shown_with_who_may_be_next() {
         let roles = [(Some(0), None), (None, Some(1)), (None, None), (Some(1), None)];
         let roles = roles.map(|(leader, expected)| Roles { leader, expected, ..Roles::default() });
-        let view = View::new((0..2).map(endpoint).collect(), 0, roles.to_vec(), 9, 1);
+        let alive = |n: u16| Endpoint { alive: n == 0, ..endpoint(n) };
+        let view = View::new((0..2).map(alive).collect(), 0, roles.to_vec(), 9, 1);
         assert_eq!(view.ranges(), [(0..=4095, node(0)), (4096..=8191, node(1)), (12288..=16383, node(1))]);
+        assert_eq!(view.slots_failed(), 4096, "only what is led");
         assert_eq!((view.target_of(4096), view.leader_of(4096), view.slots_led()), (None, None, 8192));
     }
 

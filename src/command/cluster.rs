@@ -223,8 +223,7 @@ fn info(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error>
 /// The state of the cluster, with requests and answers on the bus that were sent, and received.
 fn write_info(home: &Home, view: &View, messages: (u64, u64), reply: &mut Reply) {
     let ranges = view.ranges();
-    let dead = |node: usize| !view.nodes()[node].alive;
-    let failed: usize = ranges.iter().filter(|(_, target)| dead(target.node)).map(|(range, _)| range.len()).sum();
+    let failed = view.slots_failed();
     let leaders: BTreeSet<Target> = ranges.iter().map(|&(_, target)| target).collect();
     let led = view.slots_led();
     let whole = led == SLOTS as usize && failed == 0 && !home.engine.is_lapsed();

@@ -1,13 +1,9 @@
 //! Snapshots of the state: one frame, the same bytes in the file and on the wire.
 //!
-//! One in which partitions may begin from nothing has a version of its own, and a list of these behind the rest. Any other one, so
-//! nearly every one, is as nodes that do not know of it can read it.
-//!
 //! Pure. A snapshot may come from another node, or from a damaged file: everything is checked before it is used.
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::command::PartitionId;
 use super::state::State;
 use super::stored::{self, STORED_BYTES_MAX, StoredError, StoredLogId, StoredMembershipAt};
 use super::types::{LogId, MembershipAt, SnapshotMeta};
@@ -29,16 +25,6 @@ struct StoredContent {
     applied: Option<StoredLogId>,
     membership: StoredMembershipAt,
     state: State,
-}
-
-/// The version of snapshots with partitions that may begin from nothing.
-const FORCED_VERSION: u8 = 4;
-const _: () = assert!(FORCED_VERSION != stored::VERSION);
-
-#[derive(Archive, Serialize, Deserialize)]
-struct ForcedContent {
-    content: StoredContent,
-    from_nothing: Vec<PartitionId>,
 }
 
 /// What is wrong with a snapshot.
@@ -68,17 +54,12 @@ impl Content {
 
     /// The snapshot, made by the node with this identity.
     pub fn encode(&self, identity: u128, wall_ms: i64) -> Result<Frame, StoredError> {
-        let content = StoredContent {
+        let stored = StoredContent {
             applied: self.applied.map(StoredLogId::from),
             membership: (&self.membership).into(),
             state: self.state.clone(),
         };
-        let from_nothing = self.state.begun_from_nothing();
-        let stored = match from_nothing.is_empty() {
-            true => stored::encode(&content)?,
-            false => stored::encode_as(FORCED_VERSION, &ForcedContent { content, from_nothing })?,
-        };
-        Ok(Frame::new(Kind::RaftSnapshot, identity, self.number(), wall_ms, 0, stored))
+        Ok(Frame::new(Kind::RaftSnapshot, identity, self.number(), wall_ms, 0, stored::encode(&stored)?))
     }
 
     /// Reads a snapshot, whoever has made it.
@@ -100,12 +81,7 @@ impl Content {
         if frame.head.kind != Kind::RaftSnapshot {
             return Err(SnapshotError::Kind);
         }
-        let payload = frame.payload();
-        let ForcedContent { content: mut stored, from_nothing } = match payload.first() {
-            Some(&FORCED_VERSION) => stored::decode_as(FORCED_VERSION, payload)?,
-            _ => ForcedContent { content: stored::decode(payload)?, from_nothing: Vec::new() },
-        };
-        stored.state.set_from_nothing(&from_nothing).map_err(StoredError::Senseless)?;
+        let stored = stored::decode::<StoredContent>(frame.payload())?;
         stored.state.validate().map_err(StoredError::Senseless)?;
         let content = Content {
             applied: stored::check_id(stored.applied)?,

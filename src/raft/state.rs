@@ -52,9 +52,7 @@ pub struct Partition {
     /// Grows with each change of `in_sync`, and of who is in `replicas`: a copy that went and came back is another one, and
     /// who saw the old one catch up must look again.
     pub in_sync_version: u64,
-    /// The primary leads by force, and may have begun this epoch without any data. Ends with the epoch. Not in the form that is
-    /// stored: a snapshot has it beside the state ([`super::snapshot`]), so that states without it are stored as ever.
-    #[rkyv(with = rkyv::with::Skip)]
+    /// The primary leads by force, and may have begun this epoch without any data. Ends with the epoch.
     pub from_nothing: bool,
 }
 
@@ -393,20 +391,6 @@ impl State {
             Some(&node) => Err(Refusal::StillInSync { partition: id, node }),
             None => Ok(()),
         }
-    }
-
-    /// The partitions that may have begun from nothing: what the stored form of a state lacks.
-    pub(super) fn begun_from_nothing(&self) -> Vec<PartitionId> {
-        (0..).zip(&self.partitions).filter(|(_, partition)| partition.from_nothing).map(|(id, _)| id).collect()
-    }
-
-    /// Adds that to a state that was read.
-    pub(super) fn set_from_nothing(&mut self, partitions: &[PartitionId]) -> Result<(), &'static str> {
-        for id in partitions {
-            let partition = self.partitions.get_mut(*id as usize).ok_or("a partition that there is not")?;
-            partition.from_nothing = true;
-        }
-        Ok(())
     }
 
     /// Checks the invariants: of what was read from somewhere, and of everything in tests.

@@ -26,8 +26,8 @@ use super::command::{
 };
 use super::types::{Entry, LeaderId, LogId, Membership, MembershipAt, Payload, Peer, Vote};
 
-/// The version of everything in here; what has another form has a version beside it, as snapshots do ([`super::snapshot`]).
-pub const VERSION: u8 = 3;
+/// The version of everything in here.
+pub const VERSION: u8 = 2;
 
 /// Largest record or snapshot. A placement of all partitions is about a megabyte.
 pub const STORED_BYTES_MAX: usize = 8 << 20;
@@ -133,20 +133,12 @@ pub(super) fn encode<T>(stored: &T) -> Result<Vec<u8>, StoredError>
 where
     T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, RkyvError>>,
 {
-    encode_as(VERSION, stored)
-}
-
-/// Writes a stored thing that has a version of its own.
-pub(super) fn encode_as<T>(version: u8, stored: &T) -> Result<Vec<u8>, StoredError>
-where
-    T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, RkyvError>>,
-{
     let bytes = rkyv::to_bytes::<RkyvError>(stored).map_err(|_| StoredError::Form)?;
     if bytes.len() >= STORED_BYTES_MAX {
         return Err(StoredError::TooLong(bytes.len()));
     }
     let mut out = Vec::with_capacity(1 + bytes.len());
-    out.push(version);
+    out.push(VERSION);
     out.extend_from_slice(&bytes);
     Ok(out)
 }
@@ -158,21 +150,11 @@ where
     T::Archived:
         for<'a> rkyv::bytecheck::CheckBytes<HighValidator<'a, RkyvError>> + Deserialize<T, Strategy<Pool, RkyvError>>,
 {
-    decode_as(VERSION, bytes)
-}
-
-/// Reads a stored thing that has a version of its own.
-pub(super) fn decode_as<T>(expected: u8, bytes: &[u8]) -> Result<T, StoredError>
-where
-    T: Archive,
-    T::Archived:
-        for<'a> rkyv::bytecheck::CheckBytes<HighValidator<'a, RkyvError>> + Deserialize<T, Strategy<Pool, RkyvError>>,
-{
     if bytes.len() > STORED_BYTES_MAX {
         return Err(StoredError::TooLong(bytes.len()));
     }
     let (version, bytes) = bytes.split_first().ok_or(StoredError::Truncated)?;
-    if *version != expected {
+    if *version != VERSION {
         return Err(StoredError::Version(*version));
     }
     rkyv::from_bytes::<T, RkyvError>(bytes).map_err(|_| StoredError::Form)

@@ -117,6 +117,16 @@ fn wait_served(cluster: &Cluster, at: &[usize]) {
     }
 }
 
+/// What it has counts for nothing.
+#[track_caller]
+fn the_lost_one_comes_back(cluster: &mut Cluster, lost: &[bool]) {
+    cluster.restart(LOST);
+    cluster.wait_healthy();
+    check_all(cluster, &[STAYS, LOST, STALE], lost, &bulk("newer"), &bulk("newer"));
+    cluster.assert_sound();
+    cluster.assert_served_apart();
+}
+
 const ARGS: [&str; 6] = ["--cluster-copies", "2", "--appendonly", "yes", "--appendfsync", "always"];
 
 #[test]
@@ -148,12 +158,7 @@ fn a_copy_that_was_left_behind_leads_by_force() {
     assert!(said.starts_with("ERR nothing to promote"), "{said}");
     write_all(&cluster, &left, "memory", "newer");
     check_all(&cluster, &left, &lost, &bulk("newer"), &bulk("newer"));
-    // If the lost one comes back after all, what it has counts for nothing.
-    cluster.restart(LOST);
-    cluster.wait_healthy();
-    check_all(&cluster, &[STAYS, LOST, STALE], &lost, &bulk("newer"), &bulk("newer"));
-    cluster.assert_sound();
-    cluster.assert_served_apart();
+    the_lost_one_comes_back(&mut cluster, &lost);
 }
 
 #[test]
@@ -180,9 +185,5 @@ fn what_nobody_has_whole_begins_empty_and_lasts() {
     cluster.restart(STALE);
     wait_served(&cluster, &left);
     check_all(&cluster, &left, &lost, &bulk("newer"), &bulk("newer"));
-    cluster.restart(LOST);
-    cluster.wait_healthy();
-    check_all(&cluster, &[STAYS, LOST, STALE], &lost, &bulk("newer"), &bulk("newer"));
-    cluster.assert_sound();
-    cluster.assert_served_apart();
+    the_lost_one_comes_back(&mut cluster, &lost);
 }

@@ -53,10 +53,11 @@ pub(super) fn of_state(
             other => (other.and_then(place), Gate::Open),
         };
         let followers = known.in_sync.iter().filter(|&&node| Some(node) != known.primary);
+        let expected = known.in_sync.iter().find(|&&node| !dead(node)).and_then(|&node| place(node));
         Roles {
             epoch: known.epoch,
             leader,
-            expected: known.in_sync.iter().find(|&&node| !dead(node)).and_then(|&node| place(node)),
+            expected: if leader.is_none() { expected } else { None },
             gate,
             followers: followers.filter_map(|&node| place(node)).collect(),
             few_in_sync: known.in_sync.len() < wanted,

@@ -150,3 +150,7 @@ impl Tenant {
         self.ends_ms = SteadyMs::MIN;
     }
 }
+
+#[cfg(test)]
+#[path = "tenant_tests.rs"]
+mod tests;

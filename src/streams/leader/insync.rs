@@ -49,7 +49,8 @@ impl Leader {
             if led.deposed.is_none() {
                 changes.extend(self.judge_partition(now_ms, id, &mut led));
                 settled &= led.proposed_ms.is_none() && led.suffix.is_none() && led.joiners.is_empty();
-                settled &= led.in_sync.len() == led.replicas.len() && self.all_are_good(now_ms, id, &led);
+                let is_here = |node: &NodeId| *node == self.settings.node || self.is_good(now_ms, id, &led, *node);
+                settled &= led.in_sync.len() == led.replicas.len() && led.in_sync.iter().all(is_here);
             }
             self.led[id as usize] = Some(led);
         }
@@ -111,12 +112,6 @@ impl Leader {
         led.unknown += 1;
         self.untidy = true;
         Some(InSyncChange { partition: id, epoch: led.epoch, version: led.version, in_sync })
-    }
-
-    /// Whether all other members of a set are connected, have everything, and keep up.
-    fn all_are_good(&self, now_ms: u64, id: PartitionId, led: &Led) -> bool {
-        let good = |node: &NodeId| matches!(self.opinion(now_ms, id, led, *node), Opinion::Good);
-        led.in_sync.iter().filter(|node| **node != self.settings.node).all(good)
     }
 
     /// Whether all who have a copy are in the set, and nobody should leave it.
