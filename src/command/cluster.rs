@@ -56,15 +56,18 @@ static SUBCOMMANDS: &[Command] = &[
     sub("info", 2, info, "O(1)", "Returns the state of the cluster as this node sees it."),
     membership::JOIN,
     sub("keyslot", 3, keyslot, "O(N) in bytes of the key", "Returns the slot of a key."),
+    membership::LEAVE,
     sub("links", 2, links, "O(N) in nodes", "Returns the links to other nodes."),
     sub("myid", 2, myid, "O(1)", "Returns the id of this node."),
     sub("myshardid", 2, myid, "O(1)", "Returns the id of the shard of this node: a node is a shard of its own."),
     sub("nodes", 2, nodes, "O(N) in nodes", "Returns the nodes and their slots, as lines of text."),
+    membership::REBALANCE,
     admin("replicas", replicas, "O(N) in replicas", "Returns the replicas of a node."),
     sub("shards", 2, shards, "O(N) in nodes", "Returns ranges of slots, each with its nodes as maps."),
     admin("slaves", replicas, "O(N) in replicas", "Returns the replicas of a node."),
     sub("slots", 2, slots, "O(N) in nodes", "Returns ranges of slots, each with its nodes."),
     membership::STATUS,
+    membership::STAY,
 ];
 
 const fn sub(

@@ -3,7 +3,7 @@
 //! The log lives on the control core, so they ask there.
 
 use super::member::MemberNumbers;
-use super::membership::Membership;
+use super::membership::{Membership, Wish};
 use super::session::Home;
 use super::{Answer, Args, Ask, Command, Flags, Flow, number::parse_i64};
 use crate::config::ShutdownOn;
@@ -91,6 +91,8 @@ pub enum LogAsk {
     AbortFailover,
     /// The node becomes a member of a cluster, or its cluster begins.
     Member(Membership),
+    /// An operator's wish becomes an order.
+    Order(Wish),
     /// The node asks the others for all roles that it could have.
     TakeRoles,
     /// The node leads by force what nobody leads, only these nodes had everything of, and it has copies of; with `empty`, incomplete

@@ -39,6 +39,7 @@ pub fn member() -> MemberNumbers {
         lease_left_ms: 280,
         applied: 41,
         ready: true,
+        speaks: 3,
         dead_ms: None,
     };
     let status = Status {

@@ -1,4 +1,4 @@
-//! CLUSTER CREATE, JOIN, BEGIN, FAILOVER, FORCE-PROMOTE and STATUS: how a node becomes a member of a cluster of several
+//! CLUSTER CREATE, JOIN, BEGIN, FAILOVER, FORCE-PROMOTE, LEAVE, STAY, REBALANCE and STATUS: how a node becomes a member of a cluster of several
 //! nodes, and what an operator does to it and sees of it. `keyloom cluster` ([`crate::operator`]) asks most of these.
 //!
 //! The control core does it, so they ask there.
@@ -22,6 +22,19 @@ pub enum Membership {
     Begin,
 }
 
+/// What an operator wants of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// The node with this number, or this one, gives all it has to others, and is removed then.
+    Leave(Option<u64>),
+    /// It stays after all.
+    Stay(Option<u64>),
+    /// Copies and roles stay where they are.
+    Pause,
+    /// They move again, and those that were moved by hand, too.
+    Rebalance,
+}
+
 pub(super) const CREATE: Command =
     row("create", 2, create, "O(1)", "Makes this node the first of a cluster of several nodes.");
 pub(super) const JOIN: Command =
@@ -41,6 +54,22 @@ pub(super) const FORCE_PROMOTE: Command = row(
     force_promote,
     "O(P) in partitions",
     "Lets this node lead what nobody leads, only the nodes with these numbers had everything of, and it has complete copies of, or with EMPTY any.",
+);
+pub(super) const LEAVE: Command = row(
+    "leave",
+    -2,
+    leave,
+    "O(1), and O(N) in bytes until it has left",
+    "Lets this node, or the one with this number, give all it has to others and be removed then.",
+);
+pub(super) const STAY: Command =
+    row("stay", -2, stay, "O(1)", "Lets this node, or the one with this number, stay after CLUSTER LEAVE.");
+pub(super) const REBALANCE: Command = row(
+    "rebalance",
+    -2,
+    rebalance,
+    "O(P) in partitions",
+    "Lets copies and roles move to where they are to be, or with PAUSE stay where they are until this is said without it.",
 );
 pub(super) const STATUS: Command =
     row("status", 2, status, "O(P+N) in partitions and nodes", "Returns what this node knows of its cluster, as JSON.");
@@ -117,6 +146,36 @@ fn force_promote(home: &mut Home, args: Args, _: &mut Reply) -> Result<Flow, Err
     let number = |arg: &&[u8]| parse_i64(arg).ok().and_then(|number| u64::try_from(number).ok());
     let lost = lost.iter().map(number).collect::<Option<Vec<u64>>>().ok_or(Error::NotInteger)?;
     ask(home, LogAsk::ForcePromote { lost, empty })
+}
+
+/// CLUSTER LEAVE [number] and CLUSTER STAY [number].
+fn number(args: Args) -> Result<Option<u64>, Error> {
+    match args[2..] {
+        [] => Ok(None),
+        [number] => {
+            let number = parse_i64(number).ok().and_then(|number| u64::try_from(number).ok());
+            number.filter(|number| *number > 0).map(Some).ok_or(Error::NotInteger)
+        }
+        _ => Err(Error::Syntax),
+    }
+}
+
+fn leave(home: &mut Home, args: Args, _: &mut Reply) -> Result<Flow, Error> {
+    ask(home, LogAsk::Order(Wish::Leave(number(args)?)))
+}
+
+fn stay(home: &mut Home, args: Args, _: &mut Reply) -> Result<Flow, Error> {
+    ask(home, LogAsk::Order(Wish::Stay(number(args)?)))
+}
+
+/// CLUSTER REBALANCE [PAUSE].
+fn rebalance(home: &mut Home, args: Args, _: &mut Reply) -> Result<Flow, Error> {
+    let wish = match args[2..] {
+        [] => Wish::Rebalance,
+        [how] if how.eq_ignore_ascii_case(b"pause") => Wish::Pause,
+        _ => return Err(Error::Syntax),
+    };
+    ask(home, LogAsk::Order(wish))
 }
 
 fn status(home: &mut Home, _: Args, _: &mut Reply) -> Result<Flow, Error> {

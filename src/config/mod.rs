@@ -23,6 +23,7 @@ pub use table::{Change, Directive};
 use crate::collection::Thresholds;
 use crate::command::glob;
 use crate::log::durability::Durability;
+use crate::raft::stored::VERSION;
 use crate::shard::Classes;
 
 /// What the port of the bus is above that of clients, as in Redis.
@@ -123,6 +124,8 @@ pub struct Config {
     pub cluster_weight: u16,
     /// Copies of each partition, if there are as many nodes.
     pub cluster_copies: u16,
+    /// The newest version of the formats between nodes that this one speaks.
+    pub cluster_version: u16,
     /// TCP port of the metrics endpoint; 0 is off.
     pub admin_port: u16,
     pub admin_bind: String,
@@ -271,6 +274,7 @@ impl Default for Config {
             cluster_rack: String::new(),
             cluster_weight: 1,
             cluster_copies: 3,
+            cluster_version: VERSION.into(),
             admin_port: 0,
             admin_bind: "127.0.0.1".into(),
             control_core: ControlCore::Shared,

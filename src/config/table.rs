@@ -10,6 +10,7 @@ use super::{Config, load};
 use crate::cluster::{COPIES_MAX, WEIGHT_MAX};
 use crate::collection::pack;
 use crate::log::durability::Durability;
+use crate::raft::stored::{OLDEST, VERSION};
 use crate::shard::Classes;
 
 /// Whether CONFIG SET may change a directive.
@@ -303,6 +304,7 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive::new("cluster-port", Immutable, int!(cluster_port, Plain, 0, 65535)),
     Directive::new("cluster-rack", Immutable, text!(cluster_rack)),
     Directive::new("cluster-secret", Immutable, text!(cluster_secret)),
+    Directive::new("cluster-version", Immutable, int!(cluster_version, Plain, OLDEST as i64, VERSION as i64)),
     Directive::new("cluster-weight", Immutable, int!(cluster_weight, Plain, 1, WEIGHT_MAX as i64)),
     Directive::new("control-core", Immutable, choice!(control_core, ControlCore)),
     Directive::new("core-endpoints", Immutable, yes_no!(core_endpoints)),

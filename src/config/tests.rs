@@ -77,6 +77,7 @@ const VALUES: &[(&str, &[(&str, &str)])] = &[
     ("cluster-port", &[("0", "0"), ("17000", "17000")]),
     ("cluster-rack", &[("b2", "b2"), ("", "")]),
     ("cluster-secret", &[("hush", "hush"), ("", "")]),
+    ("cluster-version", &[("2", "2"), ("3", "3")]),
     ("cluster-weight", &[("2", "2"), ("256", "256")]),
     ("control-core", &[("dedicated", "dedicated"), ("SHARED", "shared")]),
     ("core-endpoints", &[("no", "no")]),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Control;
-use super::cluster::{ForceError, MemberError, TakeRolesError};
+use super::cluster::{ForceError, MemberError, OrderError, TakeRolesError};
 use crate::command::log::{LogAnswer, LogAsk};
 use crate::command::membership::Membership;
 use crate::log::frame::Index;
@@ -110,6 +110,15 @@ impl Control {
                         Membership::Begin => control.begin_data_set().await,
                     };
                     let failed = |error: MemberError| LogAnswer::Failed(error.to_string());
+                    control.answer(core, ask, part, done.map_or_else(failed, |()| LogAnswer::Done));
+                })
+                .detach();
+            }
+            LogAsk::Order(wish) => {
+                let control = Rc::clone(self);
+                glommio::spawn_local(async move {
+                    let failed = |error: OrderError| LogAnswer::Failed(error.to_string());
+                    let done = control.give_order(wish).await;
                     control.answer(core, ask, part, done.map_or_else(failed, |()| LogAnswer::Done));
                 })
                 .detach();

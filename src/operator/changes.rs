@@ -61,6 +61,17 @@ impl Seen {
         })
     }
 
+    /// Who says this.
+    pub fn me(&self) -> Option<NodeId> {
+        self.me
+    }
+
+    /// Where all nodes are reached but one.
+    pub fn addresses_without(&self, node: NodeId) -> Vec<String> {
+        let others = self.nodes.iter().filter(|(other, _)| **other != node);
+        others.map(|(_, seen)| seen.address.clone()).collect()
+    }
+
     /// Where all nodes are reached, the one that says this first.
     pub fn addresses(&self) -> Vec<String> {
         let first = self.me.and_then(|me| self.nodes.get(&me));

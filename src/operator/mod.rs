@@ -1,13 +1,15 @@
-//! What an operator does to a cluster, from outside: `keyloom cluster create|join|status|watch|failover|force-promote`.
+//! What an operator does to a cluster, from outside: `keyloom cluster
+//! create|join|leave|rebalance|status|watch|failover|force-promote`.
 //!
 //! Each of these talks to nodes as any client does, with commands that anybody could type: `CLUSTER CREATE`, `CLUSTER JOIN`,
-//! `CLUSTER BEGIN`, `CLUSTER STATUS`, `CLUSTER FAILOVER`, `CLUSTER FORCE-PROMOTE`. So they work through the same passwords and
+//! `CLUSTER BEGIN`, `CLUSTER LEAVE`, `CLUSTER REBALANCE`, `CLUSTER STATUS`, `CLUSTER FAILOVER`, `CLUSTER FORCE-PROMOTE`. So they work through the same passwords and
 //! addresses as clients do.
 //!
 //! Plain blocking code; no state.
 
 mod changes;
 mod client;
+mod orders;
 mod status;
 mod watch;
 
@@ -55,6 +57,30 @@ enum Action {
         /// Address of any member
         #[arg(value_name = "MEMBER")]
         member: String,
+    },
+    /// Let a node give all that it has to others and leave its cluster; its process ends then
+    Leave {
+        /// Address of the node, or with --node of any member
+        #[arg(value_name = "HOST:PORT")]
+        node: String,
+        /// Number of the node that leaves, as 'keyloom cluster status' shows it; it may be dead
+        #[arg(long = "node", value_name = "NUMBER")]
+        number: Option<u64>,
+        /// It stays after all
+        #[arg(long, conflicts_with = "no_wait")]
+        stay: bool,
+        /// Do not wait until it has left
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Let copies and roles move to where they are to be, also those that were moved by hand; or let them stay where they are
+    Rebalance {
+        /// Address of any member
+        #[arg(value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
+        node: String,
+        /// Nothing moves, whoever joins, leaves or dies, until this is run without it
+        #[arg(long)]
+        pause: bool,
     },
     /// Show nodes, roles and copies, as a member sees them
     Status {
@@ -123,6 +149,8 @@ pub enum OperatorError {
         if *.empty { ", and those of which it has no complete copy begin empty" } else { "" }
     )]
     NotConfirmed { node: String, empty: bool },
+    #[error("no other member answers any more; node {node} goes on leaving")]
+    Alone { node: u64 },
     #[error("node {node} says what cannot be understood: {said}")]
     Nonsense { node: String, said: String },
 }
@@ -142,6 +170,20 @@ pub fn run(args: &ClusterArgs, out: &mut impl Write) -> Result<(), OperatorError
             let bus = bus_address(&mut connect(member)?)?;
             connect(node)?.ask(&["CLUSTER", "JOIN", &bus.0, &bus.1])?;
             let _ = writeln!(out, "{node} has joined the cluster of {member}");
+        }
+        Action::Leave { node, number, stay: true, .. } => {
+            let number = number.map(|number| number.to_string());
+            let mut command = vec!["CLUSTER", "STAY"];
+            command.extend(number.as_deref());
+            connect(node)?.ask(&command)?;
+            let _ = writeln!(out, "it stays");
+        }
+        Action::Leave { node, number, no_wait, .. } => orders::leave(node, &args.pass, *number, !no_wait, out)?,
+        Action::Rebalance { node, pause } => {
+            let command: &[&str] = if *pause { &["CLUSTER", "REBALANCE", "PAUSE"] } else { &["CLUSTER", "REBALANCE"] };
+            connect(node)?.ask(command)?;
+            let said = if *pause { "stay where they are" } else { "move to where they are to be" };
+            let _ = writeln!(out, "copies and roles {said}");
         }
         Action::Status { node, json, partitions } => {
             let text = connect(node)?.text(&["CLUSTER", "STATUS"])?;

@@ -50,6 +50,9 @@ pub(super) fn table(text: &str, partitions: bool) -> Result<String, String> {
             node["lag_ms"].as_u64().map_or("-".into(), |ms| ms.to_string()),
         );
     }
+    if status["rebalancing_paused"].as_bool() == Some(true) {
+        let _ = writeln!(out, "rebalancing is paused: copies and roles stay where they are");
+    }
     let handing_over = number(&status["handing_over"]);
     if handing_over > 0 {
         let _ = writeln!(out, "node {} hands over {handing_over} roles", number(&status["me"]));

@@ -11,6 +11,8 @@ use std::fmt;
 
 use rkyv::{Archive, Deserialize, Serialize};
 
+pub use super::orders::Order;
+use super::stored::OLDEST;
 pub use crate::cluster::{COPIES_MAX, NODES_MAX, NodeId, PARTITIONS_MAX, WEIGHT_MAX};
 
 /// The number of a partition.
@@ -122,6 +124,8 @@ pub enum Command {
     /// The way out when all that were in sync are lost: whoever orders this gives up what only those had. All of them, or none,
     /// and only partitions that have no primary and whose last in-sync set consists of `lost` nodes, and of this one.
     ForceLead { forced: Vec<Force>, to: Member, lost: Vec<NodeId> },
+    /// What an operator wants.
+    Order(Order),
 }
 
 /// What comes of a command. The same on every node.
@@ -162,6 +166,7 @@ pub enum Reply {
         stale: u32,
     },
     Refused(Refusal),
+    Ordered,
 }
 
 /// Why a command changes nothing.
@@ -200,6 +205,10 @@ pub enum Refusal {
     StaleStarts { starts: u64 },
     #[error("node {primary} is the primary of partition {partition} now")]
     HasPrimary { partition: PartitionId, primary: NodeId },
+    #[error("the cluster uses version {version} of its formats, until all nodes are of a newer build")]
+    Version { version: u8 },
+    #[error("no other node would be left beside node {0}")]
+    LastNode(NodeId),
 }
 
 /// Whether a node occurs twice. The lists are short, or seldom looked at.
@@ -294,6 +303,15 @@ impl Command {
             Command::ForceLead { lost, .. } if lost.len() > NODES_MAX => Err("there are too many nodes in a command"),
             Command::ForceLead { forced, .. } => check_order(forced.iter().map(|force| force.partition)),
             Command::Remove { .. } => Ok(()),
+            Command::Order(order) => order.check(),
+        }
+    }
+
+    /// The lowest version of the formats that can say this: see [`super::orders`].
+    pub fn version(&self) -> u8 {
+        match self {
+            Command::Order(order) => order.version(),
+            _ => OLDEST,
         }
     }
 }
@@ -312,6 +330,7 @@ impl fmt::Display for Command {
             Command::ForceLead { forced, to, .. } => {
                 write!(f, "node {} leads {} partitions by force", to.node, forced.len())
             }
+            Command::Order(order) => write!(f, "{order}"),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! That is who the nodes are, and for each partition its epoch, who has copies, who leads and who is in sync
 //! ([`state`]). Data never goes through raft's log.
 //!
-//! Pure: [`command`] (what can be changed), [`state`] (what becomes of it), [`image`] (the log in memory), [`stored`] and
+//! Pure: [`command`] (what can be changed), [`orders`] (what operators want, and versions), [`state`] (what becomes of it), [`image`] (the log in memory), [`stored`] and
 //! [`snapshot`] (bytes). Around them [`log_store`] and [`state_machine`] are what openraft calls, [`writer`] and
 //! [`recover`] have the files, [`runtime`] is openraft's runtime over glommio, [`bus`] connects the nodes, and [`settings`]
 //! has the numbers that openraft runs with; `sim/` runs all of it in virtual time, from a seed; limits of commands, records and files stand beside what they limit.
@@ -15,9 +15,12 @@ pub mod bus;
 mod cluster_tests;
 pub mod command;
 pub mod error;
+#[cfg(test)]
+mod forms_tests;
 pub mod govern;
 pub mod image;
 pub mod log_store;
+pub mod orders;
 pub mod recover;
 pub mod runtime;
 pub mod settings;

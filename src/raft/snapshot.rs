@@ -4,8 +4,9 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::orders::Orders;
 use super::state::State;
-use super::stored::{self, STORED_BYTES_MAX, StoredError, StoredLogId, StoredMembershipAt};
+use super::stored::{self, OLDEST, STORED_BYTES_MAX, StoredError, StoredLogId, StoredMembershipAt};
 use super::types::{LogId, MembershipAt, SnapshotMeta};
 use crate::log::frame::{Frame, FrameError, HEADER_BYTES, Kind, take_frame};
 
@@ -20,11 +21,19 @@ pub struct Content {
     pub state: State,
 }
 
+/// All of it in version 2, and most of it in a later one.
 #[derive(Archive, Serialize, Deserialize)]
 struct StoredContent {
     applied: Option<StoredLogId>,
     membership: StoredMembershipAt,
     state: State,
+}
+
+/// What there is from version 3 on.
+#[derive(Archive, Serialize, Deserialize)]
+struct StoredOrdered {
+    content: StoredContent,
+    orders: Orders,
 }
 
 /// What is wrong with a snapshot.
@@ -59,7 +68,12 @@ impl Content {
             membership: (&self.membership).into(),
             state: self.state.clone(),
         };
-        Ok(Frame::new(Kind::RaftSnapshot, identity, self.number(), wall_ms, 0, stored::encode(&stored)?))
+        let orders = self.state.orders();
+        let payload = match orders.version() {
+            OLDEST => stored::encode(OLDEST, &stored)?,
+            version => stored::encode(version, &StoredOrdered { content: stored, orders: orders.clone() })?,
+        };
+        Ok(Frame::new(Kind::RaftSnapshot, identity, self.number(), wall_ms, 0, payload))
     }
 
     /// Reads a snapshot, whoever has made it.
@@ -81,13 +95,15 @@ impl Content {
         if frame.head.kind != Kind::RaftSnapshot {
             return Err(SnapshotError::Kind);
         }
-        let stored = stored::decode::<StoredContent>(frame.payload())?;
-        stored.state.validate().map_err(StoredError::Senseless)?;
-        let content = Content {
-            applied: stored::check_id(stored.applied)?,
-            membership: stored.membership.check()?,
-            state: stored.state,
+        let payload = frame.payload();
+        let StoredOrdered { content: stored, orders } = match stored::version_of(payload)? {
+            OLDEST => StoredOrdered { content: stored::decode(payload)?, orders: Orders::default() },
+            _ => stored::decode(payload)?,
         };
+        let state = stored.state.with_orders(orders);
+        state.validate().map_err(StoredError::Senseless)?;
+        let content =
+            Content { applied: stored::check_id(stored.applied)?, membership: stored.membership.check()?, state };
         if frame.head.first != content.number() {
             return Err(SnapshotError::Moment);
         }

@@ -25,6 +25,7 @@ use super::command::{
     COUNT_MAX, Command, Epoch, Force, InSyncChange, Incarnation, Member, Move, NODES_MAX, NodeId, PARTITIONS_MAX,
     PartitionId, Placement, Profile, REPLICAS_MAX, Refusal, Reply, has_duplicates,
 };
+use super::orders::{Order, Orders};
 
 /// A node of the cluster.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -69,11 +70,21 @@ pub struct State {
     placement_version: u64,
     /// How often a process has started, of all nodes that there ever were.
     starts: u64,
+    /// Beside the rest in a snapshot, which is as it was in version 2.
+    #[rkyv(with = rkyv::with::Skip)]
+    orders: Orders,
 }
 
 impl Default for State {
     fn default() -> State {
-        State { nodes: Vec::new(), next_node: 1, partitions: Vec::new(), placement_version: 0, starts: 0 }
+        State {
+            nodes: Vec::new(),
+            next_node: 1,
+            partitions: Vec::new(),
+            placement_version: 0,
+            starts: 0,
+            orders: Orders::default(),
+        }
     }
 }
 
@@ -131,6 +142,22 @@ impl State {
         self.starts
     }
 
+    /// The number that the next node gets.
+    #[cfg(test)]
+    pub fn next_node(&self) -> NodeId {
+        self.next_node
+    }
+
+    /// What operators have ordered, and the version that the cluster uses.
+    pub fn orders(&self) -> &Orders {
+        &self.orders
+    }
+
+    /// The state with these orders: a snapshot has them beside it.
+    pub fn with_orders(self, orders: Orders) -> State {
+        State { orders, ..self }
+    }
+
     /// A node in the start that it is in now; None: it is not known, or has never started.
     pub fn member(&self, id: NodeId) -> Option<Member> {
         let node = self.node(id).filter(|node| node.incarnation > 0)?;
@@ -154,6 +181,7 @@ impl State {
             Command::Lead { moves, to } => self.lead(moves, *to),
             Command::SetInSync { changes } => Ok(self.set_in_sync(changes)),
             Command::ForceLead { forced, to, lost } => self.force_lead(forced, *to, lost),
+            Command::Order(order) => self.order(*order),
         };
         result.unwrap_or_else(Reply::Refused)
     }
@@ -223,7 +251,13 @@ impl State {
             return Err(Refusal::InUse { node: id, partition: partition as PartitionId });
         }
         self.nodes.remove(at);
+        self.orders.forget(id);
         Ok(Reply::Removed)
+    }
+
+    fn order(&mut self, order: Order) -> Result<Reply, Refusal> {
+        self.orders.apply(order, &self.nodes, self.starts)?;
+        Ok(Reply::Ordered)
     }
 
     fn place(&mut self, version: u64, changes: &[Placement]) -> Result<Reply, Refusal> {
@@ -420,6 +454,7 @@ impl State {
         if count > 0 && (!count.is_power_of_two() || count > PARTITIONS_MAX) {
             return Err("a number of partitions that cannot be");
         }
+        self.orders.validate(&self.nodes)?;
         self.partitions.iter().try_for_each(|partition| self.validate_partition(partition))
     }
 

@@ -29,7 +29,7 @@ fn command(state: &State, (kind, a, b, c, honest): Raw) -> Command {
     let partition = u16::from(b) % PARTITIONS;
     let is = state.partition(partition).cloned().unwrap_or_default();
     let epoch = if honest { is.epoch } else { u64::from(c) };
-    match kind % 16 {
+    match kind % 18 {
         0 => Command::Create { partitions: if honest { PARTITIONS } else { u16::from(b) } },
         1..=2 => Command::Join { identity: u128::from(a % 8), profile: profile("host") },
         3..=4 => {
@@ -64,6 +64,13 @@ fn command(state: &State, (kind, a, b, c, honest): Raw) -> Command {
             }
             set_in_sync(partition, epoch, is.in_sync_version, in_sync)
         }
+        16..=17 => Command::Order(match c % 6 {
+            0 | 1 => Order::Leave { node },
+            2 => Order::Stay { node },
+            3 => Order::Pause,
+            4 => Order::Rebalance,
+            _ => Order::Raise { version: 3, starts: if honest { state.starts() } else { u64::from(b) } },
+        }),
         _ => {
             let other = (honest && c % 3 == 0 && partition < PARTITIONS - 1).then_some(PARTITIONS - 1);
             let of = |partition| state.partition(partition).map_or(1, |partition| partition.epoch);
@@ -117,6 +124,7 @@ fn check_partition(before: &Partition, after: &Partition, command: &Command) -> 
 
 fn check_step(before: &State, after: &State, command: &Command, reply: &Reply) -> Result<(), TestCaseError> {
     prop_assert_eq!(after.validate(), Ok(()));
+    prop_assert!(after.orders().version() >= before.orders().version(), "a version went back");
     let registered = |state: &State| state.nodes().iter().map(|node| node.incarnation).sum::<u64>();
     if !matches!(command, Command::Remove { .. }) {
         prop_assert_eq!(after.starts() - before.starts(), registered(after) - registered(before));
@@ -478,6 +486,37 @@ fn a_replica_that_is_in_sync_keeps_its_copy() {
     assert_eq!(state.apply(&place(&[2, 1])), Reply::Placed { version: 2 });
     assert_eq!(state.partition(0).unwrap().in_sync, [2, 1]);
     assert_eq!(state.apply(&place(&[2, 1])), Reply::Refused(Refusal::StalePlacement { version: 2 }));
+}
+
+#[test]
+fn an_order_is_for_a_cluster_that_uses_its_version() {
+    let mut state = three();
+    let mut order = |order| state.apply(&Command::Order(order));
+    let orders = [Order::Leave { node: 2 }, Order::Stay { node: 2 }, Order::Pause, Order::Rebalance];
+    for too_new in orders {
+        assert_eq!(order(too_new), Reply::Refused(Refusal::Version { version: 2 }));
+    }
+    assert_eq!(order(Order::Raise { version: 3, starts: 2 }), Reply::Refused(Refusal::StaleStarts { starts: 3 }));
+    for starts in [3, 3] {
+        assert_eq!(order(Order::Raise { version: 3, starts }), Reply::Ordered);
+    }
+    assert!(matches!(order(Order::Raise { version: 2, starts: 3 }), Reply::Refused(Refusal::Malformed(_))));
+    assert_eq!(order(Order::Leave { node: 9 }), Reply::Refused(Refusal::UnknownNode(9)));
+    assert!(matches!(order(Order::Leave { node: 0 }), Reply::Refused(Refusal::Malformed(_))));
+    for known in orders {
+        assert_eq!(order(known), Reply::Ordered);
+    }
+    assert_eq!(order(Order::Leave { node: 2 }), Reply::Ordered);
+    assert_eq!(order(Order::Leave { node: 3 }), Reply::Ordered);
+    assert_eq!(order(Order::Leave { node: 1 }), Reply::Refused(Refusal::LastNode(1)));
+    assert_eq!((state.orders().version(), state.orders().is_paused(), state.orders().rebalanced()), (3, false, 1));
+    // It has them in a snapshot, too.
+    let content = Content { state, ..Content::default() };
+    let mut bytes = Vec::new();
+    content.encode(1, 0).unwrap().write_to(&mut bytes);
+    let read = Content::decode(&bytes).unwrap();
+    assert_eq!([1, 2, 3].map(|node| read.state.orders().leaves(node)), [false, true, true]);
+    assert_eq!(read, content);
 }
 
 #[test]

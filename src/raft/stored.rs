@@ -26,8 +26,11 @@ use super::command::{
 };
 use super::types::{Entry, LeaderId, LogId, Membership, MembershipAt, Payload, Peer, Vote};
 
-/// The version of everything in here.
-pub const VERSION: u8 = 2;
+/// The newest version of everything in here, and of what nodes say to each other. What came with it is in [`super::orders`].
+pub const VERSION: u8 = 3;
+
+/// The oldest one that is read and written. Its forms must not change: a cluster that uses it may have nodes of an older build.
+pub const OLDEST: u8 = 2;
 
 /// Largest record or snapshot. A placement of all partitions is about a megabyte.
 pub const STORED_BYTES_MAX: usize = 8 << 20;
@@ -44,7 +47,7 @@ const CONFIGURATIONS_MAX: usize = 2;
 pub enum StoredError {
     #[error("ends in the middle of a record")]
     Truncated,
-    #[error("record version {0}, this program reads {VERSION}")]
+    #[error("record version {0}, this program reads {OLDEST} to {VERSION}")]
     Version(u8),
     #[error("a record of {0} bytes is too long")]
     TooLong(usize),
@@ -128,8 +131,8 @@ pub struct Tip {
     pub last: Option<LogId>,
 }
 
-/// Writes a stored thing.
-pub(super) fn encode<T>(stored: &T) -> Result<Vec<u8>, StoredError>
+/// Writes a stored thing that bears this version: the lowest one that can say it, so that all read it who may.
+pub(super) fn encode<T>(version: u8, stored: &T) -> Result<Vec<u8>, StoredError>
 where
     T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, RkyvError>>,
 {
@@ -138,9 +141,15 @@ where
         return Err(StoredError::TooLong(bytes.len()));
     }
     let mut out = Vec::with_capacity(1 + bytes.len());
-    out.push(VERSION);
+    out.push(version);
     out.extend_from_slice(&bytes);
     Ok(out)
+}
+
+/// The version that a stored thing bears, if this program reads it.
+pub(super) fn version_of(bytes: &[u8]) -> Result<u8, StoredError> {
+    let version = *bytes.first().ok_or(StoredError::Truncated)?;
+    if (OLDEST..=VERSION).contains(&version) { Ok(version) } else { Err(StoredError::Version(version)) }
 }
 
 /// Reads a stored thing, whose sense is not checked yet.
@@ -153,10 +162,8 @@ where
     if bytes.len() > STORED_BYTES_MAX {
         return Err(StoredError::TooLong(bytes.len()));
     }
-    let (version, bytes) = bytes.split_first().ok_or(StoredError::Truncated)?;
-    if *version != VERSION {
-        return Err(StoredError::Version(*version));
-    }
+    version_of(bytes)?;
+    let bytes = &bytes[1..];
     rkyv::from_bytes::<T, RkyvError>(bytes).map_err(|_| StoredError::Form)
 }
 
@@ -257,7 +264,11 @@ impl StoredMembershipAt {
 impl Change {
     /// The record. Fails if it is too long, or what `decode` would refuse.
     pub fn encode(&self) -> Result<Vec<u8>, StoredError> {
-        encode(&match self {
+        let version = match self {
+            Change::Append(Entry { payload: Payload::Normal(command), .. }) => command.version(),
+            _ => OLDEST,
+        };
+        let stored = match self {
             Change::Append(entry) => StoredChange::Append(
                 limited(entry.log_id)?,
                 match &entry.payload {
@@ -278,7 +289,8 @@ impl Change {
             Change::Truncate(after) => StoredChange::Truncate(after.map(limited).transpose()?),
             Change::Purge(upto) => StoredChange::Purge(limited(*upto)?),
             Change::Number(number) => StoredChange::Number(counted(*number)?),
-        })
+        };
+        encode(version, &stored)
     }
 
     /// Reads a record.
@@ -303,13 +315,14 @@ impl Change {
 
 impl Tip {
     pub fn encode(&self) -> Result<Vec<u8>, StoredError> {
-        encode(&StoredTip {
+        let stored = StoredTip {
             number: self.number,
             vote: self.vote.map(StoredVote::from),
             committed: self.committed.map(StoredLogId::from),
             purged: self.purged.map(StoredLogId::from),
             last: self.last.map(StoredLogId::from),
-        })
+        };
+        encode(OLDEST, &stored)
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Tip, StoredError> {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::strategy::Strategy;
 
 use super::*;
-use crate::raft::command::{Force, InSyncChange, Member, Move, Placement, Profile};
+use crate::raft::command::{Force, InSyncChange, Member, Move, Order, Placement, Profile};
 use crate::raft::testing::id;
 
 fn profiles() -> impl Strategy<Value = Profile> {
@@ -39,7 +39,15 @@ fn commands() -> impl Strategy<Value = Command> {
     });
     let change = (any::<u16>(), any::<u64>(), any::<u64>(), members())
         .prop_map(|(partition, epoch, version, in_sync)| InSyncChange { partition, epoch, version, in_sync });
+    let order = prop_oneof![
+        any::<u64>().prop_map(|node| Order::Leave { node }),
+        any::<u64>().prop_map(|node| Order::Stay { node }),
+        Just(Order::Pause),
+        Just(Order::Rebalance),
+        any::<u64>().prop_map(|starts| Order::Raise { version: VERSION, starts }),
+    ];
     prop_oneof![
+        order.prop_map(Command::Order),
         any::<u16>().prop_map(|partitions| Command::Create { partitions }),
         (any::<u128>(), profiles()).prop_map(|(identity, profile)| Command::Join { identity, profile }),
         (any::<u64>(), any::<u128>(), any::<u128>(), any::<u64>(), profiles()).prop_map(

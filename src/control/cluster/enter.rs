@@ -232,6 +232,15 @@ impl Control {
         let mut pause = REGISTER_PAUSE;
         while !member.stopped.get() && !member.registered.get() {
             match self.try_to_register(member).await {
+                Err(MemberError::Foreign(Refusal::UnknownNode(_))) => {
+                    let dir = RAFT_DIR;
+                    tracing::error!(
+                        node = member.me,
+                        dir,
+                        "this node is no member of its cluster any more, and ends: without this directory it could join one"
+                    );
+                    return self.node.end(End::Now);
+                }
                 Err(MemberError::Foreign(why)) => {
                     tracing::error!(node = member.me, %why, "the cluster does not know this node: it ends");
                     return self.node.end(End::Now);

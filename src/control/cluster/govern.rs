@@ -98,6 +98,14 @@ impl Around for Seated {
     fn superseded(&self) {
         self.control.node.end(crate::node::End::Now);
     }
+
+    fn speaks(&self) -> u16 {
+        self.control.config().cluster_version
+    }
+
+    fn removed(&self) {
+        self.control.end_removed(&self.member);
+    }
 }
 
 impl Control {

@@ -18,9 +18,6 @@ use crate::raft::govern::ROLES_AT_ONCE;
 /// How long all of it may take.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(4);
 
-/// How long another node may take to lead raft, before the next one is asked.
-const YIELD_PATIENCE: Duration = Duration::from_millis(300);
-
 /// An in-sync set keeps so many, also if some of them are about to end: see [`crate::streams::leader`].
 const IN_SYNC_KEPT: usize = 2;
 
@@ -123,14 +120,8 @@ impl Control {
         let mut asked = Vec::new();
         while let Some(to) = member.next_leader(&asked) {
             asked.push(to);
-            member.seat.set_yields(true);
-            tracing::info!(to, "another node is to lead raft");
-            if member.raft.trigger().transfer_leader(to).await.is_err() {
+            if !member.seat.yield_to(to).await {
                 return;
-            }
-            let by = Instant::now() + YIELD_PATIENCE;
-            while member.raft.metrics().borrow_watched().current_leader == Some(member.me) && Instant::now() < by {
-                glommio::timer::sleep(LOOK).await;
             }
         }
         member.seat.set_yields(false);

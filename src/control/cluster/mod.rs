@@ -9,7 +9,7 @@
 //! incarnation. What raft agrees on becomes a view for the data cores ([`view`]); what the leader of raft decides, and
 //! the lease that it grants, is driven by [`govern`]; the data itself goes from node to node by [`streams`]. Roles move
 //! while both nodes live by [`handover`], and all of them when a node ends ([`leave`]). What nobody can lead any more, an operator
-//! may give up in part or as a whole ([`force`]).
+//! may give up in part or as a whole ([`force`]). Who is to leave, and whether anything moves, is ordered by [`orders`].
 //!
 //! Owned by the control core.
 
@@ -22,6 +22,7 @@ mod handover;
 mod holdings;
 mod leave;
 mod numbers;
+mod orders;
 mod status;
 mod streams;
 mod view;
@@ -29,6 +30,7 @@ mod view;
 pub(crate) use enter::raft_dir;
 pub(super) use force::ForceError;
 pub(super) use handover::TakeRolesError;
+pub(super) use orders::OrderError;
 use streams::Streams;
 
 use std::cell::{Cell, RefCell};
@@ -47,7 +49,7 @@ use crate::config::Config;
 use crate::node::End;
 use crate::raft;
 use crate::raft::bus::error::BusError;
-use crate::raft::bus::handshake::{Identity, IdentityError, Secret};
+use crate::raft::bus::handshake::{Identity, IdentityError, Secret, Versions};
 use crate::raft::bus::{self, Bus, Guests};
 use crate::raft::command::Refusal;
 use crate::raft::error::StoreError;
@@ -95,6 +97,8 @@ pub(super) struct Member {
     /// Its process is registered.
     pub registered: Cell<bool>,
     stopped: Cell<bool>,
+    /// It has left the cluster.
+    removed: Cell<bool>,
 }
 
 /// Why a node is not a member, or cannot go on as one.
@@ -192,6 +196,7 @@ impl Member {
             has_keys: Cell::default(),
             registered: Cell::default(),
             stopped: Cell::default(),
+            removed: Cell::default(),
         });
         let guests = control.guests(&member);
         member.bus.serve(listener, member.raft.clone(), guests);
@@ -226,7 +231,12 @@ fn bus_host(config: &Config) -> String {
 }
 
 fn bus_identity(config: &Config, node: NodeId) -> Identity {
-    Identity { cluster: config.cluster_name.clone(), node, secret: Secret::new(config.cluster_secret.as_bytes()) }
+    Identity {
+        versions: Versions::up_to(config.cluster_version),
+        cluster: config.cluster_name.clone(),
+        node,
+        secret: Secret::new(config.cluster_secret.as_bytes()),
+    }
 }
 
 impl Control {
@@ -277,9 +287,10 @@ impl Control {
 
     /// The state of the cluster may have changed.
     fn state_changed(self: &Rc<Self>) {
-        if self.is_divided_otherwise() {
+        if self.is_divided_otherwise() || !self.follows_version() {
             return self.node.end(End::Now);
         }
+        self.look_for_own_number();
         self.tell_roles();
         self.show_view();
         self.advance();

@@ -27,6 +27,11 @@ impl Control {
                 (streams.leader.lags(self.steady_ms()), streams.leader.handing_over())
             });
         let governor = member.seat.status(self.now_ms());
+        // Only the leader of raft has heard that.
+        let speaks = |id: NodeId| {
+            let known = governor.as_ref()?.nodes.iter().find(|known| known.node == id)?;
+            (known.speaks > 0).then_some(known.speaks)
+        };
         let parts = parts(partitions);
         let nodes: Vec<_> = state
             .nodes()
@@ -50,7 +55,12 @@ impl Control {
                     "in_sync": part.in_sync,
                     "lag_ms": lag.map(|lag| lag.ms),
                     "lag_bytes": lag.map(|lag| lag.bytes),
-                    "state": if self.is_dead(id) { "dead" } else { "alive" },
+                    "speaks": speaks(id),
+                    "state": match (self.is_dead(id), state.orders().leaves(id)) {
+                        (true, _) => "dead",
+                        (false, true) => "leaving",
+                        (false, false) => "alive",
+                    },
                 })
             })
             .collect();
@@ -69,14 +79,16 @@ impl Control {
             "copies": usize::from(self.config().cluster_copies).min(state.nodes().len()),
             "lease_ms": self.lease_left_ms(),
             "handing_over": handing_over,
-            "governor": governor.map(|governor| json!({
+            "version": state.orders().version(),
+            "rebalancing_paused": state.orders().is_paused(),
+            "governor": governor.as_ref().map(|governor| json!({
                 "promoting": governor.promoting,
                 "placing": governor.placing,
                 "planning": governor.planning,
                 "changing_membership": governor.changing_membership,
                 "copies_moving": governor.moving,
                 "roles_moving": governor.roles_moving,
-                "plan_error": governor.plan_error.map(|error| error.to_string()),
+                "plan_error": governor.plan_error.as_ref().map(|error| error.to_string()),
             })),
             "nodes": nodes,
             "roles": roles(partitions),

@@ -13,10 +13,13 @@
 //! the cluster's name. What follows the handshake is neither encrypted nor authenticated: the network between the nodes
 //! has to be one where nobody can change what others send.
 //!
-//! Whoever is refused is told why. The form of these messages never changes; `version` is that of everything behind them.
+//! Whoever is refused is told why. The form of these messages never changes; `version` is that of everything behind them: the
+//! newest that both speak. Whoever dials tries its own newest one, is refused with that of the other if that is older, and
+//! tries again with that. None is older than the version that the cluster uses ([`crate::raft::orders`]).
 //!
 //! Pure; nonces are arguments.
 
+use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 
@@ -26,10 +29,13 @@ use sha2::Sha256;
 
 use super::frame::{HANDSHAKE_BYTES_MAX, HEADER_BYTES};
 use crate::raft::command::{COUNT_MAX, NodeId};
-use crate::raft::stored::{self, StoredError};
+use crate::raft::stored::{self, OLDEST, StoredError, VERSION};
 
-/// The version of the messages behind the handshake.
-pub const PROTOCOL_VERSION: u16 = 2;
+/// The newest version of the messages behind the handshake.
+pub const PROTOCOL_VERSION: u16 = VERSION as u16;
+
+/// The handshake bears this version for ever.
+const FORM: u8 = 2;
 
 /// Longest name of a cluster.
 pub const CLUSTER_BYTES_MAX: usize = 64;
@@ -59,9 +65,33 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Which versions a node speaks.
+#[derive(Clone, Debug)]
+pub struct Versions {
+    pub newest: u16,
+    /// Rises with the version that the cluster uses; all that have a part of it know.
+    oldest: Rc<Cell<u16>>,
+}
+
+impl Versions {
+    pub fn up_to(newest: u16) -> Versions {
+        Versions { newest, oldest: Rc::new(Cell::new(OLDEST.into())) }
+    }
+
+    /// Nothing older is spoken from now on.
+    pub fn raise(&self, oldest: u16) {
+        self.oldest.set(oldest.max(self.oldest.get()));
+    }
+
+    pub fn has(&self, version: u16) -> bool {
+        (self.oldest.get()..=self.newest).contains(&version)
+    }
+}
+
 /// Who a node is on the bus.
 #[derive(Clone, Debug)]
 pub struct Identity {
+    pub versions: Versions,
     pub cluster: String,
     /// 0: it has not joined, and can only propose.
     pub node: NodeId,
@@ -132,7 +162,7 @@ pub enum Step {
 
 impl Step {
     pub fn encode(&self) -> Result<Vec<u8>, StoredError> {
-        stored::encode(self)
+        stored::encode(FORM, self)
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Step, StoredError> {
@@ -165,15 +195,15 @@ impl Identity {
         if self.node > COUNT_MAX { Err(IdentityError::Node(self.node)) } else { Ok(()) }
     }
 
-    pub fn hello(&self, target: NodeId, stream: bool, nonce: Nonce) -> Hello {
-        Hello { version: PROTOCOL_VERSION, node: self.node, target, stream, cluster: self.cluster.clone(), nonce }
+    pub fn hello(&self, version: u16, target: NodeId, stream: bool, nonce: Nonce) -> Hello {
+        Hello { version, node: self.node, target, stream, cluster: self.cluster.clone(), nonce }
     }
 
     /// The answer to a hello.
     pub fn welcome(&self, hello: &Hello, nonce: Nonce) -> Result<Welcome, Refused> {
         // Each is told what the other has.
-        if hello.version != PROTOCOL_VERSION {
-            return Err(Refused::Version(PROTOCOL_VERSION));
+        if !self.versions.has(hello.version) {
+            return Err(Refused::Version(self.versions.newest));
         }
         if hello.cluster != self.cluster {
             return Err(Refused::Cluster(self.cluster.clone()));
@@ -182,7 +212,7 @@ impl Identity {
             return Err(Refused::Node(self.node));
         }
         let mut welcome = Welcome {
-            version: PROTOCOL_VERSION,
+            version: hello.version,
             node: self.node,
             cluster: self.cluster.clone(),
             nonce,
@@ -194,7 +224,7 @@ impl Identity {
 
     /// The answer to a welcome.
     pub fn prove(&self, hello: &Hello, welcome: &Welcome) -> Result<Proof, Refused> {
-        if welcome.version != PROTOCOL_VERSION {
+        if welcome.version != hello.version {
             return Err(Refused::Version(welcome.version));
         }
         if welcome.cluster != self.cluster {
@@ -240,11 +270,12 @@ mod tests {
     use super::*;
 
     fn identity(cluster: &str, node: NodeId, secret: &[u8]) -> Identity {
-        Identity { cluster: cluster.into(), node, secret: Secret::new(secret) }
+        let versions = Versions::up_to(PROTOCOL_VERSION);
+        Identity { versions, cluster: cluster.into(), node, secret: Secret::new(secret) }
     }
 
     fn shake(dialling: &Identity, accepting: &Identity, target: NodeId) -> Result<(), Refused> {
-        let hello = dialling.hello(target, false, [1; 32]);
+        let hello = dialling.hello(PROTOCOL_VERSION, target, false, [1; 32]);
         let welcome = accepting.welcome(&hello, [2; 32])?;
         let proof = dialling.prove(&hello, &welcome)?;
         accepting.accept(&hello, &welcome, &proof)
@@ -261,14 +292,29 @@ mod tests {
         for other in [&b""[..], b"Secret", b"secrets"] {
             assert_eq!(shake(&one, &identity("c", 2, other), 2), Err(Refused::Secret));
         }
-        let hello = Hello { version: PROTOCOL_VERSION + 1, ..one.hello(2, false, [1; 32]) };
+        let hello = Hello { version: PROTOCOL_VERSION + 1, ..one.hello(PROTOCOL_VERSION, 2, false, [1; 32]) };
         assert_eq!(two.welcome(&hello, [2; 32]), Err(Refused::Version(PROTOCOL_VERSION)));
+    }
+
+    #[test]
+    fn the_older_of_two_versions_is_spoken_until_the_cluster_uses_a_newer_one() {
+        let (one, two) = (identity("c", 1, b"secret"), identity("c", 2, b"secret"));
+        let hello = one.hello(OLDEST.into(), 2, false, [1; 32]);
+        let welcome = two.welcome(&hello, [2; 32]).unwrap();
+        assert_eq!(welcome.version, u16::from(OLDEST));
+        assert!(one.prove(&hello, &welcome).is_ok());
+        let other = Welcome { version: PROTOCOL_VERSION, ..welcome };
+        assert_eq!(one.prove(&hello, &other), Err(Refused::Version(PROTOCOL_VERSION)));
+        two.versions.raise(PROTOCOL_VERSION);
+        assert_eq!(two.welcome(&hello, [2; 32]), Err(Refused::Version(PROTOCOL_VERSION)));
+        two.versions.raise(OLDEST.into());
+        assert!(!two.versions.has(OLDEST.into()), "it never goes back");
     }
 
     #[test]
     fn a_proof_is_good_once_and_in_one_direction() {
         let (one, two) = (identity("c", 1, b"secret"), identity("c", 2, b"secret"));
-        let hello = one.hello(2, false, [1; 32]);
+        let hello = one.hello(PROTOCOL_VERSION, 2, false, [1; 32]);
         let welcome = two.welcome(&hello, [2; 32]).unwrap();
         let proof = one.prove(&hello, &welcome).unwrap();
         assert_ne!(proof, welcome.proof);
@@ -289,7 +335,7 @@ mod tests {
     fn steps_are_short_and_what_is_senseless_is_refused() {
         let longest = identity(&"c".repeat(CLUSTER_BYTES_MAX), COUNT_MAX, b"s");
         assert_eq!(longest.check(), Ok(()));
-        let hello = longest.hello(COUNT_MAX, false, [1; 32]);
+        let hello = longest.hello(PROTOCOL_VERSION, COUNT_MAX, false, [1; 32]);
         let welcome = longest.welcome(&hello, [2; 32]).unwrap();
         for step in [Step::Hello(hello.clone()), Step::Welcome(welcome), Step::Accepted] {
             let bytes = step.encode().unwrap();

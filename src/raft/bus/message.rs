@@ -17,7 +17,7 @@ use crate::raft::command::{COUNT_MAX, Command, NodeId, PARTITIONS_MAX, REPLICAS_
 use crate::raft::govern::{HandOver, LeaseAnswer, LeaseRequest};
 use crate::raft::settings::MESSAGE_ENTRIES_MAX;
 use crate::raft::snapshot::SNAPSHOT_BYTES_MAX;
-use crate::raft::stored::{self, Change, StoredError, StoredLogId, StoredVote, check_id};
+use crate::raft::stored::{self, Change, OLDEST, StoredError, StoredLogId, StoredVote, check_id};
 use crate::raft::types::{Entry, LogId, Types, Vote};
 
 /// Bytes of entries after which a message has enough of them. Its first entry may be longer.
@@ -171,7 +171,7 @@ pub fn encode_append(request: &AppendEntriesRequest<Types>) -> Result<(Vec<u8>, 
         committed: request.leader_commit.map(StoredLogId::from),
         entries,
     };
-    Ok((stored::encode(&stored)?, count))
+    Ok((stored::encode(OLDEST, &stored)?, count))
 }
 
 fn decode_entries(vote: &Vote, previous: Option<LogId>, records: Vec<Vec<u8>>) -> Result<Vec<Entry>, StoredError> {
@@ -195,7 +195,11 @@ fn decode_entries(vote: &Vote, previous: Option<LogId>, records: Vec<Vec<u8>>) -
 impl Request {
     /// The bytes. Of too many entries only those that fit are in them; see [`encode_append`].
     pub fn encode(&self) -> Result<Vec<u8>, StoredError> {
-        stored::encode(&match self {
+        let version = match self {
+            Request::Propose(command) => command.version(),
+            _ => OLDEST,
+        };
+        let stored = match self {
             Request::Append(request) => return Ok(encode_append(request)?.0),
             Request::Vote(request) => StoredRequest::Vote(ballot(request)),
             Request::PreVote(request) => StoredRequest::PreVote(ballot(request)),
@@ -214,7 +218,8 @@ impl Request {
             Request::Propose(command) => StoredRequest::Propose(command.clone()),
             Request::Lease(request) => StoredRequest::Lease(*request),
             Request::HandOver(request) => StoredRequest::HandOver(request.clone()),
-        })
+        };
+        stored::encode(version, &stored)
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Request, StoredError> {
@@ -275,7 +280,7 @@ impl Request {
 
 impl Answer {
     pub fn encode(&self) -> Result<Vec<u8>, StoredError> {
-        stored::encode(&match self {
+        let stored = match self {
             Answer::Append(AppendEntriesResponse::Success) => StoredAnswer::Appended,
             Answer::Append(AppendEntriesResponse::PartialSuccess(upto)) => {
                 StoredAnswer::AppendedUpto(upto.map(StoredLogId::from))
@@ -295,7 +300,9 @@ impl Answer {
             Answer::Lease(answer) => StoredAnswer::Lease(*answer),
             Answer::HandingOver(count) => StoredAnswer::HandingOver(*count),
             Answer::Failed(failure) => StoredAnswer::Failed(*failure),
-        })
+        };
+        // Whoever reads what came with a later version has asked for it.
+        stored::encode(OLDEST, &stored)
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Answer, StoredError> {

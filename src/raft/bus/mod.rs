@@ -189,6 +189,11 @@ impl Bus {
         glommio::spawn_local(serving).detach();
     }
 
+    /// The cluster uses this version: nobody who does not speak it is let in any more.
+    pub fn raise(&self, version: u8) {
+        self.links.identity.versions.raise(version.into());
+    }
+
     /// The connections that are open for requests.
     pub fn connected(&self) -> Vec<Connected> {
         self.links.connected()

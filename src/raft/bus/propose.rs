@@ -64,7 +64,7 @@ impl ProposeError {
 }
 
 fn may_be_repeated(command: &Command) -> bool {
-    matches!(command, Command::Join { .. } | Command::Register { .. })
+    matches!(command, Command::Join { .. } | Command::Register { .. } | Command::Order(_))
 }
 
 async fn ask(target: &Target, command: &Command) -> Result<Answer, BusError> {

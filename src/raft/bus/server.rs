@@ -25,6 +25,7 @@ use super::message::{Answer, Piece, Request};
 use super::stream::{Accepted, accept, read};
 use super::{Connected, Guests, Links, Stop};
 use crate::raft::command::{Command, NODES_MAX, NodeId};
+use crate::raft::govern::LeaseRequest;
 use crate::raft::runtime::Glommio;
 use crate::raft::snapshot::Content;
 use crate::raft::stored::StoredError;
@@ -164,7 +165,7 @@ async fn serve_connection(mut stream: TcpStream, server: Rc<Server>, stop: Stop)
     let accepting = accept(&server.links.identity, &mut stream, &mut decoder, admit);
     let accepted = stop.unless(accepting).await.unwrap_or(Err(BusError::Stopped));
     drop(stranger);
-    let Accepted { node, stream: is_data, admitted: _admitted } = match accepted {
+    let Accepted { node, version, stream: is_data, admitted: _admitted } = match accepted {
         Ok(accepted) => accepted,
         Err(error) => return tracing::info!(?from, %error, "a connection to the bus was not let in"),
     };
@@ -175,6 +176,7 @@ async fn serve_connection(mut stream: TcpStream, server: Rc<Server>, stop: Stop)
     let connection = Rc::new(Connection {
         server: Rc::clone(&server),
         node,
+        version,
         since_ms: wall_ms(),
         running: RefCell::default(),
         answers: RefCell::default(),
@@ -199,6 +201,7 @@ async fn serve_connection(mut stream: TcpStream, server: Rc<Server>, stop: Stop)
 pub(super) struct Connection {
     server: Rc<Server>,
     node: NodeId,
+    version: u16,
     since_ms: i64,
     /// What is being executed. A task ends when it is dropped.
     running: RefCell<BTreeMap<u64, glommio::Task<()>>>,
@@ -305,7 +308,10 @@ impl Connection {
             }
             Request::Propose(_) if !(self.server.guests.proposals)() => Answer::NotLeader(Elsewhere { leader: None }),
             Request::Propose(command) => propose(raft, command).await?,
-            Request::Lease(request) => Answer::Lease((self.server.guests.lease)(&request)),
+            Request::Lease(request) => {
+                let request = LeaseRequest { speaks: self.version, ..request };
+                Answer::Lease((self.server.guests.lease)(&request))
+            }
             Request::HandOver(request) => Answer::HandingOver((self.server.guests.hand_over)(&request)),
         })
     }

@@ -89,12 +89,29 @@ pub async fn dial(
     peer: &Peer,
     data: bool,
 ) -> Result<(TcpStream, Decoder), BusError> {
+    let newest = identity.versions.newest;
+    match dial_in(newest, identity, target, peer, data).await {
+        // It is of an older build: what it speaks will do, if this node does, too.
+        Err(BusError::Refused(Refused::Version(older))) if older < newest && identity.versions.has(older) => {
+            dial_in(older, identity, target, peer, data).await
+        }
+        dialled => dialled,
+    }
+}
+
+async fn dial_in(
+    version: u16,
+    identity: &Identity,
+    target: NodeId,
+    peer: &Peer,
+    data: bool,
+) -> Result<(TcpStream, Decoder), BusError> {
     let dialling = async {
         let address = look_up(peer).await?;
         let mut stream = TcpStream::connect(address).await.map_err(io::Error::from)?;
         let _ = stream.set_nodelay(true);
         let mut decoder = Decoder::default();
-        let hello = identity.hello(target, data, nonce()?);
+        let hello = identity.hello(version, target, data, nonce()?);
         say(&mut stream, &Step::Hello(hello.clone())).await?;
         let Step::Welcome(welcome) = hear(&mut stream, &mut decoder).await? else {
             return Err(Refused::Turn.into());
@@ -110,6 +127,8 @@ pub async fn dial(
 /// A node that was let in.
 pub struct Accepted<T> {
     pub node: NodeId,
+    /// The newest one that it speaks, and this node, too.
+    pub version: u16,
     /// See [`super::handshake::Hello::stream`].
     pub stream: bool,
     pub admitted: T,
@@ -131,7 +150,7 @@ pub async fn accept<T>(
         refuse(stream, identity.accept(&hello, &welcome, &proof)).await?;
         let admitted = refuse(stream, admit(hello.node).ok_or(Refused::Full)).await?;
         say(stream, &Step::Accepted).await?;
-        Ok(Accepted { node: hello.node, stream: hello.stream, admitted })
+        Ok(Accepted { node: hello.node, version: hello.version, stream: hello.stream, admitted })
     };
     Glommio::timeout(CONNECT_PATIENCE, accepting).await.unwrap_or(Err(BusError::Connect))
 }

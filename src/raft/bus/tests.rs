@@ -13,7 +13,7 @@ use openraft_rt::{AsyncRuntime, WatchReceiver};
 
 use super::error::BusError;
 use super::frame::{Decoder, Kind, frame};
-use super::handshake::{Hello, Identity, PROTOCOL_VERSION, Refused, Secret, Step};
+use super::handshake::{Hello, Identity, PROTOCOL_VERSION, Refused, Secret, Step, Versions};
 use super::link::Link;
 use super::message::tests::{hand_over, piece};
 use super::message::{Answer, PIECE_BYTES_MAX, Piece, Request};
@@ -38,7 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const HOST: &str = "127.0.0.1";
 
 fn identity(node: NodeId) -> Identity {
-    Identity { cluster: "test".into(), node, secret: Secret::new(b"a secret") }
+    let versions = Versions::up_to(PROTOCOL_VERSION);
+    Identity { versions, cluster: "test".into(), node, secret: Secret::new(b"a secret") }
 }
 
 fn peer(port: u16) -> Peer {
@@ -243,18 +244,21 @@ fn another_cluster_node_secret_or_version_is_refused_by_name() {
             Ok(_) => panic!("it was let in"),
             Err(error) => error,
         };
-        let wrong =
-            |cluster: &str, secret: &[u8]| Identity { cluster: cluster.into(), node: 2, secret: Secret::new(secret) };
+        let wrong = |cluster: &str, secret: &[u8]| Identity {
+            cluster: cluster.into(),
+            secret: Secret::new(secret),
+            ..identity(2)
+        };
         assert_eq!(refused(wrong("other", b"a secret"), 1).await, Refused::Cluster("test".into()).into());
         assert_eq!(refused(wrong("test", b"a secret"), 3).await, Refused::Node(1).into());
         for secret in [&b"another"[..], b""] {
             assert_eq!(refused(wrong("test", secret), 1).await, Refused::Secret.into());
         }
         // A program of another version, and one that knows the rest but not the secret.
-        let hello = Hello { version: PROTOCOL_VERSION + 1, ..identity(2).hello(1, false, [0; 32]) };
+        let hello = Hello { version: PROTOCOL_VERSION + 1, ..identity(2).hello(PROTOCOL_VERSION, 1, false, [0; 32]) };
         let answer = say_raw(&at, &[Step::Hello(hello)]).await;
         assert_eq!(answer, Some(Step::Refused(Refused::Version(PROTOCOL_VERSION))));
-        let steps = [Step::Hello(identity(2).hello(1, false, [0; 32])), Step::Proof([0; 32])];
+        let steps = [Step::Hello(identity(2).hello(PROTOCOL_VERSION, 1, false, [0; 32])), Step::Proof([0; 32])];
         assert_eq!(say_raw(&at, &steps).await, Some(Step::Refused(Refused::Secret)));
         assert!(dial(&identity(2), 1, &at, false).await.is_ok());
         cluster.stop().await;

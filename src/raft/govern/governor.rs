@@ -12,7 +12,7 @@ use super::lease::{LeaseAnswer, LeaseRefusal, LeaseRequest, longest, outlast};
 use super::plan::Goal;
 use super::roles::{Evening, HandOver};
 use super::standing::Standing;
-use super::{Settings, failover, moves, plan, voters};
+use super::{Settings, failover, moves, orders, plan, voters};
 use crate::cluster::{self, PlaceError, Rule};
 use crate::raft::command::{Command, NodeId, Refusal, Reply};
 use crate::raft::state::State;
@@ -72,6 +72,10 @@ pub enum Action {
         ticket: Ticket,
         voters: BTreeSet<NodeId>,
     },
+    /// This node leaves: another one is to lead raft. There is no answer: what comes of it is seen in who leads.
+    LetLead {
+        node: NodeId,
+    },
     /// This node is to be asked for roles. There is no answer: what comes of it is seen in the state.
     AskForRoles {
         primary: NodeId,
@@ -112,6 +116,7 @@ struct UnderWay {
     promotion: Option<Promotion>,
     place: Option<Ticket>,
     shrink: Option<Ticket>,
+    order: Option<Ticket>,
     membership: Option<Ticket>,
     plan: Option<(Ticket, plan::Wanted)>,
 }
@@ -129,6 +134,8 @@ struct Lead {
     /// Nothing was to be done towards the goal when things were like this.
     rests: Option<Looked>,
     evening: Evening,
+    /// How often roles were ordered to where the plan wants them, as far as this leader has begun with that.
+    rebalanced: u64,
     /// Copies that are received because they move, when it was looked last.
     moving: usize,
 }
@@ -161,6 +168,8 @@ pub struct NodeStatus {
     pub lease_left_ms: i64,
     pub applied: u64,
     pub ready: bool,
+    /// The newest version of the formats that it speaks.
+    pub speaks: u16,
     /// For how long it is dead.
     pub dead_ms: Option<i64>,
 }
@@ -218,6 +227,7 @@ impl Governor {
             goal: None,
             rests: None,
             evening: Evening::default(),
+            rebalanced: 0,
             moving: 0,
         });
         #[cfg(test)]
@@ -322,6 +332,7 @@ impl Governor {
             self.step(seen, &mut actions);
             self.even_roles(now_ms, seen, &mut actions);
             self.change_members(now_ms, seen, &mut actions);
+            self.follow_orders(now_ms, seen, &mut actions);
         }
         actions
     }
@@ -391,6 +402,12 @@ impl Governor {
         if lead.rests.as_ref() == Some(&looked) {
             return;
         }
+        // Who has copies at all is not a matter of balance.
+        let places_first = seen.state.partitions().iter().any(|partition| partition.epoch == 0);
+        if seen.state.orders().is_paused() && !places_first {
+            lead.moving = 0;
+            return;
+        }
         let steps = moves::steps(&self.settings, seen.state, placement, &goal.wanted, &lead.nodes);
         lead.moving = steps.moving;
         lead.rests = (steps.place.is_none() && steps.shrink.is_none()).then_some(looked);
@@ -413,8 +430,13 @@ impl Governor {
         let Some(lead) = &mut self.lead else { return };
         let Some(Goal { placement: Ok(placement), .. }) = &lead.goal else { return };
         // While somebody is promoted, or the plan is made anew, things change anyhow.
-        if lead.under_way.promotion.is_some() || lead.under_way.plan.is_some() {
+        if lead.under_way.promotion.is_some() || lead.under_way.plan.is_some() || seen.state.orders().is_paused() {
             return;
+        }
+        let rebalanced = seen.state.orders().rebalanced();
+        if lead.rebalanced != rebalanced {
+            lead.rebalanced = rebalanced;
+            lead.evening.begin();
         }
         let asked = lead.evening.ask(&self.settings, seen.state, placement, &lead.nodes, now_ms);
         actions.extend(asked.into_iter().map(|(primary, request)| Action::AskForRoles { primary, request }));
@@ -430,6 +452,25 @@ impl Governor {
             lead.under_way.membership = Some(ticket);
             self.last_ticket = ticket;
             actions.push(action);
+        }
+    }
+
+    fn follow_orders(&mut self, now_ms: SteadyMs, seen: &Seen<'_>, actions: &mut Vec<Action>) {
+        let Some(lead) = &mut self.lead else { return };
+        if lead.under_way.promotion.is_none()
+            && lead.under_way.membership.is_none()
+            && let Some(node) = orders::successor(&self.settings, seen, &lead.nodes, now_ms)
+        {
+            return actions.push(Action::LetLead { node });
+        }
+        if lead.under_way.order.is_some() {
+            return;
+        }
+        if let Some(command) = orders::command(&self.settings, seen, &lead.nodes) {
+            let ticket = self.last_ticket + 1;
+            lead.under_way.order = Some(ticket);
+            self.last_ticket = ticket;
+            actions.push(Action::Propose { ticket, command });
         }
     }
 
@@ -449,7 +490,8 @@ impl Governor {
             }
             return;
         }
-        for slot in [&mut under_way.place, &mut under_way.shrink, &mut under_way.membership] {
+        let UnderWay { place, shrink, order, membership, .. } = under_way;
+        for slot in [place, shrink, order, membership] {
             slot.take_if(|under_way| *under_way == ticket);
         }
         if let Outcome::Reply(Reply::Refused(Refusal::Malformed(_))) = outcome {
@@ -484,6 +526,7 @@ impl Governor {
             lease_left_ms: standing.lease_left_ms(now_ms),
             applied: standing.applied,
             ready: standing.ready,
+            speaks: standing.speaks,
             dead_ms: standing.dead_ms.map(|dead_ms| now_ms.saturating_sub(dead_ms)),
         };
         Some(Status {

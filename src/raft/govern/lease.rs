@@ -20,6 +20,9 @@ pub struct LeaseRequest {
     pub applied: u64,
     /// Its data is complete: it may lead what it is in sync for.
     pub ready: bool,
+    /// The newest version of the formats that its process speaks. Its connection says that: see [`crate::raft::bus::handshake`].
+    #[rkyv(with = rkyv::with::Skip)]
+    pub speaks: u16,
 }
 
 /// What the leader says.

@@ -14,7 +14,8 @@
 //! | `plan.rs`, `moves.rs` | who shall have copies, and the steps towards that |
 //! | `roles.rs` | who shall lead, while all live |
 //! | `voters.rs` | who votes in raft |
-//! | `sim/`, `tests.rs` | a cluster from a seed; transcripts |
+//! | `orders.rs` | nodes that leave are removed; the version of the cluster rises |
+//! | `sim/`, `tests.rs`, `orders_tests.rs` | a cluster from a seed; transcripts |
 //!
 //! # Why no two nodes serve one partition
 //!
@@ -58,6 +59,9 @@ mod failover;
 pub mod governor;
 mod lease;
 mod moves;
+mod orders;
+#[cfg(test)]
+mod orders_tests;
 mod plan;
 mod roles;
 pub mod seat;

@@ -12,7 +12,7 @@
 //! - The copy of a primary: it stays in the place of another copy. Its role moves first ([`super::roles`]), and then that copy
 //!   is one like others.
 //! - Copies of dead nodes that nobody takes the place of: when there are fewer nodes than copies, to drop them would only mean that
-//!   all of it has to be sent again when they are back.
+//!   all of it has to be sent again when they are back. Not those of nodes that leave: they are not coming back.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ pub struct Steps {
 }
 
 /// Who shall have copies of a partition in the end, the preferred primary first.
-fn target(is: &Partition, plan: &Copies, copies: usize) -> Vec<NodeId> {
+fn target(is: &Partition, plan: &Copies, copies: usize, leaves: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
     let mut target: Vec<NodeId> = plan.nodes().collect();
     if let Some(primary) = is.primary.filter(|primary| !target.contains(primary)) {
         let fresh = target.iter().rposition(|node| !is.replicas.contains(node));
@@ -41,7 +41,7 @@ fn target(is: &Partition, plan: &Copies, copies: usize) -> Vec<NodeId> {
         target[at] = primary;
     }
     for node in &is.replicas {
-        if target.len() < copies && !target.contains(node) {
+        if target.len() < copies && !target.contains(node) && !leaves(*node) {
             target.push(*node);
         }
     }
@@ -99,7 +99,7 @@ pub fn steps(
         let step = match is.primary {
             _ if is.epoch == 0 => Step::Place(plan.nodes().collect()),
             Some(primary) if is_alive(primary) => {
-                let target = target(is, plan, settings.copies);
+                let target = target(is, plan, settings.copies, |node| state.orders().leaves(node));
                 step(is, primary, &target, &mut traffic, &is_alive, &stays)
             }
             _ => Step::Nothing,

@@ -1,6 +1,6 @@
 //! Who shall have copies: which nodes a placement is made for.
 //!
-//! Nodes that are alive, and those that are dead for a short time only and have copies: they keep them. The plan itself is
+//! Nodes that are alive, and those that are dead for a short time only and have copies: they keep them. None that leaves. The plan itself is
 //! [`crate::cluster::place`]; what is done about it is in [`super::moves`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +56,7 @@ pub fn wanted(
             .map(|at| at as u32),
         alive: true,
     };
+    let stays = |id: NodeId| stays(id) && !state.orders().leaves(id);
     let members: Vec<Member> = state.nodes().iter().filter(|node| stays(node.id)).map(member).collect();
     if members.is_empty() || !placed && members.len() < settings.nodes_wanted {
         return None;

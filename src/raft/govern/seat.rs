@@ -33,6 +33,12 @@ pub const TICK: Duration = Duration::from_millis(20);
 /// How long an answer to a request for a lease is waited for: later it would be worth nothing.
 pub const LEASE_PATIENCE: Duration = Duration::from_millis(250);
 
+/// How long another node may take to lead raft, before this one goes on.
+const YIELD_PATIENCE: Duration = Duration::from_millis(300);
+
+/// A leader that leaves asks others to lead so much apart: no lease is granted meanwhile.
+const YIELD_PAUSE_MS: i64 = 5_000;
+
 /// How long a change of raft's membership may take.
 const MEMBERSHIP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -74,6 +80,12 @@ pub trait Around: Clone + 'static {
 
     /// Another process is this node now: this one has to end.
     fn superseded(&self);
+
+    /// The newest version of the formats that this node speaks.
+    fn speaks(&self) -> u16;
+
+    /// The node is no member any more.
+    fn removed(&self);
 }
 
 /// See the module.
@@ -88,6 +100,8 @@ pub struct Seat {
     leading_as: Cell<Option<LeaderId>>,
     /// Another node is to lead raft: this one governs no more, though it may still lead.
     yields: Cell<bool>,
+    /// Until when no other node is asked to lead raft as this one leaves.
+    yields_again_ms: Cell<SteadyMs>,
     /// This node's lease, and who was asked for it last.
     tenant: RefCell<Tenant>,
     asked: Cell<Option<NodeId>>,
@@ -112,6 +126,7 @@ impl Seat {
             governor: RefCell::new(Governor::new(settings.clone())),
             leading_as: Cell::default(),
             yields: Cell::default(),
+            yields_again_ms: Cell::new(SteadyMs::MIN),
             tenant: RefCell::new(Tenant::new(settings)),
             asked: Cell::default(),
             granted: Cell::default(),
@@ -281,6 +296,7 @@ impl Seat {
                     (ticket, around.seat().change_members(change).await)
                 }
                 Action::AskForRoles { primary, request } => return around.ask_for_roles(primary, request),
+                Action::LetLead { node } => return Seat::let_lead(&around, node).await,
                 Action::Plan { ticket, members, rule, previous } => {
                     let placement = around.place(members, rule, previous).await;
                     around.seat().governor.borrow_mut().planned(ticket, placement);
@@ -289,6 +305,32 @@ impl Seat {
             };
             Seat::done(&around, ticket, outcome);
         });
+    }
+
+    /// Lets another voter lead raft, now and then.
+    async fn let_lead(around: &impl Around, node: NodeId) {
+        let (seat, now_ms) = (around.seat(), around.now_ms());
+        if now_ms >= seat.yields_again_ms.get() && !seat.yields.get() {
+            seat.yields_again_ms.set(now_ms.saturating_add(YIELD_PAUSE_MS));
+            seat.yield_to(node).await;
+            seat.set_yields(false);
+        }
+    }
+
+    /// Asks a voter to lead raft, and waits until it does, but not for long. This node governs no more until it is told that it
+    /// does not yield: see [`Seat::set_yields`]. Whether it could be asked.
+    pub async fn yield_to(&self, node: NodeId) -> bool {
+        self.set_yields(true);
+        tracing::info!(to = node, "another node is to lead raft");
+        if self.raft.trigger().transfer_leader(node).await.is_err() {
+            return false;
+        }
+        let mut metrics = self.raft.metrics();
+        let lost = async {
+            while metrics.borrow_watched().current_leader == Some(self.me) && metrics.changed().await.is_ok() {}
+        };
+        let _ = Runtime::timeout(YIELD_PATIENCE, lost).await;
+        true
     }
 
     fn done(around: &impl Around, ticket: Ticket, outcome: Outcome) {
@@ -357,7 +399,8 @@ impl Seat {
         let Some(leader) = leader.filter(|_| around.now_ms() >= seat.tenant.borrow().due_ms()) else { return };
         let incarnation = seat.reader.state().node(seat.me).map_or(0, |node| node.incarnation);
         let (boot, applied, ready) = (seat.boot, seat.applied(), around.is_ready());
-        let request = LeaseRequest { node: seat.me, incarnation, boot, applied, ready };
+        let speaks = around.speaks();
+        let request = LeaseRequest { node: seat.me, incarnation, boot, applied, ready, speaks };
         if request.check().is_err() {
             return;
         }
@@ -382,6 +425,10 @@ impl Seat {
             if why == LeaseRefusal::Boot {
                 tracing::error!(node = around.seat().me, "another process is this node now: this one ends");
                 around.superseded();
+            }
+            // It has registered, and numbers are not used again.
+            if why == LeaseRefusal::Unknown {
+                around.removed();
             }
         }
         let now_ms = around.now_ms();

@@ -30,6 +30,8 @@ pub struct Standing {
     /// What it said last.
     pub ready: bool,
     pub applied: u64,
+    /// The newest version that it speaks; 0: it was not heard of.
+    pub speaks: u16,
     /// Since when it is dead.
     pub dead_ms: Option<SteadyMs>,
 }
@@ -47,7 +49,8 @@ impl Standing {
     /// A node that this leader begins to listen to.
     pub fn new(settings: &Settings, incarnation: Incarnation, now_ms: SteadyMs) -> Standing {
         let detector = detector(settings, now_ms);
-        Standing { incarnation, detector, heard_ms: now_ms, lease: None, ready: false, applied: 0, dead_ms: None }
+        let (lease, dead_ms) = (None, None);
+        Standing { incarnation, detector, heard_ms: now_ms, lease, ready: false, applied: 0, speaks: 0, dead_ms }
     }
 
     /// The node has started anew. What its earlier process was granted stays.
@@ -61,6 +64,7 @@ impl Standing {
         self.heard_ms = now_ms.max(self.heard_ms);
         self.ready = request.ready;
         self.applied = request.applied;
+        self.speaks = request.speaks;
         self.dead_ms = None;
     }
 

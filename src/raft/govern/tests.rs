@@ -10,14 +10,16 @@ use crate::raft::testing::profile;
 use crate::raft::types::Peer;
 
 /// A governor that leads, with a state that has `applied` entries.
-struct Leader {
-    governor: Governor,
-    state: State,
-    applied: u64,
-    voters: BTreeSet<NodeId>,
-    nodes: BTreeMap<NodeId, Peer>,
+pub(super) struct Leader {
+    pub governor: Governor,
+    pub state: State,
+    pub applied: u64,
+    pub voters: BTreeSet<NodeId>,
+    pub nodes: BTreeMap<NodeId, Peer>,
     /// Nodes give away the roles that they are asked for.
-    generous: bool,
+    pub generous: bool,
+    /// The version that all of them speak.
+    pub speaks: u16,
 }
 
 fn peer() -> Peer {
@@ -26,7 +28,7 @@ fn peer() -> Peer {
 
 impl Leader {
     /// Nodes 1 to `count`, partitions on all of them, led by node 1, and all in sync.
-    fn new(count: u64, partitions: u16) -> Leader {
+    pub fn new(count: u64, partitions: u16) -> Leader {
         let mut leader = Leader {
             governor: Governor::new(Settings::new(1, 300)),
             state: State::default(),
@@ -34,6 +36,7 @@ impl Leader {
             voters: (1..=count).collect(),
             nodes: (1..=count).map(|node| (node, peer())).collect(),
             generous: false,
+            speaks: 0,
         };
         for node in 1..=count {
             leader.join(node, "");
@@ -46,12 +49,12 @@ impl Leader {
         leader
     }
 
-    fn apply(&mut self, command: Command) -> Reply {
+    pub fn apply(&mut self, command: Command) -> Reply {
         self.applied += 1;
         self.state.apply(&command)
     }
 
-    fn join(&mut self, node: NodeId, rack: &str) {
+    pub fn join(&mut self, node: NodeId, rack: &str) {
         let profile = Profile { rack: rack.into(), ..profile("host") };
         let identity = u128::from(node);
         assert_eq!(self.apply(Command::Join { identity, profile: profile.clone() }), Reply::Joined { node });
@@ -82,7 +85,7 @@ impl Leader {
     fn asks(&mut self, now_ms: i64, node: NodeId) -> LeaseAnswer {
         let of_state = self.state.node(node).unwrap();
         let (incarnation, boot) = (of_state.incarnation, of_state.boot);
-        let request = LeaseRequest { node, incarnation, boot, applied: self.applied, ready: true };
+        let request = LeaseRequest { node, incarnation, boot, applied: self.applied, ready: true, speaks: self.speaks };
         self.governor.request(now_ms, &self.state, self.applied, Some(now_ms), &request)
     }
 
@@ -97,12 +100,14 @@ impl Leader {
     }
 
     /// Until then these nodes ask all 60 ms; what the governor wants is done at once. In words.
-    fn runs(&mut self, from_ms: i64, to_ms: i64, alive: &[NodeId]) -> Vec<String> {
+    pub fn runs(&mut self, from_ms: i64, to_ms: i64, alive: &[NodeId]) -> Vec<String> {
         let mut said = Vec::new();
         for now_ms in from_ms..to_ms {
             if now_ms % 60 == 0 {
                 for node in alive {
-                    self.asks(now_ms, *node);
+                    if self.state.node(*node).is_some() {
+                        self.asks(now_ms, *node);
+                    }
                 }
             }
             if now_ms % 10 == 0 {
@@ -137,6 +142,7 @@ impl Leader {
                 self.voters.clone_from(&voters);
                 (ticket, Outcome::Done, format!("{voters:?} vote"))
             }
+            Action::LetLead { node } => return Some(format!("{now_ms}: node {node} is to lead raft")),
             Action::AskForRoles { .. } if !self.generous => return None,
             Action::AskForRoles { primary, request } => {
                 assert_eq!(request.check(), Ok(()));
@@ -160,7 +166,7 @@ impl Leader {
         said
     }
 
-    fn primaries(&self) -> Vec<Option<NodeId>> {
+    pub fn primaries(&self) -> Vec<Option<NodeId>> {
         self.state.partitions().iter().map(|partition| partition.primary).collect()
     }
 }
@@ -179,7 +185,7 @@ fn a_lease_is_for_the_process_that_the_node_is_now() {
     let after = leader.applied;
     assert_eq!(leader.asks(10, 1), LeaseAnswer::Granted { length_ms: GRANTED, after });
     let asks = |leader: &mut Leader, request| leader.governor.request(10, &leader.state, after, Some(10), &request);
-    let request = LeaseRequest { node: 2, incarnation: 1, boot: 1, applied: 0, ready: false };
+    let request = LeaseRequest { node: 2, incarnation: 1, boot: 1, applied: 0, ready: false, speaks: 0 };
     assert_eq!(asks(&mut leader, LeaseRequest { node: 9, ..request }), refused(LeaseRefusal::Unknown));
     assert_eq!(asks(&mut leader, LeaseRequest { boot: 2, ..request }), refused(LeaseRefusal::Boot));
     let other = refused(LeaseRefusal::Incarnation { incarnation: 1 });
@@ -368,7 +374,7 @@ fn copies_of_a_dead_node_go_to_others_and_come_back() {
 }
 
 /// Time passes, and copies catch up every now and then.
-fn settle(leader: &mut Leader, from_ms: i64, rounds: i64, alive: &[NodeId]) {
+pub(super) fn settle(leader: &mut Leader, from_ms: i64, rounds: i64, alive: &[NodeId]) {
     for at in 0..rounds {
         leader.runs(from_ms + at * 100, from_ms + (at + 1) * 100, alive);
         leader.all_in_sync();
@@ -411,7 +417,7 @@ fn nobody_is_given_roles_who_is_not_ready() {
             leader.asks(now_ms, 1);
             let of_state = leader.state.node(2).unwrap();
             let (incarnation, boot) = (of_state.incarnation, of_state.boot);
-            let request = LeaseRequest { node: 2, incarnation, boot, applied: leader.applied, ready: false };
+            let request = LeaseRequest { node: 2, incarnation, boot, applied: leader.applied, ready: false, speaks: 0 };
             leader.governor.request(now_ms, &leader.state, leader.applied, Some(now_ms), &request);
         }
         for action in leader.ticks(now_ms) {
@@ -494,7 +500,7 @@ fn a_member_that_was_removed_or_has_moved_is_noticed() {
 
 #[test]
 fn what_cannot_be_is_refused() {
-    let request = LeaseRequest { node: 1, incarnation: 1, boot: 0, applied: 0, ready: true };
+    let request = LeaseRequest { node: 1, incarnation: 1, boot: 0, applied: 0, ready: true, speaks: 0 };
     assert_eq!(request.check(), Ok(()));
     for wrong in [
         LeaseRequest { node: 0, ..request },

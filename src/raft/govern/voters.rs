@@ -2,7 +2,8 @@
 //!
 //! As many as there are nodes, up to five, and always an odd number: an even one outlives no more deaths than the odd one below it.
 //! Voters that are alive stay, unless others spread better over racks; a dead one is replaced after a while, if another node is
-//! there; with more than three, it is done without, if not. Nodes begin as learners, so that they have the log when they vote.
+//! there; with more than three, it is done without, if not. A node that leaves does not vote, but for the leader: it stays beside the
+//! others until one of them leads. Nodes begin as learners, so that they have the log when they vote.
 //!
 //! Pure. One change of the membership at a time.
 
@@ -73,7 +74,8 @@ fn choose(
             standing.dead_ms.is_none() && standing.applied.saturating_add(VOTER_LAG_ENTRIES) >= seen.applied
         })
     };
-    let registered = || seen.state.nodes().iter().filter(|node| node.incarnation > 0);
+    let orders = seen.state.orders();
+    let registered = || seen.state.nodes().iter().filter(|node| node.incarnation > 0 && !orders.leaves(node.id));
     let mut candidates: Vec<&Node> = registered().filter(|node| stays(node) || may_begin(node)).collect();
     // Those that are long dead fill up what would be too few.
     let kept = registered().filter(|node| current.contains(&node.id) && !stays(node) && !may_begin(node));
@@ -94,6 +96,9 @@ fn choose(
         let Some(node) = candidates.iter().filter(|node| !chosen.contains(&node.id)).min_by_key(rank) else { break };
         chosen.insert(node.id);
         *in_rack.entry(node.profile.rack.as_str()).or_default() += 1;
+    }
+    if orders.leaves(settings.me) {
+        chosen.insert(settings.me);
     }
     chosen
 }

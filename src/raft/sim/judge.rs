@@ -44,7 +44,8 @@ impl Member {
         let is = shown.partition(partition)?;
         let known = shown.node(self.me).is_some_and(|node| node.boot == self.boot);
         let runs = executor.is_alive(process) && !executor.is_suspended(process);
-        (known && runs && is.primary == Some(self.me) && now_ms < self.lease_ends_ms.get()).then_some(is.epoch)
+        let open = !self.is_closed(partition, is.epoch);
+        (known && open && runs && is.primary == Some(self.me) && now_ms < self.lease_ends_ms.get()).then_some(is.epoch)
     }
 }
 
@@ -124,6 +125,9 @@ impl World {
             self.accuse(|| why.into());
         }
         match command {
+            Command::Remove { node } if !before.orders().leaves(node) => {
+                return self.accuse(|| format!("node {node} is removed, and was not to leave"));
+            }
             Command::Place { .. } => self.note(|seen| seen.placements += 1),
             Command::Promote { .. } => self.note(|seen| seen.promotions += 1),
             _ => return,

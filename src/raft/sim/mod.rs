@@ -6,7 +6,8 @@
 //!     executor.rs  tasks, timers, clocks     network.rs  calls that are late, lost or cut
 //!     runtime.rs   openraft's runtime        node.rs     a node and its processes
 //!     storm.rs     what goes wrong           judge.rs    what must be so
-//!     data.rs      what nodes replicate      tests.rs    many seeds, and mistakes
+//!     data.rs      what nodes replicate      orders.rs   nodes leave and join, roles move
+//!     tests.rs     many seeds, and mistakes
 //! ```
 //!
 //! Real: openraft; all of ours around it: log, files, recovery, state, snapshots ([`crate::raft`]); the governor, the tenant, and
@@ -14,7 +15,7 @@
 //!
 //! Modelled: the bus and its sockets (`network.rs`), the device below the files ([`crate::log::disk_sim`], whose files the
 //! real recovery reads), data cores, and what [`crate::control`] does besides. Without data, a primary takes those for in sync
-//! whom it reaches. With it, logs and connections are those of [`crate::streams::sim`], whose steps this world makes; there
+//! whom it reaches, and operators order nodes to leave, or roles to stay or to move. With it, logs and connections are those of [`crate::streams::sim`], whose steps this world makes; there
 //! nodes keep their disks, and clocks of data are right.
 //!
 //! After every step it is checked that no two processes serve one partition at the same real moment, that no reply leaves whose
@@ -30,6 +31,7 @@ pub mod executor;
 mod judge;
 mod network;
 mod node;
+mod orders;
 pub mod runtime;
 mod storm;
 #[cfg(test)]
@@ -98,6 +100,9 @@ struct Happened {
     suspensions: u64,
     cuts: u64,
     snapshots: u64,
+    /// Nodes that have left, and roles that were handed over.
+    left: u64,
+    handovers: u64,
     /// Writes of data.
     acknowledged: u64,
     /// Of all that was done, in its order.
@@ -107,6 +112,9 @@ struct Happened {
 impl Happened {
     fn add(&mut self, other: &Happened) {
         let Happened { entries, terms, promotions, placements, memberships, replies, .. } = other;
+        let Happened { left, handovers, .. } = other;
+        self.left += left;
+        self.handovers += handovers;
         let Happened { kills, power_cuts, wipes, ghosts, suspensions, cuts, snapshots, acknowledged, trace, .. } =
             other;
         self.entries += entries;

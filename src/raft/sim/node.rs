@@ -20,7 +20,7 @@ use crate::log::disk_sim::SimulatedDisk;
 use crate::raft::bus::error::Elsewhere;
 use crate::raft::bus::message::Answer;
 use crate::raft::bus::server;
-use crate::raft::command::{Command, NodeId, Profile, Refusal, Reply};
+use crate::raft::command::{Command, Epoch, NodeId, Profile, Refusal, Reply};
 use crate::raft::error::StoreError;
 use crate::raft::govern::seat::{Around, LEASE_PATIENCE, TICK};
 use crate::raft::govern::{HandOver, LeaseAnswer, LeaseRequest, Seat, Settings};
@@ -29,6 +29,7 @@ use crate::raft::runtime::Instant;
 use crate::raft::settings::{Pace, config};
 use crate::raft::state::State;
 use crate::raft::state_machine::{StateMachine, StateReader};
+use crate::raft::stored::VERSION;
 use crate::raft::types::{Peer, Raft, Runtime};
 use crate::shard::SteadyMs;
 
@@ -67,6 +68,8 @@ pub struct Member {
     began_ms: SteadyMs,
     /// What those who serve know, later than the process does.
     pub shown: RefCell<State>,
+    /// Roles that are being handed over, with their epochs.
+    pub closed: RefCell<BTreeMap<u16, Epoch>>,
     /// Until when data cores may show what they have executed.
     pub lease_ends_ms: Cell<SteadyMs>,
 }
@@ -120,6 +123,7 @@ async fn begin(
         registered: Cell::new(false),
         began_ms: Instant::now().ns() / 1_000_000,
         shown: RefCell::default(),
+        closed: RefCell::default(),
         lease_ends_ms: Cell::new(SteadyMs::MIN),
     });
     world.joins(&member);
@@ -215,6 +219,12 @@ impl Member {
         while !self.registered.get() {
             match self.register().await {
                 Some(true) => self.registered.set(true),
+                Some(false)
+                    if self.world.judged(|state| state.node(self.me).is_none())
+                        && self.me < self.world.judged(State::next_node) =>
+                {
+                    return self.world.leaves(self.caller.host, self.caller.process, self.me);
+                }
                 Some(false) => return self.world.fails(self.caller.host, &"the cluster does not know it"),
                 None => Runtime::sleep(PAUSE).await,
             }
@@ -311,8 +321,10 @@ impl Around for Seated {
         ready
     }
 
-    /// Roles that move while all live are simulated in [`crate::streams`].
-    fn ask_for_roles(&self, _: NodeId, _: HandOver) {}
+    /// With data, roles that move while all live are simulated in [`crate::streams`].
+    fn ask_for_roles(&self, primary: NodeId, request: HandOver) {
+        self.0.ask_for_roles(primary, request);
+    }
 
     fn placement(&self) -> (usize, u32) {
         let settings = &self.0.world.settings;
@@ -347,6 +359,14 @@ impl Around for Seated {
 
     fn superseded(&self) {
         self.0.world.fails(self.0.caller.host, &"another process is this node");
+    }
+
+    fn speaks(&self) -> u16 {
+        VERSION.into()
+    }
+
+    fn removed(&self) {
+        self.0.world.leaves(self.0.caller.host, self.0.caller.process, self.0.me);
     }
 }
 

@@ -85,6 +85,11 @@ impl World {
         }
     }
 
+    /// The process of a machine ends, and its files are gone.
+    pub fn lose_everything(&self, host: Host) {
+        self.kill(host, Loss::Disk);
+    }
+
     fn kill_for(self: &Rc<World>, host: Host, loss: Loss, for_us: u64) {
         self.note(|seen| match loss {
             Loss::Memory => seen.kills += 1,
@@ -96,7 +101,7 @@ impl World {
     }
 
     /// Unless all was healed by then, and one was left dead.
-    fn start_after(self: &Rc<World>, host: Host, pause: Duration) {
+    pub fn start_after(self: &Rc<World>, host: Host, pause: Duration) {
         let world = Rc::clone(self);
         self.executor.spawn(Process::WORLD, async move {
             Runtime::sleep(pause).await;
@@ -115,7 +120,7 @@ impl World {
         let host = leader.filter(|_| self.percent(30)).unwrap_or(host);
         let for_us = if self.percent(50) { self.below(400_000) } else { self.below(2_000_000) };
         let process = self.machines.borrow()[host].process;
-        match (self.below(12), process) {
+        match (self.below(14), process) {
             (0 | 1, Some(_)) => self.kill_for(host, Loss::Memory, 10_000 + for_us),
             (2, Some(_)) => self.kill_for(host, Loss::Power, 10_000 + for_us),
             (3, Some(process)) if self.member(process).is_some() => self.move_away(host, process),
@@ -129,6 +134,7 @@ impl World {
             (7 | 8, _) => self.cut_off(host),
             (9, _) => self.network.heal(),
             (10, Some(process)) => self.snapshot(process),
+            (12 | 13, Some(process)) => self.order(process),
             (11, Some(process)) if self.percent(30) && self.data.is_none() => self.lose_disk(host, process),
             _ => {}
         }
@@ -224,7 +230,8 @@ impl Member {
             let shown = self.shown.borrow();
             let is = shown.partition(partition)?;
             let known = shown.node(self.me).is_some_and(|node| node.boot == self.boot);
-            (known && is.primary == Some(self.me)).then_some(is.epoch)
+            let leads = known && is.primary == Some(self.me) && !self.is_closed(partition, is.epoch);
+            leads.then_some(is.epoch)
         };
         let is_valid = || self.now_ms() < self.lease_ends_ms.get();
         let lease_first = self.world.mistake == Mistake::LeaseFirst;

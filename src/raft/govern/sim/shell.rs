@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Message, Mistake, World};
 use crate::raft::command::{COUNT_MAX, Command, InSyncChange, Member, NodeId};
 use crate::raft::govern::{Action, Fault, LeaseRequest, Members, Outcome, Seen};
+use crate::raft::stored::VERSION;
 use crate::raft::testing::profile;
 use crate::raft::types::Peer;
 
@@ -77,7 +78,7 @@ impl World {
                 self.send(n, n, Message::Planned(ticket, plan));
             }
             // Roles that move while all live are simulated in [`crate::streams`].
-            Action::AskForRoles { .. } => {}
+            Action::AskForRoles { .. } | Action::LetLead { .. } => {}
             Action::AddLearner { ticket, .. }
             | Action::SetPeer { ticket, .. }
             | Action::RemoveLearner { ticket, .. }
@@ -101,7 +102,7 @@ impl World {
         let ready = self.now_us >= self.nodes[n].since_us + 100_000;
         let node = &mut self.nodes[n];
         let (boot, applied) = (node.boot, node.applied as u64);
-        let request = LeaseRequest { node: n as u64 + 1, incarnation, boot, applied, ready };
+        let request = LeaseRequest { node: n as u64 + 1, incarnation, boot, applied, ready, speaks: VERSION.into() };
         let ticket = node.tenant.sent(now_ms);
         let to = node.leader;
         if ready {
