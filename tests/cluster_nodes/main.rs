@@ -15,6 +15,8 @@
 //! | `kills`, `stalls`, `cuts` | nodes that end, that stand still, and that nobody hears |
 //! | `force` | what all have lost that had it, and an operator gives up |
 //! | `handovers` | roles that move while all nodes live, or one dies meanwhile |
+//! | `members` | nodes that join and leave, rebalancing that is paused |
+//! | `upgrades` | nodes of two builds, one after the other upgraded |
 //! | `watched` | what members say of themselves |
 //! | `operators` | what an operator sees: `keyloom cluster status` and `watch`, and the page in a browser |
 //! | `strangers` | nodes of other clusters, and bytes that make no sense |
@@ -34,6 +36,7 @@ mod kills;
 mod lan;
 mod lists;
 mod load;
+mod members;
 mod nodes;
 mod operators;
 mod register;
@@ -42,4 +45,5 @@ mod served;
 mod serving;
 mod stalls;
 mod strangers;
+mod upgrades;
 mod watched;

@@ -39,6 +39,8 @@ pub struct Cluster {
     /// Those of their first cores.
     core_ports: Vec<u16>,
     args: Vec<String>,
+    /// What nodes run that start for the first time.
+    program: String,
     pub lan: Option<Lan>,
     cut: Vec<bool>,
     /// Where nodes write what they have served.
@@ -84,43 +86,102 @@ impl Cluster {
         Some(Cluster::run(count, &[], Some(lan(count)?)))
     }
 
+    /// As [`Cluster::local`], with arguments that those who are restarted have no more.
+    pub fn local_with(count: usize, args: &[&str], first: &[&str]) -> Cluster {
+        let mut cluster = Cluster::run(0, args, None);
+        (0..count).for_each(|_| cluster.run_one_more(first));
+        cluster.create();
+        cluster
+    }
+
+    /// So many nodes of this build of the program on this machine, in one cluster that serves. Who is restarted is of the build
+    /// under test.
+    pub fn of_build(program: &str, count: usize, args: &[&str]) -> Cluster {
+        let cluster = Cluster::run_by(program, count, args, None);
+        cluster.create();
+        cluster
+    }
+
     fn run(count: usize, args: &[&str], lan: Option<Lan>) -> Cluster {
+        Cluster::run_by(env!("CARGO_BIN_EXE_keyloom"), count, args, lan)
+    }
+
+    fn run_by(program: &str, count: usize, args: &[&str], lan: Option<Lan>) -> Cluster {
         let alone = ALONE.lock().unwrap_or_else(|broken| broken.into_inner());
         let args = args.iter().map(|word| word.to_string()).collect();
-        let [buses, admins] = [(); 2].map(|()| (0..count).map(|_| free_port()).collect());
         let served = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("served-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&served);
         std::fs::create_dir_all(&served).unwrap();
-        let core_ports = (0..count).map(|_| two_free_ports()).collect();
-        let cut = vec![false; count];
-        let mut cluster =
-            Cluster { nodes: Vec::new(), buses, admins, core_ports, args, lan, cut, served, _alone: alone };
-        for node in 0..count {
-            let args = cluster.args_of(node, &[]);
-            let (host, prefix) = match &cluster.lan {
-                Some(lan) => (lan.host(node), lan.prefix(node)),
-                None => (Ipv4Addr::LOCALHOST, Vec::new()),
-            };
-            let served = format!("KEYLOOM_SERVED_LOG={}", cluster.served.display());
-            let prefix = [prefix, vec!["env".into(), served]].concat();
-            let args: Vec<&str> = args.iter().map(String::as_str).collect();
-            cluster.nodes.push(Server::keyloom_at(host, prefix, &args));
-        }
+        let program = program.into();
+        let (nodes, buses, admins, core_ports, cut) = Default::default();
+        let mut cluster = Cluster { nodes, buses, admins, core_ports, args, program, lan, cut, served, _alone: alone };
+        (0..count).for_each(|_| cluster.run_one_more(&[]));
         cluster
+    }
+
+    /// One more node, in no cluster yet.
+    pub fn run_one_more(&mut self, more: &[&str]) {
+        let node = self.nodes.len();
+        self.buses.push(free_port());
+        self.admins.push(free_port());
+        self.core_ports.push(two_free_ports());
+        self.cut.push(false);
+        let args = self.args_of(node, more);
+        let (host, prefix) = match &self.lan {
+            Some(lan) => (lan.host(node), lan.prefix(node)),
+            None => (Ipv4Addr::LOCALHOST, Vec::new()),
+        };
+        let served = format!("KEYLOOM_SERVED_LOG={}", self.served.display());
+        let prefix = [prefix, vec!["env".into(), served]].concat();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        self.nodes.push(Server::keyloom_at_by(&self.program, host, prefix, &args));
+    }
+
+    /// One more node, which joins the cluster.
+    pub fn join_one_more(&mut self) {
+        self.run_one_more(&[]);
+        let [first, .., new] = &self.addresses()[..] else { panic!("there is no other node") };
+        self.operate(&["join", &new.to_string(), &first.to_string()]);
+    }
+
+    /// A node has left, and its process has ended by itself. The numbers of those behind it are lower by one from now on.
+    pub fn left(&mut self, node: usize) {
+        assert_eq!(self.nodes[node].wait_for_exit(HEALTHY_MAX), Some(0), "{}", self.nodes[node].log());
+        self.forget(node);
+    }
+
+    /// A node is none of the cluster any more. The numbers of those behind it are lower by one from now on.
+    pub fn forget(&mut self, node: usize) -> Server {
+        self.buses.remove(node);
+        self.admins.remove(node);
+        self.core_ports.remove(node);
+        self.cut.remove(node);
+        self.nodes.remove(node)
+    }
+
+    /// `keyloom cluster`, which has to do it; what it says.
+    #[track_caller]
+    pub fn operate(&self, args: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_keyloom")).arg("cluster").args(args).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn create(&self) {
+        let addresses: Vec<String> = self.addresses().iter().map(SocketAddr::to_string).collect();
+        self.operate(&[&["create"], &addresses.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat());
+        self.wait_healthy();
     }
 
     fn start(count: usize, args: &[&str], lan: Option<Lan>) -> Cluster {
         let cluster = Cluster::run(count, args, lan);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_keyloom"));
-        let output = command.args(["cluster", "create"]).args(cluster.addresses().iter().map(SocketAddr::to_string));
-        let output = output.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "no cluster: {said}");
-        cluster.wait_healthy();
+        cluster.create();
         cluster
     }
 
-    fn args_of(&self, node: usize, more: &[&str]) -> Vec<String> {
+    /// The arguments with which a node is started.
+    pub fn args_of(&self, node: usize, more: &[&str]) -> Vec<String> {
         let (bus, cpus) = (self.buses[node].to_string(), CPUS[node % CPUS.len()]);
         let own = [
             "--cluster-enabled",

@@ -76,7 +76,12 @@ impl Server {
 
     /// As [`Server::keyloom`], at this address; its command line begins with `prefix`.
     pub fn keyloom_at(host: Ipv4Addr, prefix: Vec<String>, args: &[&str]) -> Server {
-        let mut server = Server::spawn(env!("CARGO_BIN_EXE_keyloom"), args, host, prefix);
+        Server::keyloom_at_by(env!("CARGO_BIN_EXE_keyloom"), host, prefix, args)
+    }
+
+    /// As [`Server::keyloom_at`], another build of it, until it is restarted.
+    pub fn keyloom_at_by(program: &str, host: Ipv4Addr, prefix: Vec<String>, args: &[&str]) -> Server {
+        let mut server = Server::spawn(program, args, host, prefix);
         assert!(server.wait_until_it_answers(), "it does not start; it said:\n{}", server.log());
         server
     }
@@ -84,6 +89,26 @@ impl Server {
     /// Starts redis-server without persistence.
     pub fn redis(args: &[&str]) -> Server {
         Server::start(&redis_program(), &[&["--save", "", "--appendonly", "no"], args].concat())
+    }
+
+    /// Starts the program under test again, in the same directory and on the same port, to end by itself: its exit code.
+    pub fn start_again_until_it_ends(&mut self, args: &[&str], within: Duration) -> Option<i32> {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let end = Instant::now() + START_MAX;
+        loop {
+            let program = env!("CARGO_BIN_EXE_keyloom");
+            self.child = Server::run(program, self.port, &self.dir, args, self.host, &self.prefix);
+            let code = self.wait_for_exit(within);
+            if !self.finds_its_port_taken() || Instant::now() >= end {
+                return code;
+            }
+        }
+    }
+
+    /// The kernel gives up the rings of a process that was killed, and what they hold, a little after it.
+    fn finds_its_port_taken(&self) -> bool {
+        self.log().trim_end().ends_with("Address already in use (os error 98)")
     }
 
     /// Starts the program under test again, in the same directory and on the same port, and waits until it answers.
@@ -97,9 +122,11 @@ impl Server {
             if self.wait_until_it_answers() {
                 return;
             }
-            // The kernel gives up the rings of a process that was killed, and what they hold, a little after it.
-            let port = self.log().trim_end().ends_with("Address already in use (os error 98)");
-            assert!(port && Instant::now() < end, "it does not start again; it said:\n{}", self.log());
+            assert!(
+                self.finds_its_port_taken() && Instant::now() < end,
+                "it does not start again; it said:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }

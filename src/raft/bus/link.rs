@@ -184,6 +184,12 @@ impl Link {
         self.attempts.borrow().line.is_some()
     }
 
+    /// Whether the last attempt to connect has failed as the other node does not want to talk to this one.
+    pub fn is_refused(&self) -> bool {
+        use super::handshake::Refused::{Cluster, Secret, Version};
+        matches!(self.attempts.borrow().rest, Some((BusError::Refused(Cluster(_) | Secret | Version(_)), _)))
+    }
+
     /// The connection, if there is one.
     pub fn connected(&self) -> Option<Connected> {
         let attempts = self.attempts.borrow();

@@ -98,6 +98,10 @@ impl Bus {
         let proposed = loop {
             match self.round(&first, &command, &mut last).await {
                 Some(outcome) => break outcome,
+                // Whoever does not let a stranger in will not later, either.
+                None if raft.is_none() && strangers.iter().any(|link| link.is_refused()) => {
+                    break Err(ProposeError::NoLeader(last));
+                }
                 None if Instant::now() >= end => break Err(ProposeError::NoLeader(last)),
                 None => Glommio::sleep(ROUND_PAUSE).await,
             }

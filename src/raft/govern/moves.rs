@@ -9,7 +9,7 @@
 //!
 //! What is left as it is:
 //! - A partition whose primary is not there, or dead: there is nobody to copy from.
-//! - The copy of a primary: it stays in the place of another copy. Its role moves first ([`super::roles`]), and then that copy
+//! - The copy of a primary: it stays in the place of another copy, or beside the only one. Its role moves first ([`super::roles`]), and then that copy
 //!   is one like others.
 //! - Copies of dead nodes that nobody takes the place of: when there are fewer nodes than copies, to drop them would only mean that
 //!   all of it has to be sent again when they are back. Not those of nodes that leave: they are not coming back.
@@ -37,8 +37,11 @@ fn target(is: &Partition, plan: &Copies, copies: usize, leaves: impl Fn(NodeId) 
     let mut target: Vec<NodeId> = plan.nodes().collect();
     if let Some(primary) = is.primary.filter(|primary| !target.contains(primary)) {
         let fresh = target.iter().rposition(|node| !is.replicas.contains(node));
-        let at = fresh.unwrap_or(target.len() - 1);
-        target[at] = primary;
+        match &mut target[..] {
+            // With one copy, there is a second one until the role has moved.
+            [_] => target.push(primary),
+            several => several[fresh.unwrap_or(several.len() - 1)] = primary,
+        }
     }
     for node in &is.replicas {
         if target.len() < copies && !target.contains(node) && !leaves(*node) {

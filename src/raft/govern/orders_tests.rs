@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::tests::{Leader, settle};
+use super::{Governor, Settings};
 use crate::raft::command::{Command, Move, NodeId, Order, Refusal, Reply};
 
 /// All speak the newest version, and the cluster uses it.
@@ -140,4 +141,18 @@ fn roles_that_were_moved_by_hand_move_back_when_it_is_ordered() {
     order(&mut leader, Order::Rebalance);
     settle(&mut leader, 3_000, 20, &[1, 2, 3]);
     assert_eq!(led(&leader), even);
+}
+
+#[test]
+fn the_only_copy_moves_with_its_role() {
+    let mut leader = Leader { generous: true, speaks: 3, ..Leader::new(1, 8) };
+    leader.governor = Governor::new(Settings { copies: 1, ..Settings::new(1, 300) });
+    leader.governor.lead(0);
+    leader.join(2, "");
+    settle(&mut leader, 0, 20, &[1, 2]);
+    assert_eq!((holds(&leader, 1), holds(&leader, 2)), (4, 4));
+    order(&mut leader, Order::Leave { node: 2 });
+    settle(&mut leader, 2_000, 20, &[1, 2]);
+    assert_eq!((holds(&leader, 1), leader.state.node(2)), (8, None));
+    assert!(leader.state.partitions().iter().all(|is| is.replicas == [1] && is.primary == Some(1)));
 }
