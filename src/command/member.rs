@@ -23,6 +23,8 @@ pub struct MemberNumbers {
     pub partitions: PartitionNumbers,
     /// Roles that are on their way to another node.
     pub handing_over: usize,
+    /// For how long requests had to wait for a role that was handed over.
+    pub pauses: PauseNumbers,
     pub counts: MemberCounts,
     pub leading: Tally,
     pub gained: Gained,
@@ -67,6 +69,14 @@ pub struct PartitionNumbers {
     pub in_sync: usize,
     /// Nobody leads these.
     pub without_primary: usize,
+}
+
+/// Quantiles of the times in which requests about a partition waited as its role went to another node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PauseNumbers {
+    pub p50_us: u64,
+    pub p99_us: u64,
+    pub max_us: u64,
 }
 
 /// What the control core counts itself.
@@ -147,6 +157,9 @@ pub static GAUGES: &[Number] = &[
         m.partitions.without_primary as u64
     }),
     ("handovers_in_progress", "Roles on their way from this node to another one.", |m| m.handing_over as u64),
+    ("handover_pause_p50_us", "Median time for which requests waited for a role handed over, us.", |m| m.pauses.p50_us),
+    ("handover_pause_p99_us", "99th percentile of the same.", |m| m.pauses.p99_us),
+    ("handover_pause_max_us", "The longest of these times.", |m| m.pauses.max_us),
 ];
 
 /// What only grows.

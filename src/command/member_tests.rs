@@ -54,6 +54,7 @@ pub fn member() -> MemberNumbers {
         roles_moving: 0,
         plan_error: None,
     };
+    let pauses = PauseNumbers { p50_us: 2_100, p99_us: 7_300, max_us: 9_000 };
     let mut counts = MemberCounts { leases_lapsed: 3, ..MemberCounts::default() };
     counts.new_leader_of_raft(false);
     counts.new_leader_of_raft(true);
@@ -65,6 +66,7 @@ pub fn member() -> MemberNumbers {
         raft: RaftNumbers { role: "leader", leader: Some(1), term: 9, last: 42, ..RaftNumbers::default() },
         lease_left_ms: 250,
         partitions: PartitionNumbers { all: 1_024, led: 342, followed: 682, in_sync: 700, without_primary: 4 },
+        pauses,
         counts,
         leading: Tally { handovers_begun: 6, handovers_completed: 4, ..Tally::default() },
         gained: Gained { promoted: 12, handed_over: 13 },

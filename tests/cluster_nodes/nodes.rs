@@ -94,10 +94,11 @@ impl Cluster {
         cluster
     }
 
-    /// So many nodes of this build of the program on this machine, in one cluster that serves. Who is restarted is of the build
-    /// under test.
+    /// So many nodes of this build of the program on this machine, in one cluster that serves. Who is restarted or comes
+    /// later is of the build under test.
     pub fn of_build(program: &str, count: usize, args: &[&str]) -> Cluster {
-        let cluster = Cluster::run_by(program, count, args, None);
+        let mut cluster = Cluster::run_by(program, count, args, None);
+        cluster.program = env!("CARGO_BIN_EXE_keyloom").into();
         cluster.create();
         cluster
     }

@@ -80,10 +80,25 @@ impl Member {
         let mut streams = self.streams.borrow_mut();
         let Some(streams) = &mut *streams else { return };
         let before = streams.awaited.len();
-        let follower = &streams.follower;
-        streams.awaited.retain(|&partition, until_ms| now_ms < *until_ms && !follower.is_answered(partition));
-        if streams.awaited.len() < before {
+        let (leader, follower, pauses) = (&streams.leader, &streams.follower, &mut streams.pauses);
+        streams.awaited.retain(|&partition, until_ms| {
+            let is_open = follower.is_answered(partition);
+            if is_open {
+                pauses.end(partition);
+            }
+            now_ms < *until_ms && !is_open
+        });
+        let awaited = &streams.awaited;
+        pauses.keep(|partition| awaited.contains_key(&partition) || leader.gate(partition) != Some(Gate::Open));
+        if awaited.len() < before {
             self.view_due.set(true);
+        }
+    }
+
+    /// Roles that are handed over from now on: requests about them wait.
+    pub(super) fn pauses_begin(&self) {
+        if let Some(streams) = &mut *self.streams.borrow_mut() {
+            streams.pauses.close(streams.leader.handovers());
         }
     }
 }
@@ -125,6 +140,9 @@ impl Control {
         self.with_leader(|leader, now_ms, out| {
             begun = leader.hand_over(now_ms, &request.moves, request.to, request.moves.len(), out);
         });
+        if let Some(member) = self.member() {
+            member.pauses_begin();
+        }
         let HandOver { node, to, moves } = request;
         tracing::info!(node, to = to.node, asked = moves.len(), begun, "roles are asked for");
         self.advance();

@@ -112,6 +112,7 @@ impl Control {
                 leader.hand_over(now_ms, &moves, to, room, out);
             });
         }
+        member.pauses_begin();
         self.advance();
     }
 

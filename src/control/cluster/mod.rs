@@ -23,6 +23,7 @@ mod holdings;
 mod leave;
 mod numbers;
 mod orders;
+mod pauses;
 mod status;
 mod streams;
 mod view;

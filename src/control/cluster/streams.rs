@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::Member;
 use super::execute::Executor;
+use super::pauses::Pauses;
 use crate::cluster::NodeId;
 use crate::config::Config;
 use crate::control::Control;
@@ -57,6 +58,7 @@ pub(super) struct Streams {
     deposed: Vec<(u64, PartitionId)>,
     /// Handed over: until when whoever leads now is waited for.
     pub awaited: BTreeMap<PartitionId, u64>,
+    pub pauses: Pauses,
     /// Numbers of views, and which change of gates they show.
     pub shown_gates: VecDeque<(u64, u64)>,
     pub peers: BTreeMap<leader::Peer, Downstream>,
@@ -151,6 +153,7 @@ impl Control {
             leading: PartitionSet::new(),
             deposed: Vec::new(),
             awaited: BTreeMap::new(),
+            pauses: Pauses::new(),
             shown_gates: VecDeque::new(),
             peers: BTreeMap::new(),
             next_peer: 1,

@@ -112,7 +112,12 @@ impl Leader {
         self.gates
     }
 
-    /// Roles that are on their way to another node.
+    /// The partitions whose roles are on their way to another node.
+    pub fn handovers(&self) -> &[PartitionId] {
+        &self.handovers
+    }
+
+    /// How many these are.
     pub fn handing_over(&self) -> usize {
         self.handovers.len()
     }

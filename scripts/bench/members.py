@@ -1,0 +1,196 @@
+"""What it costs clients that a node joins a cluster with data, and leaves it again.
+
+Three nodes run on this machine and are filled. Then `keyloom bench --cluster` sends requests at a fixed rate, a share of what
+the cluster does at most: once while nothing happens, once while a fourth node joins, and once while it leaves. Each run is as
+long as the others, and begins with two quiet seconds. A pause is the time for which requests about a partition waited as its
+role went to another node, as that node has measured it.
+
+All nodes and the client share the CPUs of this machine, and every node uses all of them.
+"""
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import failover
+import servers
+from failover import HOST, Node
+from servers import Failure, ask
+
+QUIET_S = 2
+CAPACITY_S = 5
+MOVED_S_MAX = 300
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="scripts/members.sh", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data", type=float, default=1.0, help="GiB of values (default %(default)s)")
+    add("--value", type=int, default=1024, help="bytes of a value (default %(default)s)")
+    add("--copies", type=int, default=3, help="copies of each partition (default %(default)s)")
+    add("--share", type=float, default=0.3, help="rate, of the most that the cluster does (default %(default)s)")
+    add("--ratio", default="1:9", help="SETs to GETs (default %(default)s)")
+    add("--seconds", type=int, default=40, help="of each run (default %(default)s)")
+    add("--durability", default="memory", choices=("memory", "quorum"), help="of all writes (default %(default)s)")
+    add("--rounds", type=int, default=1, help="joins and leaves (default %(default)s)")
+    add("--keyloom", default=servers.OWN_BINARY, metavar="PATH",
+        help="keyloom's binary (default: built from this tree)")
+    add("directives", nargs="*", metavar="DIRECTIVE", help="of the nodes, after '--'")
+    options = parser.parse_args()
+    if not 0 < options.share <= 1 or min(options.data, options.value, options.rounds) <= 0:
+        parser.error("a share is between 0 and 1, and all numbers are positive")
+    if options.seconds < 5 * QUIET_S:
+        parser.error(f"--seconds: {5 * QUIET_S} at least")
+    options.nodes, options.how = 3, "kill"
+    options.directives += ["--cluster-copies", str(options.copies), "--write-durability", options.durability,
+                           "--save", ""]
+    return options
+
+
+class Cluster(failover.Cluster):
+    """Three nodes, and sometimes a fourth."""
+
+    def operate(self, *words):
+        done = subprocess.run([self.options.keyloom, "cluster", *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Failure(f"keyloom cluster {words[0]}: {done.stderr.strip()}")
+
+    def join(self):
+        node = Node(self.options, self.home.name, len(list(Path(self.home.name).iterdir())))
+        self.nodes.append(node)
+        node.start()
+        self.operate("join", f"{HOST}:{node.port}", f"{HOST}:{self.nodes[0].port}")
+
+    def leave(self):
+        node = self.nodes[-1]
+        self.operate("leave", f"{HOST}:{node.port}")
+        if node.process.wait(timeout=10):
+            raise Failure("a node that has left ends with an error")
+        self.nodes.pop()
+
+    def numbers(self):
+        """By node: numbers of INFO."""
+        found = {}
+        for node in self.nodes:
+            with node.connect() as client:
+                found[node.number] = servers.info(client)
+        return found
+
+    def bench(self, *words):
+        argv = [self.options.keyloom, "bench", "--cluster", "-s", HOST, "-p", str(self.nodes[0].port), "-q",
+                "-d", str(self.options.value), "--key-maximum", str(self.keys()), "--ratio", self.options.ratio,
+                "--json", "-", *words]
+        return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def keys(self):
+        return int(self.options.data * (1 << 30) / self.options.value)
+
+
+def result(process):
+    out, error = process.communicate()
+    if process.returncode:
+        raise Failure(f"keyloom bench: {error.strip() or 'no result'}")
+    return json.loads(out)["run"]
+
+
+def check_shares(status, copies):
+    """Every node has the floor or the ceiling of its part of all copies, and of all roles."""
+    nodes, partitions = status["nodes"], status["partitions"]
+    for name, whole in (("holds", partitions * copies), ("leads", partitions)):
+        found = [node[name] for node in nodes]
+        if sum(found) != whole or max(found) - min(found) > 1:
+            raise Failure(f"nodes have {found} of {whole}: {name}")
+
+
+def measure(cluster, rate, befalls):
+    """One run, and how long what befalls the cluster took."""
+    options = cluster.options
+    process = cluster.bench("-c", "16", "-t", "2", "--rate", str(rate), "--test-time", str(options.seconds))
+    try:
+        took = None
+        time.sleep(QUIET_S)
+        if befalls:
+            since = time.monotonic()
+            befalls()
+            cluster.wait_until_healthy()
+            took = time.monotonic() - since
+            if process.poll() is not None:
+                raise Failure(f"it took {took:.0f} s, longer than the run")
+        return result(process), took
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def count(numbers, name):
+    return sum(int(info[name]) for info in numbers.values())
+
+
+def report(what, run, took, moved, least, pauses):
+    totals = run["totals"]
+    times = totals["response_us"]
+    line = f"{what:12}" + "".join(f"{times[name]:>10.0f}" for name in ("p50", "p99", "p99.9", "max"))
+    others = {kind.replace("_", " "): times for kind, times in run["cluster"]["failed"].items() if times}
+    if took is not None:
+        line += f"{took:>9.1f}{moved:>9}{moved / least:>9.3f}"
+        line += "".join(f"{us / 1000:>9.1f}" for us in pauses)
+    print(line)
+    told = ", ".join(f"{kind} {times}" for kind, times in others.items()) or "nothing else"
+    print(f"{'':12}  {totals['requests']} requests, {totals['errors']} errors, {run['unanswered']} unanswered; {told}",
+          flush=True)
+
+
+def main():
+    options = arguments()
+    with Cluster(options) as cluster:
+        result(cluster.bench("--load", "-c", "8", "-P", "4"))
+        cluster.wait_until_healthy()
+        capacity = result(cluster.bench("-c", "16", "-t", "2", "--test-time", str(CAPACITY_S)))
+        most = capacity["totals"]["ops_per_s"]
+        rate = int(most * options.share)
+        print(f"{cluster.keys()} values of {options.value} bytes, {options.copies} copies, durability"
+              f" {options.durability}; {most:.0f} requests/s at most, {rate} sent\n")
+        print(f"{'µs':12}{'p50':>10}{'p99':>10}{'p99.9':>10}{'max':>10}{'took s':>9}{'copies':>9}{'/least':>9}"
+              f"{'pause50':>9}{'p99 ms':>9}{'max ms':>9}")
+        for _ in range(options.rounds):
+            run, _ = measure(cluster, rate, None)
+            report("nothing", run, None, 0, 0, ())
+            before = cluster.numbers()
+            run, took = measure(cluster, rate, cluster.join)
+            status = cluster.wait_until_healthy()
+            check_shares(status, options.copies)
+            after = cluster.numbers()
+            moved = count(after, "cluster_copies_received") - count(before, "cluster_copies_received")
+            # What the new node has, is what had to move.
+            least = min(node["holds"] for node in status["nodes"])
+            report("joins", run, took, moved, least, worst_pauses(after))
+            leaving = status["nodes"][-1]["holds"]
+            before = cluster.numbers()
+            before.popitem()
+            run, took = measure(cluster, rate, cluster.leave)
+            status = cluster.wait_until_healthy()
+            check_shares(status, min(options.copies, len(cluster.nodes)))
+            after = cluster.numbers()
+            moved = count(after, "cluster_copies_received") - count(before, "cluster_copies_received")
+            report("leaves", run, took, moved, leaving, worst_pauses(after))
+
+
+def worst_pauses(numbers):
+    """The worst of all nodes, since they were started."""
+    names = ("cluster_handover_pause_p50_us", "cluster_handover_pause_p99_us", "cluster_handover_pause_max_us")
+    return [max(int(info[name]) for info in numbers.values()) for name in names]
+
+
+if __name__ == "__main__":
+    # However this ends, no node is left.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        main()
+    except Failure as failure:
+        sys.exit(f"members.py: {failure}")
