@@ -1,4 +1,4 @@
-"""An application that goes on while a primary dies, with redis-py's client for clusters. Arguments: the port. It says `ready` when
+"""An application that goes on while nodes die, are upgraded, join and leave, with redis-py's client for clusters. Arguments: the port. It says `ready` when
 it is under way, and ends when its standard input does. Prints `passed` at the end, and how long the longest call took."""
 
 import sys

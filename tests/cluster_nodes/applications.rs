@@ -1,5 +1,5 @@
-//! Applications with the client libraries that people use go on while a primary is killed and comes back: no error reaches
-//! them that the library does not deal with itself, and nothing is lost of what they were told is written. With redis-rs
+//! Applications with the client libraries that people use go on while a primary is killed and comes back, all nodes are upgraded one
+//! after the other, one joins and one leaves: no error reaches them that the library does not deal with itself, and nothing is lost of what they were told is written. With redis-rs
 //! one error does: it tries a connection that is refused again without a pause, so its application makes the pause.
 
 use std::io::{BufRead, BufReader, Read};
@@ -12,17 +12,38 @@ use redis::cluster::{ClusterClient, ClusterConnection};
 use redis::{ErrorKind, RedisError, RedisResult};
 
 use crate::common::wait_until;
-use crate::nodes::{CORE_ENDPOINTS, Cluster, HEALTHY_MAX};
+use crate::nodes::{CORE_ENDPOINTS, Cluster, HEALTHY_MAX, OLDER};
 
 /// Where `scripts/install-peers.sh` puts the clients.
 fn clients() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("clients")
 }
 
-/// Runs a script against a cluster, one primary of which dies meanwhile and comes back.
-fn goes_on(interpreter: &str, script: &str, args: &[&str]) {
+/// A primary dies, and comes back. Not the one through which clients have found the cluster.
+fn kill(cluster: &mut Cluster) {
+    cluster.kill(1);
+    cluster.restart(1);
+    cluster.wait_healthy();
+}
+
+/// What operators do: all nodes are upgraded, one joins, and another one leaves.
+fn operate(cluster: &mut Cluster) {
+    for node in 0..3 {
+        cluster.terminate(node);
+        cluster.restart(node);
+        cluster.wait_healthy();
+    }
+    cluster.join_one_more();
+    cluster.wait_healthy();
+    cluster.operate(&["leave", &cluster.addresses()[2].to_string()]);
+    cluster.left(2);
+    cluster.wait_healthy();
+}
+
+/// Runs a script against a cluster that something befalls meanwhile.
+fn goes_on(interpreter: &str, script: &str, args: &[&str], befalls: &[fn(&mut Cluster)]) {
     let args = [&["--cluster-copies", "3", "--write-durability", "quorum"], args].concat();
-    let mut cluster = Cluster::local(3, &args);
+    let mut cluster = Cluster::local_with(3, &args, &OLDER);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
     let mut packages = clients().join("python").into_os_string();
     if let Some(others) = std::env::var_os("PYTHONPATH") {
@@ -43,10 +64,7 @@ fn goes_on(interpreter: &str, script: &str, args: &[&str]) {
     let mut line = String::new();
     said.read_line(&mut line).unwrap();
     assert_eq!(line, "ready\n");
-    // Not the one through which it has found the cluster.
-    cluster.kill(1);
-    cluster.restart(1);
-    cluster.wait_healthy();
+    befalls.iter().for_each(|befall| befall(&mut cluster));
     drop(child.stdin.take());
     let mut rest = String::new();
     said.read_to_string(&mut rest).unwrap();
@@ -56,19 +74,19 @@ fn goes_on(interpreter: &str, script: &str, args: &[&str]) {
 
 #[test]
 fn redis_py_goes_on() {
-    goes_on("python3", "redis_py_failover.py", &[]);
+    goes_on("python3", "redis_py_failover.py", &[], &[kill, operate]);
 }
 
 #[test]
 fn ioredis_goes_on() {
-    goes_on("node", "ioredis_failover.mjs", &[]);
+    goes_on("node", "ioredis_failover.mjs", &[], &[kill, operate]);
 }
 
 /// To a client the cores are nodes, several of which die at once.
 #[test]
 fn clients_of_cores_go_on() {
-    goes_on("python3", "redis_py_failover.py", &CORE_ENDPOINTS);
-    goes_on("node", "ioredis_failover.mjs", &CORE_ENDPOINTS);
+    goes_on("python3", "redis_py_failover.py", &CORE_ENDPOINTS, &[kill]);
+    goes_on("node", "ioredis_failover.mjs", &CORE_ENDPOINTS, &[kill]);
 }
 
 const KEYS: usize = 60;
@@ -168,7 +186,8 @@ impl Drop for Ends<'_> {
 
 #[test]
 fn redis_rs_goes_on() {
-    let mut cluster = Cluster::local(3, &["--cluster-copies", "3", "--write-durability", "quorum"]);
+    let args = ["--cluster-copies", "3", "--write-durability", "quorum"];
+    let mut cluster = Cluster::local_with(3, &args, &OLDER);
     let leaders = cluster.slots_of(0).unwrap();
     let led = |node| keys().iter().any(|key| leaders[keyloom::route::slot_of(key.as_bytes()) as usize] == Some(node));
     assert!((0..3).all(led), "keys are everywhere");
@@ -187,6 +206,8 @@ fn redis_rs_goes_on() {
         goes_on(2);
         cluster.restart(1);
         cluster.wait_healthy();
+        goes_on(2);
+        operate(&mut cluster);
         goes_on(2);
         drop(ends);
         println!("redis-rs: {}", application.join().unwrap());

@@ -28,6 +28,9 @@ pub const OWN_ADMIN_PORT: &str = "{admin}";
 pub const CORE_ENDPOINTS: [&str; 4] = ["--core-endpoints", "yes", "--core-port", OWN_CORE_PORT];
 const OWN_CORE_PORT: &str = "{cores}";
 
+/// Arguments of a node that speaks to others as the version before did.
+pub const OLDER: [&str; 2] = ["--cluster-version", "2"];
+
 /// Clusters run one after the other: the numbers of these tests are for a machine that has nothing else to do.
 static ALONE: Mutex<()> = Mutex::new(());
 

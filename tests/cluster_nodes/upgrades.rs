@@ -8,10 +8,8 @@
 use keyloom::resp::read::Value;
 
 use crate::common::{ok, wait_until};
-use crate::nodes::{Cluster, HEALTHY_MAX};
+use crate::nodes::{Cluster, HEALTHY_MAX, OLDER};
 use crate::rounds::{rounds, under_load};
-
-const OLDER: [&str; 2] = ["--cluster-version", "2"];
 
 /// Three nodes of an older build.
 fn older() -> Cluster {

@@ -14,6 +14,7 @@ use crate::cluster::{Gate, NodeId};
 use crate::control::Control;
 use crate::raft::command::{self, Move};
 use crate::raft::govern::ROLES_AT_ONCE;
+use crate::raft::state::Partition;
 
 /// How long all of it may take.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(4);
@@ -46,12 +47,26 @@ impl Member {
         given
     }
 
-    /// Whether somebody would miss this node: it leads what another one could lead, is waited for though there are others, or
-    /// its clients wait to hear who leads now.
+    /// Of how many partitions only this node has everything, though another one has a copy of it; and whether such another one is
+    /// connected, and so may have everything soon.
+    fn has_alone(&self) -> (usize, bool) {
+        let state = self.reader.state();
+        let streams = self.streams.borrow();
+        let leader = streams.as_ref().map(|streams| &streams.leader);
+        let others = |is: &Partition| is.replicas.iter().copied().filter(|node| *node != self.me).collect::<Vec<_>>();
+        let alone = state.partitions().iter().filter(|is| is.primary == Some(self.me) && is.in_sync.len() == 1);
+        let others: Vec<Vec<NodeId>> = alone.map(others).filter(|others| !others.is_empty()).collect();
+        let is_there = |node: &NodeId| leader.is_some_and(|leader| leader.is_followed_by(*node));
+        (others.len(), others.iter().flatten().any(is_there))
+    }
+
+    /// Whether somebody would miss this node: it leads what another one could lead, or soon could, is waited for though there are
+    /// others, or its clients wait to hear who leads now.
     fn is_missed(&self) -> bool {
         let state = self.reader.state();
         let awaits = self.streams.borrow().as_ref().is_some_and(|streams| !streams.awaited.is_empty());
         awaits
+            || self.has_alone().1
             || state.partitions().iter().any(|is| {
                 let leads = is.primary == Some(self.me) && is.in_sync.len() > 1;
                 leads || is.in_sync.len() > IN_SYNC_KEPT && is.in_sync.contains(&self.me)
@@ -94,6 +109,10 @@ impl Control {
         match late {
             true => tracing::warn!("not everything that this node leads or follows was given away in time"),
             false => tracing::info!("everything that this node led is given away"),
+        }
+        let (partitions, _) = member.has_alone();
+        if partitions > 0 {
+            tracing::warn!(partitions, "this node ends, and nobody else has everything of these: they are served again when it is back");
         }
     }
 

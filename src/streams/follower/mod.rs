@@ -431,7 +431,7 @@ impl Follower {
         }
         for ((leader, run), mut partitions) in whole {
             partitions.sort_unstable();
-            self.say_has(now_ms, leader, run, &partitions, out);
+            self.say_has(leader, run, &partitions, out);
         }
     }
 

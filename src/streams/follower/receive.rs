@@ -259,7 +259,7 @@ impl Follower {
             data.pending.push(piece);
         }
         self.go_on(leader, partition, cut, cut);
-        self.say_has(now_ms, leader, 0, &[partition], out);
+        self.say_has(leader, 0, &[partition], out);
         self.release(leader, out);
         Ok(())
     }

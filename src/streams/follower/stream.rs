@@ -150,7 +150,6 @@ impl Follower {
         let Settings { node, incarnation, boot, .. } = self.settings;
         let Some(stream) = self.streams.get_mut(&leader) else { return };
         stream.changed = false;
-        stream.heartbeat_sent_ms = now_ms;
         let open = Open { version: PROTOCOL_VERSION, node, incarnation, boot, attempt: stream.attempt, number, wants };
         out.push(Action::Send { leader, message: ToLeader::Open(open) });
         if self.leaving {
@@ -175,16 +174,10 @@ impl Follower {
     }
 
     /// A leader hears that copies are complete, or what a suffix was sent of.
-    pub(super) fn say_has(
-        &mut self,
-        now_ms: u64,
-        leader: NodeId,
-        run: u64,
-        partitions: &[PartitionId],
-        out: &mut Vec<Action>,
-    ) {
-        let Some(stream) = self.streams.get_mut(&leader).filter(|stream| stream.link == Link::Up) else { return };
-        stream.heartbeat_sent_ms = now_ms;
+    pub(super) fn say_has(&mut self, leader: NodeId, run: u64, partitions: &[PartitionId], out: &mut Vec<Action>) {
+        if self.streams.get(&leader).is_none_or(|stream| stream.link != Link::Up) {
+            return;
+        }
         let held = |&partition: &PartitionId| {
             let data = &self.data[partition as usize];
             Some(Held { partition, epoch: data.epoch, tail: data.tail? })
@@ -193,7 +186,8 @@ impl Follower {
         out.push(Action::Send { leader, message: ToLeader::Has { run, held } });
     }
 
-    /// Time passes: heartbeats, timeouts, connections that are due.
+    /// Time passes: heartbeats, timeouts, connections that are due. Whatever else is said, heartbeats go on: the leader's detector
+    /// counts these only.
     pub fn tick(&mut self, now_ms: u64, wall_ms: u64, out: &mut Vec<Action>) {
         let Settings { heartbeat_ms, repl_timeout_ms, .. } = self.settings;
         let mut silent = Vec::new();

@@ -78,6 +78,11 @@ impl Gathered {
 }
 
 impl Leader {
+    /// Whether a node is connected to follow this one, and goes on doing so.
+    pub fn is_followed_by(&self, node: NodeId) -> bool {
+        self.fellows.iter().any(|fellow| fellow.recognized && fellow.member.node == node && !fellow.leaving)
+    }
+
     pub(super) fn acknowledged(
         &mut self,
         now_ms: u64,

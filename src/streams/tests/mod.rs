@@ -280,3 +280,37 @@ fn a_promoted_node_applies_what_it_has_received_and_then_leads() {
     };
     assert_eq!((*led, suffix.after, suffix.pieces.len()), (base, Tail::EMPTY, 1));
 }
+
+/// Leaders take whoever sends none for dead.
+#[test]
+fn heartbeats_go_on_whatever_else_is_said() {
+    let me = follower::Settings {
+        node: 2,
+        incarnation: 1,
+        boot: 102,
+        heartbeat_ms: 30,
+        repl_timeout_ms: 1_000,
+        reconnect_ms: 10,
+    };
+    let mut follower = Follower::new(me);
+    (0..2).for_each(|partition| follower.hold(partition, Holding::Empty));
+    let mut out = Vec::new();
+    let mut state = state(&[1]);
+    follower.roles(0, &state, &mut out);
+    follower.turn_end(0, &mut out);
+    follower.connected(0, 1, &mut out);
+    out.clear();
+    // What it wants of this leader changes all the time.
+    for now_ms in (10..310).step_by(10) {
+        let replicas = if now_ms % 20 == 0 { vec![1, 2, 3] } else { vec![1, 3] };
+        let changes = vec![Placement { partition: 1, replicas }];
+        state.apply(&Command::Place { version: state.placement_version(), changes });
+        follower.roles(now_ms, &state, &mut out);
+        follower.tick(now_ms, 0, &mut out);
+    }
+    let sent = |is: fn(&ToLeader) -> bool| {
+        out.iter().filter(|action| matches!(action, follower::Action::Send { message, .. } if is(message))).count()
+    };
+    assert!(sent(|message| matches!(message, ToLeader::Open(_))) > 20, "{out:?}");
+    assert_eq!(sent(|message| matches!(message, ToLeader::Heartbeat { .. })), 10);
+}
