@@ -16,6 +16,7 @@
 //! | `force` | what all have lost that had it, and an operator gives up |
 //! | `handovers` | roles that move while all nodes live, or one dies meanwhile |
 //! | `watched` | what members say of themselves |
+//! | `memory` | a node that has no memory for the copies that it is to take |
 //! | `operators` | what an operator sees: `keyloom cluster status` and `watch`, and the page in a browser |
 //! | `strangers` | nodes of other clusters, and bytes that make no sense |
 //!
@@ -34,6 +35,7 @@ mod kills;
 mod lan;
 mod lists;
 mod load;
+mod memory;
 mod nodes;
 mod operators;
 mod register;

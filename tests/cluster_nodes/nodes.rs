@@ -95,18 +95,38 @@ impl Cluster {
         let cut = vec![false; count];
         let mut cluster =
             Cluster { nodes: Vec::new(), buses, admins, core_ports, args, lan, cut, served, _alone: alone };
-        for node in 0..count {
-            let args = cluster.args_of(node, &[]);
-            let (host, prefix) = match &cluster.lan {
-                Some(lan) => (lan.host(node), lan.prefix(node)),
-                None => (Ipv4Addr::LOCALHOST, Vec::new()),
-            };
-            let served = format!("KEYLOOM_SERVED_LOG={}", cluster.served.display());
-            let prefix = [prefix, vec!["env".into(), served]].concat();
-            let args: Vec<&str> = args.iter().map(String::as_str).collect();
-            cluster.nodes.push(Server::keyloom_at(host, prefix, &args));
-        }
+        (0..count).for_each(|_| cluster.start_node(&[]));
         cluster
+    }
+
+    /// The next node, with more arguments.
+    fn start_node(&mut self, more: &[&str]) {
+        let node = self.nodes.len();
+        let args = self.args_of(node, more);
+        let (host, prefix) = match &self.lan {
+            Some(lan) => (lan.host(node), lan.prefix(node)),
+            None => (Ipv4Addr::LOCALHOST, Vec::new()),
+        };
+        let served = format!("KEYLOOM_SERVED_LOG={}", self.served.display());
+        let prefix = [prefix, vec!["env".into(), served]].concat();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        self.nodes.push(Server::keyloom_at(host, prefix, &args));
+    }
+
+    /// One node more, on this machine and with more arguments, joins the cluster.
+    pub fn join(&mut self, more: &[&str]) -> usize {
+        assert!(self.lan.is_none(), "its network has a place for each of its nodes");
+        let node = self.nodes.len();
+        self.buses.push(free_port());
+        self.admins.push(free_port());
+        self.core_ports.push(two_free_ports());
+        self.cut.push(false);
+        self.start_node(more);
+        let addresses = [node, 0].map(|node| self.nodes[node].addr().to_string());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keyloom"));
+        let output = command.args(["cluster", "join"]).args(addresses).output().unwrap();
+        assert!(output.status.success(), "it does not join: {}", String::from_utf8_lossy(&output.stderr));
+        node
     }
 
     fn start(count: usize, args: &[&str], lan: Option<Lan>) -> Cluster {

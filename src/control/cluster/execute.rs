@@ -86,6 +86,10 @@ impl Executor {
 
     /// Something that has a ticket, or the end of a run.
     pub fn push(&mut self, action: Action) {
+        // Pieces of it that wait for their turn are not executed any more: it may be given up for lack of memory.
+        if let Action::CopyAborted { leader, run } = action {
+            self.copies.remove(&(leader, run));
+        }
         self.queue.push_back(action);
     }
 
