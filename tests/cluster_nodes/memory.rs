@@ -12,11 +12,11 @@ use crate::nodes::Cluster;
 
 const MIB: u64 = 1 << 20;
 /// The memory of the node that joins. More than half of it is for what is no data, as the backlog of the log.
-const LIMIT_BYTES: u64 = 160 * MIB;
+const LIMIT_BYTES: u64 = 128 * MIB;
 /// Keys, all over the partitions, and those of one partition more; all values together do not fit into that memory, nor does
 /// that partition.
 const KEYS: usize = 1_000;
-const KEYS_OF_ONE: usize = 1_500;
+const KEYS_OF_ONE: usize = 1_000;
 const VALUE_BYTES: usize = 64 << 10;
 /// A node takes the copies with the lowest numbers first: this one is among those of which it knows no size.
 const LARGE_PARTITION_MAX: u16 = 3;

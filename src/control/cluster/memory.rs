@@ -1,7 +1,8 @@
 //! How much memory there is for copies: the machine that follows decides what to ask for ([`crate::streams::follower::Memory`]), and
 //! is told here what it needs to know.
 //!
-//! What counts is what INFO shows as `used_memory`, as for clients' writes: with all that is no data.
+//! What counts is what INFO shows as `used_memory`, as for clients' writes: with all that is no data. What was received and is not
+//! executed counts twice: it will be an entry, and for a while be in the log's backlog.
 //!
 //! Owned by the control core.
 
@@ -26,6 +27,7 @@ impl Control {
     pub(super) fn look_at_memory(self: &Rc<Self>, member: &Rc<Member>) {
         let limit_bytes = limit_bytes(&self.config());
         member.copied_at_look.set(member.counts.get().copy_bytes_received);
+        let queued_bytes = member.streams.borrow().as_ref().map_or(0, |streams| streams.executor.queued_bytes());
         let [mut before, mut after] = <[(usize, u64); 2]>::default();
         self.with_follower(|follower, _, out| {
             before = follower.without_memory();
@@ -33,7 +35,7 @@ impl Control {
             // The allocator is asked only if somebody wants to know.
             if follower.minds_memory() {
                 let budget = &self.node.state.budget;
-                let used_bytes = allocated_bytes() + budget.heap_bytes();
+                let used_bytes = allocated_bytes() + budget.heap_bytes() + queued_bytes;
                 follower.memory(Memory { used_bytes, data_bytes: budget.all_charged_bytes() }, out);
             }
             after = follower.without_memory();

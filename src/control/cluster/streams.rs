@@ -41,8 +41,9 @@ const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
 /// Partitions that are copied at once.
 const COPY_PARTITIONS_MAX: usize = 64;
 
-/// What data cores may have waiting for them before a connection is read no further.
+/// What data cores may have waiting for them before a connection is read no further: so many actions, and bytes of these.
 pub(super) const QUEUED_ACTIONS_MAX: usize = 1_024;
+pub(super) const QUEUED_BYTES_MAX: u64 = 8 << 20;
 
 /// How long a proposal to change in-sync sets may take.
 const PROPOSE_PATIENCE: Duration = Duration::from_secs(1);
