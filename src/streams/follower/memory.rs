@@ -6,9 +6,9 @@
 //!
 //! ```text
 //!     0                                                           limit
-//!     |-------- used --------|== on their way ==|    room    |  kept free  |
-//!                                                            1/8    1/16
-//!                                        asks up to here ────┘       └──── copies on their way are given up from here on
+//!     |-------- used --------|== on their way ==|    room    |    kept free    |
+//!                                                           1/8 left   1/16 left
+//!                                           asks up to here ─┘          └─ copies on their way are given up from here on
 //! ```
 //!
 //! *What is limited* is a copy of which nothing is here ([`Place::Lacking`]). What is here, or was when this process

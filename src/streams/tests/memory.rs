@@ -93,7 +93,7 @@ impl Node {
         let held = |&partition: &u16| Held { partition, epoch: 1, tail: Tail { epoch: 1, index: 3 } };
         let tails = partitions.iter().map(held).collect();
         self.hears(Control::CopyEnd { run: self.runs, end: 3, tails });
-        let last = self.out.iter().filter_map(Action::ticket).last().unwrap();
+        let last = self.out.iter().filter_map(Action::ticket).next_back().unwrap();
         self.follower.applied(0, last, &mut self.out);
         self.out.clear();
     }
