@@ -84,6 +84,11 @@ impl Budget {
         self.slots[core].applied.store(share_bytes, Relaxed);
     }
 
+    /// Bytes that all cores are charged, as they have told.
+    pub fn all_charged_bytes(&self) -> u64 {
+        self.slots.iter().map(|slot| slot.charged.load(Relaxed)).sum()
+    }
+
     /// Bytes that core `core` is charged, as it has told.
     #[cfg(test)]
     pub fn charged_bytes(&self, core: usize) -> u64 {

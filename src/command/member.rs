@@ -32,6 +32,9 @@ pub struct MemberNumbers {
     pub leases_granted: u64,
     pub leases_refused: u64,
     pub followers: Vec<Lag>,
+    /// Copies that this node is to take and has no memory for; those that it has given up for that.
+    pub waiting_for_memory: usize,
+    pub given_up_for_memory: u64,
     pub upstreams: Vec<Upstream>,
     /// What the leader of raft knows; None: another node leads it.
     pub governor: Option<Status>,
@@ -156,6 +159,9 @@ pub static GAUGES: &[Number] = &[
     ("partitions_without_primary", "Partitions that nobody leads, as this node knows.", |m| {
         m.partitions.without_primary as u64
     }),
+    ("copies_waiting_for_memory", "Copies that this node is to take, and for which it has no memory.", |m| {
+        m.waiting_for_memory as u64
+    }),
     ("handovers_in_progress", "Roles on their way from this node to another one.", |m| m.handing_over as u64),
     ("handover_pause_p50_us", "Median time for which requests waited for a role handed over, us.", |m| m.pauses.p50_us),
     ("handover_pause_p99_us", "99th percentile of the same.", |m| m.pauses.p99_us),
@@ -184,6 +190,9 @@ pub static COUNTERS: &[Number] = &[
     ("copies_received", "Copies of partitions received whole.", |m| m.counts.copies_received),
     ("copies_received_bytes", "Bytes of copies received, with writes to the partitions meanwhile.", |m| {
         m.counts.copy_bytes_received
+    }),
+    ("copies_given_up_for_memory", "Copies of partitions given up here as they used up the memory.", |m| {
+        m.given_up_for_memory
     }),
     ("in_sync_changes_proposed", "Changes of in-sync sets proposed to raft.", |m| m.counts.in_sync_proposed),
     ("in_sync_changes_accepted", "Changes of in-sync sets that raft has accepted.", |m| m.counts.in_sync_accepted),

@@ -71,6 +71,8 @@ pub fn member() -> MemberNumbers {
         leading: Tally { handovers_begun: 6, handovers_completed: 4, ..Tally::default() },
         gained: Gained { promoted: 12, handed_over: 13 },
         followers: vec![lag],
+        waiting_for_memory: 17,
+        given_up_for_memory: 19,
         upstreams: vec![upstream],
         governor: Some(status),
         ..MemberNumbers::default()
@@ -100,6 +102,8 @@ fn info_has_a_line_for_each_number() {
         ("cluster_partitions", "1024"),
         ("cluster_partitions_led", "342"),
         ("cluster_partitions_without_primary", "4"),
+        ("cluster_copies_waiting_for_memory", "17"),
+        ("cluster_copies_given_up_for_memory", "19"),
         ("cluster_raft_leader_changes", "2"),
         ("cluster_raft_elections_won", "1"),
         ("cluster_leases_lapsed", "3"),

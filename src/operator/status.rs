@@ -57,6 +57,10 @@ pub(super) fn table(text: &str, partitions: bool) -> Result<String, String> {
     if handing_over > 0 {
         let _ = writeln!(out, "node {} hands over {handing_over} roles", number(&status["me"]));
     }
+    let waiting = number(&status["waiting_for_memory"]);
+    if waiting > 0 {
+        let _ = writeln!(out, "node {} has no memory for {waiting} copies that it is to take", number(&status["me"]));
+    }
     if status["lease_ms"].as_u64() == Some(0) {
         // Nor may it know better what it says of others.
         let _ = writeln!(out, "node {} has no lease, and serves nothing", number(&status["me"]));
@@ -114,6 +118,8 @@ mod tests {
         assert_eq!(super::table("nothing", false), Err("nothing".into()));
         let fenced = super::table(&text.replace("250", "0"), false).unwrap();
         assert_eq!(fenced.strip_prefix(&table), Some("node 1 has no lease, and serves nothing\n"));
+        let full = super::table(&text.replace("\"lease_ms\"", "\"waiting_for_memory\":7,\"lease_ms\""), false).unwrap();
+        assert_eq!(full.strip_prefix(&table), Some("node 1 has no memory for 7 copies that it is to take\n"));
         let more = super::table(text, true).unwrap();
         let last: Vec<&str> = more.lines().last().unwrap().split_whitespace().collect();
         assert_eq!((more.strip_prefix(&table).is_some(), last), (true, vec!["-", "7", "1,2", "2", "3", "0-1,3"]));

@@ -63,6 +63,8 @@
 //! | a proposal has failed for certain: raft has answered that it is refused | `refused` | leader |
 //! | what has a ticket is in the data; its effects are on disk | `applied`, `durable` | follower |
 //! | a turn is over | `turn_end` | both |
+//! | `maxmemory` is another one, and at first | `set_limit` | follower |
+//! | before each tick, and when copies have brought much | `memory`, if `minds_memory` | follower |
 //! | time | `tick` | both |
 //!
 //! *To lead.* [`follower::Action::Lead`] says that all data of a partition is here and applied. The shell calls

@@ -33,7 +33,7 @@ fn operate(cluster: &mut Cluster) {
         cluster.restart(node);
         cluster.wait_healthy();
     }
-    cluster.join_one_more();
+    cluster.join(&[]);
     cluster.wait_healthy();
     cluster.operate(&["leave", &cluster.addresses()[2].to_string()]);
     cluster.left(2);

@@ -18,6 +18,7 @@
 //! | `members` | nodes that join and leave, rebalancing that is paused |
 //! | `upgrades` | nodes of two builds, one after the other upgraded |
 //! | `watched` | what members say of themselves |
+//! | `memory` | a node that has no memory for the copies that it is to take |
 //! | `operators` | what an operator sees: `keyloom cluster status` and `watch`, and the page in a browser |
 //! | `strangers` | nodes of other clusters, and bytes that make no sense |
 //!
@@ -37,6 +38,7 @@ mod lan;
 mod lists;
 mod load;
 mod members;
+mod memory;
 mod nodes;
 mod operators;
 mod register;

@@ -28,7 +28,7 @@ fn nodes_join_and_leave_under_load() {
     rounds(1, |seed, mut random| {
         let mut cluster = Cluster::local(3, &["--cluster-copies", copies(seed)]);
         under_load("a join and two who leave", &mut cluster, "quorum", seed, |cluster, load| {
-            cluster.join_one_more();
+            cluster.join(&[]);
             cluster.wait_healthy();
             load.wait_progress(cluster);
             // Whoever leads raft lets somebody else lead it first.
@@ -123,7 +123,7 @@ fn what_cannot_leave_stays() {
 fn nothing_moves_while_rebalancing_is_paused() {
     let mut cluster = Cluster::local(2, &["--cluster-copies", "1"]);
     wait_until("orders are understood", || cluster.ask(0, &["CLUSTER", "REBALANCE", "PAUSE"]) == Some(ok()));
-    cluster.join_one_more();
+    cluster.join(&[]);
     // Whoever leads raft has planned by the time at which it has heard of the new node; that it does nothing cannot be waited for.
     wait_until("the new node is known to all", || (0..3).all(|node| holds(&cluster, node, 2).is_some()));
     let key = cluster.key_led_by(0, "key");

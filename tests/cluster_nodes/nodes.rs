@@ -141,11 +141,13 @@ impl Cluster {
         self.nodes.push(Server::keyloom_at_by(&self.program, host, prefix, &args));
     }
 
-    /// One more node, which joins the cluster.
-    pub fn join_one_more(&mut self) {
-        self.run_one_more(&[]);
+    /// One node more, with more arguments, joins the cluster.
+    pub fn join(&mut self, more: &[&str]) -> usize {
+        assert!(self.lan.is_none(), "its network has a place for each of its nodes");
+        self.run_one_more(more);
         let [first, .., new] = &self.addresses()[..] else { panic!("there is no other node") };
         self.operate(&["join", &new.to_string(), &first.to_string()]);
+        self.nodes.len() - 1
     }
 
     /// A node has left, and its process has ended by itself. The numbers of those behind it are lower by one from now on.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use glommio::net::TcpStream;
 
 use super::Member;
-use super::streams::{Downstream, QUEUED_ACTIONS_MAX, Upstream};
+use super::streams::{Downstream, QUEUED_ACTIONS_MAX, QUEUED_BYTES_MAX, Streams, Upstream};
 use crate::cluster::{NODES_MAX, NodeId};
 use crate::control::Control;
 use crate::control::links::{self, Outbox};
@@ -234,6 +234,8 @@ impl Member {
 
     /// Data cores have more to do than they should.
     pub(super) fn is_choked(&self) -> bool {
-        self.streams.borrow().as_ref().is_some_and(|streams| streams.executor.len() > QUEUED_ACTIONS_MAX)
+        self.streams.borrow().as_ref().is_some_and(|Streams { executor, .. }| {
+            executor.len() > QUEUED_ACTIONS_MAX || executor.queued_bytes() > QUEUED_BYTES_MAX
+        })
     }
 }

@@ -35,6 +35,8 @@ struct Applied {
 /// See the module.
 pub(super) struct Executor {
     queue: VecDeque<Action>,
+    /// That these carry.
+    queued_bytes: u64,
     /// Bytes of the units of the first one that were handed out.
     at: usize,
     copies: BTreeMap<Run, Copy>,
@@ -68,10 +70,21 @@ pub(super) struct Progress {
     pub completed: Vec<Rc<[PartitionId]>>,
 }
 
+/// Bytes of units, or of a copy.
+fn carried_bytes(action: &Action) -> u64 {
+    match action {
+        Action::Apply { units: bytes, .. }
+        | Action::CopyPiece { bytes, .. }
+        | Action::CopyUnits { units: bytes, .. } => bytes.len() as u64,
+        _ => 0,
+    }
+}
+
 impl Executor {
     pub fn new(cores: usize) -> Executor {
         Executor {
             queue: VecDeque::new(),
+            queued_bytes: 0,
             at: 0,
             copies: BTreeMap::new(),
             seqs: vec![0; cores],
@@ -86,11 +99,21 @@ impl Executor {
 
     /// Something that has a ticket, or the end of a run.
     pub fn push(&mut self, action: Action) {
+        // Pieces of it that wait for their turn are not executed any more: it may be given up for lack of memory.
+        if let Action::CopyAborted { leader, run } = action {
+            self.copies.remove(&(leader, run));
+        }
+        self.queued_bytes += carried_bytes(&action);
         self.queue.push_back(action);
     }
 
     pub fn len(&self) -> usize {
         self.queue.len()
+    }
+
+    /// Bytes that wait for their turn.
+    pub fn queued_bytes(&self) -> u64 {
+        self.queued_bytes
     }
 
     /// A core has answered a batch: its feed stands there.
@@ -114,6 +137,7 @@ impl Executor {
                 Err(error) => self.fail(&action, &error),
             }
             self.at = 0;
+            self.queued_bytes -= carried_bytes(&action);
             self.queue.pop_front();
             if let Some(ticket) = ticket {
                 apply.passed(ticket);

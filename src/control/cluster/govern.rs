@@ -134,8 +134,8 @@ impl Control {
         member.seat.grant(self.now_ms(), request)
     }
 
-    /// Whether a node is taken for dead: by the leader of raft, if that is this node; else one that is to have copies, and is in
-    /// sync nowhere.
+    /// Whether a node is taken for dead: by the leader of raft, if that is this node; else one that is to have copies, is in
+    /// sync nowhere, and was not heard here for a while. One that has no memory for any copy is alive.
     pub(super) fn is_dead(&self, node: NodeId) -> bool {
         let Some(member) = self.member() else { return false };
         if let Some(status) = member.seat.status(self.now_ms()) {
@@ -144,6 +144,9 @@ impl Control {
         let state = member.reader.state();
         let has = |partition: &Partition| partition.replicas.contains(&node);
         let is_in_sync = |partition: &Partition| partition.in_sync.contains(&node);
-        state.partitions().iter().any(has) && !state.partitions().iter().any(is_in_sync)
+        let timeout_ms = self.config().insync_timeout_ms;
+        state.partitions().iter().any(has)
+            && !state.partitions().iter().any(is_in_sync)
+            && !member.is_heard(node, self.steady_ms(), timeout_ms)
     }
 }

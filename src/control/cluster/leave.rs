@@ -112,7 +112,10 @@ impl Control {
         }
         let (partitions, _) = member.has_alone();
         if partitions > 0 {
-            tracing::warn!(partitions, "this node ends, and nobody else has everything of these: they are served again when it is back");
+            tracing::warn!(
+                partitions,
+                "this node ends, and nobody else has everything of these: they are served again when it is back"
+            );
         }
     }
 

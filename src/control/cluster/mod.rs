@@ -21,6 +21,7 @@ mod govern;
 mod handover;
 mod holdings;
 mod leave;
+mod memory;
 mod numbers;
 mod orders;
 mod pauses;
@@ -89,6 +90,8 @@ pub(super) struct Member {
     leaving: Cell<bool>,
     /// What has happened since the process started.
     counts: Cell<MemberCounts>,
+    /// Bytes of copies that had come when the memory was looked at last.
+    copied_at_look: Cell<u64>,
     /// It has a lease that was not seen to end.
     has_lease: Cell<bool>,
     /// None before the process is registered.
@@ -192,6 +195,7 @@ impl Member {
             begins_with: Cell::default(),
             leaving: Cell::default(),
             counts: Cell::default(),
+            copied_at_look: Cell::default(),
             has_lease: Cell::default(),
             streams: RefCell::default(),
             has_keys: Cell::default(),

@@ -21,6 +21,8 @@ impl Control {
         let streams = member.streams.borrow();
         let leader = streams.as_ref().map(|streams| &streams.leader);
         let follower = streams.as_ref().map(|streams| &streams.follower);
+        let (waiting_for_memory, given_up_for_memory) =
+            follower.map(|follower| follower.without_memory()).unwrap_or_default();
         Some(MemberNumbers {
             node: member.me,
             raft: member.raft_numbers(),
@@ -34,6 +36,8 @@ impl Control {
             leases_granted,
             leases_refused,
             followers: leader.map(|leader| leader.lags(now_ms)).unwrap_or_default(),
+            waiting_for_memory,
+            given_up_for_memory,
             upstreams: follower.map(|follower| follower.upstreams(now_ms)).unwrap_or_default(),
             governor: member.seat.status(self.now_ms()),
             links: member.links(),

@@ -8,6 +8,7 @@ use std::fmt::Write;
 use openraft_rt::WatchReceiver;
 use serde_json::{Value, json};
 
+use super::streams::Streams;
 use crate::cluster::NodeId;
 use crate::control::Control;
 use crate::raft::state::Partition;
@@ -22,9 +23,9 @@ impl Control {
         let shown = member.shown.borrow().clone();
         let partitions = state.partitions();
         // Of whoever follows this node.
-        let (lags, handing_over) =
-            member.streams.borrow().as_ref().map_or((Vec::new(), 0), |streams| {
-                (streams.leader.lags(self.steady_ms()), streams.leader.handing_over())
+        let (lags, handing_over, (waiting_for_memory, _)) =
+            member.streams.borrow().as_ref().map_or((Vec::new(), 0, (0, 0)), |Streams { leader, follower, .. }| {
+                (leader.lags(self.steady_ms()), leader.handing_over(), follower.without_memory())
             });
         let governor = member.seat.status(self.now_ms());
         // Only the leader of raft has heard that.
@@ -79,6 +80,7 @@ impl Control {
             "copies": usize::from(self.config().cluster_copies).min(state.nodes().len()),
             "lease_ms": self.lease_left_ms(),
             "handing_over": handing_over,
+            "waiting_for_memory": waiting_for_memory,
             "version": state.orders().version(),
             "rebalancing_paused": state.orders().is_paused(),
             "governor": governor.as_ref().map(|governor| json!({

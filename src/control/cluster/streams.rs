@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::Member;
 use super::execute::Executor;
+use super::memory;
 use super::pauses::Pauses;
 use crate::cluster::NodeId;
 use crate::config::Config;
@@ -41,8 +42,9 @@ const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
 /// Partitions that are copied at once.
 const COPY_PARTITIONS_MAX: usize = 64;
 
-/// What data cores may have waiting for them before a connection is read no further.
+/// What data cores may have waiting for them before a connection is read no further: so many actions, and bytes of these.
 pub(super) const QUEUED_ACTIONS_MAX: usize = 1_024;
+pub(super) const QUEUED_BYTES_MAX: u64 = 8 << 20;
 
 /// How long a proposal to change in-sync sets may take.
 const PROPOSE_PATIENCE: Duration = Duration::from_secs(1);
@@ -145,6 +147,7 @@ impl Control {
         };
         self.flush();
         let mut follower = Follower::new(follower_settings(member, &config));
+        follower.set_limit(memory::limit_bytes(&config));
         (0..).zip(holdings).for_each(|(partition, holding)| follower.hold(partition, *holding));
         *member.streams.borrow_mut() = Some(Streams {
             leader: Leader::new(leader_settings(member.me, &config), end),
@@ -336,6 +339,7 @@ impl Control {
             leader.configure(settings);
             leader.tick(now_ms, wall_ms, out);
         });
+        self.look_at_memory(&member);
         self.with_follower(|follower, now_ms, out| follower.tick(now_ms, wall_ms, out));
         self.advance();
     }
@@ -371,6 +375,7 @@ impl Control {
             leader.oldest(oldest);
             leader.turn_end(now_ms, out);
         });
+        self.look_at_memory_after_copies(member);
         self.with_follower(|follower, now_ms, out| follower.turn_end(now_ms, out));
         member.look_at_awaited(self.steady_ms());
         if member.view_due.take() {
@@ -450,6 +455,13 @@ impl Member {
         let streams = self.streams.borrow();
         let lags = streams.as_ref().map_or(Vec::new(), |streams| streams.leader.lags(now_ms));
         lags.iter().filter(|lag| lag.following > 0 && lag.silent_ms <= lag_ms_max).count()
+    }
+
+    /// Whether a node is connected to this one to follow it, and was heard so lately.
+    pub(super) fn is_heard(&self, node: NodeId, now_ms: u64, silent_ms_max: u64) -> bool {
+        let streams = self.streams.borrow();
+        let lags = streams.as_ref().map_or(Vec::new(), |streams| streams.leader.lags(now_ms));
+        lags.iter().any(|lag| lag.node == node && lag.silent_ms < silent_ms_max)
     }
 
     /// Up to where what this node has written is committed, and committed on disks.

@@ -12,6 +12,13 @@ impl Follower {
         current.is_some_and(|current| current.id == run)
     }
 
+    /// Bytes of a copy have come. False: it is not the one under way.
+    fn has_received(&mut self, leader: NodeId, run: u64, bytes: &[u8]) -> bool {
+        let current = self.streams.get_mut(&leader).and_then(|stream| stream.run.as_mut());
+        let current = current.filter(|current| current.id == run);
+        current.map(|current| current.bytes += bytes.len() as u64).is_some()
+    }
+
     pub(super) fn copy_begins(
         &mut self,
         leader: NodeId,
@@ -31,12 +38,12 @@ impl Follower {
         let ticket = self.issue(Some(leader), &partitions);
         for &id in &partitions {
             let data = &mut self.data[id as usize];
-            data.forget();
+            data.drop_all();
             data.phase = Phase::Copying;
         }
         let partitions: Rc<[PartitionId]> = partitions.into();
         if let Some(stream) = self.streams.get_mut(&leader) {
-            stream.run = Some(Run { id: run, partitions: partitions.clone() });
+            stream.run = Some(Run { id: run, partitions: partitions.clone(), bytes: 0 });
         }
         out.push(Action::DropPartitions { ticket, copy: Some((leader, run)), partitions });
     }
@@ -51,7 +58,7 @@ impl Follower {
     }
 
     pub(super) fn copy_piece(&mut self, leader: NodeId, run: u64, bytes: Rc<[u8]>, out: &mut Vec<Action>) {
-        if self.is_run(leader, run) {
+        if self.has_received(leader, run, &bytes) {
             let ticket = self.issue(Some(leader), &[]);
             out.push(Action::CopyPiece { ticket, leader, run, bytes });
         }
@@ -67,7 +74,7 @@ impl Follower {
     ) -> Result<(), Broken> {
         let mut all = Units::new(&units, self.data.len());
         while all.next_unit()?.is_some() {}
-        if self.is_run(leader, run) {
+        if self.has_received(leader, run, &units) {
             let ticket = self.issue(Some(leader), &[]);
             out.push(Action::CopyUnits { ticket, leader, run, wall_ms, units });
         }

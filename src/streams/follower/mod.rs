@@ -5,6 +5,7 @@
 //!     stream.rs    one leader: connection, what is asked of it, acknowledgements
 //!     receive.rs   answers, frames; what is received and not committed
 //!     copy.rs      copies
+//!     memory.rs    for how many copies there is memory
 //!     partition.rs what it knows of the data of a partition
 //! ```
 //!
@@ -15,6 +16,7 @@
 //! what this node itself is to lead; a partition is taken only from the node that raft's state names, in that epoch; tickets rise.
 
 mod copy;
+mod memory;
 mod partition;
 mod receive;
 mod stream;
@@ -22,7 +24,9 @@ mod stream;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use self::partition::{Data, Phase, Role};
+pub use self::memory::Memory;
+use self::memory::Room;
+use self::partition::{Data, Phase, Place, Role};
 use self::stream::Stream;
 use super::message::{ToFollower, ToLeader};
 use super::{Epoch, Incarnation, Index, NodeId, PartitionId, Piece, Suffix, Tail};
@@ -158,6 +162,8 @@ pub enum Fault {
     CountIncompleteCopies,
     /// What is received is acknowledged as durable.
     DurableOnReceipt,
+    /// When memory is used up, what is followed is given up as if it were on its way.
+    GiveUpWhatIsHere,
 }
 
 /// For INFO and the metrics: one leader.
@@ -198,6 +204,7 @@ pub struct Follower {
     from_nothing: Vec<PartitionId>,
     /// The node is about to end.
     leaving: bool,
+    room: Room,
     #[cfg(test)]
     pub fault: Option<Fault>,
 }
@@ -218,6 +225,7 @@ impl Follower {
             watched: Vec::new(),
             from_nothing: Vec::new(),
             leaving: false,
+            room: Room::default(),
             #[cfg(test)]
             fault: None,
         }
@@ -235,6 +243,8 @@ impl Follower {
             tail,
             released: tail,
             role: Role::Nobody,
+            place: if holding == Holding::Complete { Place::Here } else { Place::Lacking },
+            remains: holding == Holding::Incomplete,
             ..Data::default()
         };
     }
@@ -272,15 +282,18 @@ impl Follower {
                 // It comes back with its tail.
                 continue;
             }
-            if role == Role::Stranger && data.is_something() {
-                dropped.push(id);
+            if role == Role::Stranger {
+                data.place = Place::Lacking;
+                if data.is_something() {
+                    dropped.push(id);
+                }
             }
             self.enter(id, out);
         }
         if !dropped.is_empty() {
             let ticket = self.issue(None, &dropped);
             for &id in &dropped {
-                self.data[id as usize].forget();
+                self.data[id as usize].drop_all();
             }
             out.push(Action::DropPartitions { ticket, copy: None, partitions: dropped.into() });
         }
@@ -343,7 +356,7 @@ impl Follower {
         let ticket = self.issue(None, &partitions);
         for &id in partitions.iter() {
             let data = &mut self.data[id as usize];
-            data.forget();
+            data.drop_all();
             let base = Tail::unknown(data.epoch);
             (data.tail, data.released, data.complete_at) = (Some(base), Some(base), Some(ticket));
             data.phase = Phase::Promoting { base, suffix: None };
@@ -359,7 +372,8 @@ impl Follower {
         (data.tail, data.released) = (Some(tail), Some(tail));
         if data.role == Role::Stranger {
             let ticket = self.issue(None, &[partition]);
-            self.data[partition as usize].forget();
+            self.data[partition as usize].drop_all();
+            self.data[partition as usize].place = Place::Lacking;
             out.push(Action::DropPartitions { ticket, copy: None, partitions: Rc::from([partition]) });
         }
         self.enter(partition, out);
@@ -400,6 +414,7 @@ impl Follower {
             let data = &mut self.data[id as usize];
             if data.complete_at.is_some_and(|ticket| ticket <= applied) {
                 (data.complete, data.complete_at) = (true, None);
+                self.room.has_come(data);
                 match (&data.phase, data.role) {
                     (&Phase::Finishing { run, after }, Role::Follow(leader)) => {
                         data.phase = Phase::Following { after };
@@ -422,6 +437,7 @@ impl Follower {
                     let (base, suffix, epoch) = (*base, suffix.clone(), data.epoch);
                     // Whoever leads has all that there is.
                     (data.phase, data.led, data.complete) = (Phase::Idle, true, true);
+                    data.place = Place::Here;
                     out.push(Action::Lead { partition: id, epoch, base, suffix });
                 }
                 Phase::Promoting { .. } => self.watched.push(id),

@@ -47,6 +47,18 @@ pub enum Phase {
     },
 }
 
+/// Whether there is a place in this node's memory for a partition: see [`super::memory`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// Nothing of it is here that counts, and nothing was asked for.
+    #[default]
+    Lacking,
+    /// Nothing of it was here, and it was asked for.
+    Coming,
+    /// It is here, or was: what it needs now comes in place of that.
+    Here,
+}
+
 impl Phase {
     /// The leader has said that it leads.
     pub fn is_answered(&self) -> bool {
@@ -65,6 +77,11 @@ pub struct Data {
     /// Of this epoch: whoever leads may begin without any data.
     pub from_nothing: bool,
     pub phase: Phase,
+    pub place: Place,
+    /// It needs so many bytes at least: copies of which it was a part were given up.
+    pub least_bytes: u64,
+    /// Of what does not count something may be left in memory.
+    pub remains: bool,
     /// The leading side has it.
     pub led: bool,
     pub complete: bool,
@@ -82,14 +99,30 @@ pub struct Data {
 impl Data {
     /// There may be something to drop.
     pub fn is_something(&self) -> bool {
-        self.complete || self.complete_at.is_some() || self.last_ticket > 0
+        self.complete || self.complete_at.is_some() || self.last_ticket > 0 || self.remains
     }
 
-    /// All of it is to be dropped, or worthless.
+    /// All of it is to be dropped.
+    pub fn drop_all(&mut self) {
+        self.forget();
+        self.remains = false;
+    }
+
+    /// All of it is worthless.
     pub fn forget(&mut self) {
         (self.complete, self.complete_at) = (false, None);
         (self.tail, self.released) = (None, None);
         self.pending.clear();
+    }
+
+    /// Nothing of it is here, and a leader would have to be asked for a copy.
+    pub fn lacks(&self) -> bool {
+        self.place == Place::Lacking && matches!(self.role, Role::Follow(_)) && !self.led && self.complete_at.is_none()
+    }
+
+    /// It is on its way, and was not here before.
+    pub fn is_coming(&self) -> bool {
+        self.place == Place::Coming && matches!(self.role, Role::Follow(_)) && self.complete_at.is_none()
     }
 
     /// Frames of the stream count that are beyond this index.

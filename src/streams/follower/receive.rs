@@ -123,14 +123,14 @@ impl Follower {
         }
     }
 
-    fn stream(&mut self, leader: NodeId) -> &mut Stream {
+    pub(super) fn stream(&mut self, leader: NodeId) -> &mut Stream {
         self.streams.entry(leader).or_default()
     }
 
     /// A partition is in the stream from now on. What was received before is committed when the leader says so.
     fn go_on(&mut self, leader: NodeId, partition: PartitionId, after: Index, cut: Index) {
         let data = &mut self.data[partition as usize];
-        data.phase = Phase::Following { after };
+        (data.phase, data.place) = (Phase::Following { after }, Place::Here);
         let epoch = data.epoch;
         let partitions: Rc<[PartitionId]> = Rc::from([partition]);
         for Piece { tail, wall_ms, units } in std::mem::take(&mut data.pending) {

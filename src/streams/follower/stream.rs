@@ -30,6 +30,8 @@ pub(super) enum Link {
 pub(super) struct Run {
     pub id: u64,
     pub partitions: Rc<[PartitionId]>,
+    /// That have come so far.
+    pub bytes: u64,
 }
 
 /// Up to which index of the stream everything is handed out with which ticket.
@@ -113,6 +115,7 @@ impl Follower {
         self.withdraw(&followed, out);
         for id in followed {
             self.data[id as usize].phase = Phase::Asked { open: 0 };
+            self.give_place_back(id);
         }
     }
 
@@ -133,6 +136,7 @@ impl Follower {
         self.opens += 1;
         let number = self.opens;
         let mut wants = Vec::new();
+        let limited = self.room.is_limited();
         for (partition, data) in (0..).zip(&mut self.data) {
             if data.role != Role::Follow(leader) || data.led {
                 continue;
@@ -142,10 +146,20 @@ impl Follower {
                 // What it has, it can say when that is applied.
                 continue;
             }
+            if !keep && data.place == Place::Lacking && limited {
+                // It is asked for when there is memory for it.
+                continue;
+            }
             if !keep {
                 data.phase = Phase::Asked { open: number };
             }
-            wants.push(Want { partition, epoch: data.epoch, tail: data.tail.filter(|_| data.complete), keep });
+            if data.place == Place::Lacking {
+                data.place = Place::Coming;
+            }
+            // Of what was empty when the node joined, a leader may still have the log from its beginning. As a copy it can be
+            // given up; as a stream it would fill the memory.
+            let tail = data.tail.filter(|_| data.complete && !(limited && data.place == Place::Coming));
+            wants.push(Want { partition, epoch: data.epoch, tail, keep });
         }
         let Settings { node, incarnation, boot, .. } = self.settings;
         let Some(stream) = self.streams.get_mut(&leader) else { return };

@@ -30,6 +30,7 @@ impl World {
             alive: false,
             boot: 0,
             stalled_until_ms: 0,
+            limit_bytes: None,
             state: State::default(),
             known: 0,
             asked_ms: 0,

@@ -5,6 +5,7 @@
 //!     mod.rs    the world and its steps; the judgement      node.rs    the shell of a node, around the shipped machines
 //!     raft.rs   raft's log and state                        network.rs connections
 //!     handover.rs    roles that move while both nodes live    force.rs    roles that are given by force
+//!     memory.rs      memory that comes and goes
 //!     around.rs in place of raft: a simulation of the real one
 //! ```
 //!
@@ -15,6 +16,7 @@
 //! - whoever is handed a role has all that was written before, acknowledged or not;
 //! - complete copies with equal tails are equal, at any time;
 //! - nothing is applied twice, and nothing by followers that is not committed, but in a copy;
+//! - nobody drops for lack of memory what raft's state counts on;
 //! - at rest, all copies are equal, in sync, and as the leader has them; and everything that was acknowledged is there.
 //!
 //! Leases are perfect: a reply leaves only if the node is the primary at that moment. But what is executed may be executed too late.
@@ -27,6 +29,7 @@
 mod around;
 mod force;
 mod handover;
+mod memory;
 mod network;
 mod node;
 mod raft;
@@ -75,6 +78,8 @@ struct Seen {
     power_cuts: u64,
     forced: u64,
     emptied: u64,
+    waited_for_memory: u64,
+    given_up_for_memory: u64,
     drops: BTreeMap<String, u64>,
 }
 
@@ -119,6 +124,7 @@ impl World {
             alive: true,
             boot: 1,
             stalled_until_ms: 0,
+            limit_bytes: None,
             state: raft.agreed.clone(),
             known: raft.log.len(),
             asked_ms: 0,
@@ -152,6 +158,7 @@ impl World {
             raft,
             random,
         };
+        (1..=nodes).for_each(|n| world.change_limit(n));
         (1..=nodes).for_each(|n| world.begin(n));
         world
     }
@@ -262,6 +269,7 @@ impl World {
         for n in self.ids() {
             if self.works(n) {
                 self.on_leader(n, |leader, now, out| leader.tick(now, now, out));
+                self.look_at_memory(n);
                 self.on_follower(n, |follower, now, out| follower.tick(now, now, out));
             }
         }
@@ -481,6 +489,7 @@ impl World {
             17 if self.works(n) => self.on_follower(n, |follower, now, out| follower.leave(now, out)),
             18 | 19 if self.works(n) => self.on_follower(n, |follower, now, out| follower.stay(now, out)),
             20 => self.force_lead(),
+            21..=23 => self.change_limit(n),
             _ => {}
         }
     }
@@ -629,6 +638,7 @@ impl World {
         }
         self.quiet = true;
         for n in self.ids() {
+            self.change_limit(n);
             self.node(n).stalled_until_ms = 0;
             self.on_follower(n, |follower, now, out| follower.stay(now, out));
             if !self.nodes[n as usize - 1].alive {
@@ -697,6 +707,8 @@ fn nothing_that_was_promised_is_lost() {
                 all.power_cuts += seen.power_cuts;
                 all.forced += seen.forced;
                 all.emptied += seen.emptied;
+                all.waited_for_memory += seen.waited_for_memory;
+                all.given_up_for_memory += seen.given_up_for_memory;
                 seen.drops.into_iter().for_each(|(reason, count)| *all.drops.entry(reason).or_default() += count);
             }
             Err(why) => panic!("KEYLOOM_SEED={seed}: {why}"),
@@ -704,13 +716,9 @@ fn nothing_that_was_promised_is_lost() {
     }
     println!("{all:?}");
     let counts = [all.led, all.deposed, all.suffixes, all.copies, all.copies_cancelled, all.reads, all.crashes];
-    assert!(
-        counts
-            .iter()
-            .chain(&[all.handed, all.acked, all.acked_durable, all.power_cuts, all.forced, all.emptied])
-            .all(|&count| count > 0),
-        "{all:?}"
-    );
+    let more = [all.handed, all.acked, all.acked_durable, all.power_cuts, all.forced, all.emptied];
+    let memory = [all.waited_for_memory, all.given_up_for_memory];
+    assert!(counts.iter().chain(&more).chain(&memory).all(|&count| count > 0), "{all:?}");
 }
 
 fn is_found(mistake: Mistake) {
@@ -729,7 +737,7 @@ fn mistakes_are_found() {
     for fault in [L::CountNewSetOnly, L::FollowWithoutTails, L::CountIncompleteCopies, L::HandOverUncommitted] {
         is_found(Mistake::Leader(fault));
     }
-    for fault in [F::ApplyUncommitted, F::DurableOnReceipt] {
+    for fault in [F::ApplyUncommitted, F::DurableOnReceipt, F::GiveUpWhatIsHere] {
         is_found(Mistake::Follower(fault));
     }
 }

@@ -79,6 +79,8 @@ pub struct Node {
     pub alive: bool,
     pub boot: u64,
     pub stalled_until_ms: u64,
+    /// Memory that it may use.
+    pub limit_bytes: Option<u64>,
     /// Raft's state as this node knows it, and how much of the log that is.
     pub state: State,
     pub known: usize,
@@ -142,6 +144,7 @@ impl World {
             follower.hold(p as PartitionId, holding);
         }
         node.fresh = false;
+        follower.set_limit(node.limit_bytes);
         node.process = Some(Box::new(Process {
             leader,
             follower,
@@ -275,6 +278,7 @@ impl World {
                 self.process(n).covered.remove(&(leader, run));
             }
             task => {
+                self.judge_drop(n, &task);
                 let process = self.process(n);
                 let before = process.tasks.back().and_then(follower::Action::ticket).unwrap_or(process.executed);
                 assert_eq!(task.ticket(), Some(before + 1), "tickets are in order");

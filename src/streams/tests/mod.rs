@@ -2,6 +2,7 @@
 
 mod force;
 mod handover;
+mod memory;
 
 use std::rc::Rc;
 
