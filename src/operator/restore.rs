@@ -89,13 +89,14 @@ pub(super) fn verify(dir: &Path) -> Result<Manifest, RestoreError> {
 pub(super) fn restore(dir: &Path, node: &str, password: &str) -> Result<Restored, RestoreError> {
     let manifest = verify(dir)?;
     let mut routes = Routes::of(node, password)?;
-    if !routes.are_complete() {
+    if !routes.wait_until_complete() {
         return Err(RestoreError::Incomplete(node.into()));
     }
     for leader in routes.leaders() {
-        let keys = routes.client(&leader)?.number(&["DBSIZE"])?;
-        if keys > 0 {
-            return Err(RestoreError::NotEmpty { node: leader, keys });
+        match routes.ask(&leader, &["DBSIZE"])? {
+            Value::Int(0) => {}
+            Value::Int(keys) => return Err(RestoreError::NotEmpty { node: leader, keys }),
+            _ => return Err(unexpected(&leader, &["DBSIZE"]).into()),
         }
     }
     let mut keys = 0;
@@ -192,12 +193,11 @@ fn total(digests: &Digests) -> Digest {
 fn digests(routes: &mut Routes, partitions: u16, at: UnixMs) -> Result<Digests, ClientError> {
     let (mut digests, at) = (Digests::new(), at.to_string());
     for leader in routes.leaders() {
-        let client = routes.client(&leader)?;
         for first in (0..partitions).step_by(usize::from(DIGEST_PARTITIONS)) {
             let last = (first + (DIGEST_PARTITIONS - 1)).min(partitions - 1);
             let command = ["CLUSTER", "DIGEST", "AT", &at, &format!("{first}-{last}")];
-            let said = client.ask(&command)?;
-            let said = read_digests(&said).ok_or_else(|| client.unexpected(&command))?;
+            let said = routes.ask(&leader, &command)?;
+            let said = read_digests(&said).ok_or_else(|| unexpected(&leader, &command))?;
             for (partition, digest) in said {
                 let known = digests.entry(partition).or_default();
                 *known = known.and(digest);
@@ -223,8 +223,7 @@ fn read_digests(said: &Value) -> Option<Vec<(u16, Digest)>> {
 fn latest_clock(routes: &mut Routes) -> Result<UnixMs, ClientError> {
     let mut latest = 0;
     for leader in routes.leaders() {
-        let client = routes.client(&leader)?;
-        let said = client.ask(&["TIME"])?;
+        let said = routes.ask(&leader, &["TIME"])?;
         let seconds = match &said {
             Value::Array(time) => time.first(),
             _ => None,
@@ -233,14 +232,14 @@ fn latest_clock(routes: &mut Routes) -> Result<UnixMs, ClientError> {
             Value::Bulk(text) => std::str::from_utf8(text).ok()?.parse::<i64>().ok(),
             _ => None,
         });
-        latest = latest.max(seconds.ok_or_else(|| client.unexpected(&["TIME"]))?);
+        latest = latest.max(seconds.ok_or_else(|| unexpected(&leader, &["TIME"]))?);
     }
     Ok((latest + 1) * 1000)
 }
 
 /// How many partitions the cluster has.
 fn partitions_of(routes: &mut Routes, node: &str) -> Result<u16, RestoreError> {
-    let said = routes.client(node)?.ask(&["CONFIG", "GET", "partitions"])?;
+    let said = routes.ask(node, &["CONFIG", "GET", "partitions"])?;
     let number = match &said {
         Value::Array(pair) => match &pair[..] {
             [_, Value::Bulk(text)] => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()),
@@ -249,6 +248,10 @@ fn partitions_of(routes: &mut Routes, node: &str) -> Result<u16, RestoreError> {
         _ => None,
     };
     number.filter(|&partitions| partitions > 0).ok_or_else(|| RestoreError::Partitions(node.into()))
+}
+
+fn unexpected(node: &str, command: &[&str]) -> ClientError {
+    ClientError::Answer { node: node.into(), command: command.join(" ") }
 }
 
 #[cfg(test)]

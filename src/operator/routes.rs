@@ -68,12 +68,43 @@ impl<'a> Routes<'a> {
         leaders
     }
 
-    /// Whether every slot has a leader.
-    pub fn are_complete(&self) -> bool {
-        self.leaders.iter().all(Option::is_some)
+    /// Waits until every slot has a leader; false if one still has none after a while.
+    pub fn wait_until_complete(&mut self) -> bool {
+        let by = Instant::now() + PATIENCE;
+        while self.leaders.iter().any(Option::is_none) {
+            if Instant::now() >= by {
+                return false;
+            }
+            std::thread::sleep(PAUSE);
+            // If nobody knows, it is asked again.
+            let _ = self.look();
+        }
+        true
     }
 
-    pub fn client(&mut self, address: &str) -> Result<&mut Client, ClientError> {
+    /// The answer of a node to a command that may be executed several times; what passes is waited for.
+    pub fn ask(&mut self, address: &str, command: &[&str]) -> Result<Value, ClientError> {
+        let by = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.client(address).and_then(|client| client.ask(command));
+            let passes = match &answer {
+                Err(ClientError::Io { .. }) => {
+                    self.clients.remove(address);
+                    true
+                }
+                Err(ClientError::Refused { said, .. }) => {
+                    said.split(' ').next().is_some_and(|word| PASSING.contains(&word))
+                }
+                _ => false,
+            };
+            if !passes || Instant::now() >= by {
+                return answer;
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn client(&mut self, address: &str) -> Result<&mut Client, ClientError> {
         if !self.clients.contains_key(address) {
             self.clients.insert(address.into(), Client::connect(address, self.password)?);
         }

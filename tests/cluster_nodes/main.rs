@@ -17,6 +17,7 @@
 //! | `handovers` | roles that move while all nodes live, or one dies meanwhile |
 //! | `watched` | what members say of themselves |
 //! | `operators` | what an operator sees: `keyloom cluster status` and `watch`, and the page in a browser |
+//! | `backup` | backups of a cluster under load, and what is made of them |
 //! | `strangers` | nodes of other clusters, and bytes that make no sense |
 //!
 //! `KEYLOOM_CLUSTER_ROUNDS` is how often each is done, with one seed after the other from `KEYLOOM_SEED` on.
@@ -25,6 +26,7 @@
 mod common;
 
 mod applications;
+mod backup;
 mod bench;
 mod client;
 mod cuts;
