@@ -210,7 +210,9 @@ fn seen(engine: &mut Engine) -> Vec<Content> {
     all.retain(|(db, ..)| *db == 0);
     for (_, _, parts, _) in &mut all {
         if parts.last().is_some_and(|kind| kind.0 == b"zset") {
-            parts.iter_mut().filter(|part| part.0.starts_with(b"-0.0 ")).for_each(|part| drop(part.0.remove(0)));
+            for part in parts.iter_mut().filter(|part| part.0.starts_with(b"-0.0 ")) {
+                part.0.remove(0);
+            }
             parts.sort();
         }
     }

@@ -24,8 +24,14 @@ use crate::log::files::{self, Named};
 use crate::resp::read::Value;
 use crate::route::PartitionSet;
 
+/// What names of directories begin with that have the file of a node.
+const NODE: &str = "node-";
+
 /// So often nodes are asked for what is missing.
 const ROUNDS_MAX: usize = 20;
+
+/// Rounds in a row that nodes may have answered, and not one has made a file: a full disk does not get better by that.
+const FAILED_ROUNDS_MAX: usize = 5;
 
 /// Between two rounds: a failover takes about as long.
 const ROUND_PAUSE: Duration = Duration::from_millis(500);
@@ -47,8 +53,8 @@ pub enum BackupError {
     Silent(ClientError),
     #[error("node {node} says what cannot be understood: {said}")]
     Nonsense { node: String, said: String },
-    #[error("{count} partitions ({partitions}) were given by nobody in {ROUNDS_MAX} rounds; the last reason: {why}")]
-    Partitions { count: usize, partitions: String, why: String },
+    #[error("{count} partitions ({partitions}) were given by nobody in {rounds} rounds; the last reason: {why}")]
+    Partitions { count: usize, partitions: String, rounds: usize, why: String },
     #[error("the file of node {node} cannot be used: {source}")]
     File { node: NodeId, source: ContentsError },
 }
@@ -97,11 +103,12 @@ pub(super) fn backup(node: &str, to: &Path, password: &str) -> Result<Made, Back
     fs::create_dir_all(to).map_err(write)?;
     let made = gather(cluster, to, password);
     if made.is_err() {
-        // It was empty: whatever is there by now is of this backup.
-        if existed {
-            fs::read_dir(to).into_iter().flatten().flatten().for_each(|entry| drop(fs::remove_dir_all(entry.path())));
-        } else {
-            let _ = fs::remove_dir_all(to);
+        // It was empty: what has such a name by now is of this backup.
+        let ours = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(NODE.as_bytes());
+        let files = fs::read_dir(to).into_iter().flatten().flatten().filter(ours);
+        files.for_each(|entry| drop(fs::remove_dir_all(entry.path())));
+        if !existed {
+            let _ = fs::remove_dir(to);
         }
     }
     made
@@ -111,7 +118,7 @@ fn gather(mut cluster: Cluster, to: &Path, password: &str) -> Result<Made, Backu
     let count = cluster.leaders.len() as u16;
     let mut missing: PartitionSet = (0..count).collect();
     let mut files: Vec<FilePart> = Vec::new();
-    let (mut rounds, mut why) = (0, String::from("nobody leads them"));
+    let (mut rounds, mut failed_rounds, mut why) = (0, 0, String::from("nobody leads them"));
     let started_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     // A node makes it anew if it has one of this name that nobody could drop.
     let name = format!("backup-{started_ms}");
@@ -125,9 +132,9 @@ fn gather(mut cluster: Cluster, to: &Path, password: &str) -> Result<Made, Backu
                 Err(error) => why = error.to_string(),
             }
         }
-        if rounds == ROUNDS_MAX {
+        if rounds == ROUNDS_MAX || failed_rounds == FAILED_ROUNDS_MAX {
             let (count, partitions) = (missing.len(), missing.to_string());
-            return Err(BackupError::Partitions { count, partitions, why });
+            return Err(BackupError::Partitions { count, partitions, rounds, why });
         }
         rounds += 1;
         let given = std::thread::scope(|scope| {
@@ -135,13 +142,15 @@ fn gather(mut cluster: Cluster, to: &Path, password: &str) -> Result<Made, Backu
             let asked = cluster.addresses.iter().filter(|(node, _)| leads(**node));
             let begun: Vec<_> = asked
                 .map(|(&node, address)| {
-                    let dir = if rounds == 1 { format!("node-{node}") } else { format!("node-{node}-{rounds}") };
+                    let dir = if rounds == 1 { format!("{NODE}{node}") } else { format!("{NODE}{node}-{rounds}") };
                     let (missing, name) = (&missing, &name);
                     scope.spawn(move || Giver { node, address, password, name, to }.give(missing, count, dir))
                 })
                 .collect();
             begun.into_iter().map(|giver| giver.join()).collect::<Vec<_>>()
         });
+        let failed = |given: &Result<_, _>| matches!(given, Ok(Err(GiveError::Failed { .. })));
+        failed_rounds = if !given.is_empty() && given.iter().all(failed) { failed_rounds + 1 } else { 0 };
         for given in given {
             match given {
                 Ok(Ok(file)) => take(&mut files, file, &mut missing),
