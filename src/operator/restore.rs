@@ -57,8 +57,12 @@ pub enum RestoreError {
     Incomplete(String),
     #[error("{node} has {keys} keys: a backup is restored into a cluster without any")]
     NotEmpty { node: String, keys: i64 },
-    #[error("{0} does not say how many partitions it has")]
-    Partitions(String),
+    #[error("{node} does not say what its '{name}' is")]
+    Unsaid { node: String, name: &'static str },
+    #[error(
+        "\"{key}\" takes {bytes} bytes as a whole, and the cluster takes {limit}: raise 'proto-max-bulk-len' on its nodes"
+    )]
+    TooLarge { key: String, bytes: usize, limit: u64 },
     #[error("the cluster has {found} keys of {expected} that it should have, or others: {what}")]
     Differs { expected: u64, found: u64, what: String },
 }
@@ -99,21 +103,26 @@ pub(super) fn restore(dir: &Path, node: &str, password: &str) -> Result<Restored
             _ => return Err(unexpected(&leader, &["DBSIZE"]).into()),
         }
     }
+    let partitions = setting(&mut routes, node, "partitions")? as u16;
+    let value_bytes_max = setting(&mut routes, node, "proto-max-bulk-len")?;
     let mut keys = 0;
     for file in &manifest.files {
         let contents = Contents::load_part(dir, file, manifest.partitions, manifest.digests_at_ms)?;
-        keys += send(contents, &mut routes)?;
+        keys += send(contents, &mut routes, value_bytes_max)?;
     }
-    let partitions = partitions_of(&mut routes, node)?;
     let by_partition = partitions == manifest.partitions;
     let compared = compare(dir, &manifest, &mut routes, partitions)?;
     Ok(Restored { keys, compared, partitions, by_partition })
 }
 
 /// Sends all keys of a file; how many.
-fn send(mut contents: Contents, routes: &mut Routes) -> Result<u64, RestoreError> {
+fn send(mut contents: Contents, routes: &mut Routes, value_bytes_max: u64) -> Result<u64, RestoreError> {
     let (mut keys, mut bytes, mut batch) = (0, 0, Vec::new());
     contents.each_key(|dumped| {
+        if dumped.payload.len() as u64 > value_bytes_max {
+            let (key, bytes) = (dumped.key.escape_ascii().to_string(), dumped.payload.len());
+            return Err(RestoreError::TooLarge { key, bytes, limit: value_bytes_max });
+        }
         let request = request(dumped);
         keys += 1;
         bytes += request.bytes.len();
@@ -122,7 +131,7 @@ fn send(mut contents: Contents, routes: &mut Routes) -> Result<u64, RestoreError
             bytes = 0;
             routes.deliver(std::mem::take(&mut batch))?;
         }
-        Ok::<_, RouteError>(())
+        Ok(())
     })?;
     routes.deliver(batch)?;
     Ok(keys)
@@ -237,9 +246,9 @@ fn latest_clock(routes: &mut Routes) -> Result<UnixMs, ClientError> {
     Ok((latest + 1) * 1000)
 }
 
-/// How many partitions the cluster has.
-fn partitions_of(routes: &mut Routes, node: &str) -> Result<u16, RestoreError> {
-    let said = routes.ask(node, &["CONFIG", "GET", "partitions"])?;
+/// A number in the configuration of a node.
+fn setting(routes: &mut Routes, node: &str, name: &'static str) -> Result<u64, RestoreError> {
+    let said = routes.ask(node, &["CONFIG", "GET", name])?;
     let number = match &said {
         Value::Array(pair) => match &pair[..] {
             [_, Value::Bulk(text)] => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()),
@@ -247,7 +256,7 @@ fn partitions_of(routes: &mut Routes, node: &str) -> Result<u16, RestoreError> {
         },
         _ => None,
     };
-    number.filter(|&partitions| partitions > 0).ok_or_else(|| RestoreError::Partitions(node.into()))
+    number.filter(|&number| number > 0).ok_or_else(|| RestoreError::Unsaid { node: node.into(), name })
 }
 
 fn unexpected(node: &str, command: &[&str]) -> ClientError {
