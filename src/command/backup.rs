@@ -47,15 +47,12 @@ pub(super) const BACKUP: Command = Command::session("backup", -4, BACKUP_FLAGS, 
 );
 
 pub(super) const DIGEST: Command =
-    Command { handler: super::Handler::Keyspace(digest), ..Command::session("digest", -3, DIGEST_FLAGS, backup) }
-        .keys(KeySpec::NONE)
-        .reach(Reach::Every(Merge::Concat))
-        .doc(
-            "cluster",
-            "9.0.0",
-            "O(N) in bytes of these partitions",
-            "Returns digests of what this node leads of these partitions, without what expires until a moment (AT).",
-        );
+    Command::keyspace("digest", -3, DIGEST_FLAGS, KeySpec::NONE, digest).reach(Reach::Every(Merge::Concat)).doc(
+        "cluster",
+        "9.0.0",
+        "O(N) in bytes of these partitions",
+        "Returns digests of what this node leads of these partitions, without what expires until a moment (AT).",
+    );
 
 /// CLUSTER BACKUP START name [partitions], STATUS name, READ name offset count, DROP name. Partitions are `0-3,7`.
 fn backup(home: &mut Home, args: Args, _: &mut Reply) -> Result<Flow, Error> {

@@ -143,7 +143,8 @@ enum Action {
 const BACKUP_HELP: &str = "\
 What the backup has of a partition is what its leader had at one moment, and is committed; moments of different nodes
 differ. Each node first writes what it leads to its own disk, below cluster/backup in its working directory, and removes it
-when it is fetched. At the end each file is replayed, which takes as much memory as the data of one node.";
+when it is fetched. At the end each file is replayed, which takes as much memory as the data of one node, and a CPU for a
+while: best on a machine where no node is.";
 
 const RESTORE_HELP: &str = "\
 The files are checked before anything is written. Keys keep their moments of expiry; those that are over are left out. At
