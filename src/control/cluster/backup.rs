@@ -33,6 +33,7 @@ use crate::control::Control;
 use crate::control::log::Copied;
 use crate::control::runs::Take;
 use crate::log::disk::Disk;
+use crate::log::durability::LaneEnds;
 use crate::log::files;
 use crate::log::frame::{Frame, Index};
 use crate::log::snapshot::{Options, SnapshotError, SnapshotWriter};
@@ -291,6 +292,9 @@ impl Control {
         remove_all(self.backup_dir()).await?;
         fs::create_dir_all(&backup.dir).map_err(cannot_use(&backup.dir))?;
         for _ in 0..ATTEMPTS_MAX {
+            if backup.given_up.get() {
+                return Err(BackupError::GivenUp);
+            }
             let led = self.what_is_led(member, wanted).await?;
             if led.is_empty() {
                 return Err(BackupError::LeadsNothing);
@@ -298,6 +302,7 @@ impl Control {
             if let Some((end, done)) = self.write_backup(backup, led).await? {
                 return self.what_counts(member, end, done).await;
             }
+            tracing::info!(name = backup.name, "roles have moved: the backup begins again");
         }
         Err(BackupError::Disturbed)
     }
@@ -344,36 +349,35 @@ impl Control {
         }
     }
 
-    /// Waits until what a file holds up to its last index is committed, and leaves out what this node does not lead any more,
-    /// or cannot commit.
+    /// Waits until what a file holds up to its last index is committed, and this node has a lease. Leaves out what it does not lead
+    /// any more, or cannot commit.
     async fn what_counts(&self, member: &Member, end: Index, mut done: Done) -> Result<Done, BackupError> {
         let by = Instant::now() + COMMIT_PATIENCE;
         loop {
-            done.led.retain(|partition, epoch| self.still_leads(member, *partition, *epoch));
+            done.led.retain(|partition, epoch| {
+                let state = member.reader.state();
+                state.partition(*partition).is_some_and(|is| is.epoch == *epoch && is.primary == Some(member.me))
+            });
+            // Without one, others may lead all of it by now.
+            let has_lease = self.node.state.lease.is_valid_at(self.now_ms());
             let committed = member.committed();
             let waits = |partition: &PartitionId| committed_upto(&committed, *partition) < end;
-            let late = Instant::now() >= by;
-            if late {
-                done.led.retain(|partition, _| !waits(partition));
+            if has_lease && !done.led.keys().any(waits) {
+                break;
             }
-            if late || !done.led.keys().any(waits) {
+            if Instant::now() >= by {
+                done.led.retain(|partition, _| has_lease && !waits(partition));
                 break;
             }
             glommio::timer::sleep(LOOK).await;
         }
         if done.led.is_empty() { Err(BackupError::Overtaken) } else { Ok(done) }
     }
-
-    fn still_leads(&self, member: &Member, partition: PartitionId, epoch: Epoch) -> bool {
-        let state = member.reader.state();
-        let leads = state.partition(partition).is_some_and(|is| is.epoch == epoch && is.primary == Some(member.me));
-        leads && self.node.state.lease.is_valid_at(self.now_ms())
-    }
 }
 
 /// Up to where this node's log is committed for a partition.
 fn committed_upto(committed: &Copied, partition: PartitionId) -> Index {
-    let lane = |lanes: &crate::log::durability::LaneEnds| {
+    let lane = |lanes: &LaneEnds| {
         let lane = *lanes.map.of.get(usize::from(partition))?;
         lanes.ends.get(usize::from(lane)).map(|(received, _)| *received)
     };
@@ -430,67 +434,5 @@ fn remove_now(dir: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::log::durability::{LaneEnds, LaneMap, NO_LANE};
-    use crate::log::files::scratch::Scratch;
-
-    #[test]
-    fn only_files_of_backups_are_removed() {
-        let scratch = Scratch::new("backups");
-        let dir = scratch.0.join("one");
-        fs::create_dir(&dir).unwrap();
-        for name in [files::snapshot_name(7), files::temporary_name(&files::snapshot_name(9))] {
-            fs::write(dir.join(name), "data").unwrap();
-        }
-        remove_now(&dir).unwrap();
-        assert!(!dir.exists());
-        remove_now(&dir).unwrap();
-        fs::create_dir(&dir).unwrap();
-        fs::write(dir.join("letter"), "not ours").unwrap();
-        fs::write(dir.join(files::snapshot_name(7)), "data").unwrap();
-        assert_eq!(remove_now(&dir).unwrap_err().kind(), io::ErrorKind::DirectoryNotEmpty);
-        assert_eq!(fs::read_to_string(dir.join("letter")).unwrap(), "not ours");
-        assert!(!dir.join(files::snapshot_name(7)).exists());
-    }
-
-    #[test]
-    fn each_partition_waits_for_its_own_followers() {
-        let map = Arc::new(LaneMap { number: 1, of: [0, 1, NO_LANE].into() });
-        let lanes = Some(LaneEnds { map, ends: vec![(20, 3), (7, 7)] });
-        let committed = Copied { received: 5, durable: 3, lanes };
-        assert_eq!([0, 1, 2, 3].map(|partition| committed_upto(&committed, partition)), [20, 7, 5, 5]);
-        let alike = Copied { received: 9, durable: 9, lanes: None };
-        assert_eq!(committed_upto(&alike, 1), 9);
-    }
-
-    #[test]
-    fn a_backup_gives_way_when_nobody_wants_it() {
-        let backup = Backup {
-            name: "monday".into(),
-            dir: PathBuf::new(),
-            state: RefCell::new(State::Running(None)),
-            given_up: Cell::new(false),
-            asked_at: Cell::new(Instant::now()),
-        };
-        assert_eq!(backup.status(), json!({ "name": "monday", "state": "running", "bytes": 0 }));
-        assert!(matches!(backup.gives_way("monday"), Err(BackupError::Busy(_))));
-        let led = [(0, 3), (1, 3), (5, 4)].into();
-        let path = Path::new("a/snapshot-1.kl").into();
-        *backup.state.borrow_mut() = State::Done(Done { path, bytes: 10, wall_ms: 99, led });
-        assert!(matches!(backup.gives_way("tuesday"), Err(BackupError::Kept(_))));
-        assert!(backup.gives_way("monday").is_ok());
-        let group = |epoch, partitions| json!({ "epoch": epoch, "partitions": partitions });
-        let status = json!({ "name": "monday", "state": "done", "bytes": 10, "moment_ms": 99, "file": "snapshot-1.kl",
-            "partitions": [group(3, "0-1"), group(4, "5")] });
-        assert_eq!(backup.status(), status);
-        if let Some(long_ago) = Instant::now().checked_sub(IDLE_MAX) {
-            backup.asked_at.set(long_ago);
-            assert!(backup.gives_way("tuesday").is_ok());
-        }
-        *backup.state.borrow_mut() = State::Failed("why".into());
-        backup.asked_at.set(Instant::now());
-        assert!(backup.gives_way("tuesday").is_ok());
-        assert_eq!(backup.status()["error"], "why");
-    }
-}
+#[path = "backup_tests.rs"]
+mod tests;

@@ -1,7 +1,7 @@
 //! Backups of a node that is a cluster by itself: what it keeps, what it refuses, and files that are damaged.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
 use keyloom::resp::read::Value;
@@ -13,18 +13,20 @@ use crate::common::{Server, free_port, ok, wait_until};
 struct Single {
     node: Server,
     address: String,
+    bus: u16,
     args: Vec<String>,
 }
 
 impl Single {
     fn start(prefix: &[&str]) -> Single {
-        let bus = free_port().to_string();
-        let args = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--save", "", "--cpus", "0"];
+        let bus = free_port();
+        let port = bus.to_string();
+        let args = ["--cluster-enabled", "yes", "--cluster-port", &port, "--save", "", "--cpus", "0"];
         let prefix = prefix.iter().map(|word| word.to_string()).collect();
         let node = Server::keyloom_at(Ipv4Addr::LOCALHOST, prefix, &args);
         let address = node.addr().to_string();
         assert_eq!(run(&["create", &address]), "a cluster of 1 node\n");
-        Single { node, address, args: args.map(String::from).to_vec() }
+        Single { node, address, bus, args: args.map(String::from).to_vec() }
     }
 
     fn backup(&self, words: &str) -> Value {
@@ -99,6 +101,8 @@ fn a_node_keeps_one_backup_and_lets_it_be_read() {
     fs::write(backups.join("half/snapshot-00000000000000000009.kl.tmp"), "half").unwrap();
     single.node.kill();
     assert_eq!(fs::read_dir(&backups).unwrap().count(), 2);
+    // The kernel gives it up a little after the process.
+    wait_until("the port of the bus is free", || TcpListener::bind((Ipv4Addr::LOCALHOST, single.bus)).is_ok());
     single.node.restart(&single.args.iter().map(String::as_str).collect::<Vec<_>>());
     wait_until("nothing of it is left", || fs::read_dir(&backups).unwrap().count() == 0);
     single.fails("STATUS two", "there is no backup 'two'");
