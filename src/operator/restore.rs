@@ -191,7 +191,7 @@ fn difference(expected: &Digests, found: &Digests, by_partition: bool) -> Option
         all.iter().filter(|p| of(expected, p) != of(found, p)).map(|partition| partition.to_string()).collect();
     let named = differ[..differ.len().min(NAMED_MAX)].join(", ");
     let more = if differ.len() > NAMED_MAX { ", ..." } else { "" };
-    (!differ.is_empty()).then(|| format!("{} partitions differ ({named}{more})", differ.len()))
+    (!differ.is_empty()).then(|| format!("different partitions: {} ({named}{more})", differ.len()))
 }
 
 fn total(digests: &Digests) -> Digest {
@@ -275,11 +275,11 @@ mod tests {
         let without_empty = Digests::from([(0, digest(2, 5)), (1, digest(1, 7))]);
         assert_eq!(difference(&expected, &without_empty, true), None);
         let other = Digests::from([(0, digest(2, 7)), (1, digest(1, 5))]);
-        assert_eq!(difference(&expected, &other, true).unwrap(), "2 partitions differ (0, 1)");
+        assert_eq!(difference(&expected, &other, true).unwrap(), "different partitions: 2 (0, 1)");
         assert_eq!(difference(&expected, &other, false), None);
         assert!(difference(&expected, &Digests::from([(0, digest(3, 13))]), false).is_some());
         let many: Digests = (0..10).map(|partition| (partition, digest(1, 1))).collect();
         let said = difference(&many, &Digests::new(), true).unwrap();
-        assert_eq!(said, "10 partitions differ (0, 1, 2, 3, 4, 5, 6, 7, ...)");
+        assert_eq!(said, "different partitions: 10 (0, 1, 2, 3, 4, 5, 6, 7, ...)");
     }
 }
