@@ -82,7 +82,7 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Make, extend and look at a cluster of several nodes
+    /// Make, extend, look at, back up and restore a cluster of several nodes
     Cluster(operator::ClusterArgs),
     /// Measure the throughput and the latency of a server
     Bench(Box<loadgen::BenchArgs>),

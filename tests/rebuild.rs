@@ -1,13 +1,21 @@
 //! The statements that rebuild an entry make one with the same content, in one go or in slices, and none of them is large.
+//! Digests are equal exactly where contents are.
 
 mod common;
 
-use common::engine::{engine, run};
-use common::keyspace::{Content, DATABASES, NONE_COMPACT, REPLAY_MS, START_MS, contents_of, replay_one};
+use std::collections::HashMap;
+
+use common::engine::{engine, engine_seeded, run};
+use common::keyspace::{
+    Content, DATABASES, KEYS, NONE_COMPACT, REPLAY_MS, START_MS, TEMPLATES, TIMES, VALUES, Words, contents,
+    contents_of, replay_one,
+};
 use keyloom::collection::Thresholds;
 use keyloom::collection::random::Random;
 use keyloom::config::Config;
 use keyloom::engine::Engine;
+use keyloom::route::Router;
+use keyloom::shard::digest::Digest;
 use keyloom::shard::rebuild::{Cursor, STATEMENT_BYTES_MAX, STATEMENT_ELEMENTS_MAX};
 use keyloom::shard::{Effect, Now};
 
@@ -188,4 +196,67 @@ fn what_is_over_or_not_there_has_no_statements() {
     assert_eq!(count(&source), 2);
     source.shard.set_now(START_MS + 20);
     assert_eq!((count(&source), source.shard.size(0).keys), (0, 1));
+}
+
+/// The digest of the first database, as it is for `source` now.
+fn digest(engine: &Engine, source: &Engine) -> Digest {
+    let (shard, at) = (&engine.shard, source.shard.now_ms());
+    shard.partitions().map(|partition| shard.digest(0, partition, at)).fold(Digest::default(), Digest::and)
+}
+
+/// What is in the first database, but for the sign of zeros, which small sorted sets do not have.
+fn seen(engine: &mut Engine) -> Vec<Content> {
+    let mut all = contents(engine);
+    all.retain(|(db, ..)| *db == 0);
+    for (_, _, parts, _) in &mut all {
+        if parts.last().is_some_and(|kind| kind.0 == b"zset") {
+            for part in parts.iter_mut().filter(|part| part.0.starts_with(b"-0.0 ")) {
+                part.0.remove(0);
+            }
+            parts.sort();
+        }
+    }
+    all
+}
+
+/// Random commands, and after each a copy with other seeds, encodings and numbers of partitions.
+#[test]
+fn digests_are_equal_where_contents_are() {
+    const SEEDS: u64 = 80;
+    const COMMANDS: usize = 60;
+    let mut known: HashMap<u128, Vec<Content>> = HashMap::new();
+    for seed in 0..SEEDS {
+        println!("seed {seed}");
+        let mut random = Random::new(seed);
+        let mut source = new_engine(START_MS, Thresholds::default());
+        for _ in 0..COMMANDS {
+            let mut pick = |count| random.below(count);
+            let words = Words {
+                keys: [KEYS[pick(KEYS.len())], KEYS[pick(KEYS.len())]],
+                values: [VALUES[pick(VALUES.len())], VALUES[pick(VALUES.len())]],
+                time: TIMES[pick(TIMES.len())],
+                db: 0,
+            };
+            let args = words.fill(TEMPLATES[pick(TEMPLATES.len())]);
+            source.shard.set_now(source.shard.now_ms() + pick(300) as i64);
+            run(&mut source, 0, &args.iter().map(String::as_bytes).collect::<Vec<_>>());
+            let expected = seen(&mut source);
+            let sum = digest(&source, &source).sum;
+            let same = known.entry(sum).or_insert_with(|| expected.clone());
+            assert_eq!(*same, expected, "after {args:?}");
+            let config = Config { databases: DATABASES, thresholds: NONE_COMPACT, ..Config::default() };
+            let mut copy = engine_seeded(Router::new(0, 1, 32), [random.word(), 2, 3, 4], REPLAY_MS, config);
+            for (_, name, ..) in &expected {
+                let key = source.hasher.key(name);
+                source.shard.rebuild(0, &key, |statement| {
+                    let args = statement.iter().map(|word| word.to_vec()).collect();
+                    replay_one(&mut copy, &Effect { db: 0, slot: None, unit: 0, args });
+                });
+            }
+            assert_eq!(digest(&copy, &source).sum, sum, "after {args:?}");
+        }
+    }
+    let contents: std::collections::BTreeSet<_> = known.values().collect();
+    assert_eq!(contents.len(), known.len(), "equal contents have equal digests");
+    assert!(known.len() > 500, "{} contents are few", known.len());
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::backup;
 use super::generic::sort;
 use super::log::{LogAnswer, LogAsk};
 use super::member;
@@ -45,10 +46,12 @@ pub static COMMANDS: &[Command] = &[
 ];
 
 static SUBCOMMANDS: &[Command] = &[
+    backup::BACKUP,
     membership::BEGIN,
     admin("count-failure-reports", failure_reports, "O(N) in reports", "Returns how many nodes report one as failing."),
     sub("countkeysinslot", 3, countkeysinslot, "O(N) in keys of a partition", "Returns the number of keys in a slot."),
     membership::CREATE,
+    backup::DIGEST,
     membership::FAILOVER,
     membership::FORCE_PROMOTE,
     sub("getkeysinslot", 4, getkeysinslot, "O(N) in keys of a partition", "Returns names of keys in a slot."),

@@ -2,6 +2,7 @@
 //!
 //! The log lives on the control core, so they ask there.
 
+use super::backup::BackupAsk;
 use super::member::MemberNumbers;
 use super::membership::{Membership, Wish};
 use super::session::Home;
@@ -103,6 +104,8 @@ pub enum LogAsk {
     },
     /// What is known of the cluster, as JSON.
     ClusterStatus,
+    /// About the backup of what the node leads; its state is JSON.
+    Backup(BackupAsk),
 }
 
 /// What the control core answers.
@@ -121,6 +124,7 @@ pub enum LogAnswer {
     },
     Numbers(Box<LogNumbers>),
     Text(String),
+    Bytes(Vec<u8>),
     Count(usize),
     /// Nothing is handed over.
     NoFailover(FailoverError),

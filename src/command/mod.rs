@@ -8,6 +8,7 @@
 
 pub mod acl;
 pub mod ask;
+pub mod backup;
 pub mod blocking;
 pub mod client;
 pub mod cluster;

@@ -48,7 +48,7 @@ use crate::route::{CoreId, Hasher, PartitionSet};
 use crate::stats::Snapshot;
 
 use apply::Apply;
-use cluster::Member;
+use cluster::{Backup, Member};
 use disk::Disk;
 use ending::Ending;
 use log::Log;
@@ -172,6 +172,7 @@ pub struct Control {
     replication: RefCell<Replication>,
     /// What the node is as a member of a cluster.
     cluster: RefCell<Option<Rc<Member>>>,
+    backup: RefCell<Option<Rc<Backup>>>,
     /// It is about to become one, or is.
     becomes_member: Cell<bool>,
     keyspace: Keyspace,
@@ -247,6 +248,7 @@ impl Control {
             endings: Cell::default(),
             replication: RefCell::new(replication),
             cluster: RefCell::default(),
+            backup: RefCell::default(),
             becomes_member: Cell::default(),
             keyspace,
             whole: RefCell::default(),

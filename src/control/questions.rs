@@ -141,6 +141,19 @@ impl Control {
                 let status = self.cluster_status().map(|status| status.to_string());
                 self.answer(core, ask, part, status.map_or_else(LogAnswer::Failed, LogAnswer::Text));
             }
+            LogAsk::Backup(question) => {
+                let control = Rc::clone(self);
+                glommio::spawn_local(async move {
+                    let answer = control.ask_backup(question).await;
+                    control.answer(
+                        core,
+                        ask,
+                        part,
+                        answer.unwrap_or_else(|error| LogAnswer::Failed(error.to_string())),
+                    );
+                })
+                .detach();
+            }
             LogAsk::Numbers => {
                 let numbers = self.log_numbers();
                 self.answer(core, ask, part, LogAnswer::Numbers(Box::new(numbers)));

@@ -151,7 +151,7 @@ fn name(node: Option<NodeId>) -> String {
 }
 
 /// Who leads each partition in which epoch. A node of an earlier version does not say.
-fn roles(status: &Value) -> Vec<(Option<NodeId>, u64)> {
+pub(super) fn roles(status: &Value) -> Vec<(Option<NodeId>, u64)> {
     let Some(groups) = status["roles"].as_array() else { return Vec::new() };
     let count = status["partitions"].as_u64().map_or(0, |count| PARTITIONS_MAX.min(count as usize));
     let mut roles = vec![(None, 0); count];

@@ -57,20 +57,37 @@ impl Client {
 
     /// The answer to a command; one that is an error, is one here.
     pub fn ask(&mut self, command: &[&str]) -> Result<Value, ClientError> {
-        let io = |node: &str, source| ClientError::Io { node: node.into(), source };
         let mut request = Vec::new();
         encode_command(command, &mut request);
-        self.stream.write_all(&request).map_err(|source| io(&self.address, source))?;
-        self.buffer.clear();
+        self.send(&request)?;
+        match self.receive()? {
+            Some(Value::Error(said)) => {
+                let said = String::from_utf8_lossy(&said).into_owned();
+                Err(ClientError::Refused { node: self.address.clone(), said })
+            }
+            Some(value) => Ok(value),
+            None => Err(self.unexpected(command)),
+        }
+    }
+
+    /// Sends commands whose answers are received later.
+    pub fn send(&mut self, requests: &[u8]) -> Result<(), ClientError> {
+        let sent = self.stream.write_all(requests);
+        sent.map_err(|source| ClientError::Io { node: self.address.clone(), source })
+    }
+
+    /// The next answer, which may be an error; None: it makes no sense. After an error of the connection it is not to be used any
+    /// more.
+    pub fn receive(&mut self) -> Result<Option<Value>, ClientError> {
+        let io = |node: &str, source| ClientError::Io { node: node.into(), source };
         loop {
             match parse_value(&self.buffer) {
-                Ok(Some((Value::Error(said), _))) => {
-                    let said = String::from_utf8_lossy(&said).into_owned();
-                    return Err(ClientError::Refused { node: self.address.clone(), said });
+                Ok(Some((value, used))) => {
+                    self.buffer.drain(..used);
+                    return Ok(Some(value));
                 }
-                Ok(Some((value, _))) => return Ok(value),
                 Ok(None) if self.buffer.len() < ANSWER_BYTES_MAX => {}
-                _ => return Err(self.unexpected(command)),
+                _ => return Ok(None),
             }
             let mut bytes = [0; 16 << 10];
             match self.stream.read(&mut bytes) {
@@ -97,7 +114,7 @@ impl Client {
         }
     }
 
-    fn unexpected(&self, command: &[&str]) -> ClientError {
+    pub fn unexpected(&self, command: &[&str]) -> ClientError {
         ClientError::Answer { node: self.address.clone(), command: command.join(" ") }
     }
 }

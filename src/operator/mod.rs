@@ -1,25 +1,38 @@
 //! What an operator does to a cluster, from outside: `keyloom cluster
-//! create|join|leave|rebalance|status|watch|failover|force-promote`.
+//! create|join|leave|rebalance|status|watch|failover|force-promote`, and `backup|verify|restore`.
 //!
 //! Each of these talks to nodes as any client does, with commands that anybody could type: `CLUSTER CREATE`, `CLUSTER JOIN`,
-//! `CLUSTER BEGIN`, `CLUSTER LEAVE`, `CLUSTER REBALANCE`, `CLUSTER STATUS`, `CLUSTER FAILOVER`, `CLUSTER FORCE-PROMOTE`. So they work through the same passwords and
+//! `CLUSTER BEGIN`, `CLUSTER LEAVE`, `CLUSTER REBALANCE`, `CLUSTER STATUS`, `CLUSTER FAILOVER`, `CLUSTER FORCE-PROMOTE`, `CLUSTER
+//! BACKUP`, `CLUSTER DIGEST`. So they work through the same passwords and
 //! addresses as clients do.
 //!
 //! Plain blocking code; no state.
 
+mod backup;
 mod changes;
 mod client;
+mod contents;
+mod manifest;
 mod orders;
+mod restore;
+mod routes;
 mod status;
 mod watch;
 
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 
+pub use backup::BackupError;
 use client::Client;
 pub use client::ClientError;
+pub use contents::ContentsError;
+use manifest::Manifest;
+pub use manifest::ManifestError;
+pub use restore::RestoreError;
+pub use routes::RouteError;
 use watch::Watch;
 
 /// Until all nodes of a new cluster serve.
@@ -127,7 +140,42 @@ enum Action {
         #[arg(long)]
         yes: bool,
     },
+    /// Make files of all partitions while the cluster serves, each as it was at one moment
+    #[command(after_help = BACKUP_HELP)]
+    Backup {
+        /// Address of any member
+        #[arg(value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
+        node: String,
+        /// The directory, which is empty or does not exist
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+    },
+    /// Check a backup: every byte of its files, and what they hold
+    Verify {
+        /// The directory of the backup; nothing in it is changed
+        dir: PathBuf,
+    },
+    /// Put the keys of a backup into a cluster that has none, of any number of nodes
+    #[command(after_help = RESTORE_HELP)]
+    Restore {
+        /// The directory of the backup; nothing in it is changed
+        dir: PathBuf,
+        /// Address of any node of the cluster, or of a node with 'cluster-enabled yes' that is alone
+        #[arg(value_name = "HOST:PORT")]
+        node: String,
+    },
 }
+
+const BACKUP_HELP: &str = "\
+What the backup has of a partition is what its leader had at one moment, and is committed; moments of different nodes
+differ. Each node first writes what it leads to its own disk, below cluster/backup in its working directory, and removes it
+when it is fetched. At the end each file is replayed, which takes as much memory as the data of one node, and a CPU for a
+while: best on a machine where no node is.";
+
+const RESTORE_HELP: &str = "\
+The files are checked before anything is written. Keys keep their moments of expiry; those that are over are left out. At
+the end the digest of each partition is compared, so nobody else should write meanwhile. One file at a time is held in
+memory, which takes as much as the data of one node.";
 
 /// A pause that can be slept, and that leaves the members time for something else.
 fn interval(text: &str) -> Result<f64, String> {
@@ -153,6 +201,10 @@ pub enum OperatorError {
     Alone { node: u64 },
     #[error("node {node} says what cannot be understood: {said}")]
     Nonsense { node: String, said: String },
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
 }
 
 /// Runs `keyloom cluster`.
@@ -212,8 +264,42 @@ pub fn run(args: &ClusterArgs, out: &mut impl Write) -> Result<(), OperatorError
             let promoted = connect(node)?.number(&command)?;
             let _ = writeln!(out, "{node} leads {promoted} partitions that nobody led");
         }
+        Action::Backup { node, to } => {
+            let started = Instant::now();
+            let made = backup::backup(node, to, &args.pass)?;
+            let rounds = if made.rounds > 1 { format!(", in {} rounds", made.rounds) } else { String::new() };
+            let _ = writeln!(out, "{}", summary(&made.manifest));
+            let (dir, seconds) = (to.display(), started.elapsed().as_secs_f64());
+            let _ = writeln!(out, "backed up to '{dir}' in {seconds:.2} s{rounds}");
+        }
+        Action::Verify { dir } => {
+            let manifest = restore::verify(dir)?;
+            let _ = writeln!(out, "{}\n'{}' is whole", summary(&manifest), dir.display());
+        }
+        Action::Restore { dir, node } => {
+            let started = Instant::now();
+            let done = restore::restore(dir, node, &args.pass)?;
+            let digests = match done.by_partition {
+                true => format!("the digests of all {} partitions are those of the backup", done.partitions),
+                false => "the digest of all is that of the backup".into(),
+            };
+            let (dir, seconds) = (dir.display(), started.elapsed().as_secs_f64());
+            let _ = writeln!(
+                out,
+                "OK: {} keys sent; {digests}, over {} keys that do not expire soon",
+                done.keys, done.compared
+            );
+            let _ = writeln!(out, "restored from '{dir}' in {seconds:.2} s");
+        }
     }
     Ok(())
+}
+
+/// What is in a backup, in a line.
+fn summary(manifest: &Manifest) -> String {
+    let (files, count) = (manifest.files.len(), manifest.partitions);
+    let files = format!("{files} {}", if files == 1 { "file" } else { "files" });
+    format!("{files}, {} bytes, {count} partitions, {} keys", manifest.bytes(), manifest.digest().keys)
 }
 
 /// A connection to a node that may just be starting.

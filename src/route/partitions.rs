@@ -1,6 +1,8 @@
-//! A set of partitions: one bit for each.
+//! A set of partitions: one bit for each. As text it is `0-3,7`.
 //!
 //! No state.
+
+use std::fmt;
 
 use super::SLOTS;
 
@@ -58,6 +60,38 @@ impl PartitionSet {
     }
 }
 
+impl PartitionSet {
+    /// The set that a text names, of partitions below `count`; None: it names none, or nonsense.
+    pub fn parse(text: &str, count: u16) -> Option<PartitionSet> {
+        let mut set = PartitionSet::new();
+        for range in text.split(',') {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?;
+            let (first, last): (u16, u16) = (number(first)?, number(last)?);
+            if first > last || last >= count.min(SLOTS) {
+                return None;
+            }
+            (first..=last).for_each(|partition| _ = set.insert(partition));
+        }
+        Some(set)
+    }
+}
+
+impl fmt::Display for PartitionSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let numbers: Vec<u16> = self.iter().collect();
+        for (at, range) in numbers.chunk_by(|one, next| one + 1 == *next).enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            match range {
+                [one] => write!(f, "{comma}{one}")?,
+                [first, .., last] => write!(f, "{comma}{first}-{last}")?,
+                [] => {}
+            }
+        }
+        Ok(())
+    }
+}
+
 impl PartialEq for PartitionSet {
     fn eq(&self, other: &PartitionSet) -> bool {
         self.iter().eq(other.iter())
@@ -86,5 +120,19 @@ mod tests {
         assert!(set.insert(65) && !set.insert(65) && set.remove(SLOTS - 1) && !set.remove(SLOTS - 1));
         assert_eq!(set, [65, 64, 63, 0].into_iter().collect());
         assert!(!set.is_empty() && PartitionSet::new().is_empty() && PartitionSet::new() == PartitionSet::default());
+    }
+
+    #[test]
+    fn a_set_is_read_as_it_is_written() {
+        for (numbers, text) in [(&[][..], ""), (&[7], "7"), (&[0, 1, 2, 3, 7, 9, 10], "0-3,7,9-10")] {
+            let set: PartitionSet = numbers.iter().copied().collect();
+            assert_eq!(set.to_string(), text);
+            assert_eq!(PartitionSet::parse(text, 11), Some(set).filter(|set| !set.is_empty()));
+        }
+        assert_eq!(PartitionSet::parse("3,1,2-3", 4).unwrap().to_string(), "1-3");
+        assert_eq!(PartitionSet::parse("0-16383", SLOTS).unwrap().len(), SLOTS as usize);
+        for wrong in ["", ",", "1,", "-1", "1-", "3-2", "4", "0-4", "+1", "1 ", "a", "99999", "0-1-2"] {
+            assert_eq!(PartitionSet::parse(wrong, 4), None, "{wrong}");
+        }
     }
 }

@@ -32,6 +32,7 @@ pub mod clock;
 mod collections;
 pub mod cover;
 mod db;
+pub mod digest;
 pub mod effect;
 mod entry;
 mod evict;

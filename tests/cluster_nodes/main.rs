@@ -20,6 +20,7 @@
 //! | `watched` | what members say of themselves |
 //! | `memory` | a node that has no memory for the copies that it is to take |
 //! | `operators` | what an operator sees: `keyloom cluster status` and `watch`, and the page in a browser |
+//! | `backup` | backups of a cluster under load, and what is made of them |
 //! | `strangers` | nodes of other clusters, and bytes that make no sense |
 //!
 //! `KEYLOOM_CLUSTER_ROUNDS` is how often each is done, with one seed after the other from `KEYLOOM_SEED` on.
@@ -28,6 +29,7 @@
 mod common;
 
 mod applications;
+mod backup;
 mod bench;
 mod client;
 mod cuts;

@@ -56,6 +56,7 @@ impl Control {
             return Ok(());
         }
         let member = Member::start(self, None).await?;
+        self.remove_backups().await;
         self.enter(member, Start::Again);
         Ok(())
     }

@@ -9,10 +9,12 @@
 //! incarnation. What raft agrees on becomes a view for the data cores ([`view`]); what the leader of raft decides, and
 //! the lease that it grants, is driven by [`govern`]; the data itself goes from node to node by [`streams`]. Roles move
 //! while both nodes live by [`handover`], and all of them when a node ends ([`leave`]). What nobody can lead any more, an operator
-//! may give up in part or as a whole ([`force`]). Who is to leave, and whether anything moves, is ordered by [`orders`].
+//! may give up in part or as a whole ([`force`]). Who is to leave, and whether anything moves, is ordered by [`orders`]. What a node
+//! leads is written to a file when an operator wants a copy ([`backup`]).
 //!
 //! Owned by the control core.
 
+mod backup;
 mod connections;
 mod enter;
 mod execute;
@@ -29,6 +31,7 @@ mod status;
 mod streams;
 mod view;
 
+pub(super) use backup::Backup;
 pub(crate) use enter::raft_dir;
 pub(super) use force::ForceError;
 pub(super) use handover::TakeRolesError;

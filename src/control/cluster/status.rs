@@ -3,7 +3,6 @@
 //! Owned by the control core.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use openraft_rt::WatchReceiver;
 use serde_json::{Value, json};
@@ -12,6 +11,7 @@ use super::streams::Streams;
 use crate::cluster::NodeId;
 use crate::control::Control;
 use crate::raft::state::Partition;
+use crate::route::PartitionSet;
 
 impl Control {
     /// What this node knows of its cluster.
@@ -119,34 +119,20 @@ fn parts(partitions: &[Partition]) -> BTreeMap<NodeId, Part> {
 
 /// Partitions with equal roles are named together, so that a cluster of few nodes needs few words for many of them.
 fn roles(partitions: &[Partition]) -> Vec<Value> {
-    let mut equal: BTreeMap<_, Vec<usize>> = BTreeMap::new();
-    for (number, partition) in partitions.iter().enumerate() {
+    let mut equal: BTreeMap<_, PartitionSet> = BTreeMap::new();
+    for (number, partition) in (0..).zip(partitions) {
         let Partition { epoch, primary, replicas, in_sync, .. } = partition;
         // None comes first: what nobody leads is what is looked for.
-        equal.entry((*primary, replicas, in_sync, *epoch)).or_default().push(number);
+        equal.entry((*primary, replicas, in_sync, *epoch)).or_default().insert(number);
     }
-    let show = |((primary, replicas, in_sync, epoch), numbers): (_, Vec<usize>)| {
-        let (count, partitions) = (numbers.len(), ranges(&numbers));
+    let show = |((primary, replicas, in_sync, epoch), numbers): (_, PartitionSet)| {
+        let (count, partitions) = (numbers.len(), numbers.to_string());
         json!({
             "primary": primary, "replicas": replicas, "in_sync": in_sync, "epoch": epoch,
             "count": count, "partitions": partitions,
         })
     };
     equal.into_iter().map(show).collect()
-}
-
-/// Ascending numbers as `0-3,7`.
-fn ranges(numbers: &[usize]) -> String {
-    let mut text = String::new();
-    for range in numbers.chunk_by(|one, next| one + 1 == *next) {
-        let comma = if text.is_empty() { "" } else { "," };
-        let _ = match range {
-            [one] => write!(text, "{comma}{one}"),
-            [first, .., last] => write!(text, "{comma}{first}-{last}"),
-            [] => Ok(()),
-        };
-    }
-    text
 }
 
 #[cfg(test)]

@@ -195,7 +195,7 @@ impl Control {
     pub(super) fn tell_roles(self: &Rc<Self>) {
         let Some(member) = self.member() else { return };
         self.with_leader(|leader, now_ms, out| leader.roles(now_ms, &member.reader.state(), out));
-        self.with_follower(|follower, now_ms, out| follower.roles(now_ms, &member.reader.state(), out));
+        self.with_follower(|follower, _, out| follower.roles(&member.reader.state(), out));
     }
 
     fn do_lead(self: &Rc<Self>, member: &Rc<Member>, action: Lead) {
@@ -404,12 +404,12 @@ impl Control {
             progress
         };
         self.note_incomplete(&progress.spoiled);
-        self.with_follower(|follower, now_ms, out| {
+        self.with_follower(|follower, _, out| {
             // First: what could not be applied counts as applied, and must not be believed.
             if !progress.spoiled.is_empty() {
                 follower.spoiled(&progress.spoiled, out);
             }
-            follower.applied(now_ms, progress.applied, out);
+            follower.applied(progress.applied, out);
             if let Some(durable) = progress.durable {
                 follower.durable(durable);
             }
@@ -431,7 +431,7 @@ impl Control {
             });
         }
         for (partition, tail) in tails {
-            self.with_follower(|follower, now_ms, out| follower.returned(now_ms, partition, tail, out));
+            self.with_follower(|follower, _, out| follower.returned(partition, tail, out));
         }
         if let Some(gates) = member.gates_seen(seen) {
             self.with_leader(|leader, _, out| leader.gates_seen(gates, out));

@@ -250,7 +250,7 @@ impl Follower {
     }
 
     /// Raft's state has changed, or is known for the first time.
-    pub fn roles(&mut self, now_ms: u64, state: &State, out: &mut Vec<Action>) {
+    pub fn roles(&mut self, state: &State, out: &mut Vec<Action>) {
         let me = self.settings.node;
         if self.data.len() < state.partitions().len() {
             self.data.resize_with(state.partitions().len(), Data::default);
@@ -298,7 +298,7 @@ impl Follower {
             out.push(Action::DropPartitions { ticket, copy: None, partitions: dropped.into() });
         }
         self.begin_empty(out);
-        self.look_at_tickets(now_ms, out);
+        self.look_at_tickets(out);
     }
 
     /// Takes a role on, with the data as it is.
@@ -366,7 +366,7 @@ impl Follower {
     }
 
     /// A partition that this node led is back: its data is as this tail says ([`super::leader::Leader::release`]).
-    pub fn returned(&mut self, now_ms: u64, partition: PartitionId, tail: Tail, out: &mut Vec<Action>) {
+    pub fn returned(&mut self, partition: PartitionId, tail: Tail, out: &mut Vec<Action>) {
         let data = &mut self.data[partition as usize];
         assert!(std::mem::take(&mut data.led), "what comes back was led");
         (data.tail, data.released) = (Some(tail), Some(tail));
@@ -378,7 +378,7 @@ impl Follower {
         }
         self.enter(partition, out);
         self.begin_empty(out);
-        self.look_at_tickets(now_ms, out);
+        self.look_at_tickets(out);
     }
 
     /// A ticket for what concerns these partitions, of the stream of a leader.
@@ -394,10 +394,10 @@ impl Follower {
     }
 
     /// Everything up to this ticket is applied.
-    pub fn applied(&mut self, now_ms: u64, ticket: Ticket, out: &mut Vec<Action>) {
+    pub fn applied(&mut self, ticket: Ticket, out: &mut Vec<Action>) {
         assert!(ticket <= self.issued, "what is applied was handed out");
         self.applied = self.applied.max(ticket);
-        self.look_at_tickets(now_ms, out);
+        self.look_at_tickets(out);
     }
 
     /// Everything up to this ticket is on this node's disk.
@@ -407,7 +407,7 @@ impl Follower {
     }
 
     /// What waited for tickets that are applied.
-    fn look_at_tickets(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+    fn look_at_tickets(&mut self, out: &mut Vec<Action>) {
         let applied = self.applied;
         let mut whole: BTreeMap<(NodeId, u64), Vec<PartitionId>> = BTreeMap::new();
         for id in std::mem::take(&mut self.watched) {

@@ -44,9 +44,7 @@ impl Follower {
                 Ok(())
             }
             ToFollower::CopyUnits { run, wall_ms, units } => self.copy_units(leader, run, wall_ms, units, out),
-            ToFollower::Suffix { partition, epoch, pieces } => {
-                self.suffix(now_ms, leader, partition, epoch, pieces, out)
-            }
+            ToFollower::Suffix { partition, epoch, pieces } => self.suffix(leader, partition, epoch, pieces, out),
         };
         if result.is_err() {
             self.reset(now_ms, leader, out);
@@ -234,7 +232,6 @@ impl Follower {
 
     fn suffix(
         &mut self,
-        now_ms: u64,
         leader: NodeId,
         partition: PartitionId,
         epoch: Epoch,

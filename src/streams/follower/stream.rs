@@ -132,7 +132,7 @@ impl Follower {
     }
 
     /// Asks for what is wanted now.
-    fn open(&mut self, now_ms: u64, leader: NodeId, out: &mut Vec<Action>) {
+    fn open(&mut self, leader: NodeId, out: &mut Vec<Action>) {
         self.opens += 1;
         let number = self.opens;
         let mut wants = Vec::new();
@@ -232,7 +232,7 @@ impl Follower {
                     self.streams.remove(&leader);
                     continue;
                 }
-                Link::Up if stream.changed => self.open(now_ms, leader, out),
+                Link::Up if stream.changed => self.open(leader, out),
                 Link::Down => self.connect(leader, out),
                 Link::Later { at_ms } if now_ms >= at_ms => self.connect(leader, out),
                 _ => {}

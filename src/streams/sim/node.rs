@@ -168,7 +168,7 @@ impl World {
     pub fn tell_roles(&mut self, n: NodeId) {
         let state = self.node(n).state.clone();
         self.on_leader(n, |leader, now, out| leader.roles(now, &state, out));
-        self.on_follower(n, |follower, now, out| follower.roles(now, &state, out));
+        self.on_follower(n, |follower, _, out| follower.roles(&state, out));
     }
 
     pub fn on_leader(&mut self, n: NodeId, call: impl FnOnce(&mut Leader, u64, &mut Vec<leader::Action>)) {
@@ -346,7 +346,7 @@ impl World {
             other => unreachable!("{other:?} has no ticket"),
         }
         self.process(n).executed = ticket;
-        self.on_follower(n, |follower, now, out| follower.applied(now, ticket, out));
+        self.on_follower(n, |follower, _, out| follower.applied(ticket, out));
     }
 
     /// Applies as a follower; it is in the own log, too, as of the other database.
@@ -515,7 +515,7 @@ impl World {
         for p in std::mem::take(&mut self.process(n).deposed) {
             self.process(n).held.retain(|held| held.partition != p);
             let tail = self.process(n).leader.release(p).expect("it was led");
-            self.on_follower(n, |follower, now, out| follower.returned(now, p, tail, out));
+            self.on_follower(n, |follower, _, out| follower.returned(p, tail, out));
         }
     }
 

@@ -35,7 +35,7 @@ fn force(state: &State, from_nothing: bool) -> State {
 
 fn told(follower: &mut Follower, state: &State) -> Vec<follower::Action> {
     let mut out = Vec::new();
-    follower.roles(0, state, &mut out);
+    follower.roles(state, &mut out);
     out
 }
 
@@ -69,7 +69,7 @@ fn who_has_not_everything_leads_if_it_may_begin_from_nothing() {
     assert!(follower.is_taking_over(0) && !follower.is_complete(0));
     assert_eq!(told(&mut follower, &forced), [], "it is told once");
     let mut out = Vec::new();
-    follower.applied(0, 1, &mut out);
+    follower.applied(1, &mut out);
     let base = Tail::unknown(3);
     assert_eq!(out, [follower::Action::Lead { partition: 0, epoch: 3, base, suffix: None }]);
     assert!(follower.is_complete(0));
@@ -78,7 +78,7 @@ fn who_has_not_everything_leads_if_it_may_begin_from_nothing() {
     moved.apply(&Command::Promote { starts: moved.starts(), dead: vec![to(2)], ready: Vec::new() });
     assert_eq!(told(&mut follower, &moved), []);
     let tail = Tail { epoch: 3, index: 20 };
-    follower.returned(0, 0, tail, &mut Vec::new());
+    follower.returned(0, tail, &mut Vec::new());
     moved.apply(&Command::Promote { starts: moved.starts(), dead: Vec::new(), ready: vec![to(2)] });
     let lead = follower::Action::Lead { partition: 0, epoch: 5, base: tail, suffix: None };
     assert_eq!(told(&mut follower, &moved), [lead]);
@@ -97,8 +97,8 @@ fn what_is_spoiled_meanwhile_begins_empty_as_well() {
     follower.spoiled(&[0, 0], &mut out);
     assert_eq!(out, [empty(2)]);
     out.clear();
-    follower.applied(0, 1, &mut out);
+    follower.applied(1, &mut out);
     assert_eq!(out, []);
-    follower.applied(0, 2, &mut out);
+    follower.applied(2, &mut out);
     assert!(matches!(out[..], [follower::Action::Lead { partition: 0, epoch: 3, .. }]), "{out:?}");
 }

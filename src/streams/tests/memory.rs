@@ -47,7 +47,7 @@ impl Node {
         (0..PARTITIONS).for_each(|partition| follower.hold(partition, holding));
         follower.set_limit(limit_bytes);
         let mut node = Node { follower, out: Vec::new(), round: 0, runs: 0 };
-        node.follower.roles(0, &placed(), &mut node.out);
+        node.follower.roles(&placed(), &mut node.out);
         node.follower.turn_end(0, &mut node.out);
         node.follower.connected(0, 1, &mut node.out);
         node
@@ -94,7 +94,7 @@ impl Node {
         let tails = partitions.iter().map(held).collect();
         self.hears(Control::CopyEnd { run: self.runs, end: 3, tails });
         let last = self.out.iter().filter_map(Action::ticket).next_back().unwrap();
-        self.follower.applied(0, last, &mut self.out);
+        self.follower.applied(last, &mut self.out);
         self.out.clear();
     }
 }

@@ -245,7 +245,7 @@ fn a_promoted_node_applies_what_it_has_received_and_then_leads() {
     let mut follower = Follower::new(me);
     (0..2).for_each(|partition| follower.hold(partition, Holding::Empty));
     let mut out = Vec::new();
-    follower.roles(0, &state(&[1, 2]), &mut out);
+    follower.roles(&state(&[1, 2]), &mut out);
     follower.turn_end(0, &mut out);
     assert_eq!(out, [follower::Action::Connect { leader: 1 }]);
     follower.connected(0, 1, &mut out);
@@ -265,7 +265,7 @@ fn a_promoted_node_applies_what_it_has_received_and_then_leads() {
     let to = Member { node: 2, incarnation: 1 };
     moved.apply(&Command::Lead { moves: vec![Move { partition: 0, epoch: 1 }], to });
     out.clear();
-    follower.roles(0, &moved, &mut out);
+    follower.roles(&moved, &mut out);
     let apply = |units: Vec<u8>| follower::Action::Apply {
         ticket: 1,
         wall_ms: 9,
@@ -274,7 +274,7 @@ fn a_promoted_node_applies_what_it_has_received_and_then_leads() {
     };
     assert_eq!(out, [apply(unit(0))]);
     out.clear();
-    follower.applied(0, 1, &mut out);
+    follower.applied(1, &mut out);
     let base = Tail { epoch: 1, index: 5 };
     let [follower::Action::Lead { partition: 0, epoch: 2, base: led, suffix: Some(suffix) }] = &out[..] else {
         panic!("{out:?}");
@@ -297,7 +297,7 @@ fn heartbeats_go_on_whatever_else_is_said() {
     (0..2).for_each(|partition| follower.hold(partition, Holding::Empty));
     let mut out = Vec::new();
     let mut state = state(&[1]);
-    follower.roles(0, &state, &mut out);
+    follower.roles(&state, &mut out);
     follower.turn_end(0, &mut out);
     follower.connected(0, 1, &mut out);
     out.clear();
@@ -306,7 +306,7 @@ fn heartbeats_go_on_whatever_else_is_said() {
         let replicas = if now_ms % 20 == 0 { vec![1, 2, 3] } else { vec![1, 3] };
         let changes = vec![Placement { partition: 1, replicas }];
         state.apply(&Command::Place { version: state.placement_version(), changes });
-        follower.roles(now_ms, &state, &mut out);
+        follower.roles(&state, &mut out);
         follower.tick(now_ms, 0, &mut out);
     }
     let sent = |is: fn(&ToLeader) -> bool| {
