@@ -1,5 +1,6 @@
-//! CLUSTER CREATE, JOIN, BEGIN, FAILOVER, FORCE-PROMOTE, LEAVE, STAY, REBALANCE and STATUS: how a node becomes a member of a cluster of several
-//! nodes, and what an operator does to it and sees of it. `keyloom cluster` ([`crate::operator`]) asks most of these.
+//! CLUSTER CREATE, JOIN, BEGIN, FAILOVER, FORCE-PROMOTE, LEAVE, STAY, REBALANCE and STATUS: how a node becomes a member of a
+//! cluster of several nodes, and what an operator does to it and sees of it. `keyloom cluster` ([`crate::operator`]) asks most
+//! of these.
 //!
 //! The control core does it, so they ask there.
 

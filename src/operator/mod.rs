@@ -197,6 +197,8 @@ pub enum OperatorError {
         if *.empty { ", and those of which it has no complete copy begin empty" } else { "" }
     )]
     NotConfirmed { node: String, empty: bool },
+    #[error("node {node} stays after all")]
+    Stays { node: u64 },
     #[error("no other member answers any more; node {node} goes on leaving")]
     Alone { node: u64 },
     #[error("node {node} says what cannot be understood: {said}")]

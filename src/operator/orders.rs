@@ -27,6 +27,8 @@ struct Left {
     holds: u64,
     votes: bool,
     paused: bool,
+    /// It is to leave.
+    leaves: bool,
 }
 
 /// What a status says of a node, and whether it is that of a member at all; the first is None if the node is none any more.
@@ -40,6 +42,7 @@ fn look(text: &str, number: u64) -> Option<Option<Left>> {
         holds: count(&node["holds"]),
         votes: node["raft"].as_str() == Some("voter"),
         paused: status["rebalancing_paused"].as_bool() == Some(true),
+        leaves: node["leaving"].as_bool() != Some(false),
     }))
 }
 
@@ -63,7 +66,7 @@ pub(super) fn leave(
     }
     // Others first: whoever leaves ends in the end.
     let others = seen.addresses_without(number);
-    let (mut before, mut in_vain) = (None, 0);
+    let (mut before, mut in_vain, mut leaves) = (None, 0, false);
     loop {
         match ask_any(&others, password).and_then(|text| look(&text, number)) {
             Some(None) => {
@@ -72,8 +75,13 @@ pub(super) fn leave(
             }
             Some(Some(left)) => {
                 in_vain = 0;
+                // The first answers may be of one that has not heard of it yet.
+                leaves |= left.leaves;
+                if leaves && !left.leaves {
+                    return Err(OperatorError::Stays { node: number });
+                }
                 if before.replace(left) != Some(left) {
-                    let Left { leads, holds, votes, paused } = left;
+                    let Left { leads, holds, votes, paused, .. } = left;
                     let votes = if votes { ", votes in raft" } else { "" };
                     let paused = if paused { "; it has to wait, as rebalancing is paused" } else { "" };
                     let _ = writeln!(out, "node {number} leads {leads}, has {holds} copies{votes}{paused}");
@@ -104,8 +112,9 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_node_is_read_from_a_status() {
-        let text = r#"{"nodes":[{"node":4,"leads":3,"holds":9,"raft":"voter"}],"rebalancing_paused":true}"#;
-        assert_eq!(look(text, 4), Some(Some(Left { leads: 3, holds: 9, votes: true, paused: true })));
+        let text =
+            r#"{"nodes":[{"node":4,"leads":3,"holds":9,"raft":"voter","leaving":true}],"rebalancing_paused":true}"#;
+        assert_eq!(look(text, 4), Some(Some(Left { leads: 3, holds: 9, votes: true, paused: true, leaves: true })));
         assert_eq!(look(text, 5), Some(None));
         assert_eq!(look("{}", 4), None);
     }

@@ -109,7 +109,7 @@ pub enum Command {
     /// there. `boot` is random: who asks again gets the same incarnation. `after` is the incarnation before this one, so
     /// that what an earlier process still asks for, and comes late, does not end the one that runs.
     Register { node: NodeId, identity: u128, boot: u128, after: Incarnation, profile: Profile },
-    /// The node is gone for good. It must have no copies.
+    /// The node is gone for good. It must have no copies, and from version 3 on it was ordered to leave.
     Remove { node: NodeId },
     /// Who has copies of what. `version` is that of the placement it was planned from.
     Place { version: u64, changes: Vec<Placement> },
@@ -209,6 +209,8 @@ pub enum Refusal {
     Version { version: u8 },
     #[error("no other node would be left beside node {0}")]
     LastNode(NodeId),
+    #[error("node {0} is not to leave")]
+    Stays(NodeId),
 }
 
 /// Whether a node occurs twice. The lists are short, or seldom looked at.

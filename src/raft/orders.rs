@@ -33,7 +33,7 @@ pub enum Order {
     /// They move again; and roles that somebody has moved go to where the plan wants them.
     Rebalance,
     /// The cluster uses this version from now on. `starts` is how many starts of processes the proposer knew of: one that has
-    /// started since may be of an older build.
+    /// started since may be of an older build, and the version does not rise; but such a process cannot read this entry of raft's log.
     Raise { version: u8, starts: u64 },
 }
 
@@ -59,6 +59,8 @@ impl Order {
         match self {
             Order::Leave { node: 0 } | Order::Stay { node: 0 } => Err("nobody has number 0"),
             Order::Raise { version, .. } if *version <= OLDEST => Err("every cluster has this version"),
+            // Whoever does not know it cannot read this order either.
+            Order::Raise { version, .. } if *version > VERSION => Err("a version that does not exist"),
             _ => Ok(()),
         }
     }

@@ -26,6 +26,7 @@ use super::command::{
     PartitionId, Placement, Profile, REPLICAS_MAX, Refusal, Reply, has_duplicates,
 };
 use super::orders::{Order, Orders};
+use super::stored::OLDEST;
 
 /// A node of the cluster.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -246,6 +247,9 @@ impl State {
 
     fn remove(&mut self, id: NodeId) -> Result<Reply, Refusal> {
         let at = self.nodes.binary_search_by_key(&id, |node| node.id).map_err(|_| Refusal::UnknownNode(id))?;
+        if self.orders.version() > OLDEST && !self.orders.leaves(id) {
+            return Err(Refusal::Stays(id));
+        }
         // Whoever is in sync has a copy, so replicas are all there is to look at.
         if let Some(partition) = self.partitions.iter().position(|partition| partition.replicas.contains(&id)) {
             return Err(Refusal::InUse { node: id, partition: partition as PartitionId });

@@ -162,8 +162,23 @@ where
     if bytes.len() > STORED_BYTES_MAX {
         return Err(StoredError::TooLong(bytes.len()));
     }
-    version_of(bytes)?;
-    let bytes = &bytes[1..];
+    decode_as(version_of(bytes)?, bytes)
+}
+
+/// Reads a stored thing of this version.
+pub(super) fn decode_as<T>(version: u8, bytes: &[u8]) -> Result<T, StoredError>
+where
+    T: Archive,
+    T::Archived:
+        for<'a> rkyv::bytecheck::CheckBytes<HighValidator<'a, RkyvError>> + Deserialize<T, Strategy<Pool, RkyvError>>,
+{
+    if bytes.len() > STORED_BYTES_MAX {
+        return Err(StoredError::TooLong(bytes.len()));
+    }
+    let (found, bytes) = bytes.split_first().ok_or(StoredError::Truncated)?;
+    if *found != version {
+        return Err(StoredError::Version(*found));
+    }
     rkyv::from_bytes::<T, RkyvError>(bytes).map_err(|_| StoredError::Form)
 }
 

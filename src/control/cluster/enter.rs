@@ -201,6 +201,7 @@ impl Control {
         self.show_view();
         self.watch_raft(&member);
         self.govern(&member);
+        glommio::spawn_local(Rc::clone(self).look_for_own_place(Rc::clone(&member))).detach();
         let holdings = self.find_holdings(start, member.has_keys.get());
         let control = Rc::clone(self);
         glommio::spawn_local(async move { control.register(&member, &holdings).await }).detach();

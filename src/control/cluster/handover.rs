@@ -82,11 +82,11 @@ impl Member {
         let before = streams.awaited.len();
         let (leader, follower, pauses) = (&streams.leader, &streams.follower, &mut streams.pauses);
         streams.awaited.retain(|&partition, until_ms| {
-            let is_open = follower.is_answered(partition);
-            if is_open {
+            let waits = now_ms < *until_ms && !follower.is_answered(partition);
+            if !waits {
                 pauses.end(partition);
             }
-            now_ms < *until_ms && !is_open
+            waits
         });
         let awaited = &streams.awaited;
         pauses.keep(|partition| awaited.contains_key(&partition) || leader.gate(partition) != Some(Gate::Open));

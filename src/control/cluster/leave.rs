@@ -121,9 +121,9 @@ impl Control {
 
     /// The node goes on: it may have roles again.
     pub(in crate::control) fn stay(self: &Rc<Self>) {
-        let Some(member) = self.member().filter(|member| member.leaving.replace(false)) else { return };
-        member.seat.set_yields(false);
-        self.with_follower(|follower, now_ms, out| follower.stay(now_ms, out));
+        if self.member().is_some_and(|member| member.leaving.replace(false)) {
+            self.with_follower(|follower, now_ms, out| follower.stay(now_ms, out));
+        }
     }
 
     fn give_roles(self: &Rc<Self>, member: &Member) {
@@ -147,6 +147,5 @@ impl Control {
                 return;
             }
         }
-        member.seat.set_yields(false);
     }
 }

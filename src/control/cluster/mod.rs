@@ -318,13 +318,14 @@ impl Control {
     /// Who takes what comes to the bus and is not for raft.
     fn guests(self: &Rc<Self>, member: &Rc<Member>) -> Guests {
         let (streaming, leasing, yielding) = (Rc::clone(self), Rc::clone(self), Rc::clone(self));
-        let (voting, leading) = (Rc::clone(member), Rc::clone(member));
+        let (voting, leading, knowing) = (Rc::clone(member), Rc::clone(member), Rc::clone(member));
         Guests {
             stream: Box::new(move |node, stream, rest| streaming.welcome_follower(node, &stream, &rest)),
             lease: Box::new(move |request| leasing.grant_lease(request)),
             hand_over: Box::new(move |request| yielding.hand_over(request)),
             votes: Box::new(move || voting.seat.votes()),
             proposals: Box::new(move || leading.seat.takes_proposals()),
+            version: Box::new(move || knowing.reader.state().orders().version()),
         }
     }
 

@@ -1,10 +1,10 @@
-//! CLUSTER LEAVE, STAY and REBALANCE: an operator's orders become a part of raft's state ([`crate::raft::orders`]), and the leader of
-//! raft sees to them. And what a node does when it is no member any more, or cannot go on as one.
+//! CLUSTER LEAVE, STAY and REBALANCE: an operator's orders become a part of raft's state ([`crate::raft::orders`]), and the
+//! leader of raft sees to them. And what a node does when it is no member any more, or cannot go on as one.
 //!
 //! Owned by the control core.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Member;
 use crate::cluster::NodeId;
@@ -16,6 +16,9 @@ use crate::raft::command::{Command, Order, Refusal, Reply};
 
 /// How long an order may take until a majority has it.
 const ORDER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A node that has had no lease for so long asks whether it still is a member; and again after as long.
+const ALONE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why an order is not in force.
 #[derive(Debug, thiserror::Error)]
@@ -43,12 +46,19 @@ impl Control {
         let member = self.member().ok_or(OrderError::NoCluster)?;
         let order = order(wish, member.me);
         let version = member.reader.state().orders().version();
-        if order.version() > version {
+        let command = match order {
+            // It has nothing, and nobody knows of which build it is: the version would never rise.
+            Order::Leave { node } if member.reader.state().node(node).is_some_and(|node| node.incarnation == 0) => {
+                Command::Remove { node }
+            }
+            _ => Command::Order(order),
+        };
+        if command.version() > version {
             // A node of an older build could not read it, not even to refuse it.
             return Err(OrderError::Refused(Refusal::Version { version }));
         }
-        match member.propose(Command::Order(order), ORDER_PATIENCE).await {
-            Ok(Proposed { reply: Reply::Ordered, .. }) => Ok(()),
+        match member.propose(command, ORDER_PATIENCE).await {
+            Ok(Proposed { reply: Reply::Ordered | Reply::Removed, .. }) => Ok(()),
             Ok(Proposed { reply: Reply::Refused(why), .. }) => Err(OrderError::Refused(why)),
             Ok(Proposed { reply, .. }) => Err(OrderError::Failed(format!("{reply:?}"))),
             Err(error) => Err(OrderError::Failed(error.to_string())),
@@ -76,6 +86,31 @@ impl Control {
         let Some(member) = self.member().filter(|member| member.registered.get()) else { return };
         if member.reader.state().node(member.me).is_none() {
             self.end_removed(&member);
+        }
+    }
+
+    /// A node that was removed while it heard of nobody finds nobody to ask for a lease: it asks those that it knows for its place. Its
+    /// process is registered, so nothing comes of that if it is a member.
+    pub(super) async fn look_for_own_place(self: Rc<Self>, member: Rc<Member>) {
+        let mut had_lease = Instant::now();
+        while !member.stopped.get() {
+            glommio::timer::sleep(ALONE_PATIENCE / 5).await;
+            if !member.registered.get() || self.node.state.lease.is_valid_at(self.now_ms()) {
+                had_lease = Instant::now();
+            }
+            let Ok(profile) = self.profile() else { continue };
+            if had_lease.elapsed() < ALONE_PATIENCE {
+                continue;
+            }
+            had_lease = Instant::now();
+            let after = member.reader.state().node(member.me).map_or(0, |node| node.incarnation);
+            let Member { me: node, identity, boot, .. } = *member;
+            let register = Command::Register { node, identity, boot, after, profile };
+            if let Ok(Proposed { reply: Reply::Refused(Refusal::UnknownNode(_)), .. }) =
+                member.propose(register, ORDER_PATIENCE).await
+            {
+                self.end_removed(&member);
+            }
         }
     }
 

@@ -1,5 +1,5 @@
 //! For how long requests about a partition have to wait while its role goes to another node: from the closing of the gate until
-//! this node knows that whoever leads now is open, and sends clients there.
+//! this node knows that whoever leads now is open, or waits for that no longer, and sends clients there.
 //!
 //! Owned by the control core. Invariant: `closed` names partitions that are being handed over, or whose successor is waited for.
 

@@ -57,6 +57,7 @@ impl Control {
                     "lag_ms": lag.map(|lag| lag.ms),
                     "lag_bytes": lag.map(|lag| lag.bytes),
                     "speaks": speaks(id),
+                    "leaving": state.orders().leaves(id),
                     "state": match (self.is_dead(id), state.orders().leaves(id)) {
                         (true, _) => "dead",
                         (false, true) => "leaving",

@@ -10,7 +10,7 @@ use crate::cluster::{CorePorts, Endpoint, Gate, Identity, NodeId, Roles, View};
 use crate::control::Control;
 use crate::net::forward::Message;
 use crate::raft::command::Profile;
-use crate::raft::state::{Partition, State};
+use crate::raft::state::{Node, Partition, State};
 
 /// The view of a state. `dead` says whether a node is taken for dead.
 pub(super) fn of_state(
@@ -41,7 +41,8 @@ pub(super) fn of_state(
         ids.len() - 1
     });
     let place = |node: NodeId| ids.iter().position(|&id| id == node).map(|at| at as u16);
-    let wanted = copies_min.min(state.nodes().iter().filter(|node| node.incarnation > 0).count());
+    let stays = |node: &&Node| node.incarnation > 0 && !state.orders().leaves(node.id);
+    let wanted = copies_min.min(state.nodes().iter().filter(stays).count());
     let roles = |partition: u16, known: Option<&Partition>| {
         let Some(known) = known.filter(|known| known.epoch > 0) else { return Roles::default() };
         let (leader, gate) = match known.primary {

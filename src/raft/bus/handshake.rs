@@ -13,8 +13,8 @@
 //! the cluster's name. What follows the handshake is neither encrypted nor authenticated: the network between the nodes
 //! has to be one where nobody can change what others send.
 //!
-//! Whoever is refused is told why. The form of these messages never changes; `version` is that of everything behind them: the
-//! newest that both speak. Whoever dials tries its own newest one, is refused with that of the other if that is older, and
+//! Whoever is refused is told why. The form of these messages never changes; `version` is that of the requests and answers behind
+//! them (data streams have one of their own, [`crate::streams::message`]): the newest that both speak. Whoever dials tries its own newest one, is refused with that of the other if that is older, and
 //! tries again with that. None is older than the version that the cluster uses ([`crate::raft::orders`]).
 //!
 //! Pure; nonces are arguments.
@@ -166,7 +166,7 @@ impl Step {
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Step, StoredError> {
-        let step = stored::decode::<Step>(bytes)?;
+        let step = stored::decode_as::<Step>(FORM, bytes)?;
         let (node, target, cluster) = match &step {
             Step::Hello(hello) => (hello.node, hello.target, hello.cluster.as_str()),
             Step::Welcome(welcome) => (welcome.node, 0, welcome.cluster.as_str()),

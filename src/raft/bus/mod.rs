@@ -162,6 +162,8 @@ pub struct Guests {
     pub votes: Box<dyn Fn() -> bool>,
     /// Whether this node may execute what others propose.
     pub proposals: Box<dyn Fn() -> bool>,
+    /// The version that the cluster uses.
+    pub version: Box<dyn Fn() -> u8>,
 }
 
 /// Binds the address at which other nodes reach this one.
@@ -189,7 +191,7 @@ impl Bus {
         glommio::spawn_local(serving).detach();
     }
 
-    /// The cluster uses this version: nobody who does not speak it is let in any more.
+    /// The cluster uses this version: nobody who does not speak it is let in any more. Whoever is connected already, does.
     pub fn raise(&self, version: u8) {
         self.links.identity.versions.raise(version.into());
     }

@@ -24,7 +24,7 @@ use super::link::REQUESTS_MAX;
 use super::message::{Answer, Piece, Request};
 use super::stream::{Accepted, accept, read};
 use super::{Connected, Guests, Links, Stop};
-use crate::raft::command::{Command, NODES_MAX, NodeId};
+use crate::raft::command::{Command, NODES_MAX, NodeId, Order, Refusal, Reply};
 use crate::raft::govern::LeaseRequest;
 use crate::raft::runtime::Glommio;
 use crate::raft::snapshot::Content;
@@ -307,13 +307,24 @@ impl Connection {
                 Answer::TransferLeader(will.is_ok())
             }
             Request::Propose(_) if !(self.server.guests.proposals)() => Answer::NotLeader(Elsewhere { leader: None }),
-            Request::Propose(command) => propose(raft, command).await?,
+            Request::Propose(command) => match self.too_new(&command) {
+                // In raft's log, those of an older build could not read it.
+                Some(version) => Answer::Proposed(0, Reply::Refused(Refusal::Version { version })),
+                None => propose(raft, command).await?,
+            },
             Request::Lease(request) => {
                 let request = LeaseRequest { speaks: self.version, ..request };
                 Answer::Lease((self.server.guests.lease)(&request))
             }
             Request::HandOver(request) => Answer::HandingOver((self.server.guests.hand_over)(&request)),
         })
+    }
+
+    /// The version that the cluster uses, if the command needs a later one. Whether that may rise, only the leader knows.
+    fn too_new(&self, command: &Command) -> Option<u8> {
+        let version = (self.server.guests.version)();
+        let raises = matches!(command, Command::Order(Order::Raise { .. }));
+        (raises || command.version() > version).then_some(version)
     }
 
     /// The snapshot, if this piece makes it complete.

@@ -29,6 +29,7 @@ use crate::raft::log_store::{Closing, LogStore};
 use crate::raft::runtime::Glommio;
 use crate::raft::settings::{MESSAGE_ENTRIES_MAX, Pace, config};
 use crate::raft::state_machine::{StateMachine, StateReader};
+use crate::raft::stored::OLDEST;
 use crate::raft::testing::{IDENTITY, id, profile};
 use crate::raft::types::{Peer, Raft, Vote};
 
@@ -84,6 +85,7 @@ impl Node {
             hand_over: Box::new(|request| request.moves.len() as u32),
             votes: Box::new(|| true),
             proposals: Box::new(|| true),
+            version: Box::new(|| OLDEST),
         };
         bus.serve(listener, raft.clone(), guests);
         Node { bus, raft, reader, closing }

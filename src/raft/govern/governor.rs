@@ -105,39 +105,39 @@ pub enum Outcome {
 
 /// A promotion that is under way.
 #[derive(Clone, Debug)]
-struct Promotion {
+pub(super) struct Promotion {
     ticket: Ticket,
     dead: BTreeSet<NodeId>,
 }
 
 /// What is under way.
 #[derive(Debug, Default)]
-struct UnderWay {
-    promotion: Option<Promotion>,
-    place: Option<Ticket>,
-    shrink: Option<Ticket>,
-    order: Option<Ticket>,
-    membership: Option<Ticket>,
-    plan: Option<(Ticket, plan::Wanted)>,
+pub(super) struct UnderWay {
+    pub(super) promotion: Option<Promotion>,
+    pub(super) place: Option<Ticket>,
+    pub(super) shrink: Option<Ticket>,
+    pub(super) order: Option<Ticket>,
+    pub(super) membership: Option<Ticket>,
+    pub(super) plan: Option<(Ticket, plan::Wanted)>,
 }
 
 /// What is known of a lead.
 #[derive(Debug)]
-struct Lead {
-    since_ms: SteadyMs,
+pub(super) struct Lead {
+    pub(super) since_ms: SteadyMs,
     /// Before this moment nobody is taken for dead.
-    grace_ms: SteadyMs,
-    ticked_ms: SteadyMs,
-    nodes: BTreeMap<NodeId, Standing>,
-    under_way: UnderWay,
-    goal: Option<Goal>,
+    pub(super) grace_ms: SteadyMs,
+    pub(super) ticked_ms: SteadyMs,
+    pub(super) nodes: BTreeMap<NodeId, Standing>,
+    pub(super) under_way: UnderWay,
+    pub(super) goal: Option<Goal>,
     /// Nothing was to be done towards the goal when things were like this.
     rests: Option<Looked>,
-    evening: Evening,
+    pub(super) evening: Evening,
     /// How often roles were ordered to where the plan wants them, as far as this leader has begun with that.
-    rebalanced: u64,
+    pub(super) rebalanced: u64,
     /// Copies that are received because they move, when it was looked last.
-    moving: usize,
+    pub(super) moving: usize,
 }
 
 /// What the steps towards a goal depend on, beside it.
@@ -152,45 +152,10 @@ struct Looked {
 #[derive(Debug)]
 pub struct Governor {
     settings: Settings,
-    lead: Option<Lead>,
+    pub(super) lead: Option<Lead>,
     last_ticket: Ticket,
     #[cfg(test)]
     pub(super) fault: Option<super::Fault>,
-}
-
-/// How a node is, for those who watch.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NodeStatus {
-    pub node: NodeId,
-    pub alive: bool,
-    pub phi: f64,
-    /// How long its lease may still be valid.
-    pub lease_left_ms: i64,
-    pub applied: u64,
-    pub ready: bool,
-    /// The newest version of the formats that it speaks.
-    pub speaks: u16,
-    /// For how long it is dead.
-    pub dead_ms: Option<i64>,
-}
-
-/// What the governor does, for those who watch.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Status {
-    pub leads_for_ms: i64,
-    /// For how long nobody is taken for dead.
-    pub grace_left_ms: i64,
-    pub nodes: Vec<NodeStatus>,
-    pub promoting: bool,
-    pub placing: bool,
-    pub planning: bool,
-    pub changing_membership: bool,
-    /// Copies that are received because they move.
-    pub moving: usize,
-    /// Roles that nodes were asked to give away.
-    pub roles_moving: usize,
-    /// Why there is no plan.
-    pub plan_error: Option<PlaceError>,
 }
 
 impl Governor {
@@ -466,7 +431,7 @@ impl Governor {
         if lead.under_way.order.is_some() {
             return;
         }
-        if let Some(command) = orders::command(&self.settings, seen, &lead.nodes) {
+        if let Some(command) = orders::command(&self.settings, seen, &lead.nodes, now_ms) {
             let ticket = self.last_ticket + 1;
             lead.under_way.order = Some(ticket);
             self.last_ticket = ticket;
@@ -508,39 +473,6 @@ impl Governor {
             lead.rests = None;
             lead.evening.begin();
         }
-    }
-
-    /// Whether a node is alive, as far as this leader knows; None: it does not lead.
-    pub fn is_alive(&self, node: NodeId) -> Option<bool> {
-        let lead = self.lead.as_ref()?;
-        Some(lead.nodes.get(&node).is_some_and(|standing| standing.dead_ms.is_none()))
-    }
-
-    /// None: it does not lead.
-    pub fn status(&self, now_ms: SteadyMs) -> Option<Status> {
-        let lead = self.lead.as_ref()?;
-        let of_node = |(&node, standing): (&NodeId, &Standing)| NodeStatus {
-            node,
-            alive: standing.dead_ms.is_none(),
-            phi: standing.phi(now_ms),
-            lease_left_ms: standing.lease_left_ms(now_ms),
-            applied: standing.applied,
-            ready: standing.ready,
-            speaks: standing.speaks,
-            dead_ms: standing.dead_ms.map(|dead_ms| now_ms.saturating_sub(dead_ms)),
-        };
-        Some(Status {
-            leads_for_ms: now_ms.saturating_sub(lead.since_ms),
-            grace_left_ms: lead.grace_ms.saturating_sub(now_ms).max(0),
-            nodes: lead.nodes.iter().map(of_node).collect(),
-            promoting: lead.under_way.promotion.is_some(),
-            placing: lead.under_way.place.is_some() || lead.under_way.shrink.is_some(),
-            planning: lead.under_way.plan.is_some(),
-            changing_membership: lead.under_way.membership.is_some(),
-            moving: lead.moving,
-            roles_moving: lead.evening.moving(),
-            plan_error: lead.goal.as_ref().and_then(|goal| goal.placement.as_ref().err().copied()),
-        })
     }
 }
 

@@ -9,6 +9,7 @@
 //! | [`tenant`] | the node's side: when to ask, and until when it may serve |
 //! | [`governor`] | the leader's side: [`Governor`], on every node, active while it leads raft |
 //! | [`seat`] | drives both of a node over its raft, and keeps what the shell owes them |
+//! | `status.rs` | what those who watch are told |
 //! | `standing.rs` | what the leader knows of a node: is it alive, until when may it serve |
 //! | `failover.rs` | whose partitions get a new primary |
 //! | `plan.rs`, `moves.rs` | who shall have copies, and the steps towards that |
@@ -68,15 +69,17 @@ pub mod seat;
 #[cfg(test)]
 mod sim;
 mod standing;
+mod status;
 pub mod tenant;
 #[cfg(test)]
 mod tests;
 mod voters;
 
-pub use governor::{Action, Governor, Members, NodeStatus, Outcome, Seen, Status, Ticket};
+pub use governor::{Action, Governor, Members, Outcome, Seen, Ticket};
 pub use lease::{LeaseAnswer, LeaseRefusal, LeaseRequest, longest, outlast};
 pub use roles::{HandOver, ROLES_AT_ONCE};
 pub use seat::Seat;
+pub use status::{NodeStatus, Status};
 pub use tenant::Tenant;
 
 use super::command::NodeId;

@@ -9,8 +9,8 @@
 //!
 //! What is left as it is:
 //! - A partition whose primary is not there, or dead: there is nobody to copy from.
-//! - The copy of a primary: it stays in the place of another copy, or beside the only one. Its role moves first ([`super::roles`]), and then that copy
-//!   is one like others.
+//! - The copy of a primary: it stays in the place of another copy, or beside the only one. Its role moves first
+//!   ([`super::roles`]), and then that copy is one like others.
 //! - Copies of dead nodes that nobody takes the place of: when there are fewer nodes than copies, to drop them would only mean that
 //!   all of it has to be sent again when they are back. Not those of nodes that leave: they are not coming back.
 

@@ -40,7 +40,7 @@ fn the_version_rises_once_all_speak_it() {
     leader.apply(Command::Join { identity: 4, profile });
     leader.runs(3_000, 4_000, &[1, 2, 3]);
     assert_eq!(leader.state.orders().version(), 2);
-    leader.apply(Command::Remove { node: 4 });
+    assert_eq!(leader.apply(Command::Remove { node: 4 }), Reply::Removed);
     let said = leader.runs(4_000, 4_500, &[1, 2, 3]);
     assert_eq!(said.iter().filter(|said| said.contains("the cluster uses version 3: Ordered")).count(), 1, "{said:?}");
 }
@@ -92,7 +92,7 @@ fn a_leader_that_leaves_lets_another_voter_lead_and_does_not_remove_itself() {
     let mut leader = newest(3, 8);
     order(&mut leader, Order::Leave { node: 1 });
     let said = leader.runs(1_000, 1_100, &[1, 2, 3]);
-    assert!(said.iter().any(|said| said.contains("node 2 is to lead raft")), "{said:?}");
+    assert!(said.iter().any(|said| said.contains("is to lead raft")), "{said:?}");
     settle(&mut leader, 1_100, 20, &[1, 2, 3]);
     assert_eq!((holds(&leader, 1), leader.primaries().contains(&Some(1))), (0, false));
     assert!(leader.voters.contains(&1) && leader.state.node(1).is_some());
@@ -155,4 +155,63 @@ fn the_only_copy_moves_with_its_role() {
     settle(&mut leader, 2_000, 20, &[1, 2]);
     assert_eq!((holds(&leader, 1), leader.state.node(2)), (8, None));
     assert!(leader.state.partitions().iter().all(|is| is.replicas == [1] && is.primary == Some(1)));
+}
+
+/// A node that is lost for good, and has been replaced, is not waited for.
+#[test]
+fn a_lost_node_does_not_hold_the_version_back() {
+    let mut leader = Leader { generous: true, speaks: 3, ..Leader::new(4, 4) };
+    leader.governor.lead(0);
+    settle(&mut leader, 0, 300, &[1, 2, 3]);
+    assert_eq!(leader.state.orders().version(), 2, "it has copies, or is not dead for long");
+    settle(&mut leader, 30_000, 50, &[1, 2, 3]);
+    assert_eq!((leader.state.orders().version(), holds(&leader, 4)), (3, 0));
+}
+
+/// Whoever leaves votes as long as it has copies, if there are no others for that.
+#[test]
+fn a_node_that_leaves_votes_while_it_is_needed() {
+    let mut leader = newest(3, 64);
+    order(&mut leader, Order::Pause);
+    order(&mut leader, Order::Leave { node: 3 });
+    settle(&mut leader, 1_000, 20, &[1, 2, 3]);
+    assert_eq!(leader.voters, BTreeSet::from([1, 2, 3]));
+    order(&mut leader, Order::Rebalance);
+    settle(&mut leader, 3_000, 20, &[1, 2, 3]);
+    assert_eq!((leader.voters.clone(), leader.state.node(3)), (BTreeSet::from([1]), None));
+}
+
+/// Nobody could decide anything any more.
+#[test]
+fn voters_are_never_so_few_that_the_dead_are_half_of_them() {
+    let majority = |leader: &Leader, alive: &[NodeId]| {
+        let there = leader.voters.iter().filter(|node| alive.contains(node)).count();
+        assert!(2 * there > leader.voters.len(), "{:?} vote, {alive:?} are alive", leader.voters);
+    };
+    // The leader of three is told to leave right after another one has died.
+    let mut leader = newest(3, 8);
+    leader.runs(1_000, 1_700, &[1, 3]);
+    order(&mut leader, Order::Leave { node: 1 });
+    for at in 0..150 {
+        leader.runs(1_700 + 100 * at, 1_800 + 100 * at, &[1, 3]);
+        majority(&leader, &[1, 3]);
+    }
+    // Of four nodes two are long dead, and a third is told to leave.
+    let mut leader = newest(4, 8);
+    leader.runs(1_000, 13_000, &[1, 2, 3]);
+    leader.runs(13_000, 13_700, &[1, 2]);
+    order(&mut leader, Order::Leave { node: 2 });
+    for at in 0..200 {
+        leader.runs(13_700 + 100 * at, 13_800 + 100 * at, &[1, 2]);
+        majority(&leader, &[1, 2]);
+    }
+    // Two of three are told to leave, and the third is dead.
+    let mut leader = newest(3, 8);
+    leader.runs(1_000, 1_700, &[1, 2]);
+    order(&mut leader, Order::Leave { node: 2 });
+    order(&mut leader, Order::Leave { node: 1 });
+    for at in 0..200 {
+        leader.runs(1_700 + 100 * at, 1_800 + 100 * at, &[1, 2]);
+        majority(&leader, &[1, 2]);
+    }
 }

@@ -1,7 +1,7 @@
 //! Who shall have copies: which nodes a placement is made for.
 //!
-//! Nodes that are alive, and those that are dead for a short time only and have copies: they keep them. None that leaves. The plan itself is
-//! [`crate::cluster::place`]; what is done about it is in [`super::moves`].
+//! Nodes that are alive, and those that are dead for a short time only and have copies: they keep them. None that leaves. The
+//! plan itself is [`crate::cluster::place`]; what is done about it is in [`super::moves`].
 
 use std::collections::{BTreeMap, BTreeSet};
 

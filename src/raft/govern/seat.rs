@@ -33,7 +33,7 @@ pub const TICK: Duration = Duration::from_millis(20);
 /// How long an answer to a request for a lease is waited for: later it would be worth nothing.
 pub const LEASE_PATIENCE: Duration = Duration::from_millis(250);
 
-/// How long another node may take to lead raft, before this one goes on.
+/// How long another node may take to lead raft, before it is looked who does.
 const YIELD_PATIENCE: Duration = Duration::from_millis(300);
 
 /// A leader that leaves asks others to lead so much apart: no lease is granted meanwhile.
@@ -98,8 +98,9 @@ pub struct Seat {
     /// What the leader of raft decides, while that is this node; and as which leader it does.
     governor: RefCell<Governor>,
     leading_as: Cell<Option<LeaderId>>,
-    /// Another node is to lead raft: this one governs no more, though it may still lead.
-    yields: Cell<bool>,
+    /// As which leader it has asked another node to lead. As that one it governs no more, though it may lead for a while: the other one
+    /// may have been elected, and a transfer is never taken back.
+    gave_up: Cell<Option<LeaderId>>,
     /// Until when no other node is asked to lead raft as this one leaves.
     yields_again_ms: Cell<SteadyMs>,
     /// This node's lease, and who was asked for it last.
@@ -125,7 +126,7 @@ impl Seat {
             reader,
             governor: RefCell::new(Governor::new(settings.clone())),
             leading_as: Cell::default(),
-            yields: Cell::default(),
+            gave_up: Cell::default(),
             yields_again_ms: Cell::new(SteadyMs::MIN),
             tenant: RefCell::new(Tenant::new(settings)),
             asked: Cell::default(),
@@ -147,15 +148,6 @@ impl Seat {
         Runtime::sleep(Duration::from_millis(outlast(i64::from(self.election_ms)) as u64)).await;
         self.votes.set(true);
         self.raft.runtime_config().elect(true);
-    }
-
-    /// This node is about to ask another one to lead raft, or does not any more. A transfer elects somebody while the promise of
-    /// a quorum to this leader still holds: so it grants nothing before it.
-    pub fn set_yields(&self, yields: bool) {
-        self.yields.set(yields);
-        if yields {
-            self.governor.borrow_mut().resign();
-        }
     }
 
     /// Whether this node may vote.
@@ -200,8 +192,8 @@ impl Seat {
 
     /// Tells the governor whether it is in charge.
     fn follow_leadership(&self, now_ms: SteadyMs) {
-        let leader = self.raft.as_leader().ok().filter(|_| !self.yields.get());
-        let leader = leader.map(|leader| leader.to_committed_leader_id());
+        let leader = self.raft.as_leader().ok().map(|leader| leader.to_committed_leader_id());
+        let leader = leader.filter(|leader| self.gave_up.get() != Some(*leader));
         let applied = self.reader.applied().map(|id| id.leader_id);
         let mut governor = self.governor.borrow_mut();
         match leader {
@@ -310,17 +302,17 @@ impl Seat {
     /// Lets another voter lead raft, now and then.
     async fn let_lead(around: &impl Around, node: NodeId) {
         let (seat, now_ms) = (around.seat(), around.now_ms());
-        if now_ms >= seat.yields_again_ms.get() && !seat.yields.get() {
+        if now_ms >= seat.yields_again_ms.get() {
             seat.yields_again_ms.set(now_ms.saturating_add(YIELD_PAUSE_MS));
             seat.yield_to(node).await;
-            seat.set_yields(false);
         }
     }
 
-    /// Asks a voter to lead raft, and waits until it does, but not for long. This node governs no more until it is told that it
-    /// does not yield: see [`Seat::set_yields`]. Whether it could be asked.
+    /// Asks a voter to lead raft, and waits until it does, but not for long. A transfer elects somebody while the promise of a quorum
+    /// to this leader still holds, so it grants nothing any more, whatever comes of it. Whether it could be asked.
     pub async fn yield_to(&self, node: NodeId) -> bool {
-        self.set_yields(true);
+        self.gave_up.set(self.raft.as_leader().ok().map(|leader| leader.to_committed_leader_id()));
+        self.governor.borrow_mut().resign();
         tracing::info!(to = node, "another node is to lead raft");
         if self.raft.trigger().transfer_leader(node).await.is_err() {
             return false;

@@ -1,9 +1,12 @@
 //! Who votes in raft: one, three or five nodes; all others learn.
 //!
-//! As many as there are nodes, up to five, and always an odd number: an even one outlives no more deaths than the odd one below it.
-//! Voters that are alive stay, unless others spread better over racks; a dead one is replaced after a while, if another node is
-//! there; with more than three, it is done without, if not. A node that leaves does not vote, but for the leader: it stays beside the
-//! others until one of them leads. Nodes begin as learners, so that they have the log when they vote.
+//! As many as there are nodes, up to five, and always an odd number: an even one outlives no more deaths than the odd one below
+//! it. Voters that are alive stay, unless others spread better over racks; a dead one is replaced after a while, if another
+//! node is there; with more than three, it is done without, if not. A node that leaves is the last choice, and none once it has
+//! no copies. A leader that leaves changes nothing while another voter could lead: that one will. Nodes begin as learners, so
+//! that they have the log when they vote.
+//!
+//! Invariant: a majority of those who are to vote is alive, or nothing changes; else nothing could be decided any more.
 //!
 //! Pure. One change of the membership at a time.
 
@@ -75,7 +78,14 @@ fn choose(
         })
     };
     let orders = seen.state.orders();
-    let registered = || seen.state.nodes().iter().filter(|node| node.incarnation > 0 && !orders.leaves(node.id));
+    let is_alive = |id: &NodeId| nodes.get(id).is_some_and(|standing| standing.dead_ms.is_none());
+    let leaves = orders.leaves(settings.me);
+    if leaves && current.iter().any(|id| !orders.leaves(*id) && is_alive(id)) {
+        return current.clone();
+    }
+    let holds = |id: NodeId| seen.state.partitions().iter().any(|partition| partition.replicas.contains(&id));
+    let counts = |node: &&Node| !orders.leaves(node.id) || current.contains(&node.id) && holds(node.id);
+    let registered = || seen.state.nodes().iter().filter(|node| node.incarnation > 0).filter(counts);
     let mut candidates: Vec<&Node> = registered().filter(|node| stays(node) || may_begin(node)).collect();
     // Those that are long dead fill up what would be too few.
     let kept = registered().filter(|node| current.contains(&node.id) && !stays(node) && !may_begin(node));
@@ -91,14 +101,16 @@ fn choose(
             let rack = node.profile.rack.as_str();
             let shared = if rack.is_empty() { 0 } else { in_rack.get(rack).copied().unwrap_or(0) };
             // The leader votes on: it would have to go otherwise.
-            (node.id != settings.me, shared, !current.contains(&node.id), node.id)
+            (orders.leaves(node.id), node.id != settings.me, shared, !current.contains(&node.id), node.id)
         };
         let Some(node) = candidates.iter().filter(|node| !chosen.contains(&node.id)).min_by_key(rank) else { break };
         chosen.insert(node.id);
         *in_rack.entry(node.profile.rack.as_str()).or_default() += 1;
     }
-    if orders.leaves(settings.me) {
+    if leaves {
+        // The only one who votes, until the other one leads.
         chosen.insert(settings.me);
     }
-    chosen
+    let alive = chosen.iter().filter(|id| is_alive(id)).count();
+    if 2 * alive > chosen.len() { chosen } else { current.clone() }
 }

@@ -13,10 +13,10 @@
 //! Real: openraft; all of ours around it: log, files, recovery, state, snapshots ([`crate::raft`]); the governor, the tenant, and
 //! the seat that drives them ([`crate::raft::govern`]); with data, the machines of [`crate::streams`].
 //!
-//! Modelled: the bus and its sockets (`network.rs`), the device below the files ([`crate::log::disk_sim`], whose files the
-//! real recovery reads), data cores, and what [`crate::control`] does besides. Without data, a primary takes those for in sync
-//! whom it reaches, and operators order nodes to leave, or roles to stay or to move. With it, logs and connections are those of [`crate::streams::sim`], whose steps this world makes; there
-//! nodes keep their disks, and clocks of data are right.
+//! Modelled: the bus and its sockets (`network.rs`), the device below the files ([`crate::log::disk_sim`], whose files the real
+//! recovery reads), data cores, and what [`crate::control`] does besides. Without data, a primary takes those for in sync whom
+//! it reaches, and operators order nodes to leave, or roles to stay or to move. With it, logs and connections are those of
+//! [`crate::streams::sim`], whose steps this world makes; there nodes keep their disks, and clocks of data are right.
 //!
 //! After every step it is checked that no two processes serve one partition at the same real moment, that no reply leaves whose
 //! partition others have answered for since, that all nodes apply the same entries and make the same of them, and that whoever is promoted was
