@@ -149,7 +149,7 @@ def report(what, run, took, moved, least, pauses):
 def main():
     options = arguments()
     with Cluster(options) as cluster:
-        result(cluster.bench("--load", "-c", "8", "-P", "4"))
+        result(cluster.bench("--load", "-c", "1"))
         cluster.wait_until_healthy()
         capacity = result(cluster.bench("-c", "16", "-t", "2", "--test-time", str(CAPACITY_S)))
         most = capacity["totals"]["ops_per_s"]
