@@ -1,3 +1,5 @@
+//! The same contents have the same digest, however they came and are stored; others have another one.
+
 use super::*;
 use crate::command::transcript::{Client, NOW_MS};
 use crate::config::Config;

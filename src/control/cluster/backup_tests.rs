@@ -1,3 +1,5 @@
+//! What is removed of old backups, what a file waits for, and when a backup gives way.
+
 use super::*;
 use crate::log::durability::{LaneMap, NO_LANE};
 use crate::log::files::scratch::Scratch;

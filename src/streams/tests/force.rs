@@ -4,14 +4,7 @@ use super::*;
 
 /// Node 2, which has this of partition 0; partition 1 is of no interest.
 fn follower(holding: Holding) -> Follower {
-    let mut follower = Follower::new(follower::Settings {
-        node: 2,
-        incarnation: 1,
-        boot: 102,
-        heartbeat_ms: 30,
-        repl_timeout_ms: 1_000,
-        reconnect_ms: 50,
-    });
+    let mut follower = Follower::new(second());
     follower.hold(0, holding);
     follower.hold(1, Holding::Empty);
     follower

@@ -36,14 +36,7 @@ struct Node {
 impl Node {
     /// It has this of all partitions, and is connected to node 1.
     fn new(holding: Holding, limit_bytes: Option<u64>) -> Node {
-        let mut follower = Follower::new(follower::Settings {
-            node: 2,
-            incarnation: 1,
-            boot: 102,
-            heartbeat_ms: 30,
-            repl_timeout_ms: 1_000,
-            reconnect_ms: 10,
-        });
+        let mut follower = Follower::new(second());
         (0..PARTITIONS).for_each(|partition| follower.hold(partition, holding));
         follower.set_limit(limit_bytes);
         let mut node = Node { follower, out: Vec::new(), round: 0, runs: 0 };

@@ -58,6 +58,18 @@ fn settings() -> leader::Settings {
     }
 }
 
+/// Node 2, as a follower.
+fn second() -> follower::Settings {
+    follower::Settings {
+        node: 2,
+        incarnation: 1,
+        boot: 102,
+        heartbeat_ms: 30,
+        repl_timeout_ms: 1_000,
+        reconnect_ms: 10,
+    }
+}
+
 /// A leader of partitions 0 and 1 whose log ends at 10.
 fn leader(in_sync: &[NodeId], base: Tail, suffix: Option<Suffix>) -> Leader {
     let mut leader = Leader::new(settings(), 10);
@@ -234,15 +246,7 @@ fn what_was_deposed_holds_back_until_it_is_released() {
 
 #[test]
 fn a_promoted_node_applies_what_it_has_received_and_then_leads() {
-    let me = follower::Settings {
-        node: 2,
-        incarnation: 1,
-        boot: 102,
-        heartbeat_ms: 30,
-        repl_timeout_ms: 1_000,
-        reconnect_ms: 10,
-    };
-    let mut follower = Follower::new(me);
+    let mut follower = Follower::new(second());
     (0..2).for_each(|partition| follower.hold(partition, Holding::Empty));
     let mut out = Vec::new();
     follower.roles(&state(&[1, 2]), &mut out);
@@ -285,15 +289,7 @@ fn a_promoted_node_applies_what_it_has_received_and_then_leads() {
 /// Leaders take whoever sends none for dead.
 #[test]
 fn heartbeats_go_on_whatever_else_is_said() {
-    let me = follower::Settings {
-        node: 2,
-        incarnation: 1,
-        boot: 102,
-        heartbeat_ms: 30,
-        repl_timeout_ms: 1_000,
-        reconnect_ms: 10,
-    };
-    let mut follower = Follower::new(me);
+    let mut follower = Follower::new(second());
     (0..2).for_each(|partition| follower.hold(partition, Holding::Empty));
     let mut out = Vec::new();
     let mut state = state(&[1]);
