@@ -5,9 +5,10 @@
 //!
 //! Owned by the control core.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Control;
@@ -17,7 +18,7 @@ use crate::command::log::{LogAnswer, LogNumbers};
 use crate::log::files::DataDir;
 use crate::log::frame::Frame;
 use crate::log::snapshot::{Done, Options, SnapshotError, SnapshotWriter};
-use crate::route::CoreId;
+use crate::route::{CoreId, PartitionSet};
 
 /// Bytes that may wait to be written before no more pieces are made.
 const QUEUED_BYTES_MAX: usize = 8 << 20;
@@ -38,7 +39,7 @@ pub(super) struct Saves {
     waiting: Vec<(CoreId, u32, u16)>,
     again: bool,
     /// It takes part in a run that has become worthless.
-    spoiled: Rc<RefCell<bool>>,
+    spoiled: Rc<Cell<bool>>,
     started_s: i64,
     pub last_save_s: i64,
     last_try_s: i64,
@@ -52,13 +53,16 @@ pub(super) struct Saves {
     changes_before: u64,
 }
 
-/// Hands the frames of a run to the file.
-struct Taker {
-    writer: Rc<SnapshotWriter>,
-    spoiled: Rc<RefCell<bool>>,
+/// Hands the frames of a run to a file.
+pub(super) struct ToFile {
+    pub writer: Rc<SnapshotWriter>,
+    /// What the file has is worthless, as the run is.
+    pub spoiled: Rc<Cell<bool>>,
+    /// The partitions that are wanted. None: all, and the log before the file can go.
+    pub only: Option<Arc<PartitionSet>>,
 }
 
-impl Take for Taker {
+impl Take for ToFile {
     fn take(&mut self, frame: &Frame) {
         // What is wrong, its end tells.
         let _ = self.writer.push(frame.clone());
@@ -73,11 +77,15 @@ impl Take for Taker {
     }
 
     fn is_base(&self) -> bool {
-        true
+        self.only.is_none()
+    }
+
+    fn only(&self) -> Option<Arc<PartitionSet>> {
+        self.only.clone()
     }
 
     fn spoil(&mut self) {
-        *self.spoiled.borrow_mut() = true;
+        self.spoiled.set(true);
         self.writer.abort();
     }
 }
@@ -190,9 +198,9 @@ impl Control {
             let dir = saves.directory().inspect_err(|_| saves.last_ok = false)?;
             let writer = SnapshotWriter::new(Options { dir, keep: 1, replaces: false });
             (saves.started_s, saves.changes_before) = (now_s, changes);
-            *saves.spoiled.borrow_mut() = false;
+            saves.spoiled.set(false);
             saves.writer = Some(Rc::clone(&writer));
-            let taker = Taker { writer: Rc::clone(&writer), spoiled: Rc::clone(&saves.spoiled) };
+            let taker = ToFile { writer: Rc::clone(&writer), spoiled: Rc::clone(&saves.spoiled), only: None };
             self.log.borrow_mut().add_consumer(Rc::new(RefCell::new(taker)));
             writer
         };
@@ -220,7 +228,7 @@ impl Control {
         let spoiled = {
             let mut saves = self.saves.borrow_mut();
             saves.writer = None;
-            std::mem::take(&mut *saves.spoiled.borrow_mut())
+            saves.spoiled.take()
         };
         if spoiled && self.begin_save().is_ok() {
             return;

@@ -31,11 +31,11 @@ use crate::command::backup::{BackupAsk, BackupWhat};
 use crate::command::log::LogAnswer;
 use crate::control::Control;
 use crate::control::log::Copied;
-use crate::control::runs::Take;
+use crate::control::saves::ToFile;
 use crate::log::disk::Disk;
 use crate::log::durability::LaneEnds;
 use crate::log::files;
-use crate::log::frame::{Frame, Index};
+use crate::log::frame::Index;
 use crate::log::snapshot::{Options, SnapshotError, SnapshotWriter};
 use crate::raft::command::Epoch;
 use crate::route::PartitionSet;
@@ -43,9 +43,6 @@ use crate::streams::PartitionId;
 
 /// Below the working directory.
 const DIR: &str = "cluster/backup";
-
-/// Bytes that may wait to be written before no more pieces are made.
-const QUEUED_BYTES_MAX: usize = 8 << 20;
 
 /// How often a backup begins again that something has disturbed.
 const ATTEMPTS_MAX: usize = 5;
@@ -119,37 +116,6 @@ struct Done {
 
 /// Partitions with their epochs.
 type Led = BTreeMap<PartitionId, Epoch>;
-
-/// Hands the frames of a run to the file.
-struct Taker {
-    writer: Rc<SnapshotWriter>,
-    spoiled: Rc<Cell<bool>>,
-    only: Arc<PartitionSet>,
-}
-
-impl Take for Taker {
-    fn take(&mut self, frame: &Frame) {
-        // What is wrong, its end tells.
-        let _ = self.writer.push(frame.clone());
-    }
-
-    fn has_room(&self) -> bool {
-        self.writer.queued_bytes() < QUEUED_BYTES_MAX
-    }
-
-    fn is_gone(&self) -> bool {
-        self.writer.result().is_some()
-    }
-
-    fn spoil(&mut self) {
-        self.spoiled.set(true);
-        self.writer.abort();
-    }
-
-    fn only(&self) -> Option<Arc<PartitionSet>> {
-        Some(Arc::clone(&self.only))
-    }
-}
 
 impl Backup {
     fn is_running(&self) -> bool {
@@ -329,8 +295,8 @@ impl Control {
         let writer = SnapshotWriter::new(Options { dir: backup.dir.clone(), keep: 1, replaces: false });
         *backup.state.borrow_mut() = State::Running(Some(Rc::clone(&writer)));
         let spoiled = Rc::new(Cell::new(false));
-        let only = Arc::new(led.keys().copied().collect());
-        let taker = Taker { writer: Rc::clone(&writer), spoiled: Rc::clone(&spoiled), only };
+        let only = Some(Arc::new(led.keys().copied().collect()));
+        let taker = ToFile { writer: Rc::clone(&writer), spoiled: Rc::clone(&spoiled), only };
         self.log.borrow_mut().add_consumer(Rc::new(RefCell::new(taker)));
         glommio::spawn_local(Rc::clone(&writer).run()).detach();
         self.advance();
