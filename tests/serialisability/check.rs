@@ -283,6 +283,19 @@ mod tests {
     }
 
     #[test]
+    fn an_exec_without_a_reply_ends_the_watching_though_it_only_reads() {
+        let watch = done(1, [0, 1], Request::Watch(vec![2]), Value::Simple(b"OK".to_vec()));
+        let touch = set(1, [2, 3], 2, 1);
+        let unanswered = |request, after| Operation { request, after, ..pending(1, 5, Set(0, 1)) };
+        let reads = unanswered(Request::Exec(vec![Get(0)]), vec![]);
+        assert!(reads.request.counts() && watch.request.counts() && !Request::One(Get(0)).counts());
+        let writes = |after| unanswered(Request::Exec(vec![Set(0, 7)]), after);
+        let seen = get(2, [6, 7], 0, 7);
+        good(&[watch.clone(), touch.clone(), reads, writes(vec![2]), seen.clone()]);
+        bad(&[watch, touch, writes(vec![]), seen]);
+    }
+
+    #[test]
     fn a_transaction_runs_exactly_if_what_it_watches_has_not_changed() {
         let watch = done(1, [0, 1], Request::Watch(vec![0]), Value::Simple(b"OK".to_vec()));
         let exec = |reply| done(1, [10, 20], Request::Exec(vec![IncrBy(1, 1)]), reply);

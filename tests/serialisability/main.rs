@@ -20,7 +20,7 @@ use common::{Random, Server, seed};
 use record::{History, Kind};
 
 /// Histories of each kind, unless `KEYLOOM_HISTORIES` says otherwise.
-const HISTORIES: u64 = 100;
+const HISTORIES: u64 = 150;
 
 fn histories() -> u64 {
     std::env::var("KEYLOOM_HISTORIES").map_or(HISTORIES, |text| text.parse().expect("a number"))

@@ -354,12 +354,12 @@ impl Request {
         if keys.is_empty() { vec![None] } else { keys }
     }
 
-    /// Whether it may change anything: one that does not, and whose reply nobody has seen, says nothing.
-    pub fn writes(&self) -> bool {
+    /// Whether it may change anything: one that does not, and whose reply nobody has seen, says nothing. WATCH, and any EXEC, as
+    /// that ends it, change what becomes of a later EXEC.
+    pub fn counts(&self) -> bool {
         match self {
             Request::One(command) => command.writes(),
-            Request::Exec(commands) => commands.iter().any(Command::writes),
-            Request::Watch(_) => false,
+            Request::Exec(_) | Request::Watch(_) => true,
         }
     }
 }

@@ -106,7 +106,7 @@ pub fn record(server: &Server, kind: Kind, nth: u64, random: &mut Random) -> His
     append(&mut operations, final_reads(&shared));
     // What changes nothing, and whose reply nobody has seen, says nothing.
     let kept: Vec<usize> = (0..operations.len())
-        .filter(|&at| operations[at].response.is_some() || operations[at].request.writes())
+        .filter(|&at| operations[at].response.is_some() || operations[at].request.counts())
         .collect();
     let place = |at: &usize| kept.binary_search(at).ok();
     let keep = |&at: &usize| {
