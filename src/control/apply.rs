@@ -457,6 +457,7 @@ impl Apply {
                     Some(_) if !coverage.has(statement.db, statement.args[1]) && !is_about_more(&statement.args) => {}
                     Some(core) => self.fill(core, &statement, 0)?,
                     None => {
+                        coverage.check_keyless(&statement.args).map_err(|_| ApplyError::Order)?;
                         for core in 0..self.router.cores() {
                             self.fill(core, &statement, 0)?;
                         }

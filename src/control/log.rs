@@ -260,7 +260,10 @@ impl Log {
                     }
                 }
                 Entry::Spoiled { run } => {
-                    let ends = self.runs.spoil(run);
+                    let ends = match run {
+                        Some(run) => self.runs.spoil(run),
+                        None => self.runs.spoil_all(),
+                    };
                     self.out.extend(ends);
                 }
                 Entry::Barrier { core, stop } if stop == self.standing.stops => self.barriers.push(core),

@@ -12,7 +12,7 @@ use crate::command::{Args, Flags, Handler, Owned, Session, statement};
 use crate::log::durability::{Durability, Progress, Standing};
 use crate::log::feed::{After, Chunk, Content, Holds, Seq};
 use crate::resp::{Error, Output, Reply, Version};
-use crate::shard::statement::next_statement;
+use crate::shard::statement::{Encoded, exchanges, next_encoded, next_statement};
 use crate::shard::{Expiring, FOLLOWED};
 
 impl Engine {
@@ -55,6 +55,10 @@ impl Engine {
         let me = self.router.me();
         for after in after.iter().filter(|after| after.core != me) {
             self.feed.come_after(*after, &mut self.shard.effects);
+        }
+        if have_exchanged(statements) {
+            // A core may be through with a run whose beginning another one has not heard of yet: neither can tell.
+            self.feed.cover(Content::Exchanges, Vec::new(), &mut self.shard.effects);
         }
         self.shard.effects.push_unit(statements);
         if durability == Durability::Memory {
@@ -330,4 +334,14 @@ impl Engine {
     pub fn feed_lingers(&self) -> bool {
         self.feed.lingers(&self.shard.effects)
     }
+}
+
+/// Whether statements exchange databases.
+fn have_exchanged(mut statements: &[u8]) -> bool {
+    while let Ok(Some(Encoded { slot, mut bytes })) = next_encoded(&mut statements) {
+        if slot.is_none() && matches!(next_statement(&mut bytes), Ok(Some(statement)) if exchanges(&statement.args)) {
+            return true;
+        }
+    }
+    false
 }

@@ -117,7 +117,7 @@ impl Report {
         }
         stream.step(&frame.head)?;
         if frame.head.kind == Kind::Log {
-            return self.units(frame, file);
+            return self.units(frame, Some(coverage), file);
         }
         file.cover_frames += 1;
         let before = file.ranges;
@@ -144,18 +144,22 @@ impl Report {
         while read.next < segment.limit && !(last && read.used_bytes >= segment.used_bytes) {
             let Some(frame) = read.next_frame()? else { break };
             let offset = frame.offset;
-            let counted = self.units(&frame, &mut file);
+            let counted = self.units(&frame, None, &mut file);
             counted.map_err(|wrong| read.reader.error(offset, wrong.0))?;
         }
         file.last = (read.next - 1).min(segment.limit - 1);
         Ok(file)
     }
 
-    fn units(&mut self, frame: &Located, file: &mut FileReport) -> Result<(), Wrong> {
+    /// Units of the log, which may be part of a snapshot that has got so far.
+    fn units(&mut self, frame: &Located, coverage: Option<&Coverage>, file: &mut FileReport) -> Result<(), Wrong> {
         file.log_frames += 1;
         each_unit(&frame.head, frame.payload, |_, mut unit| {
             file.units += 1;
             while let Some(statement) = statement::next_statement(&mut unit)? {
+                if let Some(coverage) = coverage.filter(|_| statement.slot.is_none()) {
+                    coverage.check_keyless(&statement.args)?;
+                }
                 self.count(&statement, file);
             }
             Ok(())

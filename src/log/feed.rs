@@ -98,6 +98,8 @@ pub enum Content {
     Barrier { stop: u64 },
     /// A run has become worthless: databases have been exchanged meanwhile, or a partition was moved, or is not led here.
     Spoiled { run: u64 },
+    /// What comes next exchanges databases: any run that has begun is worthless.
+    Exchanges,
     /// Everything before was executed under an older view of the cluster than this one, and nothing that comes is.
     Seen { view: u64 },
 }

@@ -97,6 +97,8 @@ pub struct Coverage {
     hasher: Hasher,
     databases: u16,
     covered: Vec<Covered>,
+    /// Something is covered.
+    begun: bool,
 }
 
 impl Coverage {
@@ -105,6 +107,7 @@ impl Coverage {
             hasher: Hasher::new(begin.partitions, begin.seeds),
             databases: begin.databases,
             covered: vec![Covered::default(); begin.partitions as usize],
+            begun: false,
         }
     }
 
@@ -122,7 +125,14 @@ impl Coverage {
 
     /// Notes a range that exists.
     pub fn note(&mut self, range: &Range) -> Result<(), Malformed> {
+        self.begun = true;
         self.covered[range.partition as usize].note(range)
+    }
+
+    /// Whether a statement may stand here that is about no key. Once something is covered, an exchange of databases would mix
+    /// that with what is not; before, it is nothing to the copy, as all that comes has seen it.
+    pub fn check_keyless(&self, args: &[&[u8]]) -> Result<(), Disorder> {
+        if self.begun && statement::exchanges(args) { Err(Disorder::Swapped) } else { Ok(()) }
     }
 
     pub fn is_complete(&self, partition: u16) -> bool {
@@ -190,11 +200,11 @@ where
         for record in covers(frame.payload) {
             let (range, mut statements) = record?;
             coverage.check(&range)?;
+            coverage.note(&range)?;
             count += 1;
             if !self.owned[coverage.slots(range.partition)].contains(&true) {
                 continue;
             }
-            coverage.note(&range)?;
             while let Some(Encoded { slot, bytes }) = statement::next_encoded(&mut statements)? {
                 let slot = slot.ok_or(Disorder::Range)?;
                 if self.owned[slot as usize] {
@@ -235,8 +245,7 @@ where
         while let Some(Encoded { slot, bytes }) = statement::next_encoded(&mut unit)? {
             match (slot, coverage) {
                 (Some(slot), _) if !self.owned[slot as usize] => {}
-                (Some(_), Some(coverage)) => self.execute_covered(index, bytes, coverage)?,
-                (None, Some(_)) if is_swap(bytes)? => return Err(Disorder::Swapped.into()),
+                (_, Some(coverage)) => self.execute_covered(index, bytes, coverage)?,
                 _ => self.execute(index, bytes)?,
             }
         }
@@ -246,6 +255,10 @@ where
     /// Executes a statement if its key has been covered, or it is about more than that.
     fn execute_covered(&mut self, index: Index, mut encoded: &[u8], coverage: &Coverage) -> Result<(), Stop> {
         let Some(statement) = statement::next_statement(&mut encoded)? else { return Ok(()) };
+        if statement.slot.is_none() {
+            coverage.check_keyless(&statement.args)?;
+            return self.call(index, statement.db, &statement.args);
+        }
         let key = statement.args.get(1).ok_or(Malformed::NoKey)?;
         if coverage.has(statement.db, key) || statement::is_about_more(&statement.args) {
             self.call(index, statement.db, &statement.args)
@@ -273,11 +286,6 @@ where
             (self.progress)(self.counts.bytes.min(self.all), self.all);
         }
     }
-}
-
-fn is_swap(mut encoded: &[u8]) -> Result<bool, Malformed> {
-    let statement = statement::next_statement(&mut encoded)?;
-    Ok(statement.is_some_and(|statement| statement.args[0].eq_ignore_ascii_case(b"SWAPDB")))
 }
 
 #[cfg(test)]

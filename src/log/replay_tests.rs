@@ -192,6 +192,31 @@ fn streams_that_make_no_sense_are_refused() {
     refused(&[whole(0), units(2, &[b"FLUSHALL"])], 3, "another number");
 }
 
+/// All cores may have exchanged them before they heard of the run, and the log hears of that behind its beginning.
+#[test]
+fn databases_may_have_been_exchanged_before_anything_is_covered() {
+    let scratch = Scratch::new("replay");
+    let begin = Begin { partitions: 1, databases: 2, seeds: SEEDS, histories: vec![FIRST] };
+    let frame = |kind, first, payload| Frame::new(kind, FIRST.id, first, 0, 1, payload);
+    let (mut swap, mut piece) = (Vec::new(), Vec::new());
+    statement::encode_unit(&mut swap, |out| statement::encode(out, 0, None, &[b"SWAPDB", b"0", b"1"]));
+    cover::encode(&mut piece, 1, 0, 0, |out| {
+        statement::encode(out, 1, Some(crate::route::slot_of(b"a")), &[b"SET", b"a", b"b"]);
+        UPTO_END
+    });
+    let frames = [
+        Frame::of(Kind::Begin, FIRST.id, 1, 0, &begin),
+        frame(Kind::Log, 1, swap),
+        frame(Kind::Cover, 2, piece),
+        Frame::of(Kind::End, FIRST.id, 2, 0, &End { covers: 1 }),
+    ];
+    save(&scratch, 1, &frames);
+    check(&scratch.0).unwrap();
+    let names: Vec<Vec<u8>> =
+        executed(&inspect(&scratch.0).unwrap()).unwrap().iter().map(|args| args[0].clone()).collect();
+    assert_eq!(names, [b"SWAPDB".to_vec(), b"SET".to_vec()]);
+}
+
 #[test]
 fn a_statement_that_fails_stops_the_replay_and_says_where() {
     let scratch = Scratch::new("replay");

@@ -22,8 +22,8 @@ pub enum Entry {
     /// A piece of a stream, at this place of the log. `open`: keys stay locked until more pieces are made; `done`: the last
     /// one of this core.
     Cover { run: u64, core: CoreId, frame: Frame, open: bool, done: bool },
-    /// This run is worthless.
-    Spoiled { run: u64 },
+    /// This run is worthless; None: whichever goes on.
+    Spoiled { run: Option<u64> },
     /// All that this core has written before it was told for the time `stop` that writes end, is in the log.
     Barrier { core: CoreId, stop: u64 },
     /// All that this core has executed under older views of the cluster than this one, is in the log.
@@ -106,7 +106,11 @@ impl Sequencer {
                 Content::Cover { ranges, .. } => (Kind::Cover, ranges),
                 Content::Spoiled { run } => {
                     self.mark(core, last_seq);
-                    return Some(Entry::Spoiled { run });
+                    return Some(Entry::Spoiled { run: Some(run) });
+                }
+                Content::Exchanges => {
+                    self.mark(core, last_seq);
+                    return Some(Entry::Spoiled { run: None });
                 }
                 Content::Barrier { stop } => {
                     self.mark(core, last_seq);
@@ -130,7 +134,7 @@ impl Sequencer {
                     self.mark(core, last_seq);
                     return Some(Entry::Cover { run, core, frame: frame(self.next), open, done });
                 }
-                Content::Spoiled { .. } | Content::Barrier { .. } | Content::Seen { .. } => {
+                Content::Spoiled { .. } | Content::Exchanges | Content::Barrier { .. } | Content::Seen { .. } => {
                     unreachable!("returned above")
                 }
             }

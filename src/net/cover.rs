@@ -292,7 +292,9 @@ impl Covering {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::Hasher;
+    use crate::net::forward::Message;
+    use crate::net::testing::Cores;
+    use crate::route::{CoreId, Hasher};
 
     #[test]
     fn a_run_visits_the_partitions_that_are_wanted() {
@@ -310,5 +312,27 @@ mod tests {
         assert_eq!(visited(None), (4..12).collect::<Vec<_>>());
         assert_eq!(visited(Some(&[3, 4, 7, 11, 12].into_iter().collect())), [4, 7, 11]);
         assert_eq!(visited(Some(&[0, 15].into_iter().collect())), [] as [u16; 0]);
+    }
+    /// One core is through with a run of which the other one has not heard when databases are exchanged.
+    #[test]
+    fn an_exchange_of_databases_is_told_before_it_is_in_the_log() {
+        let mut cores = Cores::alone(2);
+        cores.tell_all(|| Message::Record(true));
+        cores.rest();
+        let grant = || Message::Cover { run: 1, pieces: 64, only: None };
+        let through = |cores: &Cores, core: CoreId| {
+            let whole = |content| matches!(content, Content::Cover { done: true, .. });
+            cores.fed.iter().any(|(by, chunk)| *by == core && whole(chunk.content))
+        };
+        cores.tell(1, grant());
+        cores.wait_until("a core has covered everything", |cores| through(cores, 1));
+        let mut client = cores.connect(0);
+        cores.expect(&mut client, "SWAPDB 0 1", "+OK");
+        cores.tell(0, grant());
+        cores.wait_until("the other one has, too", |cores| through(cores, 0));
+        let said: Vec<Content> = cores.fed.iter().filter(|(core, _)| *core == 0).map(|(_, c)| c.content).collect();
+        let place = said.iter().position(|content| *content == Content::Exchanges);
+        let rest = &said[place.expect("nothing tells of it")..];
+        assert!(matches!(rest, [_, Content::Units(1), Content::Cover { .. }, ..]), "{said:?}");
     }
 }

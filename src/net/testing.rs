@@ -46,9 +46,17 @@ pub struct Peer(UnixStream);
 impl Cores {
     /// The cores of a node of a cluster, which is alone in it so far.
     pub fn in_cluster(cores: usize, config: Config) -> Cores {
-        let config = Config { cluster_enabled: true, databases: 1, partitions: PARTITIONS, ..config };
-        let mut state = NodeState::new(Arc::new(config));
-        state.identity = Some(Identity(1));
+        Cores::of(cores, Config { cluster_enabled: true, databases: 1, ..config }, Some(Identity(1)))
+    }
+
+    /// The cores of a node without a cluster.
+    pub fn alone(cores: usize) -> Cores {
+        Cores::of(cores, Config::default(), None)
+    }
+
+    fn of(cores: usize, config: Config, identity: Option<Identity>) -> Cores {
+        let mut state = NodeState::new(Arc::new(Config { partitions: PARTITIONS, ..config }));
+        state.identity = identity;
         let node = Arc::new(Node::idle(Arc::new(state), cores + 1));
         let mut endpoints = mesh::build::<Message>(cores + 1, limits::MESH_SLOTS);
         let control = endpoints.pop().unwrap();

@@ -215,6 +215,11 @@ pub fn is_about_more(args: &[&[u8]]) -> bool {
     args.first().is_some_and(|name| name.eq_ignore_ascii_case(b"FLUSHPARTITION"))
 }
 
+/// Whether a statement exchanges databases.
+pub fn exchanges(args: &[&[u8]]) -> bool {
+    args.first().is_some_and(|name| name.eq_ignore_ascii_case(b"SWAPDB"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
