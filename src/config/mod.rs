@@ -124,6 +124,8 @@ pub struct Config {
     pub cluster_weight: u16,
     /// Copies of each partition, if there are as many nodes.
     pub cluster_copies: u16,
+    /// Bytes of copies that a node takes in a second at the most; 0: whatever comes.
+    pub cluster_copy_rate: u64,
     /// The newest version of the formats between nodes that this one speaks.
     pub cluster_version: u16,
     /// TCP port of the metrics endpoint; 0 is off.
@@ -274,6 +276,7 @@ impl Default for Config {
             cluster_rack: String::new(),
             cluster_weight: 1,
             cluster_copies: 3,
+            cluster_copy_rate: 64 << 20,
             cluster_version: VERSION.into(),
             admin_port: 0,
             admin_bind: "127.0.0.1".into(),

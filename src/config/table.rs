@@ -299,6 +299,7 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive::new("cluster-announce-ip", Live, text!(cluster_announce_ip)),
     Directive::new("cluster-announce-port", Live, int!(cluster_announce_port, Plain, 0, 65535)),
     Directive::new("cluster-copies", Live, int!(cluster_copies, Plain, 1, COPIES_MAX as i64)),
+    Directive::new("cluster-copy-rate", Live, int!(cluster_copy_rate, Memory, 0, i64::MAX)),
     Directive::new("cluster-enabled", Immutable, yes_no!(cluster_enabled)),
     Directive::new("cluster-name", Immutable, text!(cluster_name)),
     Directive::new("cluster-port", Immutable, int!(cluster_port, Plain, 0, 65535)),

@@ -72,6 +72,7 @@ const VALUES: &[(&str, &[(&str, &str)])] = &[
     ("cluster-announce-ip", &[("10.0.0.1", "10.0.0.1"), ("", "")]),
     ("cluster-announce-port", &[("0", "0"), ("7000", "7000")]),
     ("cluster-copies", &[("1", "1"), ("8", "8")]),
+    ("cluster-copy-rate", &[("0", "0"), ("64mb", "67108864")]),
     ("cluster-enabled", &[("yes", "yes"), ("no", "no")]),
     ("cluster-name", &[("blue", "blue")]),
     ("cluster-port", &[("0", "0"), ("17000", "17000")]),

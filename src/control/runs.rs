@@ -21,15 +21,19 @@ use crate::log::frame::{Begin, End, Frame, Index, Kind};
 use crate::log::sequencer::Sequencer;
 use crate::net::forward::Message;
 use crate::route::{CoreId, PartitionSet};
+use crate::shard::cover::Budget;
 
 /// Pieces that a core may have under way.
 const PIECES_AHEAD: u32 = 4;
 
+/// About what a piece has.
+const PIECE_BYTES: u64 = Budget::BYTES as u64;
+
 /// Takes the frames of a stream, without waiting.
 pub(super) trait Take {
     fn take(&mut self, frame: &Frame);
-    /// Whether pieces may go on coming.
-    fn has_room(&self) -> bool;
+    /// About how many bytes of pieces may come.
+    fn room_bytes(&self) -> u64;
     /// Gone, for whatever reason.
     fn is_gone(&self) -> bool;
     /// What has been taken is worthless.
@@ -98,7 +102,7 @@ impl Runs {
 
     /// A run goes on that would like to have pieces.
     pub fn wants_pieces(&self) -> bool {
-        let room = |run: &Run| run.open.contains(&true) || run.has_room();
+        let room = |run: &Run| run.open.contains(&true) || run.room_bytes() > 0;
         self.run.as_ref().is_some_and(|run| run.granted.iter().any(Option::is_some) && (room(run) || run.is_owed()))
     }
 
@@ -164,16 +168,16 @@ impl Runs {
             self.run = None;
             return self.end_covering();
         }
-        let room = run.has_room();
+        let ahead: u32 = run.granted.iter().flatten().sum();
+        let mut room = u32::try_from(run.room_bytes().div_ceil(PIECE_BYTES)).unwrap_or(u32::MAX).saturating_sub(ahead);
         for (core, granted) in run.granted.iter_mut().enumerate() {
+            let Some(count) = granted.as_mut().filter(|count| **count <= PIECES_AHEAD / 2) else { continue };
             // A core in the middle of a large collection holds its key: it goes on to the end of that in any case.
-            if let Some(count) = granted
-                && (room || run.open[core])
-                && *count <= PIECES_AHEAD / 2
-            {
-                let (run, pieces, only) = (run.number, PIECES_AHEAD - *count, run.only.clone());
-                out.push((core as CoreId, Message::Cover { run, pieces, only }));
-                *count = PIECES_AHEAD;
+            let pieces = if run.open[core] { PIECES_AHEAD - *count } else { room.min(PIECES_AHEAD - *count) };
+            if pieces > 0 {
+                room = room.saturating_sub(pieces);
+                *count += pieces;
+                out.push((core as CoreId, Message::Cover { run: run.number, pieces, only: run.only.clone() }));
             }
         }
         out
@@ -197,8 +201,8 @@ impl Runs {
 }
 
 impl Run {
-    fn has_room(&self) -> bool {
-        self.consumers.iter().all(|consumer| consumer.borrow().has_room())
+    fn room_bytes(&self) -> u64 {
+        self.consumers.iter().map(|consumer| consumer.borrow().room_bytes()).min().unwrap_or(0)
     }
 
     fn is_owed(&self) -> bool {
@@ -221,6 +225,7 @@ mod tests {
     struct Taker {
         only: Option<Arc<PartitionSet>>,
         frames: Vec<Frame>,
+        room_bytes: u64,
         gone: bool,
         spoiled: bool,
     }
@@ -230,8 +235,8 @@ mod tests {
             self.frames.push(frame.clone());
         }
 
-        fn has_room(&self) -> bool {
-            true
+        fn room_bytes(&self) -> u64 {
+            self.room_bytes
         }
 
         fn is_gone(&self) -> bool {
@@ -260,7 +265,8 @@ mod tests {
 
         fn add(&mut self, only: Option<&[u16]>) -> Rc<RefCell<Taker>> {
             let only = only.map(|only| Arc::new(only.iter().copied().collect()));
-            let taker = Rc::new(RefCell::new(Taker { only, frames: Vec::new(), gone: false, spoiled: false }));
+            let taker = Taker { only, frames: Vec::new(), room_bytes: u64::MAX, gone: false, spoiled: false };
+            let taker = Rc::new(RefCell::new(taker));
             self.runs.add(taker.clone());
             taker
         }
@@ -320,5 +326,32 @@ mod tests {
         assert!(first.borrow().spoiled && !second.borrow().spoiled);
         assert_eq!(bench.run(), Some(vec![2]));
         assert_eq!(kinds(&second), WHOLE);
+    }
+    #[test]
+    fn no_more_pieces_are_granted_than_there_is_room_for() {
+        let mut bench = Bench::new();
+        let taker = bench.add(Some(&[1]));
+        let granted = |bench: &mut Bench, room_bytes| -> Vec<(CoreId, u32)> {
+            taker.borrow_mut().room_bytes = room_bytes;
+            let pieces = |(core, message)| match message {
+                Message::Cover { pieces, .. } => (core, pieces),
+                _ => panic!("no cover"),
+            };
+            bench.runs.grant().into_iter().map(pieces).collect()
+        };
+        bench.runs.begin(&bench.log, 1, 0);
+        assert_eq!(granted(&mut bench, 0), []);
+        assert_eq!(granted(&mut bench, 2 * PIECE_BYTES), [(0, 2)]);
+        assert_eq!(granted(&mut bench, 2 * PIECE_BYTES), []);
+        assert_eq!(granted(&mut bench, 5 * PIECE_BYTES), [(0, 2), (1, 1)]);
+        let piece = |bench: &mut Bench, open| {
+            let frame = Frame::new(Kind::Cover, bench.log.history(), 1, 0, 0, Vec::new());
+            bench.runs.push_cover(1, 1, &frame, open, false);
+        };
+        piece(&mut bench, false);
+        assert_eq!(granted(&mut bench, 0), []);
+        // It holds a key until it is through with that.
+        piece(&mut bench, true);
+        assert_eq!(granted(&mut bench, 0), [(1, PIECES_AHEAD)]);
     }
 }

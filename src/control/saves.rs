@@ -68,8 +68,8 @@ impl Take for ToFile {
         let _ = self.writer.push(frame.clone());
     }
 
-    fn has_room(&self) -> bool {
-        self.writer.queued_bytes() < QUEUED_BYTES_MAX
+    fn room_bytes(&self) -> u64 {
+        QUEUED_BYTES_MAX.saturating_sub(self.writer.queued_bytes()) as u64
     }
 
     fn is_gone(&self) -> bool {

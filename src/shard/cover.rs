@@ -43,10 +43,15 @@ pub struct Budget {
     pub collection_bytes: usize,
 }
 
+impl Budget {
+    /// Bytes of statements in one piece of a copy.
+    pub const BYTES: usize = 64 << 10;
+}
+
 impl Default for Budget {
     /// Some hundred microseconds.
     fn default() -> Self {
-        Budget { bytes: 64 * 1024, collection_bytes: 256 * 1024 }
+        Budget { bytes: Budget::BYTES, collection_bytes: 4 * Budget::BYTES }
     }
 }
 

@@ -25,8 +25,20 @@ use crate::raft::command::{COUNT_MAX, PARTITIONS_MAX};
 use crate::replication::message::MESSAGE_COST;
 use crate::replication::wire::{CARRIED_LEN_MAX, CONTROL_LEN_MAX, DecodeError, Wire, archive, header, seal, sense};
 
-/// The version of the protocol.
-pub const PROTOCOL_VERSION: u16 = 1;
+/// The newest version of the protocol, and the oldest that is spoken.
+pub const PROTOCOL_VERSION: u16 = PACED_VERSION;
+pub const PROTOCOL_OLDEST: u16 = 1;
+
+/// From this version on a follower says [`ToLeader::Taken`].
+pub const PACED_VERSION: u16 = 2;
+
+/// The version that two nodes speak whose bus speaks this one.
+pub fn version_over(bus_version: u16) -> u16 {
+    if bus_version < BUS_VERSION_PACED { PROTOCOL_OLDEST } else { PROTOCOL_VERSION }
+}
+
+/// What the bus speaks between nodes that know [`PACED_VERSION`].
+const BUS_VERSION_PACED: u16 = 3;
 
 /// Frames in one message.
 pub const FRAMES_PER_MESSAGE_MAX: usize = 1024;
@@ -102,6 +114,11 @@ pub enum ToLeader {
     },
     /// The node is about to end: it wants to be in no in-sync set. Until the next Open.
     Leave,
+    /// So many more bytes of the pieces of this run have been executed, and as many others may come.
+    Taken {
+        run: u64,
+        bytes: u64,
+    },
 }
 
 /// What a leader says to a want.
@@ -278,6 +295,7 @@ impl Wire for ToLeader {
                 sense(applied <= received && durable <= applied, "more than was received, or applied")
             }
             ToLeader::Has { held, .. } => check_held(held),
+            ToLeader::Taken { run, bytes } => sense(*run != 0 && *bytes != 0, "nothing of a copy"),
             ToLeader::Heartbeat { .. } | ToLeader::Leave => Ok(()),
         }
     }

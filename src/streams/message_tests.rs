@@ -21,6 +21,7 @@ fn to_leader() -> Vec<ToLeader> {
         ToLeader::Has { run: 3, held: vec![held(1), held(5)] },
         ToLeader::Heartbeat { wall_ms: u64::MAX },
         ToLeader::Leave,
+        ToLeader::Taken { run: 1, bytes: 1 },
     ]
 }
 

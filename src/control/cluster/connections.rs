@@ -21,7 +21,7 @@ use crate::replication::wire::Decoder;
 use crate::route::CoreId;
 use crate::streams::follower::Action;
 use crate::streams::leader::Peer;
-use crate::streams::message::{ToFollower, ToLeader};
+use crate::streams::message::{ToFollower, ToLeader, version_over};
 
 /// Between two looks whether data cores can take more.
 const CHOKED_PAUSE: Duration = Duration::from_millis(1);
@@ -45,11 +45,11 @@ impl Control {
             };
             let Some(peer) = peer else { return lost() };
             let connected = member.bus.stream_to(leader, &peer).await.map_err(|error| error.to_string());
-            let halves = connected.and_then(|(stream, rest)| {
+            let halves = connected.and_then(|(stream, version, rest)| {
                 let (reader, writer) = halves(&stream).map_err(|error| error.to_string())?;
-                Ok((reader, writer, rest))
+                Ok((reader, writer, version_over(version), rest))
             });
-            let (reader, writer, rest) = match halves {
+            let (reader, writer, version, rest) = match halves {
                 Ok(halves) if member.is_upstream(leader, number) => halves,
                 Ok(_) => return,
                 Err(error) => {
@@ -61,7 +61,7 @@ impl Control {
             let outbox = Rc::new(Outbox::default());
             member.set_upstream(leader, number, Rc::clone(&outbox), control.wall_ms());
             glommio::spawn_local(links::write_all(writer, Rc::clone(&outbox), |_| ())).detach();
-            control.with_follower(|follower, now_ms, out| follower.connected(now_ms, leader, out));
+            control.with_follower(|follower, now_ms, out| follower.connected(now_ms, leader, version, out));
             let mut decoder = Decoder::default();
             decoder.push(&rest);
             links::read_all(reader, async |bytes| {

@@ -46,8 +46,8 @@ impl Around for Seated {
         writes && !member.leaving.get() && !(0..).zip(state.partitions()).any(lacks)
     }
 
-    fn ask_for_roles(&self, primary: NodeId, request: HandOver) {
-        self.control.ask_for_roles(&self.member, primary, request);
+    async fn ask_for_roles(&self, primary: NodeId, request: HandOver) -> Option<u32> {
+        self.control.ask_for_roles(&self.member, primary, request).await
     }
 
     fn placement(&self) -> (usize, u32) {
@@ -134,19 +134,19 @@ impl Control {
         member.seat.grant(self.now_ms(), request)
     }
 
-    /// Whether a node is taken for dead: by the leader of raft, if that is this node; else one that is to have copies, is in
-    /// sync nowhere, and was not heard here for a while. One that has no memory for any copy is alive.
-    pub(super) fn is_dead(&self, node: NodeId) -> bool {
-        let Some(member) = self.member() else { return false };
+    /// Nodes that are taken for dead: by the leader of raft, if that is this node; else those that are to have copies, are in
+    /// sync nowhere, and were not heard here for a while. One that has no memory for any copy is alive.
+    pub(super) fn dead_nodes(&self) -> Vec<NodeId> {
+        let Some(member) = self.member() else { return Vec::new() };
         if let Some(status) = member.seat.status(self.now_ms()) {
-            return status.nodes.iter().any(|known| known.node == node && !known.alive);
+            return status.nodes.iter().filter(|known| !known.alive).map(|known| known.node).collect();
         }
         let state = member.reader.state();
-        let has = |partition: &Partition| partition.replicas.contains(&node);
-        let is_in_sync = |partition: &Partition| partition.in_sync.contains(&node);
-        let timeout_ms = self.config().insync_timeout_ms;
-        state.partitions().iter().any(has)
-            && !state.partitions().iter().any(is_in_sync)
-            && !member.is_heard(node, self.steady_ms(), timeout_ms)
+        let mut suspects: Vec<NodeId> = state.nodes().iter().map(|node| node.id).collect();
+        suspects.retain(|node| state.partitions().iter().any(|partition| partition.replicas.contains(node)));
+        suspects.retain(|node| !state.partitions().iter().any(|partition| partition.in_sync.contains(node)));
+        let (now_ms, timeout_ms) = (self.steady_ms(), self.config().insync_timeout_ms);
+        suspects.retain(|node| !member.is_heard(*node, now_ms, timeout_ms));
+        suspects
     }
 }

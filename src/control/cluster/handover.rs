@@ -149,24 +149,24 @@ impl Control {
         begun as u32
     }
 
-    /// Asks a node for roles that it has.
-    pub(super) fn ask_for_roles(self: &Rc<Self>, member: &Rc<Member>, primary: NodeId, request: HandOver) {
+    /// Asks a node for roles that it has. How many are on their way; None: it does not answer.
+    pub(super) async fn ask_for_roles(
+        self: &Rc<Self>,
+        member: &Member,
+        primary: NodeId,
+        request: HandOver,
+    ) -> Option<u32> {
         if primary == member.me {
-            self.hand_over(&request);
-            return;
+            return Some(self.hand_over(&request));
         }
         let peer = {
             let state = member.reader.state();
             state.node(primary).map(|node| Peer { host: node.profile.host.clone(), bus_port: node.profile.bus_port })
         };
-        let Some(peer) = peer else { return };
-        let member = Rc::clone(member);
-        glommio::spawn_local(async move {
-            if let Err(error) = member.bus.ask_for_roles(primary, &peer, request, ASK_PATIENCE).await {
-                tracing::info!(%error, primary, "a node that was asked for roles does not answer");
-            }
-        })
-        .detach();
+        let asked = member.bus.ask_for_roles(primary, &peer?, request, ASK_PATIENCE).await;
+        asked
+            .inspect_err(|error| tracing::info!(%error, primary, "a node that was asked for roles does not answer"))
+            .ok()
     }
 
     /// CLUSTER FAILOVER: this node asks for all roles that it could have.
@@ -192,7 +192,10 @@ impl Control {
         if asked.is_empty() {
             return Err(TakeRolesError::NoReplica);
         }
-        asked.into_iter().for_each(|(primary, request)| self.ask_for_roles(&member, primary, request));
+        for (primary, request) in asked {
+            let (control, member) = (Rc::clone(self), Rc::clone(&member));
+            glommio::spawn_local(async move { control.ask_for_roles(&member, primary, request).await }).detach();
+        }
         Ok(())
     }
 }

@@ -34,6 +34,7 @@ impl Control {
             (known.speaks > 0).then_some(known.speaks)
         };
         let parts = parts(partitions);
+        let dead = self.dead_nodes();
         let nodes: Vec<_> = state
             .nodes()
             .iter()
@@ -58,7 +59,7 @@ impl Control {
                     "lag_bytes": lag.map(|lag| lag.bytes),
                     "speaks": speaks(id),
                     "leaving": state.orders().leaves(id),
-                    "state": match (self.is_dead(id), state.orders().leaves(id)) {
+                    "state": match (dead.contains(&id), state.orders().leaves(id)) {
                         (true, _) => "dead",
                         (false, true) => "leaving",
                         (false, false) => "alive",

@@ -42,6 +42,9 @@ const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
 /// Partitions that are copied at once.
 const COPY_PARTITIONS_MAX: usize = 64;
 
+/// Bytes of a copy on their way: what follows behind them on the connection, and waits for the same cores, waits for so much.
+const COPY_WINDOW_BYTES: u64 = 256 << 10;
+
 /// What data cores may have waiting for them before a connection is read no further: so many actions, and bytes of these.
 pub(super) const QUEUED_ACTIONS_MAX: usize = 1_024;
 pub(super) const QUEUED_BYTES_MAX: u64 = 8 << 20;
@@ -74,8 +77,8 @@ pub(super) struct Streams {
 /// The copy that is being sent.
 struct Sending {
     run: u64,
-    /// It may go on.
-    room: Rc<Cell<bool>>,
+    /// So much of it may come.
+    room_bytes: Rc<Cell<u64>>,
     /// It is given up.
     gone: Rc<Cell<bool>>,
 }
@@ -109,6 +112,7 @@ fn leader_settings(node: NodeId, config: &Config) -> leader::Settings {
         queue_bytes_max: config.client_output_buffer_limit_replica.bytes_max(),
         uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX,
         copy_partitions_max: COPY_PARTITIONS_MAX,
+        copy_window_bytes: COPY_WINDOW_BYTES,
     }
 }
 
@@ -122,6 +126,11 @@ fn follower_settings(member: &Member, config: &Config) -> follower::Settings {
         repl_timeout_ms: config.repl_timeout_s * 1000,
         reconnect_ms: RECONNECT_MS,
     }
+}
+
+/// Bytes of copies that may come in a second, if there is a limit.
+fn copy_rate(config: &Config) -> Option<u64> {
+    Some(config.cluster_copy_rate).filter(|rate| *rate > 0)
 }
 
 impl Control {
@@ -148,6 +157,7 @@ impl Control {
         self.flush();
         let mut follower = Follower::new(follower_settings(member, &config));
         follower.set_limit(memory::limit_bytes(&config));
+        follower.set_copy_rate(copy_rate(&config));
         (0..).zip(holdings).for_each(|(partition, holding)| follower.hold(partition, *holding));
         *member.streams.borrow_mut() = Some(Streams {
             leader: Leader::new(leader_settings(member.me, &config), end),
@@ -228,12 +238,18 @@ impl Control {
             }
             Lead::StartCopy { run, node, partitions } => {
                 tracing::info!(run, node, count = partitions.len(), "a copy of partitions begins");
-                let (room, gone) = (Rc::new(Cell::new(true)), Rc::new(Cell::new(false)));
+                let (room_bytes, gone) = (Rc::new(Cell::new(COPY_WINDOW_BYTES)), Rc::new(Cell::new(false)));
                 let only = Arc::new(partitions.iter().copied().collect::<PartitionSet>());
                 let events = Rc::clone(&self.log.borrow().events);
-                let taker = CopyTaker { run, only: Some(only), events, room: Rc::clone(&room), gone: Rc::clone(&gone) };
+                let taker = CopyTaker {
+                    run,
+                    only: Some(only),
+                    events,
+                    room_bytes: Rc::clone(&room_bytes),
+                    gone: Rc::clone(&gone),
+                };
                 if let Some(streams) = &mut *member.streams.borrow_mut() {
-                    streams.sending = Some(Sending { run, room, gone });
+                    streams.sending = Some(Sending { run, room_bytes, gone });
                 }
                 self.log.borrow_mut().add_consumer(Rc::new(RefCell::new(taker)));
             }
@@ -334,13 +350,17 @@ impl Control {
             return;
         }
         let wall_ms = self.wall_ms().max(0) as u64;
-        let settings = leader_settings(member.me, &self.config());
+        let config = self.config();
+        let (settings, rate) = (leader_settings(member.me, &config), copy_rate(&config));
         self.with_leader(|leader, now_ms, out| {
             leader.configure(settings);
             leader.tick(now_ms, wall_ms, out);
         });
         self.look_at_memory(&member);
-        self.with_follower(|follower, now_ms, out| follower.tick(now_ms, wall_ms, out));
+        self.with_follower(|follower, now_ms, out| {
+            follower.set_copy_rate(rate);
+            follower.tick(now_ms, wall_ms, out);
+        });
         self.advance();
     }
 
@@ -385,7 +405,7 @@ impl Control {
         if let Some(streams) = &*streams
             && let Some(sending) = &streams.sending
         {
-            sending.room.set(streams.leader.copy_room(sending.run).unwrap_or(0) > 0);
+            sending.room_bytes.set(streams.leader.copy_room(sending.run).unwrap_or(0));
         }
         drop(streams);
         member.committed()

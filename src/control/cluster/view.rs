@@ -12,14 +12,14 @@ use crate::net::forward::Message;
 use crate::raft::command::Profile;
 use crate::raft::state::{Node, Partition, State};
 
-/// The view of a state. `dead` says whether a node is taken for dead.
+/// The view of a state. `dead` says which nodes are taken for dead.
 pub(super) fn of_state(
     state: &State,
     member: &Member,
     number: u64,
     partitions: u16,
     copies_min: usize,
-    dead: impl Fn(NodeId) -> bool,
+    dead: &[NodeId],
 ) -> View {
     let mut nodes: Vec<Endpoint> = Vec::new();
     let mut ids: Vec<NodeId> = Vec::new();
@@ -29,7 +29,7 @@ pub(super) fn of_state(
             id: Identity(node.identity).to_string(),
             host: node.profile.host.clone(),
             port: node.profile.port,
-            alive: !dead(node.id),
+            alive: !dead.contains(&node.id),
             cores: core_ports(&node.profile),
         });
     }
@@ -54,11 +54,11 @@ pub(super) fn of_state(
             other => (other.and_then(place), Gate::Open),
         };
         let followers = known.in_sync.iter().filter(|&&node| Some(node) != known.primary);
-        let expected = known.in_sync.iter().find(|&&node| !dead(node)).and_then(|&node| place(node));
+        let expected = || known.in_sync.iter().find(|node| !dead.contains(node)).and_then(|&node| place(node));
         Roles {
             epoch: known.epoch,
             leader,
-            expected: if leader.is_none() { expected } else { None },
+            expected: if leader.is_none() { expected() } else { None },
             gate,
             followers: followers.filter_map(|&node| place(node)).collect(),
             few_in_sync: known.in_sync.len() < wanted,
@@ -92,9 +92,10 @@ impl Control {
         let config = self.config();
         let copies_min = usize::from(config.min_insync.max(MIN_INSYNC)).min(usize::from(config.cluster_copies));
         let number = member.views.get() + 1;
+        let dead = self.dead_nodes();
         let view = {
             let state = member.reader.state();
-            of_state(&state, &member, number, self.keyspace.partitions, copies_min, |node| self.is_dead(node))
+            of_state(&state, &member, number, self.keyspace.partitions, copies_min, &dead)
         };
         let shown = member.shown.borrow().as_ref().is_some_and(|shown| shown.is_same_as(&view));
         let mut shown_at = member.shown_at.borrow_mut();

@@ -107,7 +107,7 @@ pub(super) struct Replication {
     /// There has been a replica, or this node has been one.
     pub in_use: bool,
     /// Room for pieces of the copy that is being sent.
-    room: Rc<Cell<bool>>,
+    room_bytes: Rc<Cell<u64>>,
     sending: Option<(u64, Rc<Cell<bool>>)>,
     /// Up to where replicas have what this node has written as the one that leads.
     copies: Copied,
@@ -192,7 +192,7 @@ impl Replication {
             receiving: None,
             relayed: VecDeque::new(),
             in_use: false,
-            room: Rc::new(Cell::new(true)),
+            room_bytes: Rc::default(),
             sending: None,
             copies: Copied::default(),
             pausing: false,

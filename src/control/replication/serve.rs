@@ -16,7 +16,7 @@ use crate::control::runs::Take;
 use crate::log::frame::{Frame, Index, Kind};
 use crate::replication::history::Chain;
 use crate::replication::message::{self, Decoder, ToPrimary, ToReplica};
-use crate::replication::primary::{Action as Serve, Extent, FailoverError, Peer, Primary};
+use crate::replication::primary::{Action as Serve, COPY_WINDOW_BYTES, Extent, FailoverError, Peer, Primary};
 use crate::route::PartitionSet;
 
 /// Something that the machine of the primary has to hear of, in this order.
@@ -36,7 +36,7 @@ pub(in crate::control) struct CopyTaker {
     /// The partitions that are wanted; None: all. A follower of some gets units of the log with all others, not here.
     pub only: Option<Arc<PartitionSet>>,
     pub events: Events,
-    pub room: Rc<Cell<bool>>,
+    pub room_bytes: Rc<Cell<u64>>,
     pub gone: Rc<Cell<bool>>,
 }
 
@@ -57,8 +57,8 @@ impl Take for CopyTaker {
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.room.get()
+    fn room_bytes(&self) -> u64 {
+        self.room_bytes.get()
     }
 
     fn is_gone(&self) -> bool {
@@ -106,9 +106,9 @@ impl Control {
                 let mut replication = self.replication.borrow_mut();
                 let gone = Rc::new(Cell::new(false));
                 replication.sending = Some((run, Rc::clone(&gone)));
-                replication.room.set(true);
-                let (events, room) = (Rc::clone(&replication.events), Rc::clone(&replication.room));
-                let taker = CopyTaker { run, only: None, events, room, gone };
+                replication.room_bytes.set(COPY_WINDOW_BYTES);
+                let (events, room_bytes) = (Rc::clone(&replication.events), Rc::clone(&replication.room_bytes));
+                let taker = CopyTaker { run, only: None, events, room_bytes, gone };
                 self.log.borrow_mut().add_consumer(Rc::new(RefCell::new(taker)));
             }
             Serve::CancelCopy { run } => {
@@ -335,7 +335,7 @@ impl Control {
         });
         let replication = self.replication.borrow();
         if let Some((run, _)) = &replication.sending {
-            replication.room.set(replication.primary.copy_room(*run).unwrap_or(0) > 0);
+            replication.room_bytes.set(replication.primary.copy_room(*run).unwrap_or(0));
         }
         let primary = &replication.primary;
         let copies = Copied { received: primary.commit(), durable: primary.commit_durable(), lanes: None };

@@ -242,7 +242,7 @@ impl Link {
     /// The life of a connection.
     async fn run(self: Rc<Self>, line: Rc<Line>) {
         let connection = async {
-            let (stream, decoder) = match dial(&self.identity, self.target, &self.peer, false).await {
+            let (stream, _, decoder) = match dial(&self.identity, self.target, &self.peer, false).await {
                 Ok(dialled) => dialled,
                 Err(error) => return error,
             };

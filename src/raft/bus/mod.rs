@@ -208,10 +208,10 @@ impl Bus {
     }
 
     /// Connects to a node to follow it; with what it has sent behind the handshake.
-    pub async fn stream_to(&self, target: NodeId, peer: &Peer) -> Result<(TcpStream, Vec<u8>), BusError> {
+    pub async fn stream_to(&self, target: NodeId, peer: &Peer) -> Result<(TcpStream, u16, Vec<u8>), BusError> {
         let dialling = stream::dial(&self.links.identity, target, peer, true);
         let dialled = self.links.stop.unless(dialling).await.unwrap_or(Err(BusError::Stopped));
-        dialled.map(|(stream, decoder)| (stream, decoder.into_rest()))
+        dialled.map(|(stream, version, decoder)| (stream, version, decoder.into_rest()))
     }
 
     /// Asks a node, which is to lead raft, for a lease.

@@ -82,13 +82,13 @@ async fn look_up(peer: &Peer) -> Result<SocketAddr, BusError> {
     found.await.ok().flatten().ok_or_else(|| BusError::Name(peer.host.clone()))
 }
 
-/// Connects to a node and is let in. Bytes behind the handshake stay in the decoder.
+/// Connects to a node and is let in: the version that both speak, and the decoder with the bytes behind the handshake.
 pub async fn dial(
     identity: &Identity,
     target: NodeId,
     peer: &Peer,
     data: bool,
-) -> Result<(TcpStream, Decoder), BusError> {
+) -> Result<(TcpStream, u16, Decoder), BusError> {
     let newest = identity.versions.newest;
     match dial_in(newest, identity, target, peer, data).await {
         // It is of an older build: what it speaks will do, if this node does, too.
@@ -105,7 +105,7 @@ async fn dial_in(
     target: NodeId,
     peer: &Peer,
     data: bool,
-) -> Result<(TcpStream, Decoder), BusError> {
+) -> Result<(TcpStream, u16, Decoder), BusError> {
     let dialling = async {
         let address = look_up(peer).await?;
         let mut stream = TcpStream::connect(address).await.map_err(io::Error::from)?;
@@ -119,7 +119,7 @@ async fn dial_in(
         let proof = refuse(&mut stream, identity.prove(&hello, &welcome)).await?;
         say(&mut stream, &Step::Proof(proof)).await?;
         let Step::Accepted = hear(&mut stream, &mut decoder).await? else { return Err(Refused::Turn.into()) };
-        Ok((stream, decoder))
+        Ok((stream, version, decoder))
     };
     Glommio::timeout(CONNECT_PATIENCE, dialling).await.unwrap_or(Err(BusError::Connect))
 }

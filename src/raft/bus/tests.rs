@@ -310,7 +310,7 @@ fn noise_and_damage_close_a_connection_and_do_no_harm() {
         let request = Request::Vote(VoteRequest::new(vote, Some(id(1, 1))));
         let good = frame(Kind::Request, 0, &request.encode().unwrap()).unwrap();
         for byte in (0..good.len()).filter(|byte| *byte > 3) {
-            let (mut stream, _) = dial(&identity(2), 1, &at, false).await.unwrap();
+            let (mut stream, ..) = dial(&identity(2), 1, &at, false).await.unwrap();
             let mut bad = good.clone();
             bad[byte] ^= 0xff;
             let _ = stream.write_all(&bad).await;

@@ -14,7 +14,7 @@ use super::roles::{Evening, HandOver};
 use super::standing::Standing;
 use super::{Settings, failover, moves, orders, plan, voters};
 use crate::cluster::{self, PlaceError, Rule};
-use crate::raft::command::{Command, NodeId, Refusal, Reply};
+use crate::raft::command::{Command, Move, NodeId, Refusal, Reply};
 use crate::raft::state::State;
 use crate::raft::types::Peer;
 use crate::shard::SteadyMs;
@@ -462,6 +462,13 @@ impl Governor {
         if let Outcome::Reply(Reply::Refused(Refusal::Malformed(_))) = outcome {
             // It would be refused again and again.
             lead.goal = None;
+        }
+    }
+
+    /// A node that was asked for roles, beginning with `first`, has begun with so many of them.
+    pub fn roles_begun(&mut self, primary: NodeId, first: Move, count: usize) {
+        if let Some(lead) = &mut self.lead {
+            lead.evening.begun(primary, first, count);
         }
     }
 

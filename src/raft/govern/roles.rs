@@ -28,6 +28,8 @@ pub const ROLES_AT_ONCE: usize = 32;
 pub const ASK_AGAIN_MS: i64 = 2_000;
 /// After so long it is asked again for what it did not give: requests have waited for that, and may have to again.
 pub const POSTPONED_MS: i64 = 10_000;
+/// After so long for what it has not begun with, because a copy of it was under way or its follower behind. Nothing has waited.
+pub const NOT_BEGUN_MS: i64 = 100;
 
 /// A node is asked to give these roles to another one.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -60,10 +62,23 @@ pub struct Evening {
     /// Which have been where the plan wants them, by number, and how many.
     settled: Vec<bool>,
     settled_count: usize,
-    /// When a node was asked last, and which roles it was asked for.
-    asked: BTreeMap<NodeId, (SteadyMs, Vec<Move>)>,
+    /// What a node was asked for last.
+    asked: BTreeMap<NodeId, Asked>,
     /// Roles that were asked for in vain, and when they may be asked for again.
     postponed: BTreeMap<PartitionId, SteadyMs>,
+}
+
+/// Roles that a node was asked for.
+#[derive(Debug)]
+struct Asked {
+    at_ms: SteadyMs,
+    /// In its order.
+    first: Move,
+    count: usize,
+    /// With how many it has begun, if it has said so.
+    begun: Option<usize>,
+    /// Those that have not moved.
+    open: Vec<Move>,
 }
 
 impl Evening {
@@ -88,14 +103,18 @@ impl Evening {
         self.settled.resize(count, false);
         // Whoever was asked, and has not done it all yet, is left alone for a while.
         let is_open = |change: &Move| state.partition(change.partition).is_some_and(|is| is.epoch == change.epoch);
-        let (postponed, until_ms) = (&mut self.postponed, now_ms.saturating_add(POSTPONED_MS));
-        self.asked.retain(|_, (asked_ms, moves)| {
-            moves.retain(is_open);
-            let in_vain = now_ms.saturating_sub(*asked_ms) >= ASK_AGAIN_MS;
-            if in_vain {
-                postponed.extend(moves.iter().map(|change| (change.partition, until_ms)));
-            }
-            !in_vain && !moves.is_empty()
+        let postponed = &mut self.postponed;
+        self.asked.retain(|_, asked| {
+            asked.open.retain(is_open);
+            let moved = asked.count - asked.open.len();
+            let pause_ms = match asked.begun {
+                Some(begun) if moved >= begun => NOT_BEGUN_MS,
+                _ if now_ms.saturating_sub(asked.at_ms) >= ASK_AGAIN_MS => POSTPONED_MS,
+                _ => return !asked.open.is_empty(),
+            };
+            let until_ms = now_ms.saturating_add(pause_ms);
+            postponed.extend(asked.open.iter().map(|change| (change.partition, until_ms)));
+            false
         });
         self.postponed.retain(|_, until_ms| now_ms < *until_ms);
         let is_alive = |node: NodeId| nodes.get(&node).is_some_and(|standing| standing.dead_ms.is_none());
@@ -124,14 +143,23 @@ impl Evening {
             }
         }
         for (primary, request) in &wanted {
-            self.asked.insert(*primary, (now_ms, request.moves.clone()));
+            let (open, count) = (request.moves.clone(), request.moves.len());
+            let asked = Asked { at_ms: now_ms, first: open[0], count, begun: None, open };
+            self.asked.insert(*primary, asked);
         }
         wanted.into_iter().collect()
     }
 
+    /// A node has begun with so many of those that it was asked for, beginning with `first`.
+    pub fn begun(&mut self, primary: NodeId, first: Move, count: usize) {
+        if let Some(asked) = self.asked.get_mut(&primary).filter(|asked| asked.first == first) {
+            asked.begun = Some(count);
+        }
+    }
+
     /// How many roles were asked for, and may be on their way.
     pub fn moving(&self) -> usize {
-        self.asked.values().map(|(_, moves)| moves.len()).sum()
+        self.asked.values().map(|asked| asked.open.len()).sum()
     }
 }
 

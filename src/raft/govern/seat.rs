@@ -58,8 +58,8 @@ pub trait Around: Clone + 'static {
     /// Whether this node may be given what it is in sync for: it has that, can write, and is not about to end.
     fn is_ready(&self) -> bool;
 
-    /// Asks a node for roles that it has. There is no answer.
-    fn ask_for_roles(&self, primary: NodeId, request: HandOver);
+    /// Asks a node for roles that it has. With how many it has begun; None: it does not say.
+    fn ask_for_roles(&self, primary: NodeId, request: HandOver) -> impl Future<Output = Option<u32>>;
 
     /// Copies of each partition, and how long a node is dead before others get its copies.
     fn placement(&self) -> (usize, u32);
@@ -287,7 +287,14 @@ impl Seat {
                     let change = ChangeMembers::ReplaceAllVoters(voters);
                     (ticket, around.seat().change_members(change).await)
                 }
-                Action::AskForRoles { primary, request } => return around.ask_for_roles(primary, request),
+                Action::AskForRoles { primary, request } => {
+                    let first = request.moves.first().copied();
+                    let begun = around.ask_for_roles(primary, request).await;
+                    if let (Some(first), Some(begun)) = (first, begun) {
+                        around.seat().governor.borrow_mut().roles_begun(primary, first, begun as usize);
+                    }
+                    return;
+                }
                 Action::LetLead { node } => return Seat::let_lead(&around, node).await,
                 Action::Plan { ticket, members, rule, previous } => {
                     let placement = around.place(members, rule, previous).await;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::roles::NOT_BEGUN_MS;
 use super::*;
 use crate::cluster;
 use crate::raft::command::{Command, InSyncChange, Member, Move, Placement, Profile, Reply};
@@ -18,6 +19,8 @@ pub(super) struct Leader {
     pub nodes: BTreeMap<NodeId, Peer>,
     /// Nodes give away the roles that they are asked for.
     pub generous: bool,
+    /// A node that is asked for roles begins with so many of them at the most, and says so.
+    pub begins: usize,
     /// The version that all of them speak.
     pub speaks: u16,
 }
@@ -36,6 +39,7 @@ impl Leader {
             voters: (1..=count).collect(),
             nodes: (1..=count).map(|node| (node, peer())).collect(),
             generous: false,
+            begins: usize::MAX,
             speaks: 0,
         };
         for node in 1..=count {
@@ -147,7 +151,11 @@ impl Leader {
             Action::AskForRoles { primary, request } => {
                 assert_eq!(request.check(), Ok(()));
                 let said = format!("{now_ms}: node {primary} is asked for {} roles", request.moves.len());
-                self.apply(Command::Lead { moves: request.moves, to: request.to });
+                let (first, begun) = (request.moves[0], self.begins.min(request.moves.len()));
+                if begun > 0 {
+                    self.apply(Command::Lead { moves: request.moves[..begun].to_vec(), to: request.to });
+                }
+                self.governor.roles_begun(primary, first, begun);
                 return Some(said);
             }
             Action::Plan { ticket, members, rule, previous } => {
@@ -406,6 +414,19 @@ fn roles_are_evened_and_then_left_alone() {
     assert_eq!(led(&leader)[2], 0, "it is in sync nowhere");
     settle(&mut leader, 9_500, 20, &[1, 2, 3]);
     assert_eq!(led(&leader), even);
+}
+
+/// What a node could not begin with is asked for again soon: no request has waited for that.
+#[test]
+fn roles_that_were_not_begun_with_are_asked_for_again_soon() {
+    let mut leader = Leader { generous: true, begins: 0, ..Leader::new(2, 16) };
+    leader.governor.lead(0);
+    let asked = |said: Vec<String>| said.iter().filter(|said| said.contains("is asked for")).count() as i64;
+    let before = asked(leader.runs(0, 1_000, &[1, 2]));
+    assert!(before > 3 && before <= 1_000 / NOT_BEGUN_MS, "{before}");
+    leader.begins = 3;
+    let after = asked(leader.runs(1_000, 2_000, &[1, 2]));
+    assert_eq!((after, leader.primaries().iter().filter(|primary| **primary == Some(2)).count()), (3, 8));
 }
 
 #[test]

@@ -322,8 +322,8 @@ impl Around for Seated {
     }
 
     /// With data, roles that move while all live are simulated in [`crate::streams`].
-    fn ask_for_roles(&self, primary: NodeId, request: HandOver) {
-        self.0.ask_for_roles(primary, request);
+    async fn ask_for_roles(&self, primary: NodeId, request: HandOver) -> Option<u32> {
+        self.0.ask_for_roles(primary, request).await
     }
 
     fn placement(&self) -> (usize, u32) {

@@ -63,25 +63,19 @@ impl World {
 }
 
 impl Member {
-    /// Asks a node for roles.
-    pub fn ask_for_roles(self: &Rc<Member>, primary: NodeId, request: HandOver) {
+    /// Asks a node for roles; with how many it has begun.
+    pub async fn ask_for_roles(self: &Rc<Member>, primary: NodeId, request: HandOver) -> Option<u32> {
         let peer = self
             .reader
             .state()
             .node(primary)
             .map(|node| Peer { host: node.profile.host.clone(), bus_port: node.profile.bus_port });
-        let (Some(peer), None) = (peer, &self.world.data) else { return };
-        let member = Rc::clone(self);
-        Runtime::spawn(async move {
-            if primary == member.me {
-                return member.hand_over(&request.moves, request.to);
-            }
-            let serve = move |other: Rc<Member>| async move {
-                other.hand_over(&request.moves, request.to);
-                Some(())
-            };
-            member.caller.call(host_of(&peer), Some(primary), ASK_PATIENCE, serve).await;
-        });
+        let (Some(peer), None) = (peer, &self.world.data) else { return None };
+        if primary == self.me {
+            return Some(self.hand_over(&request.moves, request.to));
+        }
+        let serve = move |other: Rc<Member>| async move { Some(other.hand_over(&request.moves, request.to)) };
+        self.caller.call(host_of(&peer), Some(primary), ASK_PATIENCE, serve).await
     }
 
     /// Whether requests about a partition that this node leads in this epoch are held.
@@ -89,13 +83,14 @@ impl Member {
         self.closed.borrow().get(&partition) == Some(&epoch)
     }
 
-    /// Gives roles away, and is open again once it is known what became of them.
-    fn hand_over(self: &Rc<Member>, moves: &[Move], to: command::Member) {
+    /// Gives roles away, and is open again once it is known what became of them. How many are on their way.
+    fn hand_over(self: &Rc<Member>, moves: &[Move], to: command::Member) -> u32 {
         let leads = |change: &&Move| {
             self.may_serve(change.partition) == Some(change.epoch) && !self.is_closed(change.partition, change.epoch)
         };
         let moves: Vec<Move> = moves.iter().filter(leads).copied().collect();
-        let Some(me) = self.reader.state().member(self.me).filter(|_| !moves.is_empty()) else { return };
+        let Some(me) = self.reader.state().member(self.me).filter(|_| !moves.is_empty()) else { return 0 };
+        let begun = moves.len() as u32;
         self.closed.borrow_mut().extend(moves.iter().map(|change| (change.partition, change.epoch)));
         let member = Rc::clone(self);
         Runtime::spawn(async move {
@@ -127,5 +122,6 @@ impl Member {
             }
             member.closed.borrow_mut().retain(|partition, _| moves.iter().all(|change| change.partition != *partition));
         });
+        begun
     }
 }

@@ -1,5 +1,6 @@
 //! Copies that are received. What is copied is incomplete until all of it is applied, and not acknowledged before.
 
+use super::pace::Pieces;
 use super::receive::Broken;
 use super::stream::Run;
 use super::*;
@@ -43,7 +44,7 @@ impl Follower {
         }
         let partitions: Rc<[PartitionId]> = partitions.into();
         if let Some(stream) = self.streams.get_mut(&leader) {
-            stream.run = Some(Run { id: run, partitions: partitions.clone(), bytes: 0 });
+            stream.run = Some(Run { id: run, partitions: partitions.clone(), bytes: 0, pieces: Pieces::default() });
         }
         out.push(Action::DropPartitions { ticket, copy: Some((leader, run)), partitions });
     }
@@ -57,11 +58,16 @@ impl Follower {
         }
     }
 
-    pub(super) fn copy_piece(&mut self, leader: NodeId, run: u64, bytes: Rc<[u8]>, out: &mut Vec<Action>) {
-        if self.has_received(leader, run, &bytes) {
-            let ticket = self.issue(Some(leader), &[]);
-            out.push(Action::CopyPiece { ticket, leader, run, bytes });
+    pub(super) fn copy_piece(&mut self, now_ms: u64, leader: NodeId, run: u64, bytes: Rc<[u8]>, out: &mut Vec<Action>) {
+        if !self.has_received(leader, run, &bytes) {
+            // Its leader does not know yet that nobody wants it, and goes on to the end of it.
+            return self.say_taken(leader, run, bytes.len() as u64, out);
         }
+        let ticket = self.issue(Some(leader), &[]);
+        if let Some(run) = self.streams.get_mut(&leader).and_then(|stream| stream.run.as_mut()) {
+            run.pieces.push(now_ms, ticket, bytes.len() as u64);
+        }
+        out.push(Action::CopyPiece { ticket, leader, run, bytes });
     }
 
     pub(super) fn copy_units(
@@ -128,6 +134,10 @@ impl Follower {
             return;
         };
         self.ask_anew(leader, &run.partitions);
+        let untold = run.pieces.bytes();
+        if untold > 0 {
+            self.say_taken(leader, run.id, untold, out);
+        }
         out.push(Action::CopyAborted { leader, run: run.id });
     }
 }

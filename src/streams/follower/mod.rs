@@ -17,6 +17,7 @@
 
 mod copy;
 mod memory;
+mod pace;
 mod partition;
 mod receive;
 mod stream;
@@ -26,9 +27,10 @@ use std::rc::Rc;
 
 pub use self::memory::Memory;
 use self::memory::Room;
+use self::pace::Pace;
 use self::partition::{Data, Phase, Place, Role};
 use self::stream::Stream;
-use super::message::{ToFollower, ToLeader};
+use super::message::{PACED_VERSION, ToFollower, ToLeader};
 use super::{Epoch, Incarnation, Index, NodeId, PartitionId, Piece, Suffix, Tail};
 use crate::raft::state::State;
 
@@ -205,6 +207,7 @@ pub struct Follower {
     /// The node is about to end.
     leaving: bool,
     room: Room,
+    pace: Pace,
     #[cfg(test)]
     pub fault: Option<Fault>,
 }
@@ -226,6 +229,7 @@ impl Follower {
             from_nothing: Vec::new(),
             leaving: false,
             room: Room::default(),
+            pace: Pace::default(),
             #[cfg(test)]
             fault: None,
         }

@@ -40,7 +40,7 @@ impl Follower {
             ToFollower::Control(control) => self.control(now_ms, leader, control, out),
             ToFollower::Frames { commit, upto, frames } => self.frames(leader, commit, upto, frames, out),
             ToFollower::CopyPiece { run, bytes } => {
-                self.copy_piece(leader, run, bytes, out);
+                self.copy_piece(now_ms, leader, run, bytes, out);
                 Ok(())
             }
             ToFollower::CopyUnits { run, wall_ms, units } => self.copy_units(leader, run, wall_ms, units, out),

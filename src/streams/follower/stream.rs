@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 
+use super::pace::Pieces;
 use super::receive::Received;
 use super::*;
-use crate::streams::message::{Held, Open, PROTOCOL_VERSION, Want};
+use crate::streams::message::{Held, Open, Want};
 
 /// Marks that are kept; more of them are one.
 const MARKS_MAX: usize = 1024;
@@ -32,6 +33,8 @@ pub(super) struct Run {
     pub partitions: Rc<[PartitionId]>,
     /// That have come so far.
     pub bytes: u64,
+    /// Of which the leader has not been told that they are through.
+    pub pieces: Pieces,
 }
 
 /// Up to which index of the stream everything is handed out with which ticket.
@@ -67,6 +70,8 @@ impl Marks {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stream {
     pub link: Link,
+    /// What both ends of the connection speak.
+    pub version: u16,
     pub attempt: u64,
     pub failures: u64,
     /// What is wanted is not what was asked for last.
@@ -93,13 +98,14 @@ pub(super) struct Stream {
 }
 
 impl Follower {
-    /// The connection that [`Action::Connect`] asked for is there.
-    pub fn connected(&mut self, now_ms: u64, leader: NodeId, out: &mut Vec<Action>) {
+    /// The connection that [`Action::Connect`] asked for is there. Both ends speak this version of the protocol.
+    pub fn connected(&mut self, now_ms: u64, leader: NodeId, version: u16, out: &mut Vec<Action>) {
         let Some(stream) = self.streams.get_mut(&leader).filter(|stream| stream.link == Link::Connecting) else {
             return;
         };
         self.attempts += 1;
         (stream.link, stream.attempt, stream.changed) = (Link::Up, self.attempts, true);
+        stream.version = version;
         (stream.heard_ms, stream.heartbeat_sent_ms) = (now_ms, now_ms);
         self.turn_end(now_ms, out);
     }
@@ -164,7 +170,8 @@ impl Follower {
         let Settings { node, incarnation, boot, .. } = self.settings;
         let Some(stream) = self.streams.get_mut(&leader) else { return };
         stream.changed = false;
-        let open = Open { version: PROTOCOL_VERSION, node, incarnation, boot, attempt: stream.attempt, number, wants };
+        let Stream { version, attempt, .. } = *stream;
+        let open = Open { version, node, incarnation, boot, attempt, number, wants };
         out.push(Action::Send { leader, message: ToLeader::Open(open) });
         if self.leaving {
             out.push(Action::Send { leader, message: ToLeader::Leave });
@@ -216,6 +223,7 @@ impl Follower {
             }
         }
         silent.into_iter().for_each(|leader| self.reset(now_ms, leader, out));
+        self.tick_pace(now_ms);
         self.turn_end(now_ms, out);
     }
 
@@ -239,6 +247,7 @@ impl Follower {
             }
             self.acknowledge(leader, out);
         }
+        self.take_pieces(now_ms, out);
     }
 
     fn connect(&mut self, leader: NodeId, out: &mut Vec<Action>) {

@@ -7,8 +7,8 @@
 use super::*;
 use crate::streams::message::Held;
 
-/// Bytes of a copy that may be queued.
-pub const COPY_WINDOW_BYTES: u64 = 4 << 20;
+/// Bytes that may be queued for a follower before it is sent no more of a copy.
+const COPY_QUEUE_BYTES: u64 = 4 << 20;
 
 /// The copy under way.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub(super) struct Run {
     pub peer: Peer,
     pub partitions: Rc<[PartitionId]>,
     pub started: bool,
+    /// Bytes of pieces that were sent, and that the follower has not said to have taken.
+    pub untaken: u64,
 }
 
 impl Leader {
@@ -49,7 +51,7 @@ impl Leader {
             self.runs += 1;
             let run = self.runs;
             self.copied_last = node;
-            self.run = Some(Run { id: run, peer, partitions: partitions.clone(), started: false });
+            self.run = Some(Run { id: run, peer, partitions: partitions.clone(), started: false, untaken: 0 });
             out.push(Action::StartCopy { run, node, partitions });
             return;
         }
@@ -80,13 +82,27 @@ impl Leader {
 
     /// How many bytes of the copy may be produced now. None if nobody wants it any more.
     pub fn copy_room(&self, run: u64) -> Option<u64> {
-        let window = COPY_WINDOW_BYTES.min(self.settings.queue_bytes_max);
-        self.running(run).map(|(at, _)| window.saturating_sub(self.fellows[at].queued_bytes))
+        let current = self.run.as_ref().filter(|current| current.id == run)?;
+        let fellow = &self.fellows[self.fellow(current.peer)?];
+        let queue_bytes = COPY_QUEUE_BYTES.min(self.settings.queue_bytes_max).saturating_sub(fellow.queued_bytes);
+        let window_bytes = self.settings.copy_window_bytes.saturating_sub(current.untaken);
+        Some(if fellow.paces { queue_bytes.min(window_bytes) } else { queue_bytes })
+    }
+
+    /// A follower has taken so much of what was sent in this run.
+    pub(super) fn taken(&mut self, at: usize, run: u64, bytes: u64) {
+        let peer = self.fellows[at].peer;
+        if let Some(current) = self.run.as_mut().filter(|current| (current.id, current.peer) == (run, peer)) {
+            current.untaken = current.untaken.saturating_sub(bytes);
+        }
     }
 
     /// A piece of the copy.
     pub fn copy_piece(&mut self, now_ms: u64, run: u64, bytes: &Rc<[u8]>, out: &mut Vec<Action>) {
         let Some((at, _)) = self.running(run) else { return };
+        if let Some(current) = &mut self.run {
+            current.untaken += bytes.len() as u64;
+        }
         self.send_bounded(now_ms, at, ToFollower::CopyPiece { run, bytes: bytes.clone() }, out);
     }
 

@@ -35,7 +35,9 @@ pub use self::commit::{Group, Lag};
 use self::copy::Run;
 use self::partition::Led;
 use self::peer::{Fellow, Part, Phase};
-use super::message::{Answer, Answered, Control, Open, PROTOCOL_VERSION, Refusal, ToFollower, ToLeader};
+use super::message::{
+    Answer, Answered, Control, Open, PROTOCOL_OLDEST, PROTOCOL_VERSION, Refusal, ToFollower, ToLeader,
+};
 use super::{Epoch, Frame, InSyncChange, Index, Member, NodeId, PartitionId, Suffix, Tail};
 use crate::log::durability::LaneMap;
 use crate::raft::command::Move;
@@ -69,6 +71,8 @@ pub struct Settings {
     pub uncommitted_bytes_max: u64,
     /// Partitions that are copied at once: what is through is not lost with the connection.
     pub copy_partitions_max: usize,
+    /// Bytes of a copy that may be on their way, or wait to be executed where they have come to.
+    pub copy_window_bytes: u64,
 }
 
 /// What the shell has to do.
@@ -342,13 +346,14 @@ impl Leader {
             }
             ToLeader::Heartbeat { .. } => self.fellows[at].detector.heartbeat(now_ms),
             ToLeader::Leave => self.fellows[at].leaving = true,
+            ToLeader::Taken { run, bytes } => self.taken(at, run, bytes),
             ToLeader::Open(_) => unreachable!("handled above"),
         }
     }
 
     fn open(&mut self, now_ms: u64, peer: Peer, open: &Open, out: &mut Vec<Action>) {
         let member = Member { node: open.node, incarnation: open.incarnation };
-        if open.version != PROTOCOL_VERSION {
+        if !(PROTOCOL_OLDEST..=PROTOCOL_VERSION).contains(&open.version) {
             return self.refuse(now_ms, peer, Refusal::Version, out);
         }
         if self.is_stale(member) || open.node == self.settings.node {

@@ -8,7 +8,7 @@ use crate::replication::detector::{Detector, Expectation};
 use crate::replication::message::MESSAGE_COST;
 use crate::replication::timeline::Timeline;
 use crate::streams::Tail;
-use crate::streams::message::{Open, StreamFrame};
+use crate::streams::message::{Open, PACED_VERSION, StreamFrame};
 use crate::streams::units::Gather;
 
 /// A queue with no more than a few messages without content.
@@ -55,6 +55,8 @@ pub struct Fellow {
     pub recognized: bool,
     /// The last Open.
     pub open: u64,
+    /// It says what it has taken of a copy.
+    pub paces: bool,
     /// It is about to end.
     pub leaving: bool,
     /// It is alive and hardly behind, as it was looked last ([`super::Leader::look_who_keeps_up`]).
@@ -108,6 +110,7 @@ impl Fellow {
             attempt: open.attempt,
             recognized: false,
             open: open.number,
+            paces: open.version >= PACED_VERSION,
             leaving: false,
             keeps_up: false,
             round: 0,

@@ -42,7 +42,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use self::network::{Connection, Packet, Random};
 use self::node::{Node, Process};
 use self::raft::{Proposal, Raft, is_refused, register};
-use super::message::{ToFollower, ToLeader};
+use super::message::{PROTOCOL_VERSION, ToFollower, ToLeader};
 use super::{Epoch, Index, NodeId, PartitionId, Tail, follower, leader};
 use crate::raft::command::{Command, Move, Placement};
 
@@ -176,6 +176,7 @@ impl World {
             queue_bytes_max: 6_000,
             uncommitted_bytes_max: 4_000,
             copy_partitions_max: 2,
+            copy_window_bytes: 40,
         }
     }
 
@@ -352,7 +353,7 @@ impl World {
                 }
             }
             Some(Packet::Bytes(bytes)) if open && bytes.is_empty() => {
-                self.on_follower(n, |machine, now, out| machine.connected(now, leader, out));
+                self.on_follower(n, |machine, now, out| machine.connected(now, leader, PROTOCOL_VERSION, out));
             }
             Some(Packet::Bytes(bytes)) if open => {
                 pipe.decoder.push(&bytes);

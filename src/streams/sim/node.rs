@@ -126,6 +126,8 @@ impl World {
             repl_timeout_ms: 300,
             reconnect_ms: 10,
         });
+        // Copies go slowly to some nodes.
+        follower.set_copy_rate((n % 2 == 0).then_some(100_000));
         if let Mistake::Leader(fault) = mistake {
             leader.fault = Some(fault);
         }

@@ -42,7 +42,7 @@ impl Node {
         let mut node = Node { follower, out: Vec::new(), round: 0, runs: 0 };
         node.follower.roles(&placed(), &mut node.out);
         node.follower.turn_end(0, &mut node.out);
-        node.follower.connected(0, 1, &mut node.out);
+        node.follower.connected(0, 1, PROTOCOL_VERSION, &mut node.out);
         node
     }
 
@@ -148,7 +148,8 @@ fn copies_that_use_up_the_memory_are_given_up_and_dropped() {
     assert_eq!(node.uses(GIVES_UP_BYTES - 1, 800), []);
     node.follower.memory(Memory { used_bytes: GIVES_UP_BYTES, data_bytes: 900 }, &mut node.out);
     let dropped = Action::DropPartitions { ticket: 4, copy: None, partitions: Rc::from([0, 1, 2, 3]) };
-    assert_eq!(node.out, [Action::CopyAborted { leader: 1, run: 1 }, dropped]);
+    let taken = Action::Send { leader: 1, message: ToLeader::Taken { run: 1, bytes: 600 } };
+    assert_eq!(node.out, [taken, Action::CopyAborted { leader: 1, run: 1 }, dropped]);
     node.follower.turn_end(0, &mut node.out);
     assert_eq!(node.asked(), Some(vec![]), "nor is the fourth one asked for any more");
     assert_eq!(node.follower.without_memory(), (16, 3));
@@ -177,7 +178,7 @@ fn what_is_here_is_followed_whatever_the_memory() {
     // Also if the connection is lost, and a copy has come to nothing.
     node.follower.disconnected(0, 1, &mut node.out);
     node.follower.tick(100, 0, &mut node.out);
-    node.follower.connected(100, 1, &mut node.out);
+    node.follower.connected(100, 1, PROTOCOL_VERSION, &mut node.out);
     assert_eq!(node.asked().unwrap().len(), usize::from(PARTITIONS));
     assert_eq!(node.follower.without_memory(), (0, 0));
 }
@@ -193,7 +194,7 @@ fn memory_is_not_kept_for_a_leader_that_is_gone() {
     let dropped = Action::DropPartitions { ticket: 3, copy: None, partitions: Rc::from([0, 1, 2, 3]) };
     assert_eq!(node.out, [dropped]);
     node.follower.tick(100, 0, &mut node.out);
-    node.follower.connected(100, 1, &mut node.out);
+    node.follower.connected(100, 1, PROTOCOL_VERSION, &mut node.out);
     assert_eq!(node.asked(), Some(vec![]));
     assert_eq!(node.uses(600, 0).len(), 4);
 }

@@ -3,13 +3,14 @@
 mod force;
 mod handover;
 mod memory;
+mod pace;
 
 use std::rc::Rc;
 
 use super::follower::{self, Follower, Holding};
 use super::leader::handover::{HANDOVER_MS, STUCK_MS};
 use super::leader::{self, Leader};
-use super::message::{Answer, Answered, Control, Open, ToFollower, ToLeader, Want};
+use super::message::{Answer, Answered, Control, Open, PROTOCOL_VERSION, ToFollower, ToLeader, Want};
 use super::{Frame, InSyncChange, Index, Member, NodeId, Suffix, Tail};
 use crate::cluster::Gate;
 use crate::raft::command::{Command, Force, Move, Placement, Profile, Reply};
@@ -55,6 +56,7 @@ fn settings() -> leader::Settings {
         queue_bytes_max: 1 << 20,
         uncommitted_bytes_max: 1 << 20,
         copy_partitions_max: 8,
+        copy_window_bytes: 1 << 10,
     }
 }
 
@@ -252,7 +254,7 @@ fn a_promoted_node_applies_what_it_has_received_and_then_leads() {
     follower.roles(&state(&[1, 2]), &mut out);
     follower.turn_end(0, &mut out);
     assert_eq!(out, [follower::Action::Connect { leader: 1 }]);
-    follower.connected(0, 1, &mut out);
+    follower.connected(0, 1, PROTOCOL_VERSION, &mut out);
     let follow = |partition| Answered { partition, epoch: 1, answer: Answer::Follow { after: 3, cut: 3 } };
     let answers = vec![follow(0), follow(1)];
     follower.message(0, 1, Control::Answers { open: 1, round: 1, position: 3, commit: 3, answers }.into(), &mut out);
@@ -295,7 +297,7 @@ fn heartbeats_go_on_whatever_else_is_said() {
     let mut state = state(&[1]);
     follower.roles(&state, &mut out);
     follower.turn_end(0, &mut out);
-    follower.connected(0, 1, &mut out);
+    follower.connected(0, 1, PROTOCOL_VERSION, &mut out);
     out.clear();
     // What it wants of this leader changes all the time.
     for now_ms in (10..310).step_by(10) {
