@@ -443,7 +443,7 @@ fn start(
         let control = executor == cores;
         let cpu = match config.control_core {
             _ if !control => Placement::Fixed(config.cpus[executor]),
-            ControlCore::Shared => Placement::Fixed(config.cpus[0]),
+            ControlCore::Shared => shared(&config),
             ControlCore::Dedicated => dedicated(&config),
         };
         let admin = if control { admin.take() } else { None };
@@ -527,6 +527,12 @@ fn dedicated(config: &Config) -> Placement {
     let all = glommio::CpuSet::online();
     let free = all.ok().and_then(|set| set.iter().map(|l| l.cpu).filter(|cpu| !config.cpus.contains(cpu)).min());
     free.map_or(Placement::Unbound, Placement::Fixed)
+}
+
+/// Any of the data cores' CPUs: the kernel takes one that is idle.
+fn shared(config: &Config) -> Placement {
+    let all = glommio::CpuSet::online();
+    all.map_or(Placement::Fixed(config.cpus[0]), |all| Placement::Fenced(all.filter(|l| config.cpus.contains(&l.cpu))))
 }
 
 fn duplicate(fd: RawFd) -> RawFd {
