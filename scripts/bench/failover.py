@@ -15,6 +15,7 @@ All nodes and the client share the CPUs of this machine, and every node uses all
 
 import argparse
 import json
+import os
 import random
 import signal
 import socket
@@ -52,6 +53,7 @@ def arguments():
     options = parser.parse_args()
     if options.kills < 1 or options.nodes < 3:
         parser.error("it takes one kill and three nodes at least")
+    options.cores = 0
     return options
 
 
@@ -65,6 +67,11 @@ class Node:
         self.directory.mkdir()
         self.argv = [options.keyloom, "--bind", HOST, "--port", str(self.port), "--cluster-enabled", "yes",
                      "--cluster-port", str(self.bus_port), "--dir", str(self.directory), *options.directives]
+        if options.cores:
+            # Of the CPUs that there are, each node takes those after the last one's.
+            cpus = sorted(os.sched_getaffinity(0))
+            own = {cpus[(number * options.cores + core) % len(cpus)] for core in range(options.cores)}
+            self.argv += ["--cpus", ",".join(map(str, sorted(own)))]
         self.process = None
 
     def start(self):

@@ -5,7 +5,8 @@ the cluster does at most: once while nothing happens, once while a fourth node j
 long as the others, and begins with two quiet seconds. A pause is the time for which requests about a partition waited as its
 role went to another node, as that node has measured it.
 
-All nodes and the client share the CPUs of this machine, and every node uses all of them.
+All nodes and the client share the CPUs of this machine. Every node has one data core, unless told otherwise; with more nodes
+than CPUs, several have the same one.
 """
 
 import argparse
@@ -33,6 +34,7 @@ def arguments():
     add("--data", type=float, default=1.0, help="GiB of values (default %(default)s)")
     add("--value", type=int, default=1024, help="bytes of a value (default %(default)s)")
     add("--copies", type=int, default=3, help="copies of each partition (default %(default)s)")
+    add("--cores", type=int, default=1, help="data cores of a node; 0: all CPUs (default %(default)s)")
     add("--share", type=float, default=0.3, help="rate, of the most that the cluster does (default %(default)s)")
     add("--ratio", default="1:9", help="SETs to GETs (default %(default)s)")
     add("--seconds", type=int, default=40, help="of each run (default %(default)s)")

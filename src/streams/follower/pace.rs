@@ -70,7 +70,8 @@ impl Pieces {
     /// Everything up to this ticket is executed; the longest that a piece has taken.
     fn applied(&mut self, now_ms: u64, ticket: Ticket) -> u64 {
         let mut longest_ms = 0;
-        while let Some((_, bytes, came_ms)) = self.coming.pop_front_if(|(needs, ..)| *needs <= ticket) {
+        while let Some(&(_, bytes, came_ms)) = self.coming.front().filter(|(needs, ..)| *needs <= ticket) {
+            self.coming.pop_front();
             self.through.push_back(bytes);
             longest_ms = longest_ms.max(now_ms.saturating_sub(came_ms));
         }

@@ -127,7 +127,7 @@ impl World {
             reconnect_ms: 10,
         });
         // Copies go slowly to some nodes.
-        follower.set_copy_rate((n % 2 == 0).then_some(100_000));
+        follower.set_copy_rate(n.is_multiple_of(2).then_some(100_000));
         if let Mistake::Leader(fault) = mistake {
             leader.fault = Some(fault);
         }
