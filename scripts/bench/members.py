@@ -100,13 +100,27 @@ def result(process):
     return json.loads(out)["run"]
 
 
-def check_shares(status, copies):
-    """Every node has the floor or the ceiling of its part of all copies, and of all roles."""
+def uneven(status, copies):
+    """Why not every node has the floor or the ceiling of its part of all copies, and of all roles."""
     nodes, partitions = status["nodes"], status["partitions"]
     for name, whole in (("holds", partitions * copies), ("leads", partitions)):
         found = [node[name] for node in nodes]
         if sum(found) != whole or max(found) - min(found) > 1:
-            raise Failure(f"nodes have {found} of {whole}: {name}")
+            return f"nodes have {found} of {whole}: {name}"
+    return None
+
+
+def wait_until_even(cluster):
+    """Between two copies everything may be in sync, too."""
+    deadline = time.monotonic() + MOVED_S_MAX
+    while True:
+        status = cluster.wait_until_healthy()
+        why = uneven(status, min(cluster.options.copies, len(cluster.nodes)))
+        if why is None:
+            return status
+        if time.monotonic() > deadline:
+            raise Failure(why)
+        time.sleep(0.05)
 
 
 def measure(cluster, rate, befalls):
@@ -119,7 +133,7 @@ def measure(cluster, rate, befalls):
         if befalls:
             since = time.monotonic()
             befalls()
-            cluster.wait_until_healthy()
+            wait_until_even(cluster)
             took = time.monotonic() - since
             if process.poll() is not None:
                 raise Failure(f"it took {took:.0f} s, longer than the run")
@@ -165,8 +179,7 @@ def main():
             report("nothing", run, None, 0, 0, ())
             before = cluster.numbers()
             run, took = measure(cluster, rate, cluster.join)
-            status = cluster.wait_until_healthy()
-            check_shares(status, options.copies)
+            status = wait_until_even(cluster)
             after = cluster.numbers()
             moved = count(after, "cluster_copies_received") - count(before, "cluster_copies_received")
             # What the new node has, is what had to move.
@@ -176,8 +189,7 @@ def main():
             before = cluster.numbers()
             before.popitem()
             run, took = measure(cluster, rate, cluster.leave)
-            status = cluster.wait_until_healthy()
-            check_shares(status, min(options.copies, len(cluster.nodes)))
+            wait_until_even(cluster)
             after = cluster.numbers()
             moved = count(after, "cluster_copies_received") - count(before, "cluster_copies_received")
             report("leaves", run, took, moved, leaving, worst_pauses(after))
