@@ -26,7 +26,8 @@ use super::command::{
 };
 use super::types::{Entry, LeaderId, LogId, Membership, MembershipAt, Payload, Peer, Vote};
 
-/// The newest version of everything in here, and of what nodes say to each other. What came with it is in [`super::orders`].
+/// The newest version of everything in here, and of what nodes say to each other. What came with it is in [`super::orders`], and
+/// in [`crate::streams::message`].
 pub const VERSION: u8 = 3;
 
 /// The oldest one that is read and written. Its forms must not change: a cluster that uses it may have nodes of an older build.

@@ -7,6 +7,7 @@
 //!                                              ◄─    Frames ...             units of p
 //!     Ack { received }                         ─►
 //!                                              ◄─    CopyBegin { q }, CopyPiece, CopyUnits ..., CopyEnd { q: tail }
+//!     Taken { bytes }                          ─►    as many more may come
 //!     Has { q: tail }                          ─►    from here on acknowledgements count for q, too
 //! ```
 //!

@@ -5,6 +5,7 @@
 //!     stream.rs    one leader: connection, what is asked of it, acknowledgements
 //!     receive.rs   answers, frames; what is received and not committed
 //!     copy.rs      copies
+//!     pace.rs      how fast these come
 //!     memory.rs    for how many copies there is memory
 //!     partition.rs what it knows of the data of a partition
 //! ```

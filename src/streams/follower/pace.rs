@@ -107,14 +107,10 @@ impl Follower {
     /// Sets how many bytes of copies may come in a second; None: as many as leaders send.
     pub fn set_copy_rate(&mut self, most: Option<u64>) {
         if self.pace.most != most {
-            self.pace.most = most;
-            self.pace.rate = most.unwrap_or(0);
+            // What came under another limit, or without one, does not count.
+            let Pace { ticked_ms, last, .. } = self.pace;
+            self.pace = Pace { most, rate: most.unwrap_or(0), ticked_ms, last, ..Pace::default() };
         }
-    }
-
-    /// The rate at which copies may come now, bytes per second; None: there is no limit.
-    pub fn copy_rate(&self) -> Option<u64> {
-        self.pace.most.map(|_| self.pace.rate)
     }
 
     pub(super) fn tick_pace(&mut self, now_ms: u64) {

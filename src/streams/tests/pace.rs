@@ -123,10 +123,15 @@ fn a_follower_takes_pieces_when_they_are_executed_and_no_faster_than_it_may() {
         bytes += taken(&mut out);
     }
     assert_eq!(bytes, 2_500);
-    // The limit falls away.
+    // The limit falls away; what comes meanwhile is not made up for when there is one again.
     follower.set_copy_rate(None);
     follower.turn_end(250, &mut out);
     assert_eq!(taken(&mut out), 2_500);
+    follower.message(250, 1, ToFollower::CopyPiece { run: 1, bytes: vec![0; 100].into() }, &mut out);
+    follower.applied(52, &mut out);
+    follower.set_copy_rate(Some(10_000));
+    follower.tick(260, 0, &mut out);
+    assert_eq!(taken(&mut out), 100);
 }
 
 /// Its leader would wait for ever.
