@@ -374,7 +374,7 @@ impl Engine {
         let (changes, logged) = (ctx.changes, ctx.logged);
         self.changes += changes;
         if changes > 0 && !logged && self.shard.effects.enabled() {
-            self.emit(&call);
+            self.emit(call.row, call.db, call.args);
         }
         if alone {
             self.shard.effects.end_unit();
@@ -384,14 +384,16 @@ impl Engine {
     }
 
     /// Records the effect of a command that has changed something and has not said what is logged: the command itself.
-    fn emit(&mut self, call: &Call) {
-        let mut keys = call.row.command.keys.positions(call.args).map(|at| call.args[at]);
+    ///
+    /// Not handed a [`Call`]: one whose address is taken is put together in memory.
+    fn emit(&mut self, row: &Row, db: usize, args: Args) {
+        let mut keys = row.command.keys.positions(args).map(|at| args[at]);
         match keys.next() {
             Some(key) => {
-                debug_assert!(keys.all(|other| other == key), "{} has to log statements", call.row.full_name);
-                self.shard.effects.push(call.db, call.args);
+                debug_assert!(keys.all(|other| other == key), "{} has to log statements", row.full_name);
+                self.shard.effects.push(db, args);
             }
-            None => self.shard.effects.push_everywhere(call.db, call.args),
+            None => self.shard.effects.push_everywhere(db, args),
         }
     }
 

@@ -43,7 +43,10 @@ impl Bucket {
     }
 
     /// The first entry with this tag for which `is` holds.
-    #[inline]
+    ///
+    /// Always inlined: what `is` captures stays in registers then. In memory it would be stored in small pieces and loaded in
+    /// large ones, which the processor can only do after the stores have reached the cache.
+    #[inline(always)]
     pub(super) fn find(&self, tag: u8, is: &mut impl FnMut(Handle) -> bool) -> Option<(u32, Handle)> {
         let mut lanes = self.lanes(tag);
         while lanes != 0 {

@@ -90,8 +90,8 @@ impl Buckets {
         if index + 1 == self.count() { 0 } else { index + 1 }
     }
 
-    /// The entry with this hash for which `is` holds.
-    #[inline]
+    /// The entry with this hash for which `is` holds. Always inlined, for the reason of [`Bucket::find`].
+    #[inline(always)]
     pub(super) fn find(&self, hash: u64, mut is: impl FnMut(Handle) -> bool) -> Option<(Place, Handle)> {
         let home = self.home(position_of(hash));
         let bucket = self.get(home)?;
