@@ -192,6 +192,20 @@ fn a_port_in_use_is_told_in_one_line() {
 }
 
 #[test]
+fn a_node_takes_the_place_of_one_that_was_killed() {
+    let mut node = Node::start("killed-0", &[]);
+    let port = node.port.to_string();
+    for round in 1..=10 {
+        // The kernel still has to take down what waits for these when the process is gone.
+        let _clients: Vec<TcpStream> = (0..50).map(|_| node.connect()).collect();
+        node.child.kill().unwrap();
+        node.child.wait().unwrap();
+        node = Node::start(&format!("killed-{round}"), &["--port", &port]);
+        assert_eq!(ask(node.connect(), "PING"), "+PONG");
+    }
+}
+
+#[test]
 fn a_live_unix_socket_is_not_taken_away() {
     let node = Node::start("socket", &["--unixsocket", "node.sock"]);
     let path = node.folder.join("node.sock");

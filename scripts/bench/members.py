@@ -126,7 +126,8 @@ def wait_until_even(cluster):
 def measure(cluster, rate, befalls):
     """One run, and how long what befalls the cluster took."""
     options = cluster.options
-    process = cluster.bench("-c", "16", "-t", "2", "--rate", str(rate), "--test-time", str(options.seconds))
+    process = cluster.bench("-c", "16", "-t", "2", "--rate", str(rate), "--spin", "0",
+                            "--test-time", str(options.seconds))
     try:
         took = None
         time.sleep(QUIET_S)

@@ -44,16 +44,16 @@ def parsed(made, names):
 
 
 class OpenLoop:
-    """GETs and SETs of some keys, for some seconds from now on."""
+    """GETs and SETs of some keys, for some seconds from now on. With `alone` it has its CPU for itself, and never sleeps."""
 
-    def __init__(self, binary, server, keys, rate, seconds, ratio="1:1", first=True):
+    def __init__(self, binary, server, keys, rate, seconds, ratio="1:1", first=True, alone=True):
         self.seconds = seconds
         self.process = subprocess.Popen(
             servers.pinned(CPUS, (FIRST if first else []) + [
                 binary, "bench", "--host", "127.0.0.1", "--port", str(server.port), "--clients", str(CLIENTS),
                 "--pipeline", str(PIPELINE), "--rate", str(rate), "--test-time", str(seconds), "--ratio", ratio,
                 "--key-prefix", "key:", "--key-width", "12", "--key-minimum", "0", "--key-maximum", str(keys.count - 1),
-                "--data-size", str(keys.value_bytes), "--quiet", "--json", "-"]),
+                "--data-size", str(keys.value_bytes), "--quiet", "--json", "-"] + ([] if alone else ["--spin", "0"])),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
     def times_ms(self):

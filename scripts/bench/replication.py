@@ -102,7 +102,7 @@ class Primary:
 
     def load(self, seconds, first=True):
         options = self.options
-        return OpenLoop(options.keyloom, self.server, self.keys, options.rate, seconds, first=first)
+        return OpenLoop(options.keyloom, self.server, self.keys, options.rate, seconds, first=first, alone=False)
 
     def during(self, seconds, act=lambda: None, first=True):
         """What clients see while `act` is done: times by percentile, how busy the server is (%), what `act` gave."""

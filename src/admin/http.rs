@@ -21,7 +21,7 @@ use super::page;
 use super::process::Process;
 use crate::config::Config;
 use crate::control::Control;
-use crate::net::listener::ListenError;
+use crate::net::listener::{ListenError, patiently};
 
 /// Connections served at once; further ones are refused.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -67,8 +67,8 @@ pub fn listen(config: &Config) -> Result<Option<std::net::TcpListener>, ListenEr
         host => host,
     };
     let fail = |error| ListenError::Bind { address: format!("{host}:{} (admin-port)", config.admin_port), error };
-    let listener = std::net::TcpListener::bind((host, config.admin_port)).map_err(fail)?;
-    Ok(Some(listener))
+    let bind = || std::net::TcpListener::bind((host, config.admin_port));
+    patiently(bind).map(Some).map_err(fail)
 }
 
 /// Serves until the executor ends.

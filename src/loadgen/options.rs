@@ -25,6 +25,8 @@ pub const WEIGHT_MAX: u64 = 1_000_000;
 pub const SECONDS_MAX: f64 = 1e7;
 /// Largest rate, requests per second: one per nanosecond.
 pub const RATE_MAX: f64 = 1e9;
+/// Longest time that an open loop stays awake for a request, microseconds.
+pub const SPIN_US_MAX: u32 = 1_000_000;
 /// Largest exponent of the Zipf distribution.
 pub const EXPONENT_MAX: f64 = 20.0;
 /// Requests per client when neither `--requests` nor `--test-time` is given.
@@ -77,6 +79,10 @@ pub struct BenchArgs {
     /// How an open loop spreads its requests over time
     #[arg(long, value_enum, default_value_t)]
     pub arrival: Arrival,
+    /// How long before it is due an open loop stays awake for a request, microseconds: one that sleeps sends it some 60 late,
+    /// and one that does not keeps a CPU busy. 0 where server and load share CPUs
+    #[arg(long, default_value_t = 60, value_name = "US")]
+    pub spin: u32,
 
     /// SETs for so many GETs
     #[arg(long, default_value = "1:10", value_name = "SET:GET", value_parser = pair::<u64>)]
@@ -221,6 +227,7 @@ impl BenchArgs {
         if let Some(rate) = self.rate {
             within("rate", rate, 0.001, RATE_MAX)?;
         }
+        within("spin", self.spin as f64, 0.0, SPIN_US_MAX as f64)?;
         if self.requests == Some(0) {
             within("requests", 0.0, 1.0, u64::MAX as f64)?;
         }
@@ -325,7 +332,11 @@ impl BenchArgs {
             requests: self.requests.or(default),
             test_time: self.test_time.map(Duration::from_secs_f64),
             warmup: Duration::from_secs_f64(self.warmup),
-            open_loop: self.rate.map(|rate_per_s| OpenLoop { rate_per_s, arrival: self.arrival }),
+            open_loop: self.rate.map(|rate_per_s| OpenLoop {
+                rate_per_s,
+                arrival: self.arrival,
+                spin: Duration::from_micros(self.spin.into()),
+            }),
         }
     }
 
@@ -374,7 +385,7 @@ mod tests {
     fn options_are_understood() {
         let args = parse(
             "-s ::1 -p 7000 -c 3 -t 2 -P 16 --ratio 2:3 --data-size-list 64:3,1024:1 --key-pattern zipf --seed 9 \
-             --rate 5000 --arrival poisson --test-time 0.5 --warmup 1 -a pw --user me --protocol resp3 --db 2",
+             --rate 5000 --arrival poisson --spin 7 --test-time 0.5 --warmup 1 -a pw --user me --protocol resp3 --db 2",
         )
         .unwrap();
         args.validate().unwrap();
@@ -384,7 +395,8 @@ mod tests {
         assert_eq!(args.target().to_string(), "[::1]:7000");
         let setup = args.run_setup();
         assert_eq!((setup.threads, setup.clients, setup.pipeline, setup.requests), (2, 3, 16, None));
-        assert_eq!(setup.open_loop, Some(OpenLoop { rate_per_s: 5000.0, arrival: Arrival::Poisson }));
+        let spin = Duration::from_micros(7);
+        assert_eq!(setup.open_loop, Some(OpenLoop { rate_per_s: 5000.0, arrival: Arrival::Poisson, spin }));
         assert_eq!(parse("").unwrap().run_setup().requests, Some(REQUESTS_DEFAULT));
         assert_eq!(parse("--data-size-range 5-9").unwrap().sizes(), Ok(Sizes::Range(5, 9)));
     }
@@ -421,6 +433,7 @@ mod tests {
             "--test-time nan",
             "--rate 0",
             "--rate -5",
+            "--spin 1000001",
             "--warmup -1",
             "--key-minimum 5 --key-maximum 4",
             "--key-width 21",

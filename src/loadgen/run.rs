@@ -49,6 +49,8 @@ pub struct OpenLoop {
     /// Over all connections.
     pub rate_per_s: f64,
     pub arrival: Arrival,
+    /// How much of a wait for the next due request is spent polling, because a thread that sleeps wakes late.
+    pub spin: Duration,
 }
 
 /// How the clients of a run behave.
@@ -128,7 +130,7 @@ pub fn run(
         let first = (thread * setup.clients) as u64;
         let seats =
             (first..).map(|i| client(setup, workload, i, record_from_ns)).zip(sockets.by_ref().take(setup.clients));
-        let turn = Turn::new(timing, Arc::clone(stop), sender.clone(), setup.open_loop.is_some())?;
+        let turn = Turn::new(timing, Arc::clone(stop), sender.clone(), setup.open_loop)?;
         let builder = std::thread::Builder::new().name(format!("load-{thread}"));
         threads.push(match &mut cluster {
             Some(cluster) => {

@@ -15,12 +15,11 @@ use mio::{Events, Interest, Poll, Registry, Token};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use super::cluster::Sight;
+use super::run::OpenLoop;
 use super::stats::Stats;
 
 /// Longest sleep: how late a stop or the end of a second may be noticed, ms.
 const SLEEP_MS_MAX: u64 = 20;
-/// The last part of a wait for the next due request is spent polling, because a sleeping thread wakes this late, ns.
-const SPIN_NS: u64 = 60_000;
 /// How long replies are awaited after the end of a run, and after an interrupt, ms.
 const DRAIN_MS_MAX: u64 = 5_000;
 const DRAIN_INTERRUPTED_MS_MAX: u64 = 1_000;
@@ -79,6 +78,8 @@ impl Timing {
 pub struct Turn {
     poll: Poll,
     timer: Timer,
+    /// See [`OpenLoop::spin`], ns.
+    spin_ns: u64,
     pub timing: Timing,
     stop: Arc<AtomicBool>,
     reports: Sender<Report>,
@@ -89,11 +90,16 @@ pub struct Turn {
 }
 
 impl Turn {
-    pub fn new(timing: Timing, stop: Arc<AtomicBool>, reports: Sender<Report>, open_loop: bool) -> io::Result<Turn> {
+    pub fn new(
+        timing: Timing,
+        stop: Arc<AtomicBool>,
+        reports: Sender<Report>,
+        open_loop: Option<OpenLoop>,
+    ) -> io::Result<Turn> {
         let poll = Poll::new()?;
         let timer = Timer::new(&poll)?;
         let finished = Finished {
-            stats: Stats::new(open_loop),
+            stats: Stats::new(open_loop.is_some()),
             end_ns: 0,
             lost_connections: 0,
             unanswered: 0,
@@ -105,6 +111,7 @@ impl Turn {
         Ok(Turn {
             poll,
             timer,
+            spin_ns: open_loop.map_or(0, |open_loop| open_loop.spin.as_nanos() as u64),
             next_report_ns: timing.record_from_ns + INTERVAL_NS,
             timing,
             stop,
@@ -176,10 +183,10 @@ impl Turn {
     pub fn wait(&mut self, events: &mut Events, due_ns: Option<u64>, now_ns: u64) -> io::Result<()> {
         let mut sleep = Duration::from_millis(SLEEP_MS_MAX);
         if let Some(due_ns) = due_ns {
-            if due_ns.saturating_sub(now_ns) <= SPIN_NS {
+            if due_ns.saturating_sub(now_ns) <= self.spin_ns {
                 sleep = Duration::ZERO;
             } else {
-                self.timer.wake_at(due_ns - SPIN_NS, now_ns)?;
+                self.timer.wake_at(due_ns - self.spin_ns, now_ns)?;
             }
         }
         match self.poll.poll(events, Some(sleep)) {

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::route::CoreId;
@@ -33,6 +34,39 @@ pub enum ListenError {
     Resolve(String),
     #[error("cannot listen on {address}: {error}")]
     Bind { address: String, error: io::Error },
+}
+
+/// How long to ask again for an address that is taken.
+///
+/// The kernel takes down the rings of a process that was killed after the process itself is gone, and with them the accept
+/// that holds its listening socket. Whoever is started in its place meanwhile finds the address taken by nobody.
+pub struct Patience(Instant);
+
+impl Patience {
+    /// Many times what the kernel needs.
+    const TOTAL: Duration = Duration::from_secs(1);
+    /// Between two attempts.
+    pub const PAUSE: Duration = Duration::from_millis(10);
+
+    pub fn begin() -> Patience {
+        Patience(Instant::now())
+    }
+
+    /// Whether another attempt may end better than with this error.
+    pub fn covers(&self, error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::AddrInUse && self.0.elapsed() < Patience::TOTAL
+    }
+}
+
+/// Opens a listening socket; blocks for a second at most while its address is taken.
+pub fn patiently<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let patience = Patience::begin();
+    loop {
+        match open() {
+            Err(error) if patience.covers(&error) => std::thread::sleep(Patience::PAUSE),
+            opened => return opened,
+        }
+    }
 }
 
 impl Listener {
@@ -93,7 +127,7 @@ fn open_tcp(address: &str, core: Option<CoreId>, config: &Config) -> Result<List
     if to.is_ipv6() {
         set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, on).map_err(fail)?;
     }
-    bind_tcp(&socket, &to).map_err(fail)?;
+    patiently(|| bind_tcp(&socket, &to)).map_err(fail)?;
     listen(&socket, config.tcp_backlog).map_err(fail)?;
     let address = local_address(&socket).map_or_else(|| to.to_string(), |a| a.to_string());
     Ok(Listener { socket: Arc::new(socket), unix: false, core, address })

@@ -93,42 +93,21 @@ impl Server {
 
     /// Starts the program under test again, in the same directory and on the same port, to end by itself: its exit code.
     pub fn start_again_until_it_ends(&mut self, args: &[&str], within: Duration) -> Option<i32> {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let end = Instant::now() + START_MAX;
-        loop {
-            let program = env!("CARGO_BIN_EXE_keyloom");
-            self.child = Server::run(program, self.port, &self.dir, args, self.host, &self.prefix);
-            let code = self.wait_for_exit(within);
-            if !self.finds_its_port_taken() || Instant::now() >= end {
-                return code;
-            }
-        }
-    }
-
-    /// The kernel gives up the rings of a process that was killed, and what they hold, a little after it.
-    fn finds_its_port_taken(&self) -> bool {
-        self.log().trim_end().ends_with("Address already in use (os error 98)")
+        self.run_again(args);
+        self.wait_for_exit(within)
     }
 
     /// Starts the program under test again, in the same directory and on the same port, and waits until it answers.
     pub fn restart(&mut self, args: &[&str]) {
+        self.run_again(args);
+        assert!(self.wait_until_it_answers(), "it does not start again; it said:\n{}", self.log());
+    }
+
+    fn run_again(&mut self, args: &[&str]) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let end = Instant::now() + START_MAX;
-        loop {
-            let program = env!("CARGO_BIN_EXE_keyloom");
-            self.child = Server::run(program, self.port, &self.dir, args, self.host, &self.prefix);
-            if self.wait_until_it_answers() {
-                return;
-            }
-            assert!(
-                self.finds_its_port_taken() && Instant::now() < end,
-                "it does not start again; it said:\n{}",
-                self.log()
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let program = env!("CARGO_BIN_EXE_keyloom");
+        self.child = Server::run(program, self.port, &self.dir, args, self.host, &self.prefix);
     }
 
     /// Starts a later redis-server, which `KEYLOOM_LATER_REDIS_SERVER` names, without persistence.

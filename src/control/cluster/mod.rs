@@ -40,6 +40,8 @@ use streams::Streams;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::io;
+use std::net::TcpListener;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -51,6 +53,7 @@ use super::{CLOSE_PATIENCE, Control};
 use crate::cluster::{NodeId, View};
 use crate::command::member::MemberCounts;
 use crate::config::Config;
+use crate::net::listener::Patience;
 use crate::node::End;
 use crate::raft;
 use crate::raft::bus::error::BusError;
@@ -128,7 +131,7 @@ pub(super) enum MemberError {
     #[error("there is no port for the bus: choose one with 'cluster-port'")]
     NoPort,
     #[error("cannot listen on {0}:{1} for other nodes: {2}")]
-    Listen(String, u16, std::io::Error),
+    Listen(String, u16, io::Error),
     #[error("{0}")]
     Store(#[from] StoreError),
     #[error("{0}")]
@@ -159,7 +162,7 @@ impl Member {
         control.profile()?;
         let host = bus_host(&config);
         let port = config.bus_port().ok_or(MemberError::NoPort)?;
-        let listener = bus::listen(&host, port).map_err(|error| MemberError::Listen(host.clone(), port, error))?;
+        let listener = listen(&host, port).await.map_err(|error| MemberError::Listen(host.clone(), port, error))?;
         std::fs::create_dir_all(dir).map_err(StoreError::io(dir))?;
         let log = LogStore::open(dir, identity)?;
         let me = match (log.number(), number) {
@@ -226,6 +229,17 @@ fn leader_of_raft(raft: &Raft) -> Option<(u64, NodeId)> {
 fn govern_settings(me: NodeId, election_ms: u32, config: &Config) -> GovernSettings {
     let copies = usize::from(config.cluster_copies);
     GovernSettings { copies, ..GovernSettings::new(me, election_ms) }
+}
+
+/// Listens for other nodes, as soon as the address is free.
+async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
+    let patience = Patience::begin();
+    loop {
+        match bus::listen(host, port) {
+            Err(error) if patience.covers(&error) => glommio::timer::sleep(Patience::PAUSE).await,
+            listening => return listening,
+        }
+    }
 }
 
 /// The address at which the bus listens: the first one at which clients are served.
