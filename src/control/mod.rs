@@ -178,6 +178,8 @@ pub struct Control {
     keyspace: Keyspace,
     /// Partitions of which a member's own disk has everything.
     whole: RefCell<PartitionSet>,
+    /// The file that says so, as it was written last; empty: it is not known what it says.
+    whole_written: RefCell<Vec<u8>>,
     /// Segments of the log that were there at the start, until they are handed to its writer.
     segments: RefCell<Vec<(Index, u64)>>,
 }
@@ -252,6 +254,7 @@ impl Control {
             becomes_member: Cell::default(),
             keyspace,
             whole: RefCell::default(),
+            whole_written: RefCell::default(),
             segments: RefCell::new(plan.map_or(Vec::new(), |plan| plan.start(Vec::new).segments)),
         }
     }

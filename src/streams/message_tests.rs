@@ -1,4 +1,10 @@
-//! The wire format under hostile bytes: cut anywhere, every byte changed, checksums made right again after the change.
+//! The wire format: under hostile bytes, cut anywhere, every byte changed, checksums made right again after the change; and as
+//! earlier versions wrote it.
+//!
+//! `forms/protocol-2.txt` was written by a program that speaks version 2. A line that is not what this program writes is a
+//! change that needs a new version: nodes of both are in one cluster while it is upgraded.
+
+use std::fmt::Write as _;
 
 use super::*;
 use crate::replication::wire::{Decoder, HEADER_LEN};
@@ -204,4 +210,25 @@ fn all_partitions_fit_into_one_message() {
     let answers = (0..PARTITIONS_MAX as u16).map(|partition| Answered { partition, epoch: 7, answer }).collect();
     let message = ToFollower::from(Control::Answers { open: 5, round: 1, position: 9, commit: 8, answers });
     assert_eq!(decoded::<ToFollower>(&encoded(&message)).unwrap().unwrap(), message);
+}
+
+const PROTOCOL_2: &str = include_str!("forms/protocol-2.txt");
+
+#[test]
+fn what_version_2_says_is_said_and_read_as_it_was() {
+    let name = |debug: String| debug.chars().take_while(|c| c.is_alphanumeric()).collect::<String>();
+    let line = |bytes: &[u8], name: String| {
+        bytes.iter().fold(name + ": ", |mut line, byte| {
+            let _ = write!(line, "{byte:02x}");
+            line
+        })
+    };
+    let to_leader = to_leader().into_iter().map(|message| line(&encoded(&message), name(format!("{message:?}"))));
+    let to_follower = to_follower().into_iter().map(|message| line(&encoded(&message), name(format!("{message:?}"))));
+    let written: Vec<String> = to_leader.chain(to_follower).collect();
+    let known: Vec<&str> = PROTOCOL_2.lines().collect();
+    for (written, known) in written.iter().zip(&known) {
+        assert_eq!(written, known);
+    }
+    assert_eq!(written.len(), known.len());
 }

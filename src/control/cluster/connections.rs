@@ -26,6 +26,9 @@ use crate::streams::message::{ToFollower, ToLeader, version_over};
 /// Between two looks whether data cores can take more.
 const CHOKED_PAUSE: Duration = Duration::from_millis(1);
 
+/// How long a node that has connected may take to say what it wants.
+const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Connections of followers. Each node has one, and perhaps an older one that has not ended yet.
 const PEERS_MAX: usize = 2 * NODES_MAX;
 
@@ -102,6 +105,17 @@ impl Control {
         let connected = Downstream { node, outbox: Rc::clone(&outbox), since_ms: self.wall_ms() };
         let Some(peer) = member.new_peer(connected) else { return };
         tracing::info!(node, peer, "a follower has connected");
+        let waiting = Rc::clone(&member);
+        glommio::spawn_local(async move {
+            glommio::timer::sleep(OPEN_PATIENCE).await;
+            if !waiting.is_open(peer)
+                && let Some(outbox) = waiting.forget_peer(peer)
+            {
+                tracing::info!(node, peer, "a follower does not say what it wants, and is let go");
+                outbox.close(false);
+            }
+        })
+        .detach();
         let control = Rc::clone(self);
         let sent = move |cost| control.with_leader(|leader, now_ms, _| leader.written(now_ms, peer, cost));
         glommio::spawn_local(links::write_all(writer, Rc::clone(&outbox), sent)).detach();
@@ -163,6 +177,11 @@ impl Member {
         streams.next_peer += 1;
         streams.peers.insert(peer, connected);
         Some(peer)
+    }
+
+    /// Whether a follower has said what it wants.
+    fn is_open(&self, peer: Peer) -> bool {
+        self.streams.borrow().as_ref().is_some_and(|streams| streams.leader.is_open(peer))
     }
 
     pub(super) fn forget_peer(&self, peer: Peer) -> Option<Rc<Outbox>> {

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::claims::Claims;
 use crate::control::apply::{Apply, ApplyError};
 use crate::control::log::Log;
 use crate::log::cover::next_record;
@@ -45,8 +46,7 @@ pub(super) struct Executor {
     applied: Ticket,
     waits_for_log: VecDeque<Applied>,
     waits_for_disk: VecDeque<(Ticket, Index)>,
-    /// Partitions whose copy is whole, since it was last asked.
-    completed: Vec<(Ticket, Rc<[PartitionId]>)>,
+    claims: Claims,
     /// Partitions that are dropped or damaged.
     spoiled: Vec<PartitionId>,
     /// What begins empty and is not on disk: nothing from there on counts as applied before it is.
@@ -67,7 +67,7 @@ pub(super) struct Progress {
     pub durable: Option<Ticket>,
     pub spoiled: Vec<PartitionId>,
     /// Whole and on disk.
-    pub completed: Vec<Rc<[PartitionId]>>,
+    pub completed: Vec<PartitionId>,
 }
 
 /// Bytes of units, or of a copy.
@@ -91,7 +91,7 @@ impl Executor {
             applied: 0,
             waits_for_log: VecDeque::new(),
             waits_for_disk: VecDeque::new(),
-            completed: Vec::new(),
+            claims: Claims::default(),
             spoiled: Vec::new(),
             empties: VecDeque::new(),
         }
@@ -102,6 +102,9 @@ impl Executor {
         // Pieces of it that wait for their turn are not executed any more: it may be given up for lack of memory.
         if let Action::CopyAborted { leader, run } = action {
             self.copies.remove(&(leader, run));
+        }
+        if let Some((ticket, partitions)) = action.ticket().zip(action.replaced()) {
+            self.claims.replace(ticket, partitions);
         }
         self.queued_bytes += carried_bytes(&action);
         self.queue.push_back(action);
@@ -170,7 +173,7 @@ impl Executor {
             }
             Action::BeginEmpty { partitions, .. } => {
                 partitions.iter().try_for_each(|partition| apply.flush_partition(*partition, ticket))?;
-                self.completed.push((ticket, Rc::clone(partitions)));
+                self.claims.complete(ticket, partitions);
                 self.empties.push_back(ticket);
                 Ok(true)
             }
@@ -184,7 +187,7 @@ impl Executor {
             }
             Action::CopyDone { leader, run, partitions, .. } => {
                 match self.copies.remove(&(*leader, *run)) {
-                    Some(Copy { ended: true, .. }) => self.completed.push((ticket, Rc::clone(partitions))),
+                    Some(Copy { ended: true, .. }) => self.claims.complete(ticket, partitions),
                     _ => return Err(ApplyError::Order),
                 }
                 Ok(true)
@@ -250,6 +253,7 @@ impl Executor {
             }
             _ => Vec::new(),
         };
+        self.claims.replace(action.ticket().unwrap_or(0), &partitions);
         tracing::error!(%error, count = partitions.len(), "what another node has sent cannot be applied: these partitions need a copy");
         self.spoiled.extend(partitions);
     }
@@ -282,21 +286,13 @@ impl Executor {
             self.waits_for_disk.pop_front();
         }
         if !on_disk {
-            self.completed.clear();
+            self.claims.clear();
             self.empties.clear();
         }
         while self.empties.front().is_some_and(|ticket| durable.is_some_and(|durable| *ticket <= durable)) {
             self.empties.pop_front();
         }
-        let mut completed = Vec::new();
-        if let Some(durable) = durable {
-            self.completed.retain(|(ticket, partitions)| {
-                if *ticket <= durable {
-                    completed.push(Rc::clone(partitions));
-                }
-                *ticket > durable
-            });
-        }
+        let completed = durable.map_or(Vec::new(), |durable| self.claims.on_disk(durable));
         let applied = self.empties.front().map_or(self.applied, |ticket| self.applied.min(ticket - 1));
         Progress { applied, durable, spoiled: std::mem::take(&mut self.spoiled), completed }
     }

@@ -81,6 +81,7 @@ impl Control {
         };
         let whole = (0..).zip(&holdings).filter(|(_, holding)| **holding != Holding::Incomplete);
         *self.whole.borrow_mut() = whole.map(|(partition, _)| partition).collect();
+        self.whole_written.borrow_mut().clear();
         self.write_whole();
         holdings
     }
@@ -105,6 +106,9 @@ impl Control {
         let whole = self.whole.borrow();
         let nothing = PartitionSet::new();
         let bytes = encode(if on_disk { &whole } else { &nothing }, self.keyspace.partitions);
+        if *self.whole_written.borrow() == bytes {
+            return;
+        }
         if let Err(error) = files::write_whole(&dir, FILE, &bytes) {
             // What it says now may be too much, and a later start would believe it.
             tracing::error!(%error, "which partitions are whole cannot be noted: the node forgets all of it");
@@ -115,7 +119,10 @@ impl Control {
                 }
                 _ => {}
             }
+            self.whole_written.borrow_mut().clear();
+            return;
         }
+        *self.whole_written.borrow_mut() = bytes;
     }
 }
 

@@ -15,6 +15,7 @@
 //! Owned by the control core.
 
 mod backup;
+mod claims;
 mod connections;
 mod enter;
 mod execute;

@@ -196,6 +196,9 @@ impl Control {
         if let Some(streams) = &mut *member.streams.borrow_mut() {
             decide(&mut streams.follower, now_ms, &mut actions);
         }
+        // The disk is to know of all of it at once: each time that it is told takes it a while.
+        let replaced: Vec<PartitionId> = actions.iter().filter_map(Follow::replaced).flatten().copied().collect();
+        self.note_incomplete(&replaced);
         for action in actions {
             self.do_follow_partitions(&member, action);
         }
@@ -327,10 +330,6 @@ impl Control {
                     "this node is to lead a partition whose data it does not have: it is not served"
                 );
             }
-            Follow::DropPartitions { ref partitions, .. } | Follow::BeginEmpty { ref partitions, .. } => {
-                self.note_incomplete(partitions);
-                member.execute(action);
-            }
             Follow::CopyPiece { ref bytes, .. } | Follow::CopyUnits { units: ref bytes, .. } => {
                 member.count(|counts| counts.copy_bytes_received += bytes.len() as u64);
                 member.execute(action);
@@ -434,7 +433,9 @@ impl Control {
                 follower.durable(durable);
             }
         });
-        progress.completed.iter().for_each(|partitions| self.note_complete(partitions));
+        if !progress.completed.is_empty() {
+            self.note_complete(&progress.completed);
+        }
     }
 
     /// What data cores did while they led partitions that others lead now, is in the log when all have seen that.

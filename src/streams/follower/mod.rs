@@ -153,6 +153,14 @@ impl Action {
             _ => None,
         }
     }
+
+    /// The partitions whose data this brings to an end.
+    pub fn replaced(&self) -> Option<&[PartitionId]> {
+        match self {
+            Action::DropPartitions { partitions, .. } | Action::BeginEmpty { partitions, .. } => Some(partitions),
+            _ => None,
+        }
+    }
 }
 
 /// A mistake for the simulator to find.

@@ -351,6 +351,11 @@ impl Leader {
         }
     }
 
+    /// Whether an Open has come on a connection, and was not refused.
+    pub fn is_open(&self, peer: Peer) -> bool {
+        self.fellow(peer).is_some()
+    }
+
     fn open(&mut self, now_ms: u64, peer: Peer, open: &Open, out: &mut Vec<Action>) {
         let member = Member { node: open.node, incarnation: open.incarnation };
         if !(PROTOCOL_OLDEST..=PROTOCOL_VERSION).contains(&open.version) {
