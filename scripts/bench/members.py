@@ -1,9 +1,9 @@
 """What it costs clients that a node joins a cluster with data, and leaves it again.
 
 Three nodes run on this machine and are filled. Then `keyloom bench --cluster` sends requests at a fixed rate (open loop), a
-share of the highest one at which 99 of 100 are answered in time: once while nothing happens, once while a fourth node joins, and once while it leaves. Each run is as
-long as the others, and begins with two quiet seconds. A pause is the time for which requests about a partition waited as its
-role went to another node, as that node has measured it.
+share of the highest one at which 99 of 100 are answered in time: once while nothing happens, once while a fourth node joins,
+and once while it leaves. Each run is as long as the others, and begins with two quiet seconds. A pause is the time for which
+requests about a partition waited as its role went to another node, as that node has measured it.
 
 All nodes and the client share the CPUs of this machine. Every node has one data core, unless told otherwise; with more nodes
 than CPUs, several have the same one.

@@ -9,8 +9,8 @@ lag of a number is the time from the primary's answer to it until the replica sh
 one read. Response times are those of the primary, and count from when a request was due.
 
 The primary has one CPU, and how busy that is stands behind each line. The load, the replica and the reader share the other;
-the load goes first there, but for the last run. It cannot go before what the kernel does for the replica, so part of what
-"copy" and "follow" show beyond "alone" is that.
+the load sleeps when nothing is due and goes first there, but for the last run. It cannot go before what the kernel does for
+the replica, so part of what "copy" and "follow" show beyond "alone" is that.
 """
 
 import math

@@ -422,6 +422,10 @@ impl Control {
             log.out.append(&mut replication.apply.out);
             progress
         };
+        // Before the follower goes on: it may replace some of that.
+        if !progress.completed.is_empty() {
+            self.note_complete(&progress.completed);
+        }
         self.note_incomplete(&progress.spoiled);
         self.with_follower(|follower, _, out| {
             // First: what could not be applied counts as applied, and must not be believed.
@@ -433,9 +437,6 @@ impl Control {
                 follower.durable(durable);
             }
         });
-        if !progress.completed.is_empty() {
-            self.note_complete(&progress.completed);
-        }
     }
 
     /// What data cores did while they led partitions that others lead now, is in the log when all have seen that.
