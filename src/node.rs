@@ -1,8 +1,8 @@
 //! The node: one process, its threads, their start and their end.
 //!
 //! - one thread per data core, pinned, with a glommio executor whose main task is the pump ([`crate::net::pump`]);
-//! - one thread for the control core, which serves the admin endpoint and, by default, shares the CPU of the first
-//!   data core;
+//! - one thread for the control core, which serves the admin endpoint and, by default, shares the CPUs of the data
+//!   cores;
 //! - the main thread, which only waits for signals.
 //!
 //! Shutdown, each step bounded in time:
@@ -14,6 +14,7 @@
 //!    have done so too;
 //! 4. the control core ends, then the process: the socket file and the pid file are removed, the log is flushed.
 
+mod found;
 mod scheduling;
 mod signals;
 
@@ -23,7 +24,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use glommio::{LocalExecutorBuilder, Placement};
@@ -31,12 +32,11 @@ use glommio::{LocalExecutorBuilder, Placement};
 use crate::admin::{http, notify};
 use crate::cluster::identity::{self, IdentityError};
 use crate::config::{Config, ControlCore, ShutdownOn};
-use crate::control::{self, Keyspace, Recovered, aside};
-use crate::dumpfile::{self, ImportError, Target};
+use crate::control::{self, Keyspace, Recovered};
+use crate::dumpfile::ImportError;
 use crate::engine::Engine;
-use crate::log::files::{self, DataDir, DirError};
-use crate::log::recover::{self, Plan, RecoverError};
-use crate::log::replay;
+use crate::log::files::{self, DirError};
+use crate::log::recover::RecoverError;
 use crate::mesh;
 use crate::net::clock::Clock;
 use crate::net::forward::Message;
@@ -45,11 +45,11 @@ use crate::net::listener::{self, ListenError, Listener};
 use crate::net::loading::Loading;
 use crate::net::pump::{Parts, Pump, Service};
 use crate::net::ring::Ring;
-use crate::resp::Output;
 use crate::route::{CoreId, Hasher, Router};
 use crate::shard::SteadyMs;
 use crate::state::NodeState;
 
+use found::{Found, find_data, import_dump, load_dump, replay_data};
 use scheduling::Role;
 use signals::Signals;
 
@@ -270,121 +270,6 @@ pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
     tracing::info!("stopped");
     result
 }
-
-/// Takes the directory of the log, if it is in use or there is something in it, and looks what that is.
-fn find_data(config: &Config) -> Result<Recovered, NodeError> {
-    let path = std::path::Path::new(&config.dir).join(&config.appenddirname);
-    if !path.exists() {
-        if !config.appendonly && config.save.is_empty() {
-            return Ok(Recovered::default());
-        }
-        std::fs::create_dir_all(&path).map_err(|source| DirError::NotWritable {
-            dir: path.clone(),
-            user: uid(),
-            source,
-        })?;
-    }
-    let (dir, plan) = match read_data(&path) {
-        // A replica takes a copy of what it has lost; what is here, somebody may want to look at.
-        Err(error @ NodeError::Recover(_)) if config.replicaof.is_some() => {
-            let moved = aside::rename_directory(&path);
-            let moved = moved.map_err(|source| RecoverError::Io { path: path.clone(), source })?;
-            tracing::warn!(%error, moved_to = %moved.display(), "the data cannot be read: it is set aside, and this replica starts empty");
-            std::fs::create_dir_all(&path).map_err(|source| RecoverError::Io { path: path.clone(), source })?;
-            read_data(&path)?
-        }
-        read => read?,
-    };
-    let plan = (!plan.is_empty()).then(|| Arc::new(plan));
-    Ok(Recovered { dir: Some(dir), plan })
-}
-
-/// A dump of Redis counts if there is nothing else. With a log it becomes a snapshot first, so that the data is whole on
-/// disk before the log goes on from there; without one every core reads the file, at each start.
-fn import_dump(config: &Config, mut recovered: Recovered, listeners: &[Listener]) -> Result<Found, NodeError> {
-    if recovered.plan.is_some() {
-        return Ok(Found { recovered, dump: None });
-    }
-    let dir = Path::new(&config.dir);
-    let manifest =
-        dir.join(&config.appenddirname).join(format!("{}.manifest", config.get(b"appendfilename").unwrap_or_default()));
-    if config.appendonly && manifest.exists() {
-        return Err(NodeError::AppendOnlyFile(dir.join(&config.appenddirname)));
-    }
-    let dump = Some(dir.join(&config.dbfilename)).filter(|path| path.is_file());
-    let (Some(path), Some(data), true) = (&dump, &recovered.dir, config.appendonly) else {
-        return Ok(Found { recovered, dump });
-    };
-    let started = Instant::now();
-    let _loading = Loading::start(listeners);
-    let (partitions, databases) = (config.partitions, config.databases);
-    let now_ms = Clock::start().now().wall_ms;
-    let imported = dumpfile::import(path, data, &Target { partitions, databases, skip_unsupported: false, now_ms })?;
-    let (keys, ms) = (imported.keys(), started.elapsed().as_millis() as u64);
-    tracing::info!(path = %path.display(), keys, left_out = imported.left_out(), ms, "a dump file is imported");
-    recovered.plan = Some(Arc::new(recover::inspect(data.path())?));
-    Ok(Found { recovered, dump: None })
-}
-
-/// What a node starts with.
-struct Found {
-    recovered: Recovered,
-    /// A dump file, if there is no other data.
-    dump: Option<PathBuf>,
-}
-
-fn read_data(path: &std::path::Path) -> Result<(DataDir, Plan), NodeError> {
-    let dir = DataDir::open(path)?;
-    let mut plan = recover::inspect(path)?;
-    plan.settle()?;
-    Ok((dir, plan))
-}
-
-fn uid() -> u32 {
-    // SAFETY: a plain system call that cannot fail.
-    unsafe { libc::getuid() }
-}
-
-/// Lets a core replay what is its own.
-fn replay_data(engine: &mut Engine, plan: &Plan) -> Result<(), RecoverError> {
-    let started = Instant::now();
-    let (me, router) = (engine.router.me(), engine.router.clone());
-    let per_partition = crate::route::SLOTS / router.partitions();
-    let mut void = Output::new();
-    let mut told = started;
-    let counts = replay::replay(
-        plan,
-        |slot| router.owner(slot / per_partition) == me,
-        |db, args| engine.replay(db, args, &mut void).ok_or("no such command, or not in this form"),
-        |done, all| {
-            if told.elapsed().as_secs() >= PROGRESS_S {
-                told = Instant::now();
-                tracing::info!(core = me, percent = done * 100 / all.max(1), "loading");
-            }
-        },
-    )?;
-    let ms = started.elapsed().as_millis() as u64;
-    tracing::info!(core = me, statements = counts.statements, bytes = counts.bytes, ms, "loaded");
-    Ok(())
-}
-
-/// Lets a core take what is its own of a dump file.
-fn load_dump(engine: &mut Engine, path: &Path) -> Result<(), ImportError> {
-    let started = Instant::now();
-    let (me, router) = (engine.router.me(), engine.router.clone());
-    let per_partition = crate::route::SLOTS / router.partitions();
-    let (databases, now_ms) = (engine.shard.databases(), engine.shard.now_ms());
-    let mut void = Output::new();
-    let owns = |slot| router.owner(slot / per_partition) == me;
-    let visit = |db: u8, args: &[&[u8]]| engine.replay(db, args, &mut void);
-    let imported = dumpfile::load(path, databases, now_ms, owns, visit)?;
-    let (keys, ms) = (imported.keys(), started.elapsed().as_millis() as u64);
-    tracing::info!(core = me, path = %path.display(), keys, left_out = imported.left_out(), ms, "a dump file is loaded");
-    Ok(())
-}
-
-/// How often a core that loads tells how far it is, s.
-const PROGRESS_S: u64 = 2;
 
 fn write_pid_file(config: &Config) -> Result<(), NodeError> {
     if config.pidfile.is_empty() {

@@ -44,7 +44,8 @@ def parsed(made, names):
 
 
 class OpenLoop:
-    """GETs and SETs of some keys, for some seconds from now on. With `alone` it has its CPU for itself, and never sleeps."""
+    """GETs and SETs of some keys, for some seconds from now on. With `alone` it has its CPU for itself, and
+    stays awake for what is nearly due."""
 
     def __init__(self, binary, server, keys, rate, seconds, ratio="1:1", first=True, alone=True):
         self.seconds = seconds

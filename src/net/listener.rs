@@ -238,3 +238,20 @@ fn address_with(socket: &impl AsRawFd, get: GetName) -> Option<SocketAddr> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_address_is_asked_for_again_and_nothing_else_is() {
+        let mut errors = vec![io::ErrorKind::AddrInUse; 3];
+        assert_eq!(patiently(|| errors.pop().map_or(Ok("bound"), |kind| Err(kind.into()))).unwrap(), "bound");
+        let mut attempts = 0;
+        let refused = patiently(|| {
+            attempts += 1;
+            Err::<(), _>(io::ErrorKind::PermissionDenied.into())
+        });
+        assert_eq!((refused.unwrap_err().kind(), attempts), (io::ErrorKind::PermissionDenied, 1));
+    }
+}
