@@ -39,7 +39,7 @@ pub use lease::Lease;
 pub use placement::{Copies, Fault, Placement, place};
 pub use ring::Ring;
 pub use roster::{PlaceError, Roster, Rule};
-pub use view::{CorePorts, Endpoint, Gate, Roles, Target, View};
+pub use view::{CorePorts, Endpoint, Gate, Places, Roles, Target, View};
 
 /// A node's number: given once, when it joins, and never used again. 0 is nobody.
 pub type NodeId = u64;

@@ -13,6 +13,7 @@
 
 use std::ops::RangeInclusive;
 
+use super::COPIES_MAX;
 use crate::route::{CoreId, SLOTS, owner_of};
 
 /// A node, as clients know it.
@@ -73,8 +74,50 @@ pub enum Gate {
     Closed,
 }
 
+/// Places in [`View::nodes`], at most [`COPIES_MAX`]. They need no memory of their own: a view has them for each partition, and
+/// each change of a role makes a view.
+#[derive(Clone, Copy, Default)]
+pub struct Places {
+    places: [u16; COPIES_MAX],
+    len: u8,
+}
+
+impl FromIterator<u16> for Places {
+    /// Those beyond the most that there can be are left out.
+    fn from_iter<I: IntoIterator<Item = u16>>(iter: I) -> Places {
+        let mut made = Places::default();
+        for (place, node) in made.places.iter_mut().zip(iter) {
+            *place = node;
+            made.len += 1;
+        }
+        made
+    }
+}
+
+impl std::ops::Deref for Places {
+    type Target = [u16];
+
+    fn deref(&self) -> &[u16] {
+        &self.places[..usize::from(self.len)]
+    }
+}
+
+impl PartialEq for Places {
+    fn eq(&self, other: &Places) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Places {}
+
+impl std::fmt::Debug for Places {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
 /// Who has a partition. Nodes are places in [`View::nodes`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Roles {
     /// How often its leader has changed.
     pub epoch: u64,
@@ -85,7 +128,7 @@ pub struct Roles {
     pub expected: Option<u16>,
     pub gate: Gate,
     /// Who else has a copy that is in sync.
-    pub followers: Vec<u16>,
+    pub followers: Places,
     /// Fewer copies are in sync than `min-insync`: what waits for several copies is refused.
     pub few_in_sync: bool,
 }
@@ -125,6 +168,17 @@ impl View {
     /// Whether it says the same as another one.
     pub fn is_same_as(&self, other: &View) -> bool {
         (&self.nodes, self.me, &self.partitions, self.epoch) == (&other.nodes, other.me, &other.partitions, other.epoch)
+    }
+
+    /// Whether this node serves by it as by another one: they differ at most in who else has copies.
+    pub fn serves_as(&self, other: &View) -> bool {
+        let me = self.me as u16;
+        let same = |(a, b): (&Roles, &Roles)| {
+            Roles { followers: b.followers, ..*a } == *b && a.followers.contains(&me) == b.followers.contains(&me)
+        };
+        (&self.nodes, self.me, self.epoch, self.partitions.len())
+            == (&other.nodes, other.me, other.epoch, other.partitions.len())
+            && self.partitions.iter().zip(&other.partitions).all(same)
     }
 
     /// Which of its node's views this is.
@@ -283,6 +337,42 @@ mod tests {
             assert_eq!(view.leads(slot / 2048), view.leader_of(slot) == Some(0));
         }
         assert_eq!(view.slots_led(), 7 * 2048);
+    }
+
+    #[test]
+    fn a_node_serves_as_before_if_only_copies_of_others_change() {
+        let first = Roles { epoch: 3, leader: Some(0), followers: [1].into_iter().collect(), ..Roles::default() };
+        let view = |me, nodes: u16, roles: Roles| {
+            View::new((0..nodes).map(endpoint).collect(), me, vec![roles, first], roles.epoch, 7)
+        };
+        let with = |followers: &[u16]| Roles { followers: followers.iter().copied().collect(), ..first };
+        let serves = |me, roles| view(me, 4, roles).serves_as(&view(me, 4, first));
+        for me in 0..4 {
+            assert!(serves(me, first));
+            // Node 3 gets a copy, or node 1 has none any more.
+            assert_eq!((serves(me, with(&[1, 3])), serves(me, with(&[]))), (me != 3, me != 1));
+            for other in [
+                Roles { epoch: 4, ..first },
+                Roles { leader: Some(2), ..first },
+                Roles { leader: None, expected: Some(1), ..first },
+                Roles { gate: Gate::Closing, ..first },
+                Roles { few_in_sync: true, ..first },
+            ] {
+                assert!(!serves(me, other), "{other:?}");
+            }
+            assert!(!view(me, 5, first).serves_as(&view(me, 4, first)));
+        }
+        assert!(!view(0, 4, first).serves_as(&view(1, 4, first)));
+        let same = |roles| view(0, 4, roles).is_same_as(&view(0, 4, first));
+        assert!(same(first) && !same(with(&[2])));
+    }
+
+    #[test]
+    fn there_are_no_more_places_than_copies() {
+        let places: Places = (0..20).collect();
+        assert_eq!(*places, [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_ne!(places, (0..7).collect());
+        assert_eq!(format!("{:?}", (3..5).collect::<Places>()), "[3, 4]");
     }
 
     #[test]

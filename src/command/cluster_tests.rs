@@ -91,7 +91,7 @@ fn what_is_told_of_several_nodes() {
     assert!(shards.starts_with("*3|") && shards.contains("|$6|health|$6|failed|"), "{shards}");
     // Who leads nothing is a master without slots; who has copies is not told.
     let mut roles = spread(&[Some(0), Some(1)]);
-    roles.iter_mut().for_each(|roles| roles.followers = vec![2]);
+    roles.iter_mut().for_each(|roles| roles.followers = [2].into_iter().collect());
     client.engine.see(Arc::new(View::new((1..=3).map(endpoint).collect(), 1, roles, 11, 3)));
     let text = client.run("cluster nodes");
     assert!(text.contains(&format!("{} 10.0.0.3:7003@0 master - 0 0 11 connected\n", id(3))), "{text}");

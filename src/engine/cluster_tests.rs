@@ -39,7 +39,7 @@ fn led() -> Roles {
 }
 
 fn followed() -> Roles {
-    Roles { leader: Some(1), followers: vec![0], ..Roles::default() }
+    Roles { leader: Some(1), followers: [0].into_iter().collect(), ..Roles::default() }
 }
 
 const DOWN: &str = "-CLUSTERDOWN The cluster is down";

@@ -203,12 +203,12 @@ pub fn view(number: u64, roles: impl Fn(u16) -> Roles) -> View {
 
 /// This node leads.
 pub fn mine() -> Roles {
-    Roles { leader: Some(0), followers: vec![1], ..Roles::default() }
+    Roles { leader: Some(0), followers: [1].into_iter().collect(), ..Roles::default() }
 }
 
 /// This node follows.
 pub fn theirs() -> Roles {
-    Roles { leader: Some(1), followers: vec![0], ..Roles::default() }
+    Roles { leader: Some(1), followers: [0].into_iter().collect(), ..Roles::default() }
 }
 
 /// A key of a partition.

@@ -170,7 +170,7 @@ impl Cluster {
     async fn join_on(&mut self, node: NodeId, on: Disk, disk: Rc<SimulatedDisk>) {
         let (dir, identity) = (self.dir(node), IDENTITY + u128::from(node));
         let log = LogStore::open_on(on.clone(), &dir, identity, 2_000).unwrap();
-        let machine = StateMachine::open_on(on, &dir, identity, log.purged()).unwrap();
+        let machine = StateMachine::open_on(on, &dir, identity, &log).unwrap();
         disk.load(&dir);
         assert!(log.number().is_none_or(|number| number == node));
         log.set_number(node).await.unwrap();

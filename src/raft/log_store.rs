@@ -1,9 +1,10 @@
 //! raft's log as openraft sees it: in memory for readers, on disk for promises.
 //!
 //! A change is checked, executed in memory ([`super::image`]) and queued; a task ([`super::writer`]) writes what is queued,
-//! in order. So whoever appends does not wait: openraft is called back when the entries are durable. A vote, the
-//! committed index and a cut are waited for: a snapshot, which is another file, may be installed right after a cut, and
-//! would stand beside entries that contradict it. A purge is not: as the order of the records is that of the changes,
+//! in order. So whoever appends does not wait: openraft is called back when the entries are durable. A vote and a cut are
+//! waited for: a snapshot, which is another file, may be installed right after a cut, and would stand beside entries that
+//! contradict it. The committed index holds up whoever applies ([`Commits`]), and not raft, which has other things to do
+//! meanwhile. A purge is not waited for: as the order of the records is that of the changes,
 //! nothing that comes later in the log is durable without it, and until then the log has more than it needs.
 //!
 //! On the control core. Invariant: no borrow of the state lives across an await.
@@ -45,6 +46,8 @@ struct Shared {
     next: u64,
     /// Changes up to here, exclusive, are durable. Invariant: `durable <= next`.
     durable: u64,
+    /// When as many are, the disk says of all that may be applied that it is committed.
+    committed_before: u64,
     /// Who is called when all changes before a number are durable, in order.
     callbacks: VecDeque<(u64, IoFlushed)>,
     /// The writer, while it has nothing to do.
@@ -73,6 +76,11 @@ pub struct LogReader {
 
 /// The end of a log.
 pub struct Closing {
+    store: Store,
+}
+
+/// What the log says on disk of what is committed.
+pub struct Commits {
     store: Store,
 }
 
@@ -192,6 +200,7 @@ impl LogStore {
             queued_bytes: 0,
             next,
             durable: next,
+            committed_before: next,
             callbacks: VecDeque::new(),
             writer: None,
             waiting: Vec::new(),
@@ -221,6 +230,11 @@ impl LogStore {
     /// Notes the number that the node was given, for its life; to be called before raft runs under it.
     pub async fn set_number(&self, number: NodeId) -> Result<(), StoreError> {
         self.change_durably(Change::Number(number)).await
+    }
+
+    /// To apply nothing before the disk says that it is committed.
+    pub fn commits(&self) -> Commits {
+        Commits { store: Rc::clone(&self.store) }
     }
 
     /// To wait until all is written, after the log was dropped.
@@ -256,6 +270,15 @@ async fn wait(store: &Store, over: impl Fn(&Shared) -> bool) {
         Poll::Pending
     };
     poll_fn(over).await;
+}
+
+impl Commits {
+    /// Waits until the disk says of everything that may be applied by now that it is committed.
+    pub async fn durable(&self) -> Result<(), StoreError> {
+        let before = self.store.borrow().committed_before;
+        wait(&self.store, |shared| shared.durable >= before || shared.failure.is_some()).await;
+        self.store.borrow().check_failure()
+    }
 }
 
 impl Closing {
@@ -313,10 +336,13 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        // Durable before it is applied: what a reader was shown is applied again after a restart, before anybody reads.
-        let same = self.store.borrow().image.tip().committed == committed;
-        let written = if same { self.durably().await } else { self.change_durably(Change::Committed(committed)).await };
-        written.map_err(io::Error::from)
+        // Whoever applies waits for it (`Commits`); meanwhile raft goes on.
+        let mut shared = self.store.borrow_mut();
+        if shared.image.tip().committed != committed {
+            shared.change(Change::Committed(committed))?;
+        }
+        shared.committed_before = shared.next;
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {

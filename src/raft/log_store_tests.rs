@@ -23,7 +23,7 @@ impl StoreBuilder<Types, LogStore, StateMachine, Scratch> for Builder {
     async fn build(&self) -> Result<(Scratch, LogStore, StateMachine), openraft::StorageError<Types>> {
         let scratch = Scratch::new("raft-suite");
         let log = open_small(Disk::System, &scratch.0);
-        let machine = StateMachine::open(&scratch.0, IDENTITY, log.purged()).unwrap();
+        let machine = StateMachine::open(&scratch.0, IDENTITY, &log).unwrap();
         Ok((scratch, log, machine))
     }
 }
@@ -68,7 +68,10 @@ async fn execute(store: &mut LogStore, change: Change) -> io::Result<()> {
     match change {
         Change::Append(entry) => append(store, [entry]).await,
         Change::Vote(vote) => store.save_vote(&vote).await,
-        Change::Committed(id) => store.save_committed(id).await,
+        Change::Committed(id) => {
+            store.save_committed(id).await?;
+            store.commits().durable().await.map_err(io::Error::from)
+        }
         Change::Truncate(after) => store.truncate_after(after).await,
         Change::Purge(upto) => store.purge(upto).await,
         Change::Number(number) => store.set_number(number).await.map_err(io::Error::from),
@@ -188,12 +191,35 @@ fn a_power_cut_takes_nothing_that_was_acknowledged() {
     }
 }
 
+#[test]
+fn nothing_is_applied_before_the_disk_says_that_it_is_committed() {
+    on_executor(async {
+        let scratch = Scratch::new("raft-log");
+        let disk = SimulatedDisk::new(|_| Fate::Works);
+        let on = Disk::Simulated(disk);
+        let mut store = open_small(on.clone(), &scratch.0);
+        let mut machine = StateMachine::open_on(on, &scratch.0, IDENTITY, &store).unwrap();
+        append(&mut store, [entry(1, 0)]).await.unwrap();
+        store.save_committed(Some(id(1, 0))).await.unwrap();
+        let is_durable = || store.store.borrow().durable == store.store.borrow().next;
+        assert!(!is_durable(), "raft does not wait for it");
+        let reader = machine.reader();
+        let entries = futures_lite::stream::iter([Ok((entry(1, 0), None))]);
+        let mut applying = std::pin::pin!(machine.apply(entries));
+        assert!(futures_lite::future::poll_once(&mut applying).await.is_none());
+        assert_eq!(reader.applied(), None);
+        applying.await.unwrap();
+        assert!(is_durable());
+        assert_eq!(reader.applied(), Some(id(1, 0)));
+    });
+}
+
 /// A tail that contradicts the snapshot which comes after it is never there together with that snapshot.
 #[test]
 fn a_power_cut_leaves_no_tail_that_contradicts_the_snapshot() {
     let sent = on_executor(async {
         let scratch = Scratch::new("raft-sent");
-        let mut leader = StateMachine::open(&scratch.0, IDENTITY + 1, None).unwrap();
+        let mut leader = StateMachine::open_alone(Disk::System, &scratch.0, IDENTITY + 1, None).unwrap();
         let entries: Vec<_> = (0..9).map(|index| Ok((entry(2, index), None))).collect();
         leader.apply(futures_lite::stream::iter(entries)).await.unwrap();
         leader.get_snapshot_builder().await.build_snapshot().await.unwrap()
@@ -205,7 +231,7 @@ fn a_power_cut_leaves_no_tail_that_contradicts_the_snapshot() {
             let disk = SimulatedDisk::new(|_| Fate::Works);
             let mut store = open_small(Disk::Simulated(Rc::clone(&disk)), &scratch.0);
             let on = Disk::Simulated(Rc::clone(&disk));
-            let mut machine = StateMachine::open_on(on, &scratch.0, IDENTITY, None).unwrap();
+            let mut machine = StateMachine::open_alone(on, &scratch.0, IDENTITY, None).unwrap();
             let tail = 5 + random.below(8);
             append(&mut store, (0..tail).map(|index| entry(1, index))).await.unwrap();
             store.truncate_after(Some(id(1, 3))).await.unwrap();
@@ -220,7 +246,7 @@ fn a_power_cut_leaves_no_tail_that_contradicts_the_snapshot() {
             let mut chance = Random(seed ^ 0xfeed);
             disk.cut_power(&scratch.0, || chance.percent(50));
             let image = recovered(&scratch.0).unwrap();
-            let machine = StateMachine::open(&scratch.0, IDENTITY, image.tip().purged).unwrap();
+            let machine = StateMachine::open_alone(Disk::System, &scratch.0, IDENTITY, image.tip().purged).unwrap();
             assert_eq!(machine.reader().applied(), sent.meta.last_log_id, "seed {seed}");
             let left = image.read(&.., usize::MAX);
             assert!(left.iter().all(|entry| entry.log_id.index <= 3), "seed {seed}: {left:?}");

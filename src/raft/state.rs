@@ -19,6 +19,8 @@
 //! - Whoever is in sync has a copy. The primary, if there is one, is in sync.
 //! - Only a primary begins from nothing.
 
+use std::rc::Rc;
+
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::command::{
@@ -65,8 +67,10 @@ pub struct State {
     nodes: Vec<Node>,
     /// The number that the next node gets.
     next_node: NodeId,
-    /// Empty: the data set has not begun.
-    partitions: Vec<Partition>,
+    /// Empty: the data set has not begun. A clone of the state shares what has not changed since: each change of the state is
+    /// looked at by several who keep the one before.
+    #[rkyv(with = rkyv::with::Map<rkyv::with::Unshare>)]
+    partitions: Vec<Rc<Partition>>,
     /// Grows with each change of the replicas of any partition.
     placement_version: u64,
     /// How often a process has started, of all nodes that there ever were.
@@ -126,12 +130,12 @@ impl State {
         self.nodes.binary_search_by_key(&id, |node| node.id).ok().map(|at| &self.nodes[at])
     }
 
-    pub fn partitions(&self) -> &[Partition] {
+    pub fn partitions(&self) -> &[Rc<Partition>] {
         &self.partitions
     }
 
     pub fn partition(&self, partition: PartitionId) -> Option<&Partition> {
-        self.partitions.get(partition as usize)
+        self.partitions.get(partition as usize).map(Rc::as_ref)
     }
 
     pub fn placement_version(&self) -> u64 {
@@ -189,7 +193,7 @@ impl State {
 
     fn create(&mut self, partitions: u16) -> Result<Reply, Refusal> {
         match self.partitions.len() as u16 {
-            0 => self.partitions.resize(partitions as usize, Partition::default()),
+            0 => self.partitions.resize_with(partitions as usize, Rc::default),
             same if same == partitions => {}
             other => return Err(Refusal::AlreadyCreated { partitions: other }),
         }
@@ -236,7 +240,8 @@ impl State {
         node.boot = boot;
         node.profile.clone_from(profile);
         let incarnation = node.incarnation;
-        for partition in &mut self.partitions {
+        for shared in self.partitions.iter_mut().filter(|partition| partition.in_sync.contains(&id)) {
+            let partition = Rc::make_mut(shared);
             if partition.primary == Some(id) {
                 partition.set_primary(None);
             }
@@ -273,7 +278,7 @@ impl State {
             self.check_placement(change)?;
         }
         for Placement { partition, replicas } in changes {
-            let partition = &mut self.partitions[*partition as usize];
+            let partition = Rc::make_mut(&mut self.partitions[*partition as usize]);
             // Neither list has a node twice.
             let same = replicas.len() == partition.replicas.len()
                 && replicas.iter().all(|node| partition.replicas.contains(node));
@@ -335,20 +340,21 @@ impl State {
         let is_dead = |node: NodeId| dead.binary_search(&node).is_ok();
         let is_ready = |node: NodeId| ready.binary_search(&node).is_ok();
         let (mut promoted, mut stuck) = (0, 0);
-        for partition in self.partitions.iter_mut().filter(|partition| partition.epoch > 0) {
-            if partition.primary.is_some_and(|primary| !is_dead(primary)) {
+        for shared in self.partitions.iter_mut().filter(|partition| partition.epoch > 0) {
+            if shared.primary.is_some_and(|primary| !is_dead(primary)) {
                 continue;
             }
-            match partition.in_sync.iter().copied().find(|node| is_ready(*node)) {
+            match shared.in_sync.iter().copied().find(|node| is_ready(*node)) {
                 Some(node) => {
+                    let partition = Rc::make_mut(shared);
                     partition.set_primary(Some(node));
                     partition.narrow(|node| !is_dead(node));
                     promoted += 1;
                 }
                 // The set stays as it is: these, and nobody else, may lead it one day.
                 None => {
-                    if partition.primary.is_some() {
-                        partition.set_primary(None);
+                    if shared.primary.is_some() {
+                        Rc::make_mut(shared).set_primary(None);
                     }
                     stuck += 1;
                 }
@@ -357,18 +363,19 @@ impl State {
         Ok(Reply::Promoted { promoted, stuck })
     }
 
-    fn placed_mut(&mut self, id: PartitionId) -> Result<&mut Partition, Refusal> {
-        let partition = self.partitions.get_mut(id as usize).filter(|partition| partition.epoch > 0);
-        partition.ok_or(Refusal::UnknownPartition(id))
+    /// A partition that was ever placed, if `fits` says so of it, to be changed.
+    fn placed_mut(&mut self, id: PartitionId, fits: impl FnOnce(&Partition) -> bool) -> Option<&mut Partition> {
+        let shared = self.partitions.get_mut(id as usize)?;
+        (shared.epoch > 0 && fits(shared)).then(|| Rc::make_mut(shared))
     }
 
     fn lead(&mut self, moves: &[Move], to: Member) -> Result<Reply, Refusal> {
         self.check_member(to)?;
         let mut moved = 0;
         for Move { partition, epoch } in moves {
-            let Ok(partition) = self.placed_mut(*partition) else { continue };
             // Who follows one that is lost must be ready, which only a promotion knows.
-            if partition.epoch == *epoch && partition.primary.is_some() && partition.in_sync.contains(&to.node) {
+            let fits = |is: &Partition| is.epoch == *epoch && is.primary.is_some() && is.in_sync.contains(&to.node);
+            if let Some(partition) = self.placed_mut(*partition, fits) {
                 partition.set_primary(Some(to.node));
                 moved += 1;
             }
@@ -383,9 +390,7 @@ impl State {
             if change.in_sync.iter().any(|member| self.check_member(*member).is_err()) {
                 continue;
             }
-            if let Ok(partition) = self.placed_mut(change.partition)
-                && partition.accepts(change)
-            {
+            if let Some(partition) = self.placed_mut(change.partition, |partition| partition.accepts(change)) {
                 let is_member = |node: &NodeId| change.in_sync.iter().any(|member| member.node == *node);
                 partition.in_sync = partition.replicas.iter().copied().filter(is_member).collect();
                 partition.in_sync_version += 1;
@@ -402,7 +407,7 @@ impl State {
             self.check_force(force, to.node, lost)?;
         }
         for Force { partition, from_nothing, .. } in forced {
-            let partition = self.placed_mut(*partition)?;
+            let Some(partition) = self.placed_mut(*partition, |_| true) else { continue };
             partition.in_sync = vec![to.node];
             partition.in_sync_version += 1;
             partition.set_primary(Some(to.node));

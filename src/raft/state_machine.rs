@@ -18,6 +18,7 @@ use tokio::sync::{Mutex, watch};
 
 use super::command::{Command, NodeId, Reply};
 use super::error::StoreError;
+use super::log_store::{Commits, LogStore};
 use super::recover::read_single;
 use super::snapshot::{Content, SNAPSHOT_BYTES_MAX, SnapshotError};
 use super::state::State;
@@ -61,6 +62,8 @@ struct Machine {
 /// The state, for openraft.
 pub struct StateMachine {
     machine: Rc<Machine>,
+    /// Of the log whose entries are applied; None in tests without one.
+    commits: Option<Commits>,
 }
 
 /// The state, for those who read it.
@@ -158,13 +161,19 @@ impl Machine {
 }
 
 impl StateMachine {
-    /// Reads the latest snapshot in a directory, which exists. `purged` is the last entry that the log there has purged:
-    /// the state goes on from the snapshot with what is left, so nothing may be missing between the two. Blocks meanwhile.
-    pub fn open(dir: &Path, identity: u128, purged: Option<LogId>) -> Result<StateMachine, StoreError> {
-        StateMachine::open_on(Disk::System, dir, identity, purged)
+    /// Reads the latest snapshot in a directory, which exists. The state goes on from there with what is left in the log, so
+    /// nothing may be missing between the two. Blocks meanwhile.
+    pub fn open(dir: &Path, identity: u128, log: &LogStore) -> Result<StateMachine, StoreError> {
+        StateMachine::open_on(Disk::System, dir, identity, log)
     }
 
-    pub(super) fn open_on(
+    pub(super) fn open_on(disk: Disk, dir: &Path, identity: u128, log: &LogStore) -> Result<StateMachine, StoreError> {
+        let machine = StateMachine::open_alone(disk, dir, identity, log.purged())?;
+        Ok(StateMachine { commits: Some(log.commits()), ..machine })
+    }
+
+    /// `purged` is the last entry that the log has purged.
+    pub(super) fn open_alone(
         disk: Disk,
         dir: &Path,
         identity: u128,
@@ -201,7 +210,7 @@ impl StateMachine {
             dir: dir.into(),
             identity,
         };
-        Ok(StateMachine { machine: Rc::new(machine) })
+        Ok(StateMachine { machine: Rc::new(machine), commits: None })
     }
 
     pub fn reader(&self) -> StateReader {
@@ -256,6 +265,10 @@ impl RaftStateMachine<Types> for StateMachine {
     where
         S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin,
     {
+        if let Some(commits) = &self.commits {
+            // What a reader was shown is applied again after a restart, before anybody reads.
+            commits.durable().await?;
+        }
         while let Some((entry, responder)) = entries.try_next().await? {
             let reply = self.apply_entry(entry);
             if let Some(responder) = responder {

@@ -25,7 +25,7 @@ fn files_of(dir: &Path) -> Vec<PathBuf> {
 fn a_restart_begins_with_the_latest_snapshot() {
     on_executor(async {
         let scratch = Scratch::new("raft-state");
-        let mut machine = StateMachine::open(&scratch.0, IDENTITY, None).unwrap();
+        let mut machine = StateMachine::open_alone(Disk::System, &scratch.0, IDENTITY, None).unwrap();
         assert!(machine.get_current_snapshot().await.unwrap().is_none());
         apply(&mut machine, 0..5).await;
         let mut early = machine.get_snapshot_builder().await;
@@ -41,7 +41,7 @@ fn a_restart_begins_with_the_latest_snapshot() {
         // What a crash has left.
         fs::write(scratch.0.join(files::snapshot_name(3)), "old").unwrap();
         fs::write(scratch.0.join(files::temporary_name(&files::snapshot_name(99))), "half").unwrap();
-        let mut machine = StateMachine::open(&scratch.0, IDENTITY, None).unwrap();
+        let mut machine = StateMachine::open_alone(Disk::System, &scratch.0, IDENTITY, None).unwrap();
         assert_eq!(machine.applied_state().await.unwrap().0.unwrap().index, 7);
         assert_eq!(machine.reader().state().nodes().len(), 8);
         assert_eq!(files_of(&scratch.0).len(), 1);
@@ -52,7 +52,7 @@ fn a_restart_begins_with_the_latest_snapshot() {
 fn every_damaged_byte_of_a_snapshot_is_refused() {
     on_executor(async {
         let scratch = Scratch::new("raft-state");
-        let mut machine = StateMachine::open(&scratch.0, IDENTITY, None).unwrap();
+        let mut machine = StateMachine::open_alone(Disk::System, &scratch.0, IDENTITY, None).unwrap();
         apply(&mut machine, 0..3).await;
         let good = snapshot(&mut machine).await.unwrap();
         let path = files_of(&scratch.0).remove(0);
@@ -63,7 +63,10 @@ fn every_damaged_byte_of_a_snapshot_is_refused() {
             damaged[at] ^= 0x10;
             for content in [&damaged[..], &bytes[..at]] {
                 fs::write(&path, content).unwrap();
-                let error = StateMachine::open(&scratch.0, IDENTITY, None).err().expect("refused").to_string();
+                let error = StateMachine::open_alone(Disk::System, &scratch.0, IDENTITY, None)
+                    .err()
+                    .expect("refused")
+                    .to_string();
                 assert!(error.contains(path.to_str().unwrap()), "{error}");
                 let received = SnapshotBytes::from(content);
                 machine.install_snapshot(&good.meta, received).await.unwrap_err();
@@ -72,7 +75,7 @@ fn every_damaged_byte_of_a_snapshot_is_refused() {
         // Under another name, and as what another one is said to be.
         fs::remove_file(&path).unwrap();
         fs::write(scratch.0.join(files::snapshot_name(77)), &bytes).unwrap();
-        let error = StateMachine::open(&scratch.0, IDENTITY, None).err().unwrap();
+        let error = StateMachine::open_alone(Disk::System, &scratch.0, IDENTITY, None).err().unwrap();
         assert!(matches!(error, StoreError::Snapshot { why: SnapshotError::Moment, .. }), "{error}");
         let meta = SnapshotMeta { last_log_id: None, ..good.meta };
         machine.install_snapshot(&meta, good.snapshot).await.unwrap_err();
@@ -84,11 +87,11 @@ fn every_damaged_byte_of_a_snapshot_is_refused() {
 fn a_snapshot_of_another_node_or_one_that_is_too_old_is_refused() {
     on_executor(async {
         let scratch = Scratch::new("raft-state");
-        let mut machine = StateMachine::open(&scratch.0, IDENTITY, None).unwrap();
+        let mut machine = StateMachine::open_alone(Disk::System, &scratch.0, IDENTITY, None).unwrap();
         apply(&mut machine, 0..5).await;
         let sent = snapshot(&mut machine).await.unwrap();
         let open = |identity, purged: Option<u64>| {
-            StateMachine::open(&scratch.0, identity, purged.map(|index| id(1, index))).err()
+            StateMachine::open_alone(Disk::System, &scratch.0, identity, purged.map(|index| id(1, index))).err()
         };
         let foreign = SnapshotError::Stored(StoredError::Foreign);
         let error = open(IDENTITY + 1, None).unwrap();
@@ -99,12 +102,12 @@ fn a_snapshot_of_another_node_or_one_that_is_too_old_is_refused() {
 
         // Without a snapshot nothing can have been purged.
         let other = Scratch::new("raft-state");
-        let error = StateMachine::open(&other.0, IDENTITY + 1, Some(id(1, 0))).err().unwrap();
+        let error = StateMachine::open_alone(Disk::System, &other.0, IDENTITY + 1, Some(id(1, 0))).err().unwrap();
         assert!(matches!(error, StoreError::Behind { next: 0, purged: 0, .. }), "{error}");
         // One that was received is the receiver's own from then on.
-        let mut receiver = StateMachine::open(&other.0, IDENTITY + 1, None).unwrap();
+        let mut receiver = StateMachine::open_alone(Disk::System, &other.0, IDENTITY + 1, None).unwrap();
         receiver.install_snapshot(&sent.meta, sent.snapshot).await.unwrap();
-        assert!(StateMachine::open(&other.0, IDENTITY + 1, Some(id(1, 4))).is_ok());
+        assert!(StateMachine::open_alone(Disk::System, &other.0, IDENTITY + 1, Some(id(1, 4))).is_ok());
     });
 }
 
@@ -133,7 +136,7 @@ fn roles_that_come_to_a_node_are_counted_but_not_what_is_applied_again() {
     let gained = |node, after| {
         on_executor(async {
             let scratch = Scratch::new("raft-state");
-            let mut machine = StateMachine::open(&scratch.0, IDENTITY, None).unwrap();
+            let mut machine = StateMachine::open_alone(Disk::System, &scratch.0, IDENTITY, None).unwrap();
             machine.reader().count_gained(node, after);
             let entries: Vec<_> = (1..).zip(&commands).map(|(index, c)| Ok((entry(index, c.clone()), None))).collect();
             machine.apply(futures_lite::stream::iter(entries)).await.unwrap();
@@ -157,7 +160,7 @@ fn a_power_cut_leaves_one_snapshot_or_the_other() {
             let fails_at = random.below(24);
             let disk = SimulatedDisk::new(|_| Fate::Works);
             let mut machine =
-                StateMachine::open_on(Disk::Simulated(Rc::clone(&disk)), &scratch.0, IDENTITY, None).unwrap();
+                StateMachine::open_alone(Disk::Simulated(Rc::clone(&disk)), &scratch.0, IDENTITY, None).unwrap();
             apply(&mut machine, 0..4).await;
             snapshot(&mut machine).await.unwrap();
             let mut count = 0;
@@ -169,7 +172,7 @@ fn a_power_cut_leaves_one_snapshot_or_the_other() {
             apply(&mut machine, 4..9).await;
             let written = snapshot(&mut machine).await.is_ok();
             disk.cut_power(&scratch.0, || random.percent(50));
-            let machine = StateMachine::open(&scratch.0, IDENTITY, None).unwrap();
+            let machine = StateMachine::open_alone(Disk::System, &scratch.0, IDENTITY, None).unwrap();
             let nodes = machine.reader().state().nodes().len();
             assert!(nodes == 9 || (nodes == 4 && !written), "seed {seed}: {nodes} nodes, {written}");
         });

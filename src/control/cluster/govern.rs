@@ -38,7 +38,7 @@ impl Around for Seated {
         let streams = member.streams.borrow();
         let Some(streams) = &*streams else { return false };
         let state = member.reader.state();
-        let lacks = |(id, partition): (u16, &Partition)| {
+        let lacks = |(id, partition): (u16, &Rc<Partition>)| {
             let may_lead = partition.in_sync.contains(&member.me) && partition.epoch > 1;
             may_lead && !streams.leading.has(id) && !streams.follower.is_complete(id)
         };

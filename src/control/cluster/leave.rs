@@ -53,7 +53,8 @@ impl Member {
         let state = self.reader.state();
         let streams = self.streams.borrow();
         let leader = streams.as_ref().map(|streams| &streams.leader);
-        let others = |is: &Partition| is.replicas.iter().copied().filter(|node| *node != self.me).collect::<Vec<_>>();
+        let others =
+            |is: &Rc<Partition>| is.replicas.iter().copied().filter(|node| *node != self.me).collect::<Vec<_>>();
         let alone = state.partitions().iter().filter(|is| is.primary == Some(self.me) && is.in_sync.len() == 1);
         let others: Vec<Vec<NodeId>> = alone.map(others).filter(|others| !others.is_empty()).collect();
         let is_there = |node: &NodeId| leader.is_some_and(|leader| leader.is_followed_by(*node));

@@ -87,6 +87,8 @@ pub(super) struct Member {
     shown: RefCell<Option<Arc<View>>>,
     /// A view has to be made: what this node serves has changed.
     view_due: Cell<bool>,
+    /// A view is left out that tells clients a little more, and changes nothing for this node; the next tick makes it.
+    view_late: Cell<bool>,
     /// Numbers of views, and up to where they say what raft has said: those that data cores may not have seen.
     shown_at: RefCell<VecDeque<(u64, u64)>>,
     /// Its place among those who agree: what it decides while it leads raft, and its lease.
@@ -174,7 +176,7 @@ impl Member {
             }
             (None, None) => return Err(MemberError::Unfinished(dir.display().to_string())),
         };
-        let machine = StateMachine::open(dir, identity, log.purged())?;
+        let machine = StateMachine::open(dir, identity, &log)?;
         let (closing, reader) = (log.closing(), machine.reader());
         reader.count_gained(me, log.end());
         let bus = Bus::new(bus_identity(&config, me))?;
@@ -197,6 +199,7 @@ impl Member {
             views: Cell::new(1),
             shown: RefCell::default(),
             view_due: Cell::default(),
+            view_late: Cell::default(),
             shown_at: RefCell::default(),
             seat,
             begins_with: Cell::default(),

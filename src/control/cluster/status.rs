@@ -3,6 +3,7 @@
 //! Owned by the control core.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use openraft_rt::WatchReceiver;
 use serde_json::{Value, json};
@@ -109,9 +110,10 @@ struct Part {
 }
 
 /// Counted in one pass: for each node by itself, a large cluster would hold up the control core.
-fn parts(partitions: &[Partition]) -> BTreeMap<NodeId, Part> {
+fn parts(partitions: &[Rc<Partition>]) -> BTreeMap<NodeId, Part> {
     let mut parts: BTreeMap<NodeId, Part> = BTreeMap::new();
-    for Partition { primary, replicas, in_sync, .. } in partitions {
+    for partition in partitions {
+        let Partition { primary, replicas, in_sync, .. } = &**partition;
         primary.iter().for_each(|node| parts.entry(*node).or_default().leads += 1);
         replicas.iter().for_each(|node| parts.entry(*node).or_default().holds += 1);
         in_sync.iter().for_each(|node| parts.entry(*node).or_default().in_sync += 1);
@@ -120,10 +122,10 @@ fn parts(partitions: &[Partition]) -> BTreeMap<NodeId, Part> {
 }
 
 /// Partitions with equal roles are named together, so that a cluster of few nodes needs few words for many of them.
-fn roles(partitions: &[Partition]) -> Vec<Value> {
+fn roles(partitions: &[Rc<Partition>]) -> Vec<Value> {
     let mut equal: BTreeMap<_, PartitionSet> = BTreeMap::new();
     for (number, partition) in (0..).zip(partitions) {
-        let Partition { epoch, primary, replicas, in_sync, .. } = partition;
+        let Partition { epoch, primary, replicas, in_sync, .. } = &**partition;
         // None comes first: what nobody leads is what is looked for.
         equal.entry((*primary, replicas, in_sync, *epoch)).or_default().insert(number);
     }
@@ -151,7 +153,8 @@ mod tests {
             ..Partition::default()
         };
         let partitions =
-            [led_by(Some(1), 3), led_by(Some(1), 3), led_by(Some(2), 3), led_by(Some(1), 3), led_by(None, 4)];
+            [led_by(Some(1), 3), led_by(Some(1), 3), led_by(Some(2), 3), led_by(Some(1), 3), led_by(None, 4)]
+                .map(Rc::new);
         let group = |primary: Option<u64>, epoch, count, partitions| {
             json!({"primary": primary, "replicas": [1, 2], "in_sync": [1], "epoch": epoch, "count": count,
                 "partitions": partitions})

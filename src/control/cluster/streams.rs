@@ -270,8 +270,9 @@ impl Control {
                 if handed_over {
                     self.await_successor(member, partition);
                 }
-                // The next view is the first that does not say that it leads.
-                let view = member.views.get() + 1;
+                // The next view is the first that does not say that it leads. What was handed over is closed already: data cores
+                // do nothing more about it, and whoever leads now is asked at once.
+                let view = if handed_over { 0 } else { member.views.get() + 1 };
                 if let Some(streams) = &mut *member.streams.borrow_mut() {
                     streams.leading.remove(partition);
                     streams.deposed.push((view, partition));
@@ -345,6 +346,7 @@ impl Control {
     /// Time passes.
     pub(super) fn tick_streams(self: &Rc<Self>) {
         let Some(member) = self.member() else { return };
+        self.show_late_view();
         if member.streams.borrow().is_none() {
             return;
         }

@@ -76,18 +76,26 @@ fn core_ports(profile: &Profile) -> Option<CorePorts> {
 }
 
 impl Control {
-    /// Tells data cores what the cluster looks like now, if that has changed.
+    /// Tells data cores what the cluster looks like now, if that has changed. What only clients may care for waits for the next
+    /// tick: while copies move, sets change all the time, and each view wakes all data cores.
     pub(super) fn show_view(self: &Rc<Self>) {
-        self.make_view(false);
+        self.make_view(Due::Soon);
+    }
+
+    /// Tells them what has waited.
+    pub(super) fn show_late_view(self: &Rc<Self>) {
+        if self.member().is_some_and(|member| member.view_late.get()) {
+            self.make_view(Due::Changed);
+        }
     }
 
     /// Tells them in any case; the number of the view.
     pub(super) fn show_new_view(self: &Rc<Self>) -> u64 {
-        self.make_view(true);
+        self.make_view(Due::Always);
         self.member().map_or(0, |member| member.views.get())
     }
 
-    fn make_view(self: &Rc<Self>, in_any_case: bool) {
+    fn make_view(self: &Rc<Self>, due: Due) {
         let Some(member) = self.member() else { return };
         let config = self.config();
         let copies_min = usize::from(config.min_insync.max(MIN_INSYNC)).min(usize::from(config.cluster_copies));
@@ -97,9 +105,16 @@ impl Control {
             let state = member.reader.state();
             of_state(&state, &member, number, self.keyspace.partitions, copies_min, &dead)
         };
-        let shown = member.shown.borrow().as_ref().is_some_and(|shown| shown.is_same_as(&view));
+        let differs =
+            |same: fn(&View, &View) -> bool| member.shown.borrow().as_ref().is_none_or(|shown| !same(shown, &view));
+        let is_due = match due {
+            Due::Soon => differs(View::serves_as),
+            Due::Changed => differs(View::is_same_as),
+            Due::Always => true,
+        };
+        member.view_late.set(!is_due && differs(View::is_same_as));
         let mut shown_at = member.shown_at.borrow_mut();
-        if shown && !in_any_case {
+        if !is_due {
             // What raft has said since changes nothing for those who serve.
             match shown_at.back_mut() {
                 Some((view, applied)) if *view == number - 1 => *applied = member.seat.applied(),
@@ -128,3 +143,13 @@ impl Control {
 
 /// Copies that have to be in sync for what waits for copies, if there are as many nodes.
 const MIN_INSYNC: u16 = 2;
+
+/// When a view is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// If it changes how this node serves.
+    Soon,
+    /// If it says anything new.
+    Changed,
+    Always,
+}

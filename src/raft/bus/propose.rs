@@ -1,6 +1,6 @@
 //! How a command finds the leader.
 //!
-//! The own raft is asked first, if there is one, then whoever it says leads, then the addresses that are known; and again,
+//! The own raft says who leads, if there is one; then the addresses that are known are asked; and again,
 //! until somebody leads or patience is over. A command that was perhaps executed is proposed again only if that changes
 //! nothing.
 //!
@@ -9,7 +9,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use openraft_rt::{AsyncRuntime, Instant as _};
+use openraft_rt::{AsyncRuntime, Instant as _, WatchReceiver};
 
 use super::Bus;
 use super::error::{BusError, Elsewhere, Failure};
@@ -70,12 +70,24 @@ fn may_be_repeated(command: &Command) -> bool {
 async fn ask(target: &Target, command: &Command) -> Result<Answer, BusError> {
     match target {
         Target::Own(raft) => {
+            if let Some(leader) = leader_elsewhere(raft) {
+                return Ok(Answer::NotLeader(Elsewhere { leader: Some(leader) }));
+            }
             let proposing = server::propose(raft, command.clone());
             let answer = Glommio::timeout(ANSWER_PATIENCE, proposing).await;
             Ok(answer.unwrap_or(Err(Failure::Slow))?)
         }
         Target::Other(link) => link.ask(&Request::Propose(command.clone()), ANSWER_PATIENCE).await,
     }
+}
+
+/// Who leads, if it is known to be another node. Asking raft itself takes as long as it is busy.
+fn leader_elsewhere(raft: &Raft) -> Option<(NodeId, Peer)> {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let leader = metrics.current_leader.filter(|leader| *leader != metrics.id)?;
+    let peer = metrics.membership_config.membership().get_node(&leader)?;
+    Some((leader, peer.clone()))
 }
 
 impl Bus {

@@ -72,7 +72,7 @@ impl Node {
     async fn start(scratch: &Scratch, node: NodeId, listener: TcpListener) -> Node {
         let (dir, own) = (scratch.0.join(node.to_string()), IDENTITY + u128::from(node));
         let log = LogStore::open(&dir, own).unwrap();
-        let machine = StateMachine::open(&dir, own, log.purged()).unwrap();
+        let machine = StateMachine::open(&dir, own, &log).unwrap();
         log.set_number(node).await.unwrap();
         let (closing, reader) = (log.closing(), machine.reader());
         let bus = Bus::new(identity(node)).unwrap();

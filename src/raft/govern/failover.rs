@@ -8,6 +8,7 @@
 //! operator can decide.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use super::standing::Standing;
 use super::{DEPOSE_AFTER_MS, Settings};
@@ -32,7 +33,7 @@ pub fn promote(
     // This is asked fifty times a second, and nearly always nobody is dead.
     let orphans = || placed().filter(|partition| partition.primary.is_none_or(|primary| any_dead && is_dead(primary)));
     let is_lost = |node| nodes.get(&node).is_some_and(|standing| standing.dead_for(now_ms, DEPOSE_AFTER_MS));
-    let due = |partition: &Partition| {
+    let due = |partition: &Rc<Partition>| {
         partition.in_sync.iter().any(|node| is_ready(*node)) || partition.primary.is_some_and(is_lost)
     };
     if !orphans().any(due) {

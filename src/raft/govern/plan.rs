@@ -4,12 +4,13 @@
 //! plan itself is [`crate::cluster::place`]; what is done about it is in [`super::moves`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use super::Settings;
 use super::standing::Standing;
 use crate::cluster::{Copies, Member, PlaceError, Placement, Rule};
 use crate::raft::command::NodeId;
-use crate::raft::state::State;
+use crate::raft::state::{Partition, State};
 use crate::shard::SteadyMs;
 
 /// What a plan is for.
@@ -66,7 +67,7 @@ pub fn wanted(
 
 /// The placement that there is; None: there is none yet.
 pub fn previous(state: &State) -> Option<Placement> {
-    let copies = |partition: &crate::raft::state::Partition| {
+    let copies = |partition: &Rc<Partition>| {
         let primary = partition.primary.or(partition.replicas.first().copied())?;
         let replicas = partition.replicas.iter().copied().filter(|node| *node != primary).collect();
         Some(Copies { primary, replicas })

@@ -92,7 +92,7 @@ async fn begin(
 ) -> Result<Rc<Member>, StoreError> {
     let (identity, on) = (home.identity, Disk::Simulated(Rc::clone(&disk)));
     let log = LogStore::open_on(on.clone(), dir, identity, SEGMENT_BYTES_MAX)?;
-    let machine = StateMachine::open_on(on, dir, identity, log.purged())?;
+    let machine = StateMachine::open_on(on, dir, identity, &log)?;
     disk.load(dir);
     let me = match log.number().or(home.number) {
         Some(me) => me,

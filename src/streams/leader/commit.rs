@@ -145,19 +145,20 @@ impl Leader {
         }
     }
 
-    /// All that a partition's commits wait for, this node left out.
-    fn waits_for(&self, led: &Led) -> Vec<NodeId> {
+    /// All that a partition's commits wait for, this node left out, ascending.
+    fn waits_for(&self, led: &Led, nodes: &mut Vec<NodeId>) {
         let proposed = led.proposed.iter().map(|member| member.node);
         let joiners = led.joiners.iter().map(|joiner| joiner.node);
-        let mut nodes: Vec<NodeId> = led.in_sync.iter().copied().chain(proposed).chain(joiners).collect();
+        nodes.clear();
+        nodes.extend(led.in_sync.iter().copied().chain(proposed).chain(joiners));
         #[cfg(test)]
         if self.fault == Some(Fault::CountNewSetOnly) && led.proposed_ms.is_some() {
-            nodes = led.proposal.iter().map(|member| member.node).collect();
+            nodes.clear();
+            nodes.extend(led.proposal.iter().map(|member| member.node));
         }
         nodes.retain(|node| *node != self.settings.node);
         nodes.sort_unstable();
         nodes.dedup();
-        nodes
     }
 
     /// Sorts partitions into groups, and followers into partitions.
@@ -172,14 +173,18 @@ impl Leader {
         }
         let mut groups: Vec<Gathered> = Vec::new();
         let mut known: HashMap<Vec<NodeId>, usize> = HashMap::new();
+        let mut members = Vec::new();
         for id in 0..self.led.len() {
             let Some(led) = &self.led[id] else { continue };
-            let members = if led.deposed.is_some() { None } else { Some(self.waits_for(led)) };
+            let deposed = led.deposed.is_some();
+            self.waits_for(led, &mut members);
             let Some(led) = &mut self.led[id] else { continue };
             led.live.clear();
             led.copied = None;
-            let Some(members) = members else { continue };
-            led.group = *known.entry(members).or_insert_with_key(|members| {
+            if deposed {
+                continue;
+            }
+            led.group = known.get(&members).copied().unwrap_or_else(|| {
                 let waited = |&node| Waited { node, uniform: None, received: 0, durable: 0 };
                 groups.push(Gathered {
                     members: members.iter().map(waited).collect(),
@@ -190,6 +195,7 @@ impl Leader {
                     durable_upto: 0,
                     followers: Vec::new(),
                 });
+                known.insert(members.clone(), groups.len() - 1);
                 groups.len() - 1
             });
             let group = &mut groups[led.group];
@@ -238,22 +244,29 @@ impl Leader {
     }
 
     fn find_uniform(&self, groups: &mut [Gathered]) {
-        for group in groups {
-            for member in &mut group.members {
-                let place = self.fellows.iter().position(|f| f.recognized && f.member.node == member.node);
-                let Some(at) = place else { continue };
-                let fellow = &self.fellows[at];
-                let mut uniform = true;
-                for &id in &group.partitions {
-                    let Some(led) = &self.led[id as usize] else { continue };
-                    let part = fellow.parts.get(&id);
-                    uniform &= part.is_some_and(|part| part.epoch == led.epoch && self.counts(part));
-                    if let Some(confirmed) = led.confirmed(member.node, fellow.member.incarnation) {
-                        member.received = member.received.max(confirmed.received);
-                        member.durable = member.durable.max(confirmed.durable);
-                    }
+        // Of how many partitions of each group a fellow has everything that was written before it came.
+        let mut counting = vec![0; groups.len()];
+        for (at, fellow) in self.fellows.iter().enumerate() {
+            let node = fellow.member.node;
+            if self.fellows.iter().position(|f| f.recognized && f.member.node == node) != Some(at) {
+                continue;
+            }
+            counting.fill(0);
+            for (&id, part) in &fellow.parts {
+                if let Some(led) = self.led.get(id as usize).and_then(Option::as_ref)
+                    && let Some(counting) = counting.get_mut(led.group)
+                {
+                    *counting += usize::from(part.epoch == led.epoch && self.counts(part));
                 }
-                member.uniform = uniform.then_some(at);
+            }
+            for (group, &counting) in groups.iter_mut().zip(&counting) {
+                let Some(member) = group.members.iter_mut().find(|member| member.node == node) else { continue };
+                member.uniform = (counting == group.partitions.len()).then_some(at);
+                let led = group.partitions.iter().filter_map(|&id| self.led[id as usize].as_ref());
+                for confirmed in led.filter_map(|led| led.confirmed(node, fellow.member.incarnation)) {
+                    member.received = member.received.max(confirmed.received);
+                    member.durable = member.durable.max(confirmed.durable);
+                }
             }
         }
     }

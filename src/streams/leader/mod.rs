@@ -225,13 +225,17 @@ impl Leader {
     /// Raft's state has changed, or is known for the first time.
     pub fn roles(&mut self, now_ms: u64, state: &State, out: &mut Vec<Action>) {
         self.refresh();
-        self.state.clone_from(state);
+        let before = std::mem::replace(&mut self.state, state.clone());
         let count = state.partitions().len();
         if self.led.len() < count {
             self.led.resize_with(count, || None);
         }
-        for partition in 0..count as PartitionId {
-            self.take_role(partition, out);
+        let same_nodes = before.nodes() == state.nodes();
+        for (partition, is) in (0..).zip(state.partitions()) {
+            let was = before.partitions().get(usize::from(partition));
+            if !same_nodes || was.is_none_or(|was| !Rc::ptr_eq(was, is)) {
+                self.take_role(partition, out);
+            }
         }
         self.cancel_copy_of_lost(out);
         self.left_ms.retain(|node, _| state.node(*node).is_some());
