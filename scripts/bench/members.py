@@ -133,12 +133,14 @@ def load(cluster, rate, seconds):
 
 def highest_rate(cluster):
     """The highest rate, of a few, that the cluster keeps up with. (A closed loop with as many connections does several times as
-    much: it sends when replies come, so that requests come together.)"""
+    much: it sends when replies come, so that requests come together.) One that fails is tried again: something else may have had
+    the CPUs for a moment."""
+
+    def keeps_up(rate):
+        return result(load(cluster, rate, STEP_S))["totals"]["response_us"]["p99"] <= IN_TIME_MS * 1000
+
     highest, rate = None, FIRST_RATE
-    while True:
-        times = result(load(cluster, rate, STEP_S))["totals"]["response_us"]
-        if times["p99"] > IN_TIME_MS * 1000:
-            break
+    while keeps_up(rate) or keeps_up(rate):
         highest, rate = rate, int(rate * STEP)
     if highest is None:
         raise Failure(f"the cluster does not keep up with {FIRST_RATE} requests/s")
