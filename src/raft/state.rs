@@ -407,7 +407,8 @@ impl State {
             self.check_force(force, to.node, lost)?;
         }
         for Force { partition, from_nothing, .. } in forced {
-            let Some(partition) = self.placed_mut(*partition, |_| true) else { continue };
+            let placed = self.placed_mut(*partition, |_| true);
+            let partition = placed.ok_or(Refusal::UnknownPartition(*partition))?;
             partition.in_sync = vec![to.node];
             partition.in_sync_version += 1;
             partition.set_primary(Some(to.node));

@@ -73,7 +73,8 @@
 //! *To lead no longer.* [`leader::Action::Deposed`]: the shell tells data cores (a new view), and waits until they have all
 //! said that what they had executed is in the log; held replies of that partition are then answered as uncertain. Then it calls
 //! [`leader::Leader::release`], which gives the tail, and [`follower::Follower::returned`] with that. Until then
-//! what the partition has uncommitted holds [`leader::Leader::commit_upto`] back, so that no reply slips out.
+//! what the partition has uncommitted holds [`leader::Leader::commit_upto`] back, so that no reply slips out. If it was handed
+//! over, data cores had closed it, and had said so, before it was proposed: there is nothing to wait for.
 //!
 //! *Held replies* look at [`leader::Leader::commit_upto`] and [`leader::Leader::commit_durable_upto`] after each turn, and those
 //! that tell of one partition at its lane in [`leader::Leader::lanes`]. These can go back, when a partition begins to be led: a reply that was let go stays so, but one that is executed after a data core has

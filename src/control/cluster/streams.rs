@@ -59,7 +59,7 @@ pub(super) struct Streams {
     pub executor: Executor,
     /// Partitions that this node leads and data cores may serve.
     pub leading: PartitionSet,
-    /// Led no longer: what data cores have done is not all in the log before they have seen this view.
+    /// Led no longer: what data cores have done is not all in the log before they have seen this view; 0: it is already.
     deposed: Vec<(u64, PartitionId)>,
     /// Handed over: until when whoever leads now is waited for.
     pub awaited: BTreeMap<PartitionId, u64>,

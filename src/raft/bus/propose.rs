@@ -1,6 +1,6 @@
 //! How a command finds the leader.
 //!
-//! The own raft says who leads, if there is one; then the addresses that are known are asked; and again,
+//! First comes the own raft, if there is one, then whoever it says leads, then the addresses that are known; and again,
 //! until somebody leads or patience is over. A command that was perhaps executed is proposed again only if that changes
 //! nothing.
 //!
