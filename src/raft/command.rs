@@ -12,6 +12,7 @@ use std::fmt;
 use rkyv::{Archive, Deserialize, Serialize};
 
 pub use super::orders::Order;
+use super::settle::{Reached, SETTLING_VERSION};
 use super::stored::OLDEST;
 pub use crate::cluster::{COPIES_MAX, NODES_MAX, NodeId, PARTITIONS_MAX, WEIGHT_MAX};
 
@@ -126,6 +127,9 @@ pub enum Command {
     ForceLead { forced: Vec<Force>, to: Member, lost: Vec<NodeId> },
     /// What an operator wants.
     Order(Order),
+    /// How far a follower had come in the log of a primary that was lost; this names something that was lost with it.
+    /// `lacking`: where it was in sync, and had not begun to follow that epoch.
+    Reach { of: Move, by: Member, reached: Reached, lacking: Vec<PartitionId> },
 }
 
 /// What comes of a command. The same on every node.
@@ -167,6 +171,7 @@ pub enum Reply {
     },
     Refused(Refusal),
     Ordered,
+    Reached,
 }
 
 /// Why a command changes nothing.
@@ -306,13 +311,17 @@ impl Command {
             Command::ForceLead { forced, .. } => check_order(forced.iter().map(|force| force.partition)),
             Command::Remove { .. } => Ok(()),
             Command::Order(order) => order.check(),
+            Command::Reach { reached, .. } if *reached > COUNT_MAX => Err("a number that cannot have been reached"),
+            Command::Reach { lacking, .. } if lacking.is_empty() => Ok(()),
+            Command::Reach { lacking, .. } => check_order(lacking.iter().copied()),
         }
     }
 
-    /// The lowest version of the formats that can say this: see [`super::orders`].
+    /// The lowest version of the formats that can say this: see [`super::orders`] and [`super::settle`].
     pub fn version(&self) -> u8 {
         match self {
             Command::Order(order) => order.version(),
+            Command::Reach { .. } => SETTLING_VERSION,
             _ => OLDEST,
         }
     }
@@ -333,6 +342,9 @@ impl fmt::Display for Command {
                 write!(f, "node {} leads {} partitions by force", to.node, forced.len())
             }
             Command::Order(order) => write!(f, "{order}"),
+            Command::Reach { of, by, reached, .. } => {
+                write!(f, "node {} had come to {reached} in partition {} of epoch {}", by.node, of.partition, of.epoch)
+            }
         }
     }
 }

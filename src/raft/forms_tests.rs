@@ -1,8 +1,8 @@
 //! What an earlier version has written is still written, byte by byte, and read: nodes of both are in one cluster while it is
 //! upgraded.
 //!
-//! `forms/version-2.txt` was written by a program of version 2. A line that is not what this program writes is a change that
-//! needs a new version.
+//! `forms/version-2.txt` was written by a program of version 2, and each of the others, with what came with a version, by one of
+//! that version. A line that is not what this program writes is a change that needs a new version.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Write};
@@ -20,8 +20,11 @@ use super::state::State;
 use super::stored::{Change, StoredError, Tip, VERSION};
 use super::testing::{IDENTITY, id, profile};
 use super::types::{Entry, Membership, MembershipAt, Payload, Peer, Vote};
+use crate::log::frame::HEADER_BYTES;
 
 const VERSION_2: &str = include_str!("forms/version-2.txt");
+const VERSION_3: &str = include_str!("forms/version-3.txt");
+const VERSION_4: &str = include_str!("forms/version-4.txt");
 
 fn member(node: u64) -> Member {
     Member { node, incarnation: node + 7 }
@@ -211,6 +214,71 @@ fn version_2() -> Vec<(String, Vec<u8>)> {
     changes.chain(requests).chain(answers).chain(steps).chain([tip, snapshot]).collect()
 }
 
+/// As a record, and as what is proposed to another node.
+fn both(name: &str, command: Command) -> [(String, Vec<u8>); 2] {
+    let record = Change::Append(entry(&command)).encode().unwrap();
+    [(format!("entry {name}"), record), (format!("propose {name}"), Request::Propose(command).encode().unwrap())]
+}
+
+fn proposed(name: &str, reply: Reply) -> (String, Vec<u8>) {
+    (format!("answer {name}"), Answer::Proposed(9, reply).encode().unwrap())
+}
+
+fn snapshot(state: &State) -> (String, Vec<u8>) {
+    let mut written = Vec::new();
+    let content = Content { state: state.clone(), ..content() };
+    content.encode(IDENTITY, 1_700_000_000_000).unwrap().write_to(&mut written);
+    assert_eq!(Content::decode(&written), Ok(content));
+    ("snapshot".into(), written)
+}
+
+/// The state in a later version, with orders.
+fn ordered(version: u8) -> State {
+    let mut state = state();
+    for order in [Order::Raise { version, starts: 2 }, Order::Leave { node: 2 }, Order::Rebalance, Order::Pause] {
+        assert_eq!(state.apply(&Command::Order(order)), Reply::Ordered);
+    }
+    state
+}
+
+/// What came with version 3.
+fn version_3() -> Vec<(String, Vec<u8>)> {
+    let orders = [
+        ("leave", Order::Leave { node: 2 }),
+        ("stay", Order::Stay { node: 2 }),
+        ("pause", Order::Pause),
+        ("rebalance", Order::Rebalance),
+        ("raise", Order::Raise { version: 3, starts: 7 }),
+    ];
+    let replies = [
+        ("ordered", Reply::Ordered),
+        ("version", Reply::Refused(Refusal::Version { version: 2 })),
+        ("last-node", Reply::Refused(Refusal::LastNode(3))),
+        ("stays", Reply::Refused(Refusal::Stays(3))),
+    ];
+    let orders = orders.into_iter().flat_map(|(name, order)| both(name, Command::Order(order)));
+    let replies = replies.into_iter().map(|(name, reply)| proposed(name, reply));
+    orders.chain(replies).chain([snapshot(&ordered(3))]).collect()
+}
+
+/// What came with version 4.
+fn version_4() -> Vec<(String, Vec<u8>)> {
+    let mut state = ordered(4);
+    let dead = vec![Member { node: 1, incarnation: 1 }];
+    let by = Member { node: 2, incarnation: 1 };
+    assert!(matches!(state.apply(&Command::Promote { starts: 2, dead, ready: vec![by] }), Reply::Promoted { .. }));
+    let of = Move { partition: 1, epoch: 1 };
+    let reach = Command::Reach { of, by, reached: 77, lacking: vec![1, 3] };
+    assert_eq!(state.apply(&reach), Reply::Reached);
+    let settled = state.settlements().of(1, 1).expect("it was lost");
+    assert_eq!((settled.floor, &settled.lacking[..]), (Some(77), &[1, 3][..]));
+    both("reach", reach).into_iter().chain([proposed("reached", Reply::Reached), snapshot(&state)]).collect()
+}
+
+fn lines(forms: &[(String, Vec<u8>)]) -> Vec<String> {
+    forms.iter().map(|(name, bytes)| format!("{name}: {}", hex(bytes))).collect()
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -220,7 +288,7 @@ fn hex(bytes: &[u8]) -> String {
 
 #[test]
 fn what_version_2_can_say_is_said_as_version_2_says_it() {
-    let written: Vec<String> = version_2().iter().map(|(name, bytes)| format!("{name}: {}", hex(bytes))).collect();
+    let written = lines(&version_2());
     let known: Vec<&str> = VERSION_2.lines().collect();
     for (written, known) in written.iter().zip(&known) {
         assert_eq!(written, known);
@@ -248,17 +316,28 @@ fn what_version_2_says_is_read_as_it_was_meant() {
     assert_eq!(Content::decode(&bytes["snapshot"]), Ok(content()));
 }
 
+#[test]
+fn what_came_later_is_said_as_its_version_says_it() {
+    for (version, forms, known) in [(3, version_3(), VERSION_3), (4, version_4(), VERSION_4)] {
+        assert_eq!(lines(&forms), known.lines().collect::<Vec<_>>(), "version {version}");
+    }
+}
+
 /// What came with a version bears it, so that a program that does not know it says so, and takes it for nothing else.
 #[test]
 fn what_version_2_cannot_say_bears_a_later_version() {
     let order = Command::Order(Order::Pause);
     assert_eq!(Change::Append(entry(&order)).encode().unwrap()[0], 3);
     assert_eq!(Request::Propose(order).encode().unwrap()[0], 3);
+    let reach = Command::Reach { of: Move { partition: 3, epoch: 4 }, by: member(2), reached: 7, lacking: vec![] };
+    assert_eq!(Change::Append(entry(&reach)).encode().unwrap()[0], 4);
+    assert_eq!(Request::Propose(reach).encode().unwrap()[0], 4);
     let later = [VERSION + 1, 0, 0];
     assert!(matches!(Change::decode(&later), Err(StoredError::Version(version)) if version == VERSION + 1));
     assert!(matches!(Request::decode(&later), Err(StoredError::Version(_))));
     let mut state = state();
     state.apply(&Command::Order(Order::Raise { version: 3, starts: state.starts() }));
-    let snapshot = Content { state, ..content() }.encode(IDENTITY, 0).unwrap();
-    assert_eq!(snapshot.payload()[0], 3);
+    let written = Content { state, ..content() }.encode(IDENTITY, 0).unwrap();
+    assert_eq!(written.payload()[0], 3);
+    assert_eq!(snapshot(&ordered(4)).1[HEADER_BYTES], 4);
 }

@@ -3,8 +3,8 @@
 //! That is who the nodes are, and for each partition its epoch, who has copies, who leads and who is in sync
 //! ([`state`]). Data never goes through raft's log.
 //!
-//! Pure: [`command`] (what can be changed), [`orders`] (what operators want, and versions), [`state`] (what becomes of it),
-//! [`image`] (the log in memory), [`stored`] and [`snapshot`] (bytes). Around them [`log_store`] and [`state_machine`] are what
+//! Pure: [`command`] (what can be changed), [`orders`] (what operators want, and versions), [`settle`] (transactions whose
+//! primary was lost), [`state`] (what becomes of it), [`image`] (the log in memory), [`stored`] and [`snapshot`] (bytes). Around them [`log_store`] and [`state_machine`] are what
 //! openraft calls, [`writer`] and [`recover`] have the files, [`runtime`] is openraft's runtime over glommio, [`bus`] connects
 //! the nodes, and [`settings`] has the numbers that openraft runs with; `sim/` runs all of it in virtual time, from a seed;
 //! limits of commands, records and files stand beside what they limit.
@@ -25,6 +25,7 @@ pub mod orders;
 pub mod recover;
 pub mod runtime;
 pub mod settings;
+pub mod settle;
 #[cfg(test)]
 mod sim;
 pub mod snapshot;

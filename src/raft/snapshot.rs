@@ -5,6 +5,7 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::orders::Orders;
+use super::settle::{SETTLING_VERSION, Settlements};
 use super::state::State;
 use super::stored::{self, OLDEST, STORED_BYTES_MAX, StoredError, StoredLogId, StoredMembershipAt};
 use super::types::{LogId, MembershipAt, SnapshotMeta};
@@ -29,11 +30,18 @@ struct StoredContent {
     state: State,
 }
 
-/// What there is from version 3 on.
+/// All of it in version 3, and most of it in a later one.
 #[derive(Archive, Serialize, Deserialize)]
 struct StoredOrdered {
     content: StoredContent,
     orders: Orders,
+}
+
+/// What there is from version 4 on.
+#[derive(Archive, Serialize, Deserialize)]
+struct StoredSettled {
+    ordered: StoredOrdered,
+    settlements: Settlements,
 }
 
 /// What is wrong with a snapshot.
@@ -68,10 +76,18 @@ impl Content {
             membership: (&self.membership).into(),
             state: self.state.clone(),
         };
-        let orders = self.state.orders();
-        let payload = match orders.version() {
+        let version = self.state.orders().version();
+        let payload = match version {
             OLDEST => stored::encode(OLDEST, &stored)?,
-            version => stored::encode(version, &StoredOrdered { content: stored, orders: orders.clone() })?,
+            _ => {
+                let ordered = StoredOrdered { content: stored, orders: self.state.orders().clone() };
+                if version < SETTLING_VERSION {
+                    stored::encode(version, &ordered)?
+                } else {
+                    let settlements = Settlements::clone(self.state.settlements());
+                    stored::encode(version, &StoredSettled { ordered, settlements })?
+                }
+            }
         };
         Ok(Frame::new(Kind::RaftSnapshot, identity, self.number(), wall_ms, 0, payload))
     }
@@ -96,11 +112,14 @@ impl Content {
             return Err(SnapshotError::Kind);
         }
         let payload = frame.payload();
-        let StoredOrdered { content: stored, orders } = match stored::version_of(payload)? {
-            OLDEST => StoredOrdered { content: stored::decode(payload)?, orders: Orders::default() },
-            _ => stored::decode(payload)?,
-        };
-        let state = stored.state.with_orders(orders);
+        let unsettled = |ordered| StoredSettled { ordered, settlements: Settlements::default() };
+        let StoredSettled { ordered: StoredOrdered { content: stored, orders }, settlements } =
+            match stored::version_of(payload)? {
+                OLDEST => unsettled(StoredOrdered { content: stored::decode(payload)?, orders: Orders::default() }),
+                version if version < SETTLING_VERSION => unsettled(stored::decode(payload)?),
+                _ => stored::decode(payload)?,
+            };
+        let state = stored.state.with(orders, settlements);
         state.validate().map_err(StoredError::Senseless)?;
         let content =
             Content { applied: stored::check_id(stored.applied)?, membership: stored.membership.check()?, state };

@@ -28,6 +28,7 @@ use super::command::{
     PartitionId, Placement, Profile, REPLICAS_MAX, Refusal, Reply, has_duplicates,
 };
 use super::orders::{Order, Orders};
+use super::settle::{Reached, SETTLING_VERSION, Settlements};
 use super::stored::OLDEST;
 
 /// A node of the cluster.
@@ -78,6 +79,9 @@ pub struct State {
     /// Beside the rest in a snapshot, which is as it was in version 2.
     #[rkyv(with = rkyv::with::Skip)]
     orders: Orders,
+    /// Likewise. Shared as partitions are.
+    #[rkyv(with = rkyv::with::Skip)]
+    settlements: Rc<Settlements>,
 }
 
 impl Default for State {
@@ -89,6 +93,7 @@ impl Default for State {
             placement_version: 0,
             starts: 0,
             orders: Orders::default(),
+            settlements: Rc::default(),
         }
     }
 }
@@ -117,6 +122,36 @@ impl Partition {
         if self.in_sync.iter().any(|node| stays(*node)) && !self.in_sync.iter().all(|node| stays(*node)) {
             self.in_sync.retain(|node| stays(*node));
             self.in_sync_version += 1;
+        }
+    }
+}
+
+/// What one primary has lost with a command.
+struct Loss {
+    primary: NodeId,
+    lost: Vec<Move>,
+    /// Of each partition, who was in sync beside it.
+    in_sync: Vec<NodeId>,
+}
+
+/// What primaries have lost with a command.
+#[derive(Default)]
+struct Losses(Vec<Loss>);
+
+impl Losses {
+    fn add(&mut self, primary: NodeId, lost: Move, in_sync: &[NodeId]) {
+        let at = self.0.iter().position(|loss| loss.primary == primary).unwrap_or_else(|| {
+            self.0.push(Loss { primary, lost: Vec::new(), in_sync: Vec::new() });
+            self.0.len() - 1
+        });
+        let loss = &mut self.0[at];
+        loss.lost.push(lost);
+        let known = loss.in_sync.len();
+        loss.in_sync.extend(in_sync.iter().filter(|node| **node != primary));
+        let (before, new) = loss.in_sync.split_at_mut(known);
+        // Most often they are the same as before.
+        if new.iter().all(|node| before.contains(node)) {
+            loss.in_sync.truncate(known);
         }
     }
 }
@@ -158,9 +193,14 @@ impl State {
         &self.orders
     }
 
-    /// The state with these orders: a snapshot has them beside it.
-    pub fn with_orders(self, orders: Orders) -> State {
-        State { orders, ..self }
+    /// What primaries have lost, and what becomes of transactions that it may have cut in two.
+    pub fn settlements(&self) -> &Rc<Settlements> {
+        &self.settlements
+    }
+
+    /// The state with these: a snapshot has them beside it.
+    pub fn with(self, orders: Orders, settlements: Settlements) -> State {
+        State { orders, settlements: Rc::new(settlements), ..self }
     }
 
     /// A node in the start that it is in now; None: it is not known, or has never started.
@@ -187,6 +227,7 @@ impl State {
             Command::SetInSync { changes } => Ok(self.set_in_sync(changes)),
             Command::ForceLead { forced, to, lost } => self.force_lead(forced, *to, lost),
             Command::Order(order) => self.order(*order),
+            Command::Reach { of, by, reached, lacking } => self.reach(*of, *by, *reached, lacking),
         };
         result.unwrap_or_else(Reply::Refused)
     }
@@ -240,13 +281,23 @@ impl State {
         node.boot = boot;
         node.profile.clone_from(profile);
         let incarnation = node.incarnation;
-        for shared in self.partitions.iter_mut().filter(|partition| partition.in_sync.contains(&id)) {
+        let mut losses = Losses::default();
+        for (number, shared) in (0..).zip(&mut self.partitions) {
+            if !shared.in_sync.contains(&id) {
+                continue;
+            }
             let partition = Rc::make_mut(shared);
-            if partition.primary == Some(id) {
+            let epoch = partition.epoch;
+            let led = partition.primary == Some(id);
+            if led {
                 partition.set_primary(None);
             }
             partition.narrow(|node| node != id);
+            if led {
+                losses.add(id, Move { partition: number, epoch }, &partition.in_sync);
+            }
         }
+        self.settle(losses, |node| node == id);
         Ok(Reply::Registered { incarnation })
     }
 
@@ -261,6 +312,7 @@ impl State {
         }
         self.nodes.remove(at);
         self.orders.forget(id);
+        self.settle(Losses::default(), |node| node == id);
         Ok(Reply::Removed)
     }
 
@@ -339,11 +391,12 @@ impl State {
         let (dead, ready) = (sorted(dead), sorted(ready));
         let is_dead = |node: NodeId| dead.binary_search(&node).is_ok();
         let is_ready = |node: NodeId| ready.binary_search(&node).is_ok();
-        let (mut promoted, mut stuck) = (0, 0);
-        for shared in self.partitions.iter_mut().filter(|partition| partition.epoch > 0) {
+        let (mut promoted, mut stuck, mut losses) = (0, 0, Losses::default());
+        for (number, shared) in (0..).zip(&mut self.partitions).filter(|(_, partition)| partition.epoch > 0) {
             if shared.primary.is_some_and(|primary| !is_dead(primary)) {
                 continue;
             }
+            let (epoch, primary) = (shared.epoch, shared.primary);
             match shared.in_sync.iter().copied().find(|node| is_ready(*node)) {
                 Some(node) => {
                     let partition = Rc::make_mut(shared);
@@ -359,8 +412,47 @@ impl State {
                     stuck += 1;
                 }
             }
+            if let Some(primary) = primary {
+                losses.add(primary, Move { partition: number, epoch }, &shared.in_sync);
+            }
         }
+        self.settle(losses, is_dead);
         Ok(Reply::Promoted { promoted, stuck })
+    }
+
+    /// Primaries have lost what they led, and nobody waits any more for those who are gone: where others lead by now, they are in no
+    /// in-sync set of what it was waited for them, so that they do not lead it with what they have.
+    fn settle(&mut self, losses: Losses, is_gone: impl Fn(NodeId) -> bool) {
+        if self.orders.version() < SETTLING_VERSION {
+            return;
+        }
+        if !losses.0.is_empty() {
+            let settlements = Rc::make_mut(&mut self.settlements);
+            for Loss { lost, mut in_sync, .. } in losses.0 {
+                in_sync.retain(|node| !is_gone(*node));
+                settlements.lose(lost, in_sync);
+            }
+            settlements.make_room(self.partitions.len());
+        }
+        if self.settlements.iter().all(|settlement| !settlement.waits_for_any(&is_gone)) {
+            return;
+        }
+        for lost in Rc::make_mut(&mut self.settlements).forget(&is_gone) {
+            if let Some(shared) = self.partitions.get_mut(usize::from(lost.partition))
+                && shared.primary.is_some_and(|primary| !is_gone(primary))
+            {
+                Rc::make_mut(shared).narrow(|node| !is_gone(node));
+            }
+        }
+    }
+
+    fn reach(&mut self, of: Move, by: Member, reached: Reached, lacking: &[PartitionId]) -> Result<Reply, Refusal> {
+        if self.orders.version() < SETTLING_VERSION {
+            return Err(Refusal::Version { version: self.orders.version() });
+        }
+        self.check_member(by)?;
+        Rc::make_mut(&mut self.settlements).reach(of, by.node, reached, lacking);
+        Ok(Reply::Reached)
     }
 
     /// A partition that was ever placed, if `fits` says so of it, to be changed.
@@ -465,6 +557,10 @@ impl State {
             return Err("a number of partitions that cannot be");
         }
         self.orders.validate(&self.nodes)?;
+        self.settlements.validate(self.partitions.len())?;
+        if self.orders.version() < SETTLING_VERSION && self.settlements.iter().next().is_some() {
+            return Err("losses that came with a later version");
+        }
         self.partitions.iter().try_for_each(|partition| self.validate_partition(partition))
     }
 

@@ -29,7 +29,7 @@ fn command(state: &State, (kind, a, b, c, honest): Raw) -> Command {
     let partition = u16::from(b) % PARTITIONS;
     let is = state.partition(partition).cloned().unwrap_or_default();
     let epoch = if honest { is.epoch } else { u64::from(c) };
-    match kind % 18 {
+    match kind % 22 {
         0 => Command::Create { partitions: if honest { PARTITIONS } else { u16::from(b) } },
         1..=2 => Command::Join { identity: u128::from(a % 8), profile: profile("host") },
         3..=4 => {
@@ -69,8 +69,14 @@ fn command(state: &State, (kind, a, b, c, honest): Raw) -> Command {
             2 => Order::Stay { node },
             3 => Order::Pause,
             4 => Order::Rebalance,
-            _ => Order::Raise { version: 3, starts: if honest { state.starts() } else { u64::from(b) } },
+            _ => Order::Raise { version: 3 + a % 2, starts: if honest { state.starts() } else { u64::from(b) } },
         }),
+        18..=19 => {
+            let lost: Vec<Move> = state.settlements().iter().flat_map(|s| s.lost.iter().copied()).collect();
+            let of = lost.get(usize::from(b) % lost.len().max(1)).copied().unwrap_or(Move { partition, epoch });
+            let lacking = if c.is_multiple_of(4) { vec![of.partition] } else { vec![] };
+            Command::Reach { of, by: member(state, node, honest), reached: u64::from(c), lacking }
+        }
         _ => {
             let other = (honest && c % 3 == 0 && partition < PARTITIONS - 1).then_some(PARTITIONS - 1);
             let of = |partition| state.partition(partition).map_or(1, |partition| partition.epoch);

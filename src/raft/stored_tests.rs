@@ -46,7 +46,11 @@ fn commands() -> impl Strategy<Value = Command> {
         Just(Order::Rebalance),
         any::<u64>().prop_map(|starts| Order::Raise { version: VERSION, starts }),
     ];
+    let reach = (any::<u16>(), any::<u64>(), member.clone(), any::<u64>(), prop::collection::vec(any::<u16>(), 0..4));
     prop_oneof![
+        reach.prop_map(|(partition, epoch, by, reached, lacking)| {
+            Command::Reach { of: Move { partition, epoch }, by, reached, lacking }
+        }),
         order.prop_map(Command::Order),
         any::<u16>().prop_map(|partitions| Command::Create { partitions }),
         (any::<u128>(), profiles()).prop_map(|(identity, profile)| Command::Join { identity, profile }),

@@ -22,24 +22,32 @@ use std::rc::Rc;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::{Epoch, Incarnation, Index, NodeId, PartitionId, Piece, Tail};
-use crate::raft::command::{COUNT_MAX, PARTITIONS_MAX};
+use crate::raft::command::{COUNT_MAX, Move, PARTITIONS_MAX};
 use crate::replication::message::MESSAGE_COST;
 use crate::replication::wire::{CARRIED_LEN_MAX, CONTROL_LEN_MAX, DecodeError, Wire, archive, header, seal, sense};
 
 /// The newest version of the protocol, and the oldest that is spoken.
-pub const PROTOCOL_VERSION: u16 = PACED_VERSION;
+pub const PROTOCOL_VERSION: u16 = SPANS_VERSION;
 pub const PROTOCOL_OLDEST: u16 = 1;
 
 /// From this version on a follower says [`ToLeader::Taken`].
 pub const PACED_VERSION: u16 = 2;
 
+/// From this version on a leader says which frames have units that span partitions ([`StreamFrame::spans`]).
+pub const SPANS_VERSION: u16 = 3;
+
 /// The version that two nodes speak whose bus speaks this one.
 pub fn version_over(bus_version: u16) -> u16 {
-    if bus_version < BUS_VERSION_PACED { PROTOCOL_OLDEST } else { PROTOCOL_VERSION }
+    match bus_version {
+        BUS_VERSION_SPANS.. => SPANS_VERSION,
+        BUS_VERSION_PACED => PACED_VERSION,
+        _ => PROTOCOL_OLDEST,
+    }
 }
 
-/// What the bus speaks between nodes that know [`PACED_VERSION`].
+/// What the bus speaks between nodes that know [`PACED_VERSION`], and [`SPANS_VERSION`].
 const BUS_VERSION_PACED: u16 = 3;
+const BUS_VERSION_SPANS: u16 = 4;
 
 /// Frames in one message.
 pub const FRAMES_PER_MESSAGE_MAX: usize = 1024;
@@ -56,6 +64,12 @@ const KIND_SUFFIX: u8 = 21;
 
 /// Bytes before the units of a frame in a message.
 const FRAME_HEADER_LEN: usize = 28;
+
+/// Set in the first index of a frame, where no log comes to: some of its units span partitions.
+const SPANS: u64 = 1 << 63;
+
+/// Bytes of a partition that they span.
+const SPAN_LEN: usize = 10;
 
 /// A partition that a follower wants.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,12 +208,18 @@ pub enum Control {
     },
 }
 
+/// Partitions that a frame has units over.
+pub type Spans = Rc<[Move]>;
+
 /// A frame of the leader's log, filtered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamFrame {
     pub first: Index,
     pub last: Index,
     pub wall_ms: i64,
+    /// The leader's frame has units that span these partitions, ascending, in these epochs, whether they are followed here or not: all
+    /// followers of the leader must have come so far before it counts as committed.
+    pub spans: Option<Spans>,
     /// At least one unit.
     pub units: Rc<[u8]>,
 }
@@ -207,7 +227,7 @@ pub struct StreamFrame {
 impl StreamFrame {
     /// What it counts in a queue.
     pub fn cost(&self) -> u64 {
-        self.units.len() as u64 + MESSAGE_COST
+        (self.units.len() + self.spans.as_ref().map_or(0, |spans| spans.len() * SPAN_LEN)) as u64 + MESSAGE_COST
     }
 }
 
@@ -315,8 +335,8 @@ impl Wire for ToFollower {
                 start = header(out, KIND_FRAMES);
                 out.extend_from_slice(&commit.to_le_bytes());
                 out.extend_from_slice(&upto.to_le_bytes());
-                for StreamFrame { first, last, wall_ms, units } in frames {
-                    put_piece(out, *first, *last, *wall_ms, units);
+                for StreamFrame { first, last, wall_ms, spans, units } in frames {
+                    put_piece(out, *first, *last, *wall_ms, spans.as_deref(), units);
                 }
             }
             ToFollower::CopyPiece { run, bytes } => {
@@ -334,8 +354,9 @@ impl Wire for ToFollower {
                 start = header(out, KIND_SUFFIX);
                 out.extend_from_slice(&partition.to_le_bytes());
                 out.extend_from_slice(&epoch.to_le_bytes());
-                for Piece { tail, wall_ms, units } in pieces {
-                    put_piece(out, tail.epoch, tail.index, *wall_ms, units);
+                // Whoever leads has decided what it keeps.
+                for Piece { tail, wall_ms, units, .. } in pieces {
+                    put_piece(out, tail.epoch, tail.index, *wall_ms, None, units);
                 }
             }
         }
@@ -378,7 +399,12 @@ impl Wire for ToFollower {
                 sense(frames.is_sorted_by(|a, b| a.last < b.first), "frames out of order")?;
                 sense(frames.last().is_none_or(|frame| frame.last <= *upto), "a frame beyond the stream")?;
                 let sound = |f: &StreamFrame| f.first != 0 && f.first <= f.last && !f.units.is_empty();
-                sense(frames.iter().all(sound), "a frame without units")
+                sense(frames.iter().all(sound), "a frame without units")?;
+                for Move { partition, epoch } in frames.iter().filter_map(|f| f.spans.as_deref()).flatten() {
+                    check_partition(*partition, *epoch)?;
+                }
+                let mut spans = frames.iter().filter_map(|frame| frame.spans.as_deref());
+                sense(spans.all(|s| s.is_sorted_by(|a, b| a.partition < b.partition)), "partitions out of order")
             }
             ToFollower::CopyPiece { run, bytes } => sense(*run != 0 && !bytes.is_empty(), "an empty piece of a copy"),
             ToFollower::CopyUnits { run, units, .. } => sense(*run != 0 && !units.is_empty(), "no units of a copy"),
@@ -459,12 +485,20 @@ fn check_control(control: &Control) -> Result<(), DecodeError> {
     }
 }
 
-/// Two numbers, a time and bytes.
-fn put_piece(out: &mut Vec<u8>, one: u64, two: u64, wall_ms: i64, units: &[u8]) {
-    out.extend_from_slice(&one.to_le_bytes());
+/// Two numbers, a time and units, and before them the partitions that some of these span.
+fn put_piece(out: &mut Vec<u8>, one: u64, two: u64, wall_ms: i64, spans: Option<&[Move]>, units: &[u8]) {
+    let mark = if spans.is_some() { SPANS } else { 0 };
+    out.extend_from_slice(&(one | mark).to_le_bytes());
     out.extend_from_slice(&two.to_le_bytes());
     out.extend_from_slice(&wall_ms.to_le_bytes());
     out.extend_from_slice(&(units.len() as u32).to_le_bytes());
+    if let Some(spans) = spans {
+        out.extend_from_slice(&(spans.len() as u32).to_le_bytes());
+        for Move { partition, epoch } in spans {
+            out.extend_from_slice(&partition.to_le_bytes());
+            out.extend_from_slice(&epoch.to_le_bytes());
+        }
+    }
     out.extend_from_slice(units);
 }
 
@@ -472,6 +506,7 @@ struct RawPiece<'a> {
     one: u64,
     two: u64,
     wall_ms: i64,
+    spans: Option<Spans>,
     units: &'a [u8],
 }
 
@@ -479,9 +514,24 @@ fn take_piece<'a>(rest: &mut &'a [u8]) -> Result<RawPiece<'a>, DecodeError> {
     let (head, after) = rest.split_first_chunk::<FRAME_HEADER_LEN>().ok_or(DecodeError::Form)?;
     let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
+    let (one, two, wall_ms) = (long(0), long(8), long(16) as i64);
+    let (spans, after) = if one & SPANS == 0 { (None, after) } else { take_spans(after)? };
     let (units, after) = after.split_at_checked(word(24) as usize).ok_or(DecodeError::Form)?;
     *rest = after;
-    Ok(RawPiece { one: long(0), two: long(8), wall_ms: long(16) as i64, units })
+    Ok(RawPiece { one: one & !SPANS, two, wall_ms, spans, units })
+}
+
+fn take_spans(bytes: &[u8]) -> Result<(Option<Spans>, &[u8]), DecodeError> {
+    let (count, rest) = bytes.split_first_chunk::<4>().ok_or(DecodeError::Form)?;
+    let count = u32::from_le_bytes(*count) as usize;
+    sense(count <= PARTITIONS_MAX, "more partitions than there can be")?;
+    let (bytes, rest) = rest.split_at_checked(count * SPAN_LEN).ok_or(DecodeError::Form)?;
+    let spans = bytes
+        .as_chunks::<SPAN_LEN>()
+        .0
+        .iter()
+        .map(|[a, b, epoch @ ..]| Move { partition: u16::from_le_bytes([*a, *b]), epoch: u64::from_le_bytes(*epoch) });
+    Ok((Some(spans.collect()), rest))
 }
 
 fn take_long(bytes: &[u8]) -> Result<(u64, &[u8]), DecodeError> {
@@ -497,8 +547,8 @@ fn decode_frames(payload: &[u8]) -> Result<ToFollower, DecodeError> {
         if frames.len() == FRAMES_PER_MESSAGE_MAX {
             return Err(DecodeError::Form);
         }
-        let RawPiece { one: first, two: last, wall_ms, units } = take_piece(&mut rest)?;
-        frames.push(StreamFrame { first, last, wall_ms, units: Rc::from(units) });
+        let RawPiece { one: first, two: last, wall_ms, spans, units } = take_piece(&mut rest)?;
+        frames.push(StreamFrame { first, last, wall_ms, spans, units: Rc::from(units) });
     }
     Ok(ToFollower::Frames { commit, upto, frames })
 }
@@ -508,8 +558,9 @@ fn decode_suffix(payload: &[u8]) -> Result<ToFollower, DecodeError> {
     let (epoch, mut rest) = take_long(rest)?;
     let mut pieces = Vec::new();
     while !rest.is_empty() {
-        let RawPiece { one: epoch, two: index, wall_ms, units } = take_piece(&mut rest)?;
-        pieces.push(Piece { tail: Tail { epoch, index }, wall_ms, units: Rc::from(units) });
+        let RawPiece { one: epoch, two: index, wall_ms, spans, units } = take_piece(&mut rest)?;
+        sense(spans.is_none(), "a suffix of which it is not decided whether it is kept")?;
+        pieces.push(Piece { tail: Tail { epoch, index }, wall_ms, spans, units: Rc::from(units) });
     }
     Ok(ToFollower::Suffix { partition: u16::from_le_bytes(*partition), epoch, pieces })
 }

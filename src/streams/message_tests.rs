@@ -1,8 +1,9 @@
 //! The wire format: under hostile bytes, cut anywhere, every byte changed, checksums made right again after the change; and as
 //! earlier versions wrote it.
 //!
-//! `forms/protocol-2.txt` was written by a program that speaks version 2. A line that is not what this program writes is a
-//! change that needs a new version: nodes of both are in one cluster while it is upgraded.
+//! `forms/protocol-2.txt` was written by a program that speaks version 2, `protocol-3.txt`, with what came with it, by one of version
+//! 3. A line that is not what this program writes is a change that needs a new version: nodes of both are in one cluster while
+//! it is upgraded.
 
 use std::fmt::Write as _;
 
@@ -32,11 +33,11 @@ fn to_leader() -> Vec<ToLeader> {
 }
 
 fn frame(first: Index, last: Index, units: &[u8]) -> StreamFrame {
-    StreamFrame { first, last, wall_ms: -5, units: Rc::from(units) }
+    StreamFrame { first, last, wall_ms: -5, spans: None, units: Rc::from(units) }
 }
 
 fn piece(index: Index) -> Piece {
-    Piece { tail: Tail { epoch: 6, index }, wall_ms: 1, units: Rc::from(&b"units"[..]) }
+    Piece { tail: Tail { epoch: 6, index }, wall_ms: 1, spans: None, units: Rc::from(&b"units"[..]) }
 }
 
 fn answers() -> Vec<Answered> {
@@ -213,22 +214,42 @@ fn all_partitions_fit_into_one_message() {
 }
 
 const PROTOCOL_2: &str = include_str!("forms/protocol-2.txt");
+const PROTOCOL_3: &str = include_str!("forms/protocol-3.txt");
+
+fn line(message: &(impl Wire + std::fmt::Debug)) -> String {
+    let name: String = format!("{message:?}").chars().take_while(|c| c.is_alphanumeric()).collect();
+    encoded(message).iter().fold(name + ": ", |mut line, byte| {
+        let _ = write!(line, "{byte:02x}");
+        line
+    })
+}
 
 #[test]
 fn what_version_2_says_is_said_and_read_as_it_was() {
-    let name = |debug: String| debug.chars().take_while(|c| c.is_alphanumeric()).collect::<String>();
-    let line = |bytes: &[u8], name: String| {
-        bytes.iter().fold(name + ": ", |mut line, byte| {
-            let _ = write!(line, "{byte:02x}");
-            line
-        })
-    };
-    let to_leader = to_leader().into_iter().map(|message| line(&encoded(&message), name(format!("{message:?}"))));
-    let to_follower = to_follower().into_iter().map(|message| line(&encoded(&message), name(format!("{message:?}"))));
-    let written: Vec<String> = to_leader.chain(to_follower).collect();
+    let written: Vec<String> = to_leader().iter().map(line).chain(to_follower().iter().map(line)).collect();
     let known: Vec<&str> = PROTOCOL_2.lines().collect();
     for (written, known) in written.iter().zip(&known) {
         assert_eq!(written, known);
     }
     assert_eq!(written.len(), known.len());
+}
+
+#[test]
+fn frames_say_what_they_span() {
+    let spans: Spans = [1, 7].map(|partition| Move { partition, epoch: 7 }).into();
+    let message = |spans: Option<Spans>| ToFollower::Frames {
+        commit: 7,
+        upto: 12,
+        frames: vec![StreamFrame { spans, ..frame(8, 9, b"two") }, frame(11, 11, b"one")],
+    };
+    let both = message(Some(spans.clone()));
+    assert_eq!(line(&both), PROTOCOL_3.trim_end());
+    assert_eq!(decoded::<ToFollower>(&encoded(&both)), Ok(Some(both.clone())));
+    survives_damage(&both);
+    let backwards: Spans = spans.iter().rev().copied().collect();
+    let nowhere: Spans = [Move { partition: PARTITIONS_MAX as u16, epoch: 7 }].into();
+    for senseless in [backwards, nowhere] {
+        let decoded = decoded::<ToFollower>(&encoded(&message(Some(senseless))));
+        assert!(matches!(decoded, Err(DecodeError::Sense(_))), "{decoded:?}");
+    }
 }

@@ -40,6 +40,11 @@
 //! the old and of the new one. The base of an epoch counts as a unit at the cut: it may hold what the members have not all
 //! received. Followers keep what they receive, and apply it when it is committed: what is applied cannot be taken back.
 //!
+//! A unit that *spans* partitions is committed when all followers that any commit of this node waits for have come so far in its
+//! log, and what comes behind it in the same partitions not before. So if the node is lost, what each follower has received says
+//! which of these units everybody has, and the others are dropped everywhere ([`crate::raft::settle`]): a promoted node may have
+//! to wait for that ([`follower::Action::Reach`]) before it leads.
+//!
 //! # How a shell drives it
 //!
 //! Every node has both machines, on the control core. All calls are made from one task. After each call its actions are done,
@@ -60,7 +65,7 @@
 //! | data cores have seen the gates of a view | `gates_seen` | leader |
 //! | raft has decided on a handover, and `roles` was told of that | `decided` | leader |
 //! | this node is about to end, or is not after all | `leave`, `stay` | follower |
-//! | a proposal has failed for certain: raft has answered that it is refused | `refused` | leader |
+//! | a proposal of who is in sync has failed for certain: raft has answered that it is refused | `refused` | leader |
 //! | what has a ticket is in the data; its effects are on disk | `applied`, `durable` | follower |
 //! | a turn is over | `turn_end` | both |
 //! | `maxmemory` is another one, and at first | `set_limit` | follower |
@@ -149,6 +154,8 @@ pub struct Piece {
     /// The tail of the partition after it.
     pub tail: Tail,
     pub wall_ms: i64,
+    /// That frame had units that span these partitions, and whether they are kept is not decided for this epoch.
+    pub spans: Option<message::Spans>,
     pub units: Rc<[u8]>,
 }
 

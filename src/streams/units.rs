@@ -33,6 +33,30 @@ pub struct Unit<'a> {
     pub statements: &'a [u8],
 }
 
+impl Unit<'_> {
+    /// Adds the partitions that it belongs to, of so many, if they are several, and it so belongs to all their followers together. It
+    /// is well-formed.
+    pub fn add_spanned(&self, partitions: usize, spanned: &mut Vec<PartitionId>) {
+        if !matches!(self.scope, Scope::Mixed | Scope::Everywhere) {
+            return;
+        }
+        let mut targets = Targets::new(self.statements, partitions);
+        let mut own = Vec::new();
+        while let Ok(Some((target, _))) = targets.next_statement() {
+            match target {
+                Target::Foreign => {}
+                Target::One(partition) => own.push(partition),
+                Target::Everywhere => own.extend(0..partitions as PartitionId),
+            }
+        }
+        own.sort_unstable();
+        own.dedup();
+        if own.len() > 1 {
+            spanned.extend(own);
+        }
+    }
+}
+
 /// What one statement of a unit concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {

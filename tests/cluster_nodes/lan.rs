@@ -125,6 +125,18 @@ impl Lan {
         assert!(output.status.success(), "{rules}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// From now on a node hears nothing of another one.
+    pub fn deafen(&self, node: usize, to: usize) {
+        let other = self.host(to);
+        for rule in [
+            "add table ip deaf".into(),
+            "add chain ip deaf input { type filter hook input priority 0 ; }".into(),
+            format!("add rule ip deaf input iifname inside ip saddr {other} counter drop"),
+        ] {
+            self.nft(node, &rule).unwrap();
+        }
+    }
+
     /// Packets that have vanished.
     pub fn vanished(&self, node: usize) -> u64 {
         let table = self.nft(node, "list table ip cut").unwrap();

@@ -14,6 +14,7 @@
 //! | `bench` | `keyloom bench --cluster` sees a failover |
 //! | `kills`, `stalls`, `cuts` | nodes that end, that stand still, and that nobody hears |
 //! | `force` | what all have lost that had it, and an operator gives up |
+//! | `spans` | transactions over several partitions, whose node dies in the middle of one |
 //! | `handovers` | roles that move while all nodes live, or one dies meanwhile |
 //! | `members` | nodes that join and leave, rebalancing that is paused |
 //! | `upgrades` | nodes of two builds, one after the other upgraded |
@@ -47,6 +48,7 @@ mod register;
 mod rounds;
 mod served;
 mod serving;
+mod spans;
 mod stalls;
 mod strangers;
 mod upgrades;

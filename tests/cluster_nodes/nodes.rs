@@ -399,6 +399,11 @@ impl Cluster {
         self.cut[node] = true;
     }
 
+    /// From now on a node hears nothing of another one.
+    pub fn deafen(&self, node: usize, to: usize) {
+        self.lan.as_ref().expect("nodes that are apart").deafen(node, to);
+    }
+
     /// Ends all cuts. Packets of each node that was cut off have vanished.
     pub fn heal(&mut self) {
         for node in (0..self.nodes.len()).filter(|&node| std::mem::take(&mut self.cut[node])) {

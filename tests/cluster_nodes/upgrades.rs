@@ -1,7 +1,7 @@
 //! Nodes of two builds are in one cluster while it is upgraded, one node after the other and under load: each understands what
 //! the other says, and what came with the newer one can be ordered once all nodes are of it.
 //!
-//! The older build is this one, told to speak the version before its own (`cluster-version`), which is as old as the program was
+//! The older build is this one, told to speak a version before its own (`cluster-version`), which is as old as the program was
 //! then: its forms are compared byte by byte beside the code. With `KEYLOOM_BEFORE` it is a binary that was built from an earlier
 //! revision.
 
@@ -11,11 +11,15 @@ use crate::common::{ok, wait_until};
 use crate::nodes::{Cluster, HEALTHY_MAX, OLDER};
 use crate::rounds::{rounds, under_load};
 
-/// Three nodes of an older build.
-fn older() -> Cluster {
+/// The version of this build.
+const NEWEST: u64 = keyloom::raft::stored::VERSION as u64;
+
+/// Three nodes of an older build, of one version before this one or another.
+fn older(seed: u64) -> Cluster {
+    let version = (2 + seed % (NEWEST - 2)).to_string();
     match std::env::var("KEYLOOM_BEFORE") {
         Ok(program) => Cluster::of_build(&program, 3, &["--cluster-copies", "3"]),
-        Err(_) => Cluster::local_with(3, &["--cluster-copies", "3"], &OLDER),
+        Err(_) => Cluster::local_with(3, &["--cluster-copies", "3"], &["--cluster-version", &version]),
     }
 }
 
@@ -26,8 +30,10 @@ fn version(cluster: &Cluster, node: usize) -> Option<u64> {
 
 #[test]
 fn nodes_are_upgraded_one_after_the_other_under_load() {
-    rounds(1, |seed, mut random| {
-        let mut cluster = older();
+    rounds(2, |seed, mut random| {
+        let mut cluster = older(seed);
+        let before = version(&cluster, 0).expect("it says its version");
+        assert!(before < NEWEST, "the other build is no older one");
         under_load("an upgrade", &mut cluster, "quorum", seed, |cluster, load| {
             let first = random.below(3);
             for node in [first, (first + 1) % 3, (first + 2) % 3] {
@@ -35,13 +41,16 @@ fn nodes_are_upgraded_one_after_the_other_under_load() {
                 cluster.restart(node);
                 cluster.wait_healthy();
                 load.wait_progress(cluster);
-                if node == first {
+                if node != (first + 2) % 3 {
+                    assert_eq!(version(cluster, node), Some(before));
+                }
+                if node == first && before == 2 {
                     let text = "ERR the cluster uses version 2 of its formats, until all nodes are of a newer build";
                     assert_eq!(cluster.ask(node, &["CLUSTER", "LEAVE"]), Some(Value::Error(text.into())));
                 }
             }
             for node in 0..3 {
-                wait_until("the cluster uses the newer version", || version(cluster, node) == Some(3));
+                wait_until("the cluster uses the newer version", || version(cluster, node) == Some(NEWEST));
             }
             assert_eq!(cluster.ask(first, &["CLUSTER", "REBALANCE", "PAUSE"]), Some(ok()));
             assert_eq!(cluster.ask(first, &["CLUSTER", "REBALANCE"]), Some(ok()));

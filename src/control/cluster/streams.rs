@@ -20,7 +20,8 @@ use crate::control::links::Outbox;
 use crate::control::log::Copied;
 use crate::control::replication::{CopyTaker, Event, HEARTBEAT_MS, PHI_MAX, encoded};
 use crate::log::frame::{Frame, Index};
-use crate::raft::command::{Command, Reply};
+use crate::raft;
+use crate::raft::command::{Command, Move, Reply};
 use crate::route::PartitionSet;
 use crate::streams::follower::{self, Action as Follow, Follower, Holding};
 use crate::streams::leader::{self, Action as Lead, Leader};
@@ -301,6 +302,21 @@ impl Control {
         .detach();
     }
 
+    /// What comes of it is seen in the state; if it does not show there, the follower says it again.
+    fn propose_reached(self: &Rc<Self>, member: &Rc<Member>, of: Move, reached: Index, lacking: Vec<PartitionId>) {
+        let incarnation = member.reader.state().node(member.me).map_or(0, |node| node.incarnation);
+        let by = raft::command::Member { node: member.me, incarnation };
+        let command = Command::Reach { of, by, reached, lacking };
+        tracing::info!(%command, "transactions over several partitions are to be settled");
+        let member = Rc::clone(member);
+        glommio::spawn_local(async move {
+            if let Err(error) = member.propose(command, PROPOSE_PATIENCE).await {
+                tracing::info!(%error, "it is not known whether the cluster knows how far this node had come");
+            }
+        })
+        .detach();
+    }
+
     fn do_follow_partitions(self: &Rc<Self>, member: &Rc<Member>, action: Follow) {
         match action {
             Follow::Connect { leader } => self.connect_to_leader(member, leader),
@@ -324,6 +340,7 @@ impl Control {
                     leader.lead(now_ms, partition, epoch, base, cut, suffix, out);
                 });
             }
+            Follow::Reach { of, reached, lacking } => self.propose_reached(member, of, reached, lacking),
             Follow::NotReady { partition, epoch } => {
                 tracing::error!(
                     partition,

@@ -6,6 +6,9 @@
 //! A dead primary that nobody can follow stays what it is for a while: nobody else leads the partition anyhow, and when the node is
 //! heard of again it goes on where it was. Then it is deposed all the same, so that the state says that nobody leads, and an
 //! operator can decide.
+//!
+//! Somebody who is dead may be waited for by those who settle what becomes of a loss ([`crate::raft::settle`]): then it is
+//! said as well, so that they go on without.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -36,10 +39,14 @@ pub fn promote(
     let due = |partition: &Rc<Partition>| {
         partition.in_sync.iter().any(|node| is_ready(*node)) || partition.primary.is_some_and(is_lost)
     };
-    if !orphans().any(due) {
+    // Nobody is waited for before somebody has asked.
+    let mut asked = state.settlements().iter().filter(|settlement| any_dead && settlement.is_asked());
+    if !orphans().any(due) && !asked.any(|settlement| settlement.waits_for_any(is_dead)) {
         return None;
     }
-    let involved: BTreeSet<NodeId> = placed().flat_map(|partition| partition.in_sync.iter().copied()).collect();
+    let in_sync = placed().flat_map(|partition| partition.in_sync.iter().copied());
+    let waited_for = state.settlements().iter().flat_map(|settlement| settlement.waits_for.iter().copied());
+    let involved: BTreeSet<NodeId> = in_sync.chain(waited_for).collect();
     let members = |which: &dyn Fn(NodeId) -> bool| -> Vec<Member> {
         involved.iter().filter(|node| which(**node)).filter_map(|node| state.member(*node)).collect()
     };

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::roles::NOT_BEGUN_MS;
 use super::*;
 use crate::cluster;
-use crate::raft::command::{Command, InSyncChange, Member, Move, Placement, Profile, Reply};
+use crate::raft::command::{Command, InSyncChange, Member, Move, Order, Placement, Profile, Reply};
+use crate::raft::settle::SETTLING_VERSION;
 use crate::raft::state::State;
 use crate::raft::testing::profile;
 use crate::raft::types::Peer;
@@ -225,6 +226,26 @@ fn a_dead_primary_is_followed_when_its_lease_has_ended() {
     // It comes back as it was: it knows less than it must.
     let after = leader.applied;
     assert_eq!(leader.asks(2_000, 1), LeaseAnswer::Granted { length_ms: GRANTED, after });
+}
+
+#[test]
+fn who_is_dead_is_not_waited_for_by_those_who_settle_a_loss() {
+    let mut leader = Leader::new(4, 2);
+    let starts = leader.state.starts();
+    leader.apply(Command::Order(Order::Raise { version: SETTLING_VERSION, starts }));
+    leader.governor.lead(0);
+    assert_eq!(leader.promotes(0, 1_201, &[1, 2, 3, 4]), [""; 0]);
+    assert_eq!(leader.promotes(1_201, 2_000, &[2, 3, 4]).len(), 1);
+    // Node 3 leads nothing: whether it is dead concerns nobody, until somebody waits for what it has to say.
+    assert_eq!(leader.promotes(2_000, 4_000, &[2, 4]), [""; 0]);
+    let of = Move { partition: 0, epoch: 1 };
+    let by = Member { node: 2, incarnation: 1 };
+    assert_eq!(leader.apply(Command::Reach { of, by, reached: 7, lacking: vec![] }), Reply::Reached);
+    assert_eq!(leader.state.settlements().of(0, 1).unwrap().floor, None);
+    assert_eq!(leader.promotes(4_000, 4_100, &[2, 4]).len(), 1);
+    assert_eq!(leader.state.settlements().of(0, 1).unwrap().floor, Some(7));
+    assert_eq!(leader.state.partition(0).unwrap().in_sync, [2]);
+    assert_eq!(leader.promotes(4_100, 6_000, &[2, 4]), [""; 0], "it is said once");
 }
 
 #[test]

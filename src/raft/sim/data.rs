@@ -12,10 +12,10 @@ use openraft_rt::AsyncRuntime;
 use super::executor::{self, Process};
 use super::node::Member;
 use super::{HOSTS, World};
-use crate::raft::command::{Command, Epoch, NodeId, Reply};
+use crate::raft::command::{Command, Epoch, Move, NodeId, Reply};
 use crate::raft::types::Runtime;
 use crate::streams::sim::{Around, Mistake};
-use crate::streams::{InSyncChange, PartitionId, sim};
+use crate::streams::{InSyncChange, Index, PartitionId, sim};
 
 /// All data.
 pub struct Data(RefCell<sim::World>);
@@ -51,6 +51,18 @@ impl Around for Decides {
                 && let Some(data) = &world.data
             {
                 data.0.borrow_mut().is_refused(n, &change);
+            }
+        });
+    }
+
+    fn reach(&self, n: NodeId, of: Move, reached: Index, lacking: Vec<PartitionId>) {
+        let Some((world, member)) = self.member(n) else { return };
+        let process = member.caller.process;
+        world.clone().executor.spawn(process, async move {
+            let by = member.reader.state().member(n);
+            if let Some(by) = by {
+                // If it is lost it is said again.
+                member.propose(Command::Reach { of, by, reached, lacking }).await;
             }
         });
     }

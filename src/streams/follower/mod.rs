@@ -7,6 +7,7 @@
 //!     copy.rs      copies
 //!     pace.rs      how fast these come
 //!     memory.rs    for how many copies there is memory
+//!     settle.rs    what a promoted node does with transactions of which it may have a part only
 //!     partition.rs what it knows of the data of a partition
 //! ```
 //!
@@ -21,6 +22,7 @@ mod memory;
 mod pace;
 mod partition;
 mod receive;
+mod settle;
 mod stream;
 
 use std::collections::BTreeMap;
@@ -30,9 +32,11 @@ pub use self::memory::Memory;
 use self::memory::Room;
 use self::pace::Pace;
 use self::partition::{Data, Phase, Place, Role};
+use self::settle::{Doubts, Verdict};
 use self::stream::Stream;
 use super::message::{PACED_VERSION, ToFollower, ToLeader};
 use super::{Epoch, Incarnation, Index, NodeId, PartitionId, Piece, Suffix, Tail};
+use crate::raft::command::Move;
 use crate::raft::state::State;
 
 /// Numbers what is handed out, 1, 2, 3, ...
@@ -133,6 +137,13 @@ pub enum Action {
         base: Tail,
         suffix: Option<Suffix>,
     },
+    /// Propose to raft how far this node had come in the log of a primary that was lost ([`crate::raft::settle`]). It is asked
+    /// for again until raft's state shows it.
+    Reach {
+        of: Move,
+        reached: Index,
+        lacking: Vec<PartitionId>,
+    },
     /// This node is to lead and must not: its data is incomplete. Nobody can, until an operator decides that it begins empty.
     NotReady {
         partition: PartitionId,
@@ -175,6 +186,8 @@ pub enum Fault {
     DurableOnReceipt,
     /// When memory is used up, what is followed is given up as if it were on its way.
     GiveUpWhatIsHere,
+    /// Whoever is promoted keeps all that it has received, whatever others have of it.
+    KeepSpansAlone,
 }
 
 /// For INFO and the metrics: one leader.
@@ -217,6 +230,7 @@ pub struct Follower {
     leaving: bool,
     room: Room,
     pace: Pace,
+    doubts: Doubts,
     #[cfg(test)]
     pub fault: Option<Fault>,
 }
@@ -239,6 +253,7 @@ impl Follower {
             leaving: false,
             room: Room::default(),
             pace: Pace::default(),
+            doubts: Doubts::default(),
             #[cfg(test)]
             fault: None,
         }
@@ -287,6 +302,7 @@ impl Follower {
         }
         let ids: Vec<PartitionId> = changed.iter().map(|(id, ..)| *id).collect();
         self.withdraw(&ids, out);
+        self.learn_losses(state);
         let mut dropped = Vec::new();
         for (id, role, epoch, from_nothing) in changed {
             let data = &mut self.data[id as usize];
@@ -310,6 +326,7 @@ impl Follower {
             }
             out.push(Action::DropPartitions { ticket, copy: None, partitions: dropped.into() });
         }
+        self.settle_doubts(out);
         self.begin_empty(out);
         self.look_at_tickets(out);
     }
@@ -327,7 +344,8 @@ impl Follower {
         }
     }
 
-    /// This node is to lead: what was received is applied, committed or not, as it may have been acknowledged.
+    /// This node is to lead: what was received is applied, committed or not, as it may have been acknowledged. Only what spans
+    /// partitions, and others lack, is dropped, with what came behind it.
     fn promote(&mut self, id: PartitionId, out: &mut Vec<Action>) {
         let complete = self.is_complete(id);
         let data = &mut self.data[id as usize];
@@ -343,6 +361,12 @@ impl Follower {
             }
             return;
         }
+        match self.verdict(id) {
+            Verdict::Keep => {}
+            Verdict::Drop { from } => self.cut_off(id, from),
+            Verdict::Wait => return self.doubt(id),
+        }
+        let data = &mut self.data[id as usize];
         let base = data.tail.unwrap_or(Tail::unknown(data.epoch));
         let pieces = std::mem::take(&mut data.pending);
         let suffix = data.released.filter(|_| !pieces.is_empty()).map(|after| Suffix { after, pieces: pieces.clone() });
@@ -494,7 +518,7 @@ impl Follower {
     /// brought to an end.
     pub fn is_taking_over(&self, partition: PartitionId) -> bool {
         let data = self.data.get(partition as usize).filter(|data| data.role == Role::Lead);
-        data.is_some_and(|data| data.led || matches!(data.phase, Phase::Promoting { .. }))
+        data.is_some_and(|data| data.led || matches!(data.phase, Phase::Doubting | Phase::Promoting { .. }))
     }
 
     /// Whether this node could lead the partition: its data is complete.

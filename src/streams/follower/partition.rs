@@ -40,6 +40,8 @@ pub enum Phase {
     Following {
         after: Index,
     },
+    /// This node is to lead, and has received what may have to be dropped: that is decided in raft.
+    Doubting,
     /// What was received is being applied.
     Promoting {
         base: Tail,
@@ -62,7 +64,7 @@ pub enum Place {
 impl Phase {
     /// The leader has said that it leads.
     pub fn is_answered(&self) -> bool {
-        !matches!(self, Phase::Idle | Phase::Asked { .. } | Phase::Promoting { .. })
+        !matches!(self, Phase::Idle | Phase::Asked { .. } | Phase::Doubting | Phase::Promoting { .. })
     }
 }
 
@@ -90,6 +92,8 @@ pub struct Data {
     /// What is received, and what of that was handed out. None: not known, or nothing.
     pub tail: Option<Tail>,
     pub released: Option<Tail>,
+    /// In an epoch: up to where the leader's log is known to have nothing that is not here.
+    pub reached: Option<Tail>,
     /// The last ticket of something that concerns it.
     pub last_ticket: Ticket,
     /// Received and not handed out, while no stream has it.
@@ -111,7 +115,7 @@ impl Data {
     /// All of it is worthless.
     pub fn forget(&mut self) {
         (self.complete, self.complete_at) = (false, None);
-        (self.tail, self.released) = (None, None);
+        (self.tail, self.released, self.reached) = (None, None, None);
         self.pending.clear();
     }
 
@@ -123,6 +127,20 @@ impl Data {
     /// It is on its way, and was not here before.
     pub fn is_coming(&self) -> bool {
         self.place == Place::Coming && matches!(self.role, Role::Follow(_)) && self.complete_at.is_none()
+    }
+
+    /// Up to where nothing is missing here of what was written in this epoch. None: this node has not begun to follow it.
+    pub fn has_reached(&self, epoch: Epoch) -> Option<Index> {
+        let here = [self.tail, self.reached].into_iter().flatten();
+        here.filter(|tail| tail.epoch == epoch).map(|tail| tail.index).max()
+    }
+
+    /// The stream has come up to here.
+    pub fn reach(&mut self, position: Index) {
+        if let Some(after) = self.takes_after() {
+            let here = Tail { epoch: self.epoch, index: position.max(after) };
+            self.reached = self.reached.max(Some(here));
+        }
     }
 
     /// Frames of the stream count that are beyond this index.

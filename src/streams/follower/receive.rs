@@ -5,7 +5,7 @@
 
 use super::*;
 use crate::shard::statement::Malformed;
-use crate::streams::message::{Answer, Answered, Control, StreamFrame};
+use crate::streams::message::{Answer, Answered, Control, Spans, StreamFrame};
 use crate::streams::units::{Gather, Scope, Target, Units};
 
 use super::stream::Link;
@@ -18,6 +18,8 @@ pub(super) struct Received {
     /// What they lead to, if they are of one partition and an earlier epoch.
     pub tail: Option<Tail>,
     pub wall_ms: i64,
+    /// See [`Piece::spans`].
+    pub spans: Option<Spans>,
     pub units: Rc<[u8]>,
     pub partitions: Rc<[PartitionId]>,
 }
@@ -59,6 +61,9 @@ impl Follower {
                 if round <= stream.round {
                     return Err(Broken);
                 }
+                // The stream may go back, and what is led no longer leaves it.
+                self.note_reached(leader, |_| true);
+                let stream = self.stream(leader);
                 (stream.round, stream.position, stream.commit) = (round, position, commit);
                 (stream.applied, stream.durable, stream.last_ticket) = (0, 0, issued);
                 (stream.applied_marks, stream.durable_marks) = Default::default();
@@ -131,9 +136,12 @@ impl Follower {
         (data.phase, data.place) = (Phase::Following { after }, Place::Here);
         let epoch = data.epoch;
         let partitions: Rc<[PartitionId]> = Rc::from([partition]);
-        for Piece { tail, wall_ms, units } in std::mem::take(&mut data.pending) {
+        for Piece { tail, wall_ms, spans, units } in std::mem::take(&mut data.pending) {
             let last = if tail.epoch == epoch { tail.index } else { cut };
-            let received = Received { last, tail: Some(tail), wall_ms, units, partitions: partitions.clone() };
+            // What was there when the epoch began, its leader has decided to keep.
+            let spans = spans.filter(|_| tail.epoch == epoch);
+            let partitions = partitions.clone();
+            let received = Received { last, tail: Some(tail), wall_ms, spans, units, partitions };
             self.stream(leader).keep(received);
         }
     }
@@ -155,6 +163,7 @@ impl Follower {
                 return Err(Broken);
             }
             let last = frame.last;
+            self.doubts.heard |= frame.spans.is_some();
             if let Some(received) = self.taken(leader, frame)? {
                 for &id in received.partitions.iter() {
                     let data = &mut self.data[id as usize];
@@ -226,8 +235,8 @@ impl Follower {
         if partitions.is_empty() {
             return Ok(None);
         }
-        let StreamFrame { last, wall_ms, .. } = frame;
-        Ok(Some(Received { last, tail: None, wall_ms, units, partitions: partitions.into() }))
+        let StreamFrame { last, wall_ms, spans, .. } = frame;
+        Ok(Some(Received { last, tail: None, wall_ms, spans, units, partitions: partitions.into() }))
     }
 
     fn suffix(
@@ -275,7 +284,7 @@ impl Follower {
             }
             let Some(received) = stream.queue.pop_front() else { break };
             stream.held_bytes -= received.units.len() as u64;
-            let Received { last, tail, wall_ms, units, partitions } = received;
+            let Received { last, tail, wall_ms, units, partitions, .. } = received;
             let ticket = self.issue(Some(leader), &partitions);
             for &id in partitions.iter() {
                 let data = &mut self.data[id as usize];
@@ -300,7 +309,10 @@ impl Follower {
         }
         leaders.sort_unstable();
         leaders.dedup();
+        let mut sorted = partitions.to_vec();
+        sorted.sort_unstable();
         for leader in leaders {
+            self.note_reached(leader, |id| sorted.binary_search(&id).is_ok());
             self.withdraw_of(leader, partitions);
             self.abort_copy(leader, partitions, out);
             self.stream(leader).changed = true;
@@ -328,7 +340,8 @@ impl Follower {
                 let data = &mut self.data[id as usize];
                 let tail = received.tail.unwrap_or(Tail { epoch: data.epoch, index: received.last });
                 if let Some(units) = only(&received.units, count, |partition| partition == id) {
-                    data.pending.push(Piece { tail, wall_ms: received.wall_ms, units });
+                    let spans = received.spans.clone();
+                    data.pending.push(Piece { tail, wall_ms: received.wall_ms, spans, units });
                 }
             }
             let rest: Rc<[PartitionId]> = received.partitions.iter().copied().filter(|id| !leaves(id)).collect();

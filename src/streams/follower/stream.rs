@@ -224,6 +224,7 @@ impl Follower {
         }
         silent.into_iter().for_each(|leader| self.reset(now_ms, leader, out));
         self.tick_pace(now_ms);
+        self.repeat_reached(now_ms);
         self.turn_end(now_ms, out);
     }
 
@@ -248,6 +249,7 @@ impl Follower {
             self.acknowledge(leader, out);
         }
         self.take_pieces(now_ms, out);
+        self.say_reached(out);
     }
 
     fn connect(&mut self, leader: NodeId, out: &mut Vec<Action>) {

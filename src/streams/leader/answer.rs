@@ -21,6 +21,7 @@ impl Leader {
         let (end, oldest) = (self.end, self.oldest);
         let mut position = self.fellows[at].position;
         let (mut answers, mut suffixes, mut confirmed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut cuts = false;
         let fellow = &mut self.fellows[at];
         for part in fellow.parts.values_mut() {
             // If the stream goes back, it is not for those whom it has brought this far.
@@ -48,7 +49,8 @@ impl Leader {
                 Verdict::Follow { after } => {
                     (Answer::Follow { after: after.unwrap_or(end), cut: led.cut }, Some(after), true)
                 }
-                Verdict::Cut { after } => (Answer::Cut { to: led.base, cut: led.cut }, Some(after), true),
+                // Whoever has applied more asks anew, before it acknowledges anything.
+                Verdict::Cut { after } => (Answer::Cut { to: led.base, cut: led.cut }, Some(after), false),
                 Verdict::Suffix { from, after } => {
                     suffixes.push((partition, led.epoch, from));
                     (Answer::Suffix { cut: led.cut }, Some(after), false)
@@ -60,6 +62,8 @@ impl Leader {
                 None => Phase::Queued,
             };
             part.counts = counts;
+            part.cut = matches!(answer, Answer::Cut { .. });
+            cuts |= part.cut;
             position = position.min(after.flatten().unwrap_or(position));
             if let (true, Some(after)) = (counts, after) {
                 confirmed.push((partition, after.unwrap_or(end)));
@@ -69,6 +73,7 @@ impl Leader {
         if answers.is_empty() {
             return;
         }
+        self.fellows[at].cuts |= cuts;
         let member = self.fellows[at].member;
         for (partition, after) in confirmed {
             if let Some(led) = &mut self.led[partition as usize] {

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use super::spans::Outstanding;
 use super::*;
 use crate::log::durability::{LANES_MAX, LaneEnds, NO_LANE};
 
@@ -56,8 +57,12 @@ pub(super) struct Gathered {
     committed: (Index, Index),
     pub upto: Index,
     durable_upto: Index,
+    /// All members know that they have come so far in this node's log, whether the rest concerns them or not.
+    come: Index,
     /// Places of followers that some of it is streamed to.
     followers: Vec<u16>,
+    /// What of it spans partitions, and not everybody has.
+    pub spans: Outstanding,
 }
 
 /// A member of a group.
@@ -101,7 +106,14 @@ impl Leader {
             return self.drop_peer(now_ms, self.fellows[at].peer, DropReason::Protocol, out);
         }
         (fellow.received, fellow.applied, fellow.durable) = (received, applied, durable);
+        fellow.come = fellow.come.max(received);
         fellow.timeline.forget(received);
+        if std::mem::take(&mut fellow.cuts) {
+            for part in fellow.parts.values_mut().filter(|part| part.cut) {
+                (part.cut, part.counts) = (false, matches!(part.phase, Phase::Following { .. }));
+            }
+            self.untidy = true;
+        }
     }
 
     /// This node's disk has the log up to `index`.
@@ -145,6 +157,12 @@ impl Leader {
         }
     }
 
+    /// How far a follower that is connected has said that it has come.
+    pub(super) fn come_of(&self, node: NodeId) -> Index {
+        let fellow = self.fellows.iter().find(|fellow| fellow.recognized && fellow.member.node == node);
+        fellow.map_or(0, |fellow| fellow.come)
+    }
+
     /// All that a partition's commits wait for, this node left out, ascending.
     fn waits_for(&self, led: &Led, nodes: &mut Vec<NodeId>) {
         let proposed = led.proposed.iter().map(|member| member.node);
@@ -171,6 +189,8 @@ impl Leader {
             }
             led.group = usize::MAX;
         }
+        let mut spans = Outstanding::default();
+        self.groups.iter().for_each(|group| spans.merge(&group.spans));
         let mut groups: Vec<Gathered> = Vec::new();
         let mut known: HashMap<Vec<NodeId>, usize> = HashMap::new();
         let mut members = Vec::new();
@@ -193,7 +213,10 @@ impl Leader {
                     committed: (0, 0),
                     upto: 0,
                     durable_upto: 0,
+                    come: 0,
                     followers: Vec::new(),
+                    // Which of them are in which group is not known any more, and for a moment all wait.
+                    spans: spans.clone(),
                 });
                 known.insert(members.clone(), groups.len() - 1);
                 groups.len() - 1
@@ -277,16 +300,33 @@ impl Leader {
             self.arrange();
         }
         for at in 0..self.groups.len() {
-            let (upto, durable_upto) = self.committed_of(&self.groups[at]);
+            let (upto, durable_upto, come) = self.committed_of(&self.groups[at]);
             let group = &mut self.groups[at];
-            (group.upto, group.durable_upto) = (upto, durable_upto.min(upto));
+            (group.upto, group.durable_upto, group.come) = (upto, durable_upto.min(upto), come);
+        }
+        self.limit_to_whole();
+    }
+
+    /// What spans partitions is committed when all followers have come so far, and what comes behind it not before.
+    fn limit_to_whole(&mut self) {
+        #[cfg(test)]
+        if self.fault == Some(Fault::CommitSpansInPart) {
+            return;
+        }
+        let whole = self.groups.iter().map(|group| group.come).min().unwrap_or(self.end);
+        for group in &mut self.groups {
+            group.spans.forget(whole);
+            // What was committed in a partition stays so by itself; of another one of the group nothing follows from that.
+            group.upto = group.upto.min(group.spans.limit());
+            group.durable_upto = group.durable_upto.min(group.upto);
         }
     }
 
-    fn committed_of(&self, group: &Gathered) -> (Index, Index) {
+    /// Up to where a group would be committed by itself, and would be on the disks of all; and how far its members have come.
+    fn committed_of(&self, group: &Gathered) -> (Index, Index, Index) {
         let end = self.end;
         let reached = |index: Index, last: Index| if index >= last { end } else { index };
-        let (mut upto, mut durable_upto) = (end, reached(self.durable, group.last));
+        let (mut upto, mut durable_upto, mut come) = (end, reached(self.durable, group.last), end);
         for member in &group.members {
             let quick = member.uniform.map(|at| &self.fellows[at]).filter(|fellow| {
                 fellow.received >= member.received.max(group.committed.0)
@@ -294,23 +334,26 @@ impl Leader {
             });
             match quick {
                 Some(fellow) => {
+                    come = come.min(fellow.come);
                     upto = upto.min(reached(fellow.received, group.last));
                     durable_upto = durable_upto.min(reached(fellow.durable, group.last));
                 }
                 None => {
+                    come = come.min(self.come_of(member.node));
                     for &id in &group.partitions {
                         let Some(led) = &self.led[id as usize] else { continue };
                         let acknowledged = self.acknowledged_of(id, led, member.node);
                         // The base is a unit at the cut.
                         let before = led.cut.saturating_sub(1);
                         let (received, durable) = acknowledged.unwrap_or((before, before));
+                        come = come.min(received);
                         upto = upto.min(reached(received.max(led.committed), led.last));
                         durable_upto = durable_upto.min(reached(durable.max(led.durable), led.last));
                     }
                 }
             }
         }
-        (upto, durable_upto)
+        (upto, durable_upto, come)
     }
 
     /// Whether commits of anything wait for a node.

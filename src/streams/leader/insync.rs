@@ -6,7 +6,9 @@
 //! a version succeeds), if need be with the set as it is.
 //!
 //! The way in has a step between. Under load a follower is always a little behind what is committed without it, so
-//! commits wait for it before it is proposed: it *joins*, and is proposed when it has what was committed until then.
+//! commits wait for it before it is proposed: it *joins*, and is proposed when it has what was committed until then. What it
+//! was copied may have had parts of transactions that others had not received: these must be committed as well, as it has applied
+//! them, and in the set it may lead.
 //!
 //! A set may shrink to the primary alone: then only that one can lead, and what it promised others, it can keep. Whether
 //! so few are enough for a client is for those to judge who answer clients (`min-insync`).
@@ -160,8 +162,16 @@ impl Leader {
     /// Whether it has everything that was committed without it.
     fn has_joined(&self, id: PartitionId, led: &Led, node: NodeId) -> bool {
         let Some(joiner) = led.joiners.iter().find(|joiner| joiner.node == node) else { return false };
+        let part = self.fellows.iter().find(|f| f.recognized && f.member.node == node).and_then(|f| f.parts.get(&id));
+        if let Some(Part { phase: Phase::Following { after }, .. }) = part
+            && *after > self.commit_upto()
+        {
+            return false;
+        }
         self.acknowledged_of(id, led, node).is_some_and(|(received, durable)| {
-            received >= joiner.committed && (!self.settings.durable_quorum || durable >= joiner.durable)
+            received >= joiner.committed
+                && self.come_of(node) >= joiner.spanned
+                && (!self.settings.durable_quorum || durable >= joiner.durable)
         })
     }
 
@@ -187,6 +197,7 @@ impl Leader {
             since_ms: now_ms,
             committed: committed.min(led.last).max(led.committed),
             durable: durable.min(led.last).max(led.durable),
+            spanned: self.spanned_upto,
         };
         led.joiners.push(joiner);
         true

@@ -6,6 +6,7 @@
 //!     stream.rs    the log to each follower: live, or read again for those who are behind; bounded queues
 //!     copy.rs      copies: one at a time, for one follower
 //!     commit.rs    acknowledgements, groups of partitions with equal in-sync sets, what is committed; WAIT, lag
+//!     spans.rs     transactions over several partitions: committed when all followers have them
 //!     insync.rs    who is in sync: joining, proposals of changes
 //!     handover.rs  a role goes to another node while both live
 //!     partition.rs, peer.rs    what it knows of a partition that it leads, and of a follower
@@ -25,6 +26,7 @@ pub mod handover;
 mod insync;
 mod partition;
 mod peer;
+mod spans;
 mod stream;
 
 use std::collections::BTreeMap;
@@ -147,6 +149,8 @@ pub enum Fault {
     CountIncompleteCopies,
     /// A role is handed over though what was written last may be on its way.
     HandOverUncommitted,
+    /// What spans partitions counts as committed in one when the followers of that one have it.
+    CommitSpansInPart,
 }
 
 /// See the module.
@@ -167,6 +171,8 @@ pub struct Leader {
     groups: Vec<commit::Gathered>,
     /// The group of each partition, as those who answer clients are told.
     lane_map: Arc<LaneMap>,
+    /// The last frame that has units over several partitions.
+    spanned_upto: Index,
     /// Partitions are to be sorted into groups anew, and followers into partitions.
     untidy: bool,
     /// Since then, everybody who has a copy is in sync, and nobody had to be judged.
@@ -202,6 +208,7 @@ impl Leader {
             durable: 0,
             groups: Vec::new(),
             lane_map: Arc::default(),
+            spanned_upto: 0,
             untidy: false,
             settled: false,
             run: None,
@@ -402,6 +409,7 @@ impl Leader {
                 tail: want.tail.filter(|_| !want.keep),
                 phase: Phase::Waiting,
                 counts: false,
+                cut: false,
                 run: 0,
                 told: false,
             };

@@ -12,6 +12,8 @@ pub struct Joiner {
     /// What was committed, and on the disks of all, when that began: it must have that.
     pub committed: Index,
     pub durable: Index,
+    /// And it must have come so far: what spans partitions up to there did not wait for it.
+    pub spanned: Index,
 }
 
 /// What a follower had acknowledged when its stream went back or ended.

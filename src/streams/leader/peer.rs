@@ -1,15 +1,16 @@
 //! What a leader knows of a follower.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 use super::{Epoch, Index, Peer, Settings};
 use crate::raft::command::{Member, PartitionId};
 use crate::replication::detector::{Detector, Expectation};
 use crate::replication::message::MESSAGE_COST;
 use crate::replication::timeline::Timeline;
-use crate::streams::Tail;
-use crate::streams::message::{Open, PACED_VERSION, StreamFrame};
+use crate::streams::message::{Open, PACED_VERSION, SPANS_VERSION, Spans, StreamFrame};
 use crate::streams::units::Gather;
+use crate::streams::{Frame, Tail};
 
 /// A queue with no more than a few messages without content.
 const EMPTY_QUEUE_BYTES_MAX: u64 = 16 * MESSAGE_COST;
@@ -35,6 +36,8 @@ pub struct Part {
     pub phase: Phase,
     /// It has the base and what came before `after`: acknowledgements count. Invariant: only while following.
     pub counts: bool,
+    /// It was told to cut off what goes beyond the base, and may not be able to: counts once this round is acknowledged.
+    pub cut: bool,
     /// The run that it was copied in, if it was.
     pub run: u64,
     /// It was told that it is not led here.
@@ -57,12 +60,16 @@ pub struct Fellow {
     pub open: u64,
     /// It says what it has taken of a copy.
     pub paces: bool,
+    /// It wants to know which frames span partitions.
+    pub heeds_spans: bool,
     /// It is about to end.
     pub leaving: bool,
     /// It is alive and hardly behind, as it was looked last ([`super::Leader::look_who_keeps_up`]).
     pub keeps_up: bool,
     pub round: u64,
     pub parts: BTreeMap<PartitionId, Part>,
+    /// Some of these are to cut something off.
+    pub cuts: bool,
     /// How many of these the stream carries, and how many are being copied.
     pub following: usize,
     pub copying: usize,
@@ -84,6 +91,9 @@ pub struct Fellow {
     pub received: Index,
     pub applied: Index,
     pub durable: Index,
+    /// The highest index that it has acknowledged on this connection. What it lacks nothing of counts as received before it knows
+    /// that; this is what it can tell others when this node is lost.
+    pub come: Index,
     /// What it was sent and is not committed: the last index of frames, and their bytes.
     pub uncommitted: VecDeque<(Index, u64)>,
     pub uncommitted_bytes: u64,
@@ -111,10 +121,12 @@ impl Fellow {
             recognized: false,
             open: open.number,
             paces: open.version >= PACED_VERSION,
+            heeds_spans: open.version >= SPANS_VERSION,
             leaving: false,
             keeps_up: false,
             round: 0,
             parts: BTreeMap::new(),
+            cuts: false,
             following: 0,
             copying: 0,
             since_ms: now_ms,
@@ -129,6 +141,7 @@ impl Fellow {
             received: end,
             applied: 0,
             durable: 0,
+            come: 0,
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
             timeline: Timeline::default(),
@@ -142,6 +155,12 @@ impl Fellow {
             gather: Gather::default(),
             copy_gather: Gather::default(),
         }
+    }
+
+    /// A frame, with what of it concerns this follower.
+    pub fn frame(&self, frame: &Frame, spans: Option<Spans>, units: Rc<[u8]>) -> StreamFrame {
+        let Frame { first, last, wall_ms, .. } = *frame;
+        StreamFrame { first, last, wall_ms, spans: spans.filter(|_| self.heeds_spans), units }
     }
 
     /// Whether this much more fits into its queue. Into one that is as good as empty anything does: else no frame that is larger

@@ -6,7 +6,7 @@
 
 use super::*;
 use crate::shard::statement::Malformed;
-use crate::streams::message::{FRAMES_PER_MESSAGE_MAX, StreamFrame};
+use crate::streams::message::{FRAMES_PER_MESSAGE_MAX, Spans, StreamFrame};
 use crate::streams::units::{Gather, Scope, Target, Targets, Unit, Units};
 
 /// The backlog is read for a follower while fewer bytes are queued for it, and in pieces of about so many.
@@ -30,6 +30,12 @@ impl Leader {
         self.end = frame.last;
         let gone_through = self.go_through(frame);
         debug_assert!(gone_through.is_ok(), "what this node writes has the form of units");
+        let spans = gone_through.ok().and_then(|spanned| spans_of(&self.led, frame, spanned));
+        if spans.is_some() {
+            self.spanned_upto = frame.last;
+            let touched = self.groups.iter_mut().filter(|group| group.last == frame.last);
+            touched.for_each(|group| group.spans.push(frame.first, frame.last));
+        }
         let (mut whole, mut full, mut copied) = (None, Vec::new(), None);
         let limit = self.settings.queue_bytes_max;
         for (at, fellow) in self.fellows.iter_mut().enumerate() {
@@ -47,7 +53,7 @@ impl Leader {
             }
             fellow.position = frame.last;
             if let Some(units) = fellow.gather.finish(frame.units, &mut whole) {
-                let frame = StreamFrame { first: frame.first, last: frame.last, wall_ms: frame.wall_ms, units };
+                let frame = fellow.frame(frame, spans.clone(), units);
                 if fellow.has_room(frame.cost(), limit) {
                     fellow.queue(now_ms, frame);
                 } else {
@@ -64,11 +70,13 @@ impl Leader {
         }
     }
 
-    fn go_through(&mut self, frame: &Frame) -> Result<(), Malformed> {
+    /// Sorts the units of a frame to those whom they concern. Returns the partitions that some of them span.
+    fn go_through(&mut self, frame: &Frame) -> Result<Vec<PartitionId>, Malformed> {
         let partitions = self.led.len();
         if partitions == 0 {
-            return Ok(());
+            return Ok(Vec::new());
         }
+        let mut spanned = Vec::new();
         let Leader { led, fellows, groups, .. } = self;
         let mut units = Units::new(frame.units, partitions);
         while let Some(unit) = units.next_unit()? {
@@ -89,6 +97,7 @@ impl Leader {
                     }
                 }
                 Scope::Everywhere => {
+                    unit.add_spanned(partitions, &mut spanned);
                     led.iter_mut().flatten().for_each(|led| touch(led, groups, frame.last));
                     for fellow in fellows.iter_mut() {
                         if fellow.following > 0 {
@@ -102,10 +111,13 @@ impl Leader {
                         }
                     }
                 }
-                Scope::Mixed => mixed(led, fellows, groups, frame, &unit)?,
+                Scope::Mixed => {
+                    unit.add_spanned(partitions, &mut spanned);
+                    mixed(led, fellows, groups, frame, &unit)?;
+                }
             }
         }
-        Ok(())
+        Ok(spanned)
     }
 
     /// What [`Action::Read`] asked for: frames that begin with its index, or none if the backlog does not go back so far.
@@ -129,8 +141,8 @@ impl Leader {
                 Ok(units) => units,
                 Err(_) => return self.overrun(now_ms, at, out),
             };
-            let framed =
-                units.map(|units| StreamFrame { first: frame.first, last: frame.last, wall_ms: frame.wall_ms, units });
+            let led = &self.led;
+            let framed = units.map(|(units, spanned)| fellow.frame(frame, spans_of(led, frame, spanned), units));
             if let Some(framed) = &framed
                 && !fellow.has_room(framed.cost(), self.settings.queue_bytes_max)
             {
@@ -208,6 +220,7 @@ impl Leader {
         self.answer_due(now_ms, out);
         self.refresh();
         self.propose_handovers(now_ms, out);
+        let spanned_upto = self.spanned_upto;
         for at in 0..self.fellows.len() {
             self.flush(now_ms, at, out);
             let commit = self.commit_for(at);
@@ -215,6 +228,8 @@ impl Leader {
             let fellow = &mut self.fellows[at];
             // What it caught up with may have had nothing for it.
             let arrived = fellow.upto_told < fellow.last && fellow.position >= fellow.last;
+            // What spans partitions waits for all to have come so far, also for those whom it does not concern.
+            let arrived = arrived || fellow.upto_told < spanned_upto && fellow.position >= spanned_upto;
             let due = awaited || now_ms >= fellow.commit_alone_ms + COMMIT_ALONE_MS;
             let news = due && fellow.commit_told < commit && fellow.queued_bytes <= COMMIT_ALONE_BYTES_MAX;
             if (news || arrived) && fellow.round > 0 {
@@ -324,12 +339,31 @@ fn mixed(
     Ok(())
 }
 
+/// What of these partitions is led here, and was when the frame was written; None: nothing.
+fn spans_of(led: &[Option<Box<Led>>], frame: &Frame, mut spanned: Vec<PartitionId>) -> Option<Spans> {
+    if spanned.is_empty() {
+        return None;
+    }
+    spanned.sort_unstable();
+    spanned.dedup();
+    let spans = spanned.into_iter().filter_map(|partition| {
+        let led = led.get(usize::from(partition))?.as_ref().filter(|led| led.cut < frame.last)?;
+        Some(Move { partition, epoch: led.epoch })
+    });
+    let spans: Spans = spans.collect();
+    Some(spans).filter(|spans| !spans.is_empty())
+}
+
+/// Units, and the partitions that some of these span.
+type Filtered = (Rc<[u8]>, Vec<PartitionId>);
+
 /// What a frame that is read again has for a follower.
 fn filtered(
     parts: &BTreeMap<PartitionId, Part>,
     frame: &Frame,
     partitions: usize,
-) -> Result<Option<Rc<[u8]>>, Malformed> {
+) -> Result<Option<Filtered>, Malformed> {
+    let mut spanned = Vec::new();
     let follows = |part: &Part| matches!(part.phase, Phase::Following { after } if after < frame.last);
     let wants = |target| match target {
         Target::Foreign => false,
@@ -342,8 +376,12 @@ fn filtered(
         let target = match unit.scope {
             Scope::Foreign => Target::Foreign,
             Scope::One(partition) => Target::One(partition),
-            Scope::Everywhere => Target::Everywhere,
+            Scope::Everywhere => {
+                unit.add_spanned(partitions, &mut spanned);
+                Target::Everywhere
+            }
             Scope::Mixed => {
+                unit.add_spanned(partitions, &mut spanned);
                 gather.take_some(frame.units, &unit, partitions, wants)?;
                 continue;
             }
@@ -352,5 +390,5 @@ fn filtered(
             gather.take(frame.units, unit.start, unit.end);
         }
     }
-    Ok(gather.finish(frame.units, &mut None))
+    Ok(gather.finish(frame.units, &mut None).map(|units| (units, spanned)))
 }

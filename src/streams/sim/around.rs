@@ -3,8 +3,9 @@
 
 use super::node::Node;
 use super::{Mistake, PARTITIONS, World};
+use crate::raft::command::Move;
 use crate::raft::state::State;
-use crate::streams::{Epoch, InSyncChange, NodeId, PartitionId};
+use crate::streams::{Epoch, InSyncChange, Index, NodeId, PartitionId};
 
 /// Who decides.
 pub(crate) trait Around {
@@ -16,6 +17,9 @@ pub(crate) trait Around {
 
     /// A node proposes who is in sync. What comes of it is told later.
     fn propose(&self, n: NodeId, change: InSyncChange);
+
+    /// A node says how far it had come in a log that was lost.
+    fn reach(&self, n: NodeId, of: Move, reached: Index, lacking: Vec<PartitionId>);
 
     /// Whether nothing gets from one node to another.
     fn is_cut(&self, from: NodeId, to: NodeId) -> bool;
@@ -42,6 +46,7 @@ impl World {
         };
         world.nodes = (1..=nodes).map(node).collect();
         (world.raft, world.disks, world.around) = (Default::default(), true, Some(around));
+        world.moves_roles = false;
         world
     }
 
@@ -87,7 +92,8 @@ impl World {
 
     /// Raft has agreed on more.
     pub(crate) fn is_agreed(&mut self, state: &State) {
-        self.raft.agreed.clone_from(state);
+        let before = std::mem::replace(&mut self.raft.agreed, state.clone());
+        self.note_losses(&before);
         for (p, _) in (0..).zip(state.partitions()).filter(|(_, known)| known.epoch > 0) {
             if !self.is_safe(p, 0) {
                 self.forget_promises(p);
@@ -129,6 +135,7 @@ impl World {
             for (p, known) in (0..).zip(self.raft.agreed.clone().partitions()) {
                 known.primary.into_iter().for_each(|primary| self.judge_leader(primary, p));
             }
+            self.judge_spans();
         }
         unrest
     }

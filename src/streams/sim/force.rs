@@ -38,6 +38,7 @@ impl World {
         assert_eq!(reply, Reply::Forced { partitions: 1 });
         self.acked[p as usize].clear();
         self.acked_durable[p as usize].clear();
+        self.torn[p as usize] = u64::MAX;
         self.seen.forced += 1;
         self.seen.emptied += u64::from(from_nothing);
     }

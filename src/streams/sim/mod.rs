@@ -5,7 +5,7 @@
 //!     mod.rs    the world and its steps; the judgement      node.rs    the shell of a node, around the shipped machines
 //!     raft.rs   raft's log and state                        network.rs connections
 //!     handover.rs    roles that move while both nodes live    force.rs    roles that are given by force
-//!     memory.rs      memory that comes and goes
+//!     memory.rs      memory that comes and goes      spans.rs    transactions over several partitions
 //!     around.rs in place of raft: a simulation of the real one
 //! ```
 //!
@@ -17,6 +17,7 @@
 //! - complete copies with equal tails are equal, at any time;
 //! - nothing is applied twice, and nothing by followers that is not committed, but in a copy;
 //! - nobody drops for lack of memory what raft's state counts on;
+//! - a transaction over several partitions is kept whole, or not at all;
 //! - at rest, all copies are equal, in sync, and as the leader has them; and everything that was acknowledged is there.
 //!
 //! Leases are perfect: a reply leaves only if the node is the primary at that moment. But what is executed may be executed too late.
@@ -33,6 +34,7 @@ mod memory;
 mod network;
 mod node;
 mod raft;
+mod spans;
 
 pub(crate) use around::Around;
 
@@ -44,6 +46,7 @@ use self::node::{Node, Process};
 use self::raft::{Proposal, Raft, is_refused, register};
 use super::message::{PROTOCOL_VERSION, ToFollower, ToLeader};
 use super::{Epoch, Index, NodeId, PartitionId, Tail, follower, leader};
+use crate::log::durability::LaneEnds;
 use crate::raft::command::{Command, Move, Placement};
 
 const PARTITIONS: usize = 4;
@@ -80,6 +83,9 @@ struct Seen {
     emptied: u64,
     waited_for_memory: u64,
     given_up_for_memory: u64,
+    reached: u64,
+    spans_kept: u64,
+    spans_dropped: u64,
     drops: BTreeMap<String, u64>,
 }
 
@@ -99,9 +105,18 @@ pub(crate) struct World {
     disks: bool,
     /// The operator waits for nobody who could lead.
     impatient: bool,
+    /// The operator takes roles from nodes that live.
+    moves_roles: bool,
+    /// Of a hundred writes, so many are to two partitions.
+    spanning: u64,
     latency_ms: u64,
     acked: Vec<HashSet<u64>>,
     acked_durable: Vec<HashSet<u64>>,
+    /// Numbers of transactions over several partitions, and of which; and for each partition up to where nothing is promised.
+    spans: Vec<(u64, Vec<PartitionId>)>,
+    torn: Vec<u64>,
+    /// Partitions for which nobody could be promoted, until they are led again.
+    stuck: Vec<bool>,
     /// Who wrote a number, in which epoch, in the frame that ends with which index.
     written: HashMap<(PartitionId, u64), (NodeId, Epoch, Index)>,
     /// What whoever leads in this epoch was given, if it is that node.
@@ -118,7 +133,7 @@ impl World {
         let mut random = Random::new(seed);
         let nodes = 3 + random.below(3);
         let copies = 2 + random.below(2) as usize;
-        let raft = Raft::found(nodes, PARTITIONS as u16, copies);
+        let raft = Raft::found(nodes, PARTITIONS as u16, copies, random.chance(50));
         let node = |id| Node {
             id,
             alive: true,
@@ -146,9 +161,14 @@ impl World {
             mistake,
             disks: random.chance(60),
             impatient: random.chance(15),
+            moves_roles: random.chance(30),
+            spanning: [5, 15, 60][random.below(3) as usize],
             latency_ms: 1 + random.below(15),
             acked: vec![HashSet::new(); PARTITIONS],
             acked_durable: vec![HashSet::new(); PARTITIONS],
+            spans: Vec::new(),
+            torn: vec![0; PARTITIONS],
+            stuck: vec![false; PARTITIONS],
             written: HashMap::new(),
             handed: HashMap::new(),
             known: HashMap::new(),
@@ -279,15 +299,22 @@ impl World {
 
     /// Held replies leave.
     fn let_replies_go(&mut self, n: NodeId) {
-        let (quorum, durable) = {
-            let leader = &self.process(n).leader;
-            (leader.commit_upto(), leader.commit_durable_upto())
+        let leader = &self.process(n).leader;
+        let all = (leader.commit_upto(), leader.commit_durable_upto());
+        // As data cores do: what tells of one partition waits for its lane.
+        let lanes: Vec<(Index, Index)> = match leader.lanes() {
+            Some(LaneEnds { map, ends }) => {
+                let end = |p: usize| map.of.get(p).and_then(|lane| ends.get(usize::from(*lane))).copied();
+                (0..PARTITIONS).map(|p| end(p).unwrap_or(all)).collect()
+            }
+            None => vec![all; PARTITIONS],
         };
         for mut held in std::mem::take(&mut self.process(n).held) {
             if !self.may_answer(n, held.partition, held.epoch) {
                 // It is not known what becomes of it, and so it is said.
                 continue;
             }
+            let (quorum, durable) = if held.alone { lanes[usize::from(held.partition)] } else { all };
             if held.index <= quorum && !held.acked {
                 held.acked = true;
                 self.acked[held.partition as usize].insert(held.number);
@@ -411,8 +438,10 @@ impl World {
             (0..self.raft.proposals.len()).filter(|at| self.raft.proposals[*at].at_ms <= now_ms).collect();
         let Some(at) = self.random.pick(&due) else { return };
         let Proposal { from, boot, command, change, .. } = self.raft.proposals.swap_remove(at);
+        let before = self.raft.agreed.clone();
         let reply = self.raft.execute(command.clone());
         self.say(|| format!("agreed: {command} -> {reply:?}"));
+        self.note_losses(&before);
         self.note_decision(from, boot, &command);
         if let Some(change) = &change
             && !self.is_safe(change.partition, 0)
@@ -450,11 +479,15 @@ impl World {
             .partitions()
             .iter()
             .any(|partition| partition.primary.is_none_or(|primary| dead.contains(&primary)));
-        if orphaned {
+        let is_dead = |node: NodeId| dead.contains(&node);
+        let awaited = self.raft.agreed.settlements().iter().any(|s| s.is_asked() && s.waits_for_any(is_dead));
+        if orphaned || awaited {
             let (dead, ready) = (self.raft.members(&dead), self.raft.members(&ready));
             let command = Command::Promote { starts: self.raft.agreed.starts(), dead, ready };
+            let before = self.raft.agreed.clone();
             let reply = self.raft.execute(command.clone());
             self.say(|| format!("agreed: {command:?} -> {reply:?}"));
+            self.note_losses(&before);
         }
     }
 
@@ -484,7 +517,7 @@ impl World {
                 self.ids().into_iter().for_each(|n| self.crash(n));
             }
             7..=12 if !self.nodes[n as usize - 1].alive => self.restart(n),
-            13 if self.random.chance(30) => self.move_role(),
+            13 if self.moves_roles && self.random.chance(30) => self.move_role(),
             13 | 15 | 16 => self.ask_for_role(),
             14 => self.place(),
             17 if self.works(n) => self.on_follower(n, |follower, now, out| follower.leave(now, out)),
@@ -509,6 +542,7 @@ impl World {
     /// Nobody who is in sync has kept its memory.
     fn forget_promises(&mut self, p: PartitionId) {
         self.acked[p as usize].retain(|number| self.acked_durable[p as usize].contains(number));
+        self.tear(p);
     }
 
     fn crash(&mut self, n: NodeId) {
@@ -662,6 +696,7 @@ impl World {
         for (p, known) in (0..).zip(self.raft.agreed.clone().partitions()) {
             self.judge_leader(known.primary.unwrap(), p);
         }
+        self.judge_spans();
         for leader in self.nodes.iter().filter_map(|node| Some(&node.process.as_ref()?.leader)) {
             let counts = leader.tally();
             let over = counts.handovers_completed + counts.handovers_given_up;
@@ -710,6 +745,9 @@ fn nothing_that_was_promised_is_lost() {
                 all.emptied += seen.emptied;
                 all.waited_for_memory += seen.waited_for_memory;
                 all.given_up_for_memory += seen.given_up_for_memory;
+                all.reached += seen.reached;
+                all.spans_kept += seen.spans_kept;
+                all.spans_dropped += seen.spans_dropped;
                 seen.drops.into_iter().for_each(|(reason, count)| *all.drops.entry(reason).or_default() += count);
             }
             Err(why) => panic!("KEYLOOM_SEED={seed}: {why}"),
@@ -719,7 +757,8 @@ fn nothing_that_was_promised_is_lost() {
     let counts = [all.led, all.deposed, all.suffixes, all.copies, all.copies_cancelled, all.reads, all.crashes];
     let more = [all.handed, all.acked, all.acked_durable, all.power_cuts, all.forced, all.emptied];
     let memory = [all.waited_for_memory, all.given_up_for_memory];
-    assert!(counts.iter().chain(&more).chain(&memory).all(|&count| count > 0), "{all:?}");
+    let spans = [all.reached, all.spans_kept, all.spans_dropped];
+    assert!(counts.iter().chain(&more).chain(&memory).chain(&spans).all(|&count| count > 0), "{all:?}");
 }
 
 fn is_found(mistake: Mistake) {
@@ -738,7 +777,8 @@ fn mistakes_are_found() {
     for fault in [L::CountNewSetOnly, L::FollowWithoutTails, L::CountIncompleteCopies, L::HandOverUncommitted] {
         is_found(Mistake::Leader(fault));
     }
-    for fault in [F::ApplyUncommitted, F::DurableOnReceipt, F::GiveUpWhatIsHere] {
+    is_found(Mistake::Leader(L::CommitSpansInPart));
+    for fault in [F::ApplyUncommitted, F::DurableOnReceipt, F::GiveUpWhatIsHere, F::KeepSpansAlone] {
         is_found(Mistake::Follower(fault));
     }
 }

@@ -49,6 +49,8 @@ pub struct Held {
     pub epoch: Epoch,
     pub number: u64,
     pub index: Index,
+    /// The reply tells of this partition only.
+    pub alone: bool,
     pub acked: bool,
 }
 
@@ -267,6 +269,7 @@ impl World {
                 if self.is_entitled(n, partition, epoch) {
                     self.judge_leader(n, partition);
                     self.judge_handed(n, partition, epoch);
+                    self.is_led(partition);
                 }
                 let process = self.process(n);
                 let cut = process.end;
@@ -275,6 +278,7 @@ impl World {
                 self.seen.suffixes += u64::from(suffix.is_some());
                 self.on_leader(n, |leader, now, out| leader.lead(now, partition, epoch, base, cut, suffix, out));
             }
+            follower::Action::Reach { of, reached, lacking } => self.propose_reached(n, of, reached, lacking),
             follower::Action::NotReady { .. } => self.seen.not_ready += 1,
             follower::Action::CopyAborted { leader, run } => {
                 self.process(n).covered.remove(&(leader, run));
@@ -427,15 +431,19 @@ impl World {
                 let Some((p, epoch)) = self.random.pick(&allowed) else { break };
                 let number = self.number();
                 let mut targets = vec![(p, epoch)];
-                if self.random.chance(15) {
+                if self.random.chance(self.spanning) {
                     targets.extend(self.random.pick(&allowed).filter(|(q, _)| *q != p));
                 }
                 let everywhere = self.random.chance(2) && self.process(n).deposed.is_empty();
                 let everywhere = everywhere && allowed.len() == self.process(n).open.len();
                 if everywhere {
                     targets.clone_from(&allowed);
+                    self.spans.push((number, targets.iter().map(|(p, _)| *p).collect()));
                     encode_unit(&mut units, |out| put(out, 0, None, number));
                 } else {
+                    if targets.len() > 1 {
+                        self.spans.push((number, targets.iter().map(|(p, _)| *p).collect()));
+                    }
                     encode_unit(&mut units, |out| targets.iter().for_each(|(p, _)| put(out, 0, Some(*p), number)));
                 }
                 for &(p, _) in &targets {
@@ -447,8 +455,9 @@ impl World {
         self.append(n, units);
         let index = self.process(n).end;
         for (targets, number) in written {
+            let alone = targets.len() == 1;
             for (partition, epoch) in targets {
-                self.process(n).held.push(Held { partition, epoch, number, index, acked: false });
+                self.process(n).held.push(Held { partition, epoch, number, index, alone, acked: false });
                 self.written.insert((partition, number), (n, epoch, index));
             }
         }
@@ -463,7 +472,7 @@ impl World {
         let process = self.process(n);
         if let Some(&number) = process.data[partition as usize].last() {
             let index = process.end;
-            process.held.push(Held { partition, epoch, number, index, acked: false });
+            process.held.push(Held { partition, epoch, number, index, alone: true, acked: false });
         }
     }
 

@@ -1,7 +1,8 @@
 //! Raft, as the machines see it: one agreed log of commands, which every node learns of after its own delay.
 
-use crate::raft::command::{Command, Placement, Profile, Refusal, Reply};
+use crate::raft::command::{Command, Order, Placement, Profile, Refusal, Reply};
 use crate::raft::state::State;
+use crate::raft::stored::VERSION;
 use crate::streams::{InSyncChange, Member, NodeId};
 
 /// What somebody has proposed.
@@ -39,17 +40,25 @@ impl Raft {
         nodes.iter().filter_map(member).filter(|member| member.incarnation > 0).collect()
     }
 
-    pub fn found(nodes: u64, partitions: u16, copies: usize) -> Raft {
+    /// `gathered`: the first node leads everything, and what follows it is on all others.
+    pub fn found(nodes: u64, partitions: u16, copies: usize, gathered: bool) -> Raft {
         let mut raft = Raft::default();
         for node in 1..=nodes {
             let identity = u128::from(node);
             raft.execute(Command::Join { identity, profile: profile(node) });
             raft.execute(register(node, 0, 1));
         }
+        let starts = raft.agreed.starts();
+        raft.execute(Command::Order(Order::Raise { version: VERSION, starts }));
         raft.execute(Command::Create { partitions });
         let place = |partition: u16| {
             let first = u64::from(partition) % nodes;
-            let replicas = (0..copies as u64).map(|at| 1 + (first + at) % nodes).collect();
+            let place = |at| match gathered {
+                true if at == 0 => 1,
+                true => 2 + (u64::from(partition) + at) % (nodes - 1),
+                false => 1 + (first + at) % nodes,
+            };
+            let replicas = (0..copies as u64).map(place).collect();
             Placement { partition, replicas }
         };
         raft.execute(Command::Place { version: 0, changes: (0..partitions).map(place).collect() });

@@ -4,6 +4,7 @@ mod force;
 mod handover;
 mod memory;
 mod pace;
+mod spans;
 
 use std::rc::Rc;
 
@@ -123,7 +124,12 @@ const BASE: Tail = Tail { epoch: 0, index: 7 };
 
 #[test]
 fn tails_decide_how_a_follower_goes_on() {
-    let pieces = [6, 7].map(|index| super::Piece { tail: Tail { epoch: 0, index }, wall_ms: 0, units: unit(0).into() });
+    let pieces = [6, 7].map(|index| super::Piece {
+        tail: Tail { epoch: 0, index },
+        wall_ms: 0,
+        spans: None,
+        units: unit(0).into(),
+    });
     let suffix = Suffix { after: Tail { epoch: 0, index: 4 }, pieces: pieces.to_vec() };
     let ask = |tail: Option<Tail>, oldest| {
         let mut leader = leader(&[1], BASE, Some(suffix.clone()));
@@ -260,7 +266,7 @@ fn a_promoted_node_applies_what_it_has_received_and_then_leads() {
     follower.message(0, 1, Control::Answers { open: 1, round: 1, position: 3, commit: 3, answers }.into(), &mut out);
     out.clear();
     let units: Rc<[u8]> = [unit(0), unit(1)].concat().into();
-    let frame = super::message::StreamFrame { first: 4, last: 5, wall_ms: 9, units };
+    let frame = super::message::StreamFrame { first: 4, last: 5, wall_ms: 9, spans: None, units };
     follower.message(0, 1, ToFollower::Frames { commit: 3, upto: 5, frames: vec![frame] }, &mut out);
     assert_eq!(out, []);
     follower.turn_end(0, &mut out);
