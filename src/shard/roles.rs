@@ -203,7 +203,9 @@ impl Shard {
             Phase::Draining => true,
             // The walk may have passed.
             Phase::Walking => false,
-            Phase::Steady | Phase::Adopting => !followed || !self.evictor.adopt(),
+            Phase::Steady => !followed || !self.evictor.adopt(),
+            // Where it was, some of it may have been waiting to be ranked.
+            Phase::Adopting => false,
         };
         if !ranked {
             self.adopted.push_back((db, local, 0));
