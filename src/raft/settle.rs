@@ -52,12 +52,47 @@ pub struct Settlement {
     pub reached: Vec<(NodeId, Reached)>,
     /// Partitions that one of them had not begun to follow, ascending.
     pub lacking: Vec<PartitionId>,
+    /// The lowest of these numbers. None: somebody is waited for.
     pub floor: Option<Reached>,
 }
 
 /// See the module. The latest is the last.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settlements(Vec<Settlement>);
+
+/// What one primary has lost with a command.
+struct Loss {
+    primary: NodeId,
+    lost: Vec<Move>,
+    /// Of each partition, who was in sync beside it.
+    in_sync: Vec<NodeId>,
+}
+
+/// What primaries have lost with a command.
+#[derive(Default)]
+pub(super) struct Losses(Vec<Loss>);
+
+impl Losses {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn add(&mut self, primary: NodeId, lost: Move, in_sync: &[NodeId]) {
+        let at = self.0.iter().position(|loss| loss.primary == primary).unwrap_or_else(|| {
+            self.0.push(Loss { primary, lost: Vec::new(), in_sync: Vec::new() });
+            self.0.len() - 1
+        });
+        let loss = &mut self.0[at];
+        loss.lost.push(lost);
+        let known = loss.in_sync.len();
+        loss.in_sync.extend(in_sync.iter().filter(|node| **node != primary));
+        let (before, new) = loss.in_sync.split_at_mut(known);
+        // Most often they are the same as before.
+        if new.iter().all(|node| before.contains(node)) {
+            loss.in_sync.truncate(known);
+        }
+    }
+}
 
 impl Settlement {
     /// Whether it is about what a process wrote of a partition in this epoch.
@@ -89,7 +124,7 @@ impl Settlement {
         self.waits_for.iter().any(|node| is_one(*node) && self.takes(*node))
     }
 
-    /// Whether there is somebody who needs the floor.
+    /// Whether somebody has said how far it had come: others are to say so, too.
     pub fn is_asked(&self) -> bool {
         !self.reached.is_empty()
     }
@@ -140,16 +175,19 @@ impl Settlements {
         self.0.iter().find(|settlement| settlement.concerns(partition, epoch))
     }
 
-    /// A process has lost what it led; these were in sync there beside it. What is in one partition is not cut in two, and what
-    /// nobody has is not kept.
-    pub(super) fn lose(&mut self, lost: Vec<Move>, mut in_sync: Vec<NodeId>) {
-        if lost.len() < 2 || in_sync.is_empty() {
-            return;
+    /// Primaries have lost what they led, of so many partitions. What is in one partition is not cut in two, and what nobody has is
+    /// not kept. Earlier losses for which there is no room are forgotten.
+    pub(super) fn lose(&mut self, losses: Losses, is_gone: impl Fn(NodeId) -> bool, partitions: usize) {
+        for Loss { lost, mut in_sync, .. } in losses.0 {
+            in_sync.retain(|node| !is_gone(*node));
+            in_sync.sort_unstable();
+            in_sync.dedup();
+            if lost.len() > 1 && !in_sync.is_empty() {
+                let (reached, lacking) = Default::default();
+                self.0.push(Settlement { lost, waits_for: in_sync, reached, lacking, floor: None });
+            }
         }
-        in_sync.sort_unstable();
-        in_sync.dedup();
-        let (reached, lacking) = Default::default();
-        self.0.push(Settlement { lost, waits_for: in_sync, reached, lacking, floor: None });
+        self.make_room(partitions);
     }
 
     /// How many losses of partitions these are about.
@@ -158,13 +196,12 @@ impl Settlements {
     }
 
     /// Forgets what there is no room for. One command has lost each partition once at the most, and comes last.
-    pub(super) fn make_room(&mut self, partitions: usize) {
-        let count_of = |settlement: &Settlement| settlement.lost.len();
+    fn make_room(&mut self, partitions: usize) {
         let mut over = self.count().saturating_sub(partitions);
         for decided in [true, false] {
             self.0.retain(|settlement| {
                 let goes = over > 0 && settlement.floor.is_some() == decided;
-                over = over.saturating_sub(if goes { count_of(settlement) } else { 0 });
+                over = over.saturating_sub(if goes { settlement.lost.len() } else { 0 });
                 !goes
             });
         }

@@ -1,3 +1,5 @@
+//! Losses of roles, and what comes of them: commands to a state, and what it then says.
+
 use super::*;
 use crate::raft::command::{Command, InSyncChange, Member, Order, Placement, Refusal, Reply};
 use crate::raft::state::State;
@@ -126,7 +128,7 @@ fn who_is_gone_is_waited_for_no_longer_and_leads_nothing_of_it() {
     reach(&mut state, 0, 2, 90);
     assert_eq!(floor(&state, 0), Some(70));
 
-    // The same with one that starts anew.
+    // One that starts anew is waited for no longer, too.
     let mut state = cluster(3, &[&[1, 2, 3], &[1, 3, 2]], 4);
     promote(&mut state, &[1]);
     reach(&mut state, 0, 2, 90);
@@ -202,7 +204,7 @@ fn before_its_version_nothing_is_noted() {
 
 #[test]
 fn all_losses_of_one_command_are_kept_and_earlier_ones_as_far_as_there_is_room() {
-    // Each of the first 10 nodes leads two partitions, and the others follow.
+    // Each of the first 16 nodes leads two partitions, and two others follow all of them.
     let copies: Vec<[NodeId; 3]> = (0..32).map(|at| [1 + at / 2 % 16, 17, 18]).collect();
     let copies: Vec<&[NodeId]> = copies.iter().map(|copies| &copies[..]).collect();
     let mut state = cluster(18, &copies, 4);

@@ -19,16 +19,18 @@
 //! - Whoever is in sync has a copy. The primary, if there is one, is in sync.
 //! - Only a primary begins from nothing.
 
+mod validate;
+
 use std::rc::Rc;
 
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::command::{
-    COUNT_MAX, Command, Epoch, Force, InSyncChange, Incarnation, Member, Move, NODES_MAX, NodeId, PARTITIONS_MAX,
-    PartitionId, Placement, Profile, REPLICAS_MAX, Refusal, Reply, has_duplicates,
+    Command, Epoch, Force, InSyncChange, Incarnation, Member, Move, NODES_MAX, NodeId, PartitionId, Placement, Profile,
+    Refusal, Reply,
 };
 use super::orders::{Order, Orders};
-use super::settle::{Reached, SETTLING_VERSION, Settlements};
+use super::settle::{Losses, Reached, SETTLING_VERSION, Settlements};
 use super::stored::OLDEST;
 
 /// A node of the cluster.
@@ -122,36 +124,6 @@ impl Partition {
         if self.in_sync.iter().any(|node| stays(*node)) && !self.in_sync.iter().all(|node| stays(*node)) {
             self.in_sync.retain(|node| stays(*node));
             self.in_sync_version += 1;
-        }
-    }
-}
-
-/// What one primary has lost with a command.
-struct Loss {
-    primary: NodeId,
-    lost: Vec<Move>,
-    /// Of each partition, who was in sync beside it.
-    in_sync: Vec<NodeId>,
-}
-
-/// What primaries have lost with a command.
-#[derive(Default)]
-struct Losses(Vec<Loss>);
-
-impl Losses {
-    fn add(&mut self, primary: NodeId, lost: Move, in_sync: &[NodeId]) {
-        let at = self.0.iter().position(|loss| loss.primary == primary).unwrap_or_else(|| {
-            self.0.push(Loss { primary, lost: Vec::new(), in_sync: Vec::new() });
-            self.0.len() - 1
-        });
-        let loss = &mut self.0[at];
-        loss.lost.push(lost);
-        let known = loss.in_sync.len();
-        loss.in_sync.extend(in_sync.iter().filter(|node| **node != primary));
-        let (before, new) = loss.in_sync.split_at_mut(known);
-        // Most often they are the same as before.
-        if new.iter().all(|node| before.contains(node)) {
-            loss.in_sync.truncate(known);
         }
     }
 }
@@ -282,10 +254,7 @@ impl State {
         node.profile.clone_from(profile);
         let incarnation = node.incarnation;
         let mut losses = Losses::default();
-        for (number, shared) in (0..).zip(&mut self.partitions) {
-            if !shared.in_sync.contains(&id) {
-                continue;
-            }
+        for (number, shared) in (0..).zip(&mut self.partitions).filter(|(_, shared)| shared.in_sync.contains(&id)) {
             let partition = Rc::make_mut(shared);
             let epoch = partition.epoch;
             let led = partition.primary == Some(id);
@@ -426,22 +395,16 @@ impl State {
         if self.orders.version() < SETTLING_VERSION {
             return;
         }
-        if !losses.0.is_empty() {
-            let settlements = Rc::make_mut(&mut self.settlements);
-            for Loss { lost, mut in_sync, .. } in losses.0 {
-                in_sync.retain(|node| !is_gone(*node));
-                settlements.lose(lost, in_sync);
-            }
-            settlements.make_room(self.partitions.len());
+        if !losses.is_empty() {
+            Rc::make_mut(&mut self.settlements).lose(losses, &is_gone, self.partitions.len());
         }
         if self.settlements.iter().all(|settlement| !settlement.waits_for_any(&is_gone)) {
             return;
         }
         for lost in Rc::make_mut(&mut self.settlements).forget(&is_gone) {
-            if let Some(shared) = self.partitions.get_mut(usize::from(lost.partition))
-                && shared.primary.is_some_and(|primary| !is_gone(primary))
-            {
-                Rc::make_mut(shared).narrow(|node| !is_gone(node));
+            let is_led = |is: &Partition| is.primary.is_some_and(|primary| !is_gone(primary));
+            if let Some(partition) = self.placed_mut(lost.partition, is_led) {
+                partition.narrow(|node| !is_gone(node));
             }
         }
     }
@@ -527,73 +490,6 @@ impl State {
             Some(&node) => Err(Refusal::StillInSync { partition: id, node }),
             None => Ok(()),
         }
-    }
-
-    /// Checks the invariants: of what was read from somewhere, and of everything in tests.
-    pub fn validate(&self) -> Result<(), &'static str> {
-        if self.next_node == 0 || self.nodes.len() > NODES_MAX {
-            return Err("there are too many nodes");
-        }
-        if !self.nodes.is_sorted_by(|a, b| a.id < b.id) {
-            return Err("nodes are not in order");
-        }
-        if self.next_node.max(self.placement_version).max(self.starts) > COUNT_MAX {
-            return Err("a number that cannot have been reached");
-        }
-        for (at, node) in self.nodes.iter().enumerate() {
-            node.profile.check()?;
-            if node.incarnation > COUNT_MAX {
-                return Err("a number that cannot have been reached");
-            }
-            if node.id == 0 || node.id >= self.next_node {
-                return Err("a node has a number that was not given");
-            }
-            if self.nodes[..at].iter().any(|other| other.identity == node.identity) {
-                return Err("two nodes have one data directory");
-            }
-        }
-        let count = self.partitions.len();
-        if count > 0 && (!count.is_power_of_two() || count > PARTITIONS_MAX) {
-            return Err("a number of partitions that cannot be");
-        }
-        self.orders.validate(&self.nodes)?;
-        self.settlements.validate(self.partitions.len())?;
-        if self.orders.version() < SETTLING_VERSION && self.settlements.iter().next().is_some() {
-            return Err("losses that came with a later version");
-        }
-        self.partitions.iter().try_for_each(|partition| self.validate_partition(partition))
-    }
-
-    fn validate_partition(&self, partition: &Partition) -> Result<(), &'static str> {
-        let Partition { epoch, primary, replicas, in_sync, in_sync_version, from_nothing } = partition;
-        if (*epoch).max(*in_sync_version) > COUNT_MAX {
-            return Err("a number that cannot have been reached");
-        }
-        if *epoch == 0 {
-            let nothing = *partition == Partition::default();
-            return if nothing { Ok(()) } else { Err("a partition that was never placed has copies") };
-        }
-        if replicas.is_empty() || replicas.len() > REPLICAS_MAX || has_duplicates(replicas) {
-            return Err("a partition has no copies, too many, or two on one node");
-        }
-        if replicas.iter().any(|node| self.node(*node).is_none()) {
-            return Err("a partition has a copy on a node that is not known");
-        }
-        if in_sync.is_empty() || *in_sync_version == 0 {
-            return Err("an in-sync set is empty");
-        }
-        // In the order of the replicas, so that none is there twice or from elsewhere.
-        let mut rest = replicas.iter();
-        if !in_sync.iter().all(|node| rest.any(|replica| replica == node)) {
-            return Err("an in-sync set has nodes without a copy, or is not in order");
-        }
-        if primary.is_some_and(|primary| !in_sync.contains(&primary)) {
-            return Err("a primary is not in sync");
-        }
-        if *from_nothing && primary.is_none() {
-            return Err("nobody begins from nothing");
-        }
-        Ok(())
     }
 }
 

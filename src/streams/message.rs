@@ -16,6 +16,8 @@
 //! message or in several; each message of answers begins a *round*, and acknowledgements name the round whose positions they mean.
 //!
 //! Pure. Owned by the control core.
+//!
+//! Longer than other files: what is said, how it lies in bytes, and what is refused are to be read beside each other.
 
 use std::rc::Rc;
 
