@@ -3,9 +3,14 @@
 //! A change is checked, executed in memory ([`super::image`]) and queued; a task ([`super::writer`]) writes what is queued,
 //! in order. So whoever appends does not wait: openraft is called back when the entries are durable. A vote and a cut are
 //! waited for: a snapshot, which is another file, may be installed right after a cut, and would stand beside entries that
-//! contradict it. The committed index holds up whoever applies ([`Commits`]), and not raft, which has other things to do
-//! meanwhile. A purge is not waited for: as the order of the records is that of the changes,
-//! nothing that comes later in the log is durable without it, and until then the log has more than it needs.
+//! contradict it. A purge is not waited for: as the order of the records is that of the changes, nothing that comes later in
+//! the log is durable without it, and until then the log has more than it needs.
+//!
+//! The committed index is written with what comes next, and nobody waits for it. A process that starts anew may so know less of
+//! what is committed than the one before it did, until a leader says more. It acts on nothing meanwhile: it serves, follows
+//! and leads only when its state has its own registration, which no entry of the life before can come behind, and a leader
+//! grants and decides only when its state has an entry of its own term. What is applied here is durable here ([`Applicable`]),
+//! so no snapshot has more than the log.
 //!
 //! On the control core. Invariant: no borrow of the state lives across an await.
 
@@ -46,8 +51,10 @@ struct Shared {
     next: u64,
     /// Changes up to here, exclusive, are durable. Invariant: `durable <= next`.
     durable: u64,
-    /// When as many are, the disk says of all that may be applied that it is committed.
-    committed_before: u64,
+    /// Entries that are not durable: the index of each, and the number of the change behind it. In order of both.
+    pending: VecDeque<(u64, u64)>,
+    /// When as many changes are durable, all entries are that may be applied.
+    applicable_before: u64,
     /// Who is called when all changes before a number are durable, in order.
     callbacks: VecDeque<(u64, IoFlushed)>,
     /// The writer, while it has nothing to do.
@@ -79,8 +86,8 @@ pub struct Closing {
     store: Store,
 }
 
-/// What the log says on disk of what is committed.
-pub struct Commits {
+/// Whether the entries that may be applied are on disk.
+pub struct Applicable {
     store: Store,
 }
 
@@ -105,16 +112,27 @@ impl Shared {
         let record = change.encode()?;
         self.image.check(&change).map_err(StoreError::Senseless)?;
         self.image.apply(change.clone(), record.len());
+        self.next += 1;
+        match &change {
+            Change::Append(entry) => self.pending.push_back((entry.log_id.index, self.next)),
+            Change::Truncate(after) => {
+                let last = after.map(|id| id.index);
+                self.pending.truncate(self.pending.partition_point(|(index, _)| Some(*index) <= last));
+            }
+            Change::Number(_) | Change::Vote(_) | Change::Committed(_) | Change::Purge(_) => {}
+        }
+        let waits = is_waited_for(&change);
         self.queued_bytes += record.len();
         self.queue.push_back(Queued { change, record });
-        self.next += 1;
-        self.wake_writer();
+        if waits {
+            self.wake_writer();
+        }
         Ok(())
     }
 
     /// What is to be written next. Empty: nothing more comes.
     fn poll_group(&mut self, context: &Context) -> Poll<Vec<Queued>> {
-        if self.queue.is_empty() && !self.closing {
+        if !self.closing && !self.queue.iter().any(|queued| is_waited_for(&queued.change)) {
             self.writer = Some(context.waker().clone());
             return Poll::Pending;
         }
@@ -134,6 +152,9 @@ impl Shared {
     /// Changes before `next` are durable: those whose callbacks are due.
     fn was_written(&mut self, next: u64) -> Vec<IoFlushed> {
         self.durable = next;
+        while self.pending.front().is_some_and(|(_, before)| *before <= next) {
+            self.pending.pop_front();
+        }
         self.wake();
         let mut due = Vec::new();
         while self.callbacks.front().is_some_and(|(before, _)| *before <= next) {
@@ -150,6 +171,11 @@ impl Shared {
         self.wake();
         (failure, self.callbacks.drain(..).map(|(_, callback)| callback).collect())
     }
+}
+
+/// Whether a change is to be written for its own sake.
+fn is_waited_for(change: &Change) -> bool {
+    !matches!(change, Change::Committed(_))
 }
 
 async fn run(store: Store, mut writer: Writer) {
@@ -200,7 +226,8 @@ impl LogStore {
             queued_bytes: 0,
             next,
             durable: next,
-            committed_before: next,
+            pending: VecDeque::new(),
+            applicable_before: next,
             callbacks: VecDeque::new(),
             writer: None,
             waiting: Vec::new(),
@@ -232,9 +259,9 @@ impl LogStore {
         self.change_durably(Change::Number(number)).await
     }
 
-    /// To apply nothing before the disk says that it is committed.
-    pub fn commits(&self) -> Commits {
-        Commits { store: Rc::clone(&self.store) }
+    /// To apply nothing before it is on disk here.
+    pub fn applicable(&self) -> Applicable {
+        Applicable { store: Rc::clone(&self.store) }
     }
 
     /// To wait until all is written, after the log was dropped.
@@ -272,10 +299,10 @@ async fn wait(store: &Store, over: impl Fn(&Shared) -> bool) {
     poll_fn(over).await;
 }
 
-impl Commits {
-    /// Waits until the disk says of everything that may be applied by now that it is committed.
+impl Applicable {
+    /// Waits until all entries are durable that may be applied by now.
     pub async fn durable(&self) -> Result<(), StoreError> {
-        let before = self.store.borrow().committed_before;
+        let before = self.store.borrow().applicable_before;
         wait(&self.store, |shared| shared.durable >= before || shared.failure.is_some()).await;
         self.store.borrow().check_failure()
     }
@@ -336,12 +363,15 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        // Whoever applies waits for it (`Commits`); meanwhile raft goes on.
         let mut shared = self.store.borrow_mut();
         if shared.image.tip().committed != committed {
             shared.change(Change::Committed(committed))?;
         }
-        shared.committed_before = shared.next;
+        let last = committed.map(|id| id.index);
+        let among = shared.pending.iter().rev().find(|(index, _)| Some(*index) <= last);
+        if let Some(&(_, before)) = among {
+            shared.applicable_before = before;
+        }
         Ok(())
     }
 
@@ -358,12 +388,12 @@ impl RaftLogStorage<Types> for LogStore {
         for entry in entries {
             shared.change(Change::Append(entry))?;
         }
-        let next = shared.next;
-        if shared.durable >= next {
-            drop(shared);
-            callback.io_completed(Ok(()));
-        } else {
-            shared.callbacks.push_back((next, callback));
+        match shared.pending.back() {
+            Some(&(_, before)) => shared.callbacks.push_back((before, callback)),
+            None => {
+                drop(shared);
+                callback.io_completed(Ok(()));
+            }
         }
         Ok(())
     }

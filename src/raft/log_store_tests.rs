@@ -68,10 +68,7 @@ async fn execute(store: &mut LogStore, change: Change) -> io::Result<()> {
     match change {
         Change::Append(entry) => append(store, [entry]).await,
         Change::Vote(vote) => store.save_vote(&vote).await,
-        Change::Committed(id) => {
-            store.save_committed(id).await?;
-            store.commits().durable().await.map_err(io::Error::from)
-        }
+        Change::Committed(id) => store.save_committed(id).await,
         Change::Truncate(after) => store.truncate_after(after).await,
         Change::Purge(upto) => store.purge(upto).await,
         Change::Number(number) => store.set_number(number).await.map_err(io::Error::from),
@@ -166,7 +163,7 @@ fn a_power_cut_takes_nothing_that_was_acknowledged() {
                 }
                 change(&mut model, next.clone());
                 history.push(said(&model));
-                let waits = !matches!(next, Change::Purge(_));
+                let waits = !matches!(next, Change::Purge(_) | Change::Committed(_));
                 match next {
                     Change::Append(entry) if random.percent(40) => {
                         store.append([entry], IoFlushed::noop()).await.unwrap();
@@ -192,25 +189,54 @@ fn a_power_cut_takes_nothing_that_was_acknowledged() {
 }
 
 #[test]
-fn nothing_is_applied_before_the_disk_says_that_it_is_committed() {
+fn nothing_is_applied_before_it_is_on_disk() {
     on_executor(async {
         let scratch = Scratch::new("raft-log");
-        let disk = SimulatedDisk::new(|_| Fate::Works);
-        let on = Disk::Simulated(disk);
+        let on = Disk::Simulated(SimulatedDisk::new(|_| Fate::Works));
         let mut store = open_small(on.clone(), &scratch.0);
         let mut machine = StateMachine::open_on(on, &scratch.0, IDENTITY, &store).unwrap();
-        append(&mut store, [entry(1, 0)]).await.unwrap();
-        store.save_committed(Some(id(1, 0))).await.unwrap();
-        let is_durable = || store.store.borrow().durable == store.store.borrow().next;
-        assert!(!is_durable(), "raft does not wait for it");
+        store.append([entry(1, 0), entry(1, 1)], IoFlushed::noop()).await.unwrap();
+        store.save_committed(Some(id(1, 1))).await.unwrap();
+        // Whoever applies does not wait for what is committed later.
+        store.append([entry(1, 2)], IoFlushed::noop()).await.unwrap();
         let reader = machine.reader();
-        let entries = futures_lite::stream::iter([Ok((entry(1, 0), None))]);
+        let entries = futures_lite::stream::iter([Ok((entry(1, 0), None)), Ok((entry(1, 1), None))]);
         let mut applying = std::pin::pin!(machine.apply(entries));
         assert!(futures_lite::future::poll_once(&mut applying).await.is_none());
         assert_eq!(reader.applied(), None);
+        let durable = || store.store.borrow().durable;
+        let before = durable();
         applying.await.unwrap();
-        assert!(is_durable());
-        assert_eq!(reader.applied(), Some(id(1, 0)));
+        assert!(durable() >= before + 2);
+        assert_eq!(reader.applied(), Some(id(1, 1)));
+    });
+}
+
+#[test]
+fn the_committed_index_is_written_with_what_comes_next() {
+    on_executor(async {
+        let scratch = Scratch::new("raft-log");
+        let disk = SimulatedDisk::new(|_| Fate::Works);
+        let mut store = open_small(Disk::Simulated(Rc::clone(&disk)), &scratch.0);
+        append(&mut store, [entry(1, 0)]).await.unwrap();
+        let before = disk.operations.get();
+        store.save_committed(Some(id(1, 0))).await.unwrap();
+        for _ in 0..10 {
+            glommio::executor().yield_now().await;
+        }
+        assert_eq!(disk.operations.get(), before, "it has a write of its own");
+        // Nothing to append is nothing to wait for.
+        append(&mut store, []).await.unwrap();
+        append(&mut store, [entry(1, 1)]).await.unwrap();
+        disk.cut_power(&scratch.0, || false);
+        assert_eq!(recovered(&scratch.0).unwrap().tip().committed, Some(id(1, 0)));
+        // So it is when the log is closed.
+        let scratch = Scratch::new("raft-log");
+        let mut store = open_small(Disk::System, &scratch.0);
+        append(&mut store, [entry(1, 0)]).await.unwrap();
+        store.save_committed(Some(id(1, 0))).await.unwrap();
+        close(store).await;
+        assert_eq!(recovered(&scratch.0).unwrap().tip().committed, Some(id(1, 0)));
     });
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, watch};
 
 use super::command::{Command, NodeId, Reply};
 use super::error::StoreError;
-use super::log_store::{Commits, LogStore};
+use super::log_store::{Applicable, LogStore};
 use super::recover::read_single;
 use super::snapshot::{Content, SNAPSHOT_BYTES_MAX, SnapshotError};
 use super::state::State;
@@ -63,7 +63,7 @@ struct Machine {
 pub struct StateMachine {
     machine: Rc<Machine>,
     /// Of the log whose entries are applied; None in tests without one.
-    commits: Option<Commits>,
+    applicable: Option<Applicable>,
 }
 
 /// The state, for those who read it.
@@ -169,7 +169,7 @@ impl StateMachine {
 
     pub(super) fn open_on(disk: Disk, dir: &Path, identity: u128, log: &LogStore) -> Result<StateMachine, StoreError> {
         let machine = StateMachine::open_alone(disk, dir, identity, log.purged())?;
-        Ok(StateMachine { commits: Some(log.commits()), ..machine })
+        Ok(StateMachine { applicable: Some(log.applicable()), ..machine })
     }
 
     /// `purged` is the last entry that the log has purged.
@@ -210,7 +210,7 @@ impl StateMachine {
             dir: dir.into(),
             identity,
         };
-        Ok(StateMachine { machine: Rc::new(machine), commits: None })
+        Ok(StateMachine { machine: Rc::new(machine), applicable: None })
     }
 
     pub fn reader(&self) -> StateReader {
@@ -265,9 +265,8 @@ impl RaftStateMachine<Types> for StateMachine {
     where
         S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin,
     {
-        if let Some(commits) = &self.commits {
-            // What a reader was shown is applied again after a restart, before anybody reads.
-            commits.durable().await?;
+        if let Some(applicable) = &self.applicable {
+            applicable.durable().await?;
         }
         while let Some((entry, responder)) = entries.try_next().await? {
             let reply = self.apply_entry(entry);
