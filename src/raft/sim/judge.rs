@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::executor::Process;
 use super::node::Member;
 use super::{CALM_NS, PARTITIONS, World};
-use crate::raft::command::{Command, Epoch, Incarnation, NodeId};
+use crate::raft::command::{Command, Epoch, Incarnation, NodeId, Reply};
 use crate::raft::state::State;
 use crate::raft::types::{Entry, LogId, Payload};
 
@@ -125,7 +125,7 @@ impl World {
             self.accuse(|| why.into());
         }
         match command {
-            Command::Remove { node } if !before.orders().leaves(node) => {
+            Command::Remove { node } if reply == Reply::Removed && !before.orders().leaves(node) => {
                 return self.accuse(|| format!("node {node} is removed, and was not to leave"));
             }
             Command::Place { .. } => self.note(|seen| seen.placements += 1),

@@ -108,19 +108,20 @@ impl Member {
                 }
                 Runtime::sleep(PAUSE).await;
             }
-            // Its own state may not have that yet: until then it would serve on.
+            // Its own state may not have that yet: until then it would serve on. A node that was removed meanwhile is refused, and
+            // never hears more: it stays closed until it ends.
             let stale = |change: &Move| {
                 let shown = member.shown.borrow();
                 shown.partition(change.partition).is_some_and(|is| is.epoch != change.epoch)
             };
             while !moves.iter().all(stale) {
-                let decided = member.propose(Command::Lead { moves: moves.clone(), to: me }).await;
-                if matches!(decided, Some(Reply::Refused(_))) {
-                    break;
-                }
+                let _ = member.propose(Command::Lead { moves: moves.clone(), to: me }).await;
                 Runtime::sleep(PAUSE).await;
             }
-            member.closed.borrow_mut().retain(|partition, _| moves.iter().all(|change| change.partition != *partition));
+            // The role may have come back meanwhile, in a later epoch, and be on its way again.
+            let ended =
+                |partition, epoch| moves.iter().any(|change| (change.partition, change.epoch) == (partition, epoch));
+            member.closed.borrow_mut().retain(|&partition, &mut epoch| !ended(partition, epoch));
         });
         begun
     }
