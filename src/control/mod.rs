@@ -364,7 +364,7 @@ impl Control {
             ..LogNumbers::default()
         };
         self.saves.borrow().describe(&mut numbers);
-        numbers.replication = self.replication_numbers();
+        numbers.replication = self.member_replication_numbers().unwrap_or_else(|| self.replication_numbers());
         numbers.member = self.member_numbers().map(Box::new);
         numbers
     }

@@ -116,6 +116,23 @@ fn assert_status_is_true(cluster: &Cluster, node: usize) {
     assert_eq!(status["handing_over"], 0, "{status}");
 }
 
+/// What monitors of Redis look at names all other nodes, by their addresses for clients.
+fn replicas_are_named(cluster: &Cluster, node: usize) -> bool {
+    let fields = info(cluster, node);
+    let others: Vec<String> = (0..cluster.nodes.len())
+        .filter(|other| *other != node)
+        .map(|other| format!("ip=127.0.0.1,port={},state=online,", cluster.nodes[other].port))
+        .collect();
+    let named = |line: &String| others.iter().any(|other| line.starts_with(other)) && line.contains(",in_sync=1,");
+    let lines = ["slave0", "slave1"].map(|name| fields.get(name));
+    let [replicas, in_sync] = ["connected_slaves", "repl_replicas_in_sync"].map(|name| fields[name].as_str());
+    let Some(Value::Array(role)) = cluster.ask(node, &["ROLE"]) else { panic!("ROLE is answered by an array") };
+    let Value::Array(online) = &role[2] else { panic!("{role:?}") };
+    (replicas, in_sync, online.len()) == ("2", "2", 2)
+        && lines[0] != lines[1]
+        && lines.iter().all(|line| line.is_some_and(named))
+}
+
 /// Connections of requests and of data, to each other node and from it, with the fields of Redis.
 fn links_are_there(cluster: &Cluster, node: usize) -> bool {
     let text = |value: Option<Value>| match value {
@@ -178,7 +195,7 @@ fn members_say_what_they_do_and_what_has_happened_to_them() {
                 follower["following"] == led && follower["lag_bytes"] == 0.0 && follower["lag_ms"] == 0.0
             };
             let further = ends().iter().zip(&before).all(|(now, then)| now > then);
-            followers.len() == 2 && followers.values().all(has) && further
+            followers.len() == 2 && followers.values().all(has) && further && replicas_are_named(&cluster, node)
         });
         let upstreams = lines(&info(&cluster, node), "upstream");
         assert!(upstreams.len() == 2 && upstreams.values().all(|leader| leader["connected"] == 1.0), "{upstreams:?}");

@@ -7,6 +7,7 @@ use openraft_rt::WatchReceiver;
 
 use super::Member;
 use crate::cluster::{Identity, NodeId};
+use crate::command::log::{ReplicaNumbers, ReplicationNumbers};
 use crate::command::member::{LinkNumbers, MemberCounts, MemberNumbers, PartitionNumbers, RaftNumbers};
 use crate::control::Control;
 use crate::raft::bus::Connected;
@@ -43,6 +44,46 @@ impl Control {
             links: member.links(),
             messages_sent,
             messages_received,
+        })
+    }
+
+    /// Who follows this node, in the words that replicas by REPLICAOF have: monitors look for these. None: it is in no cluster
+    /// of several nodes.
+    pub(in crate::control) fn member_replication_numbers(&self) -> Option<ReplicationNumbers> {
+        let member = self.member()?;
+        let config = self.config();
+        let (now_ms, end) = (self.steady_ms(), self.log.borrow().sequencer.end());
+        let streams = member.streams.borrow();
+        let leader = streams.as_ref().map(|streams| &streams.leader);
+        let state = member.reader.state();
+        let led = || state.partitions().iter().filter(|partition| partition.primary == Some(member.me));
+        let lags = leader.map(|leader| leader.lags(now_ms)).unwrap_or_default();
+        let replicas = lags.iter().map(|lag| {
+            let profile = state.node(lag.node).map(|node| &node.profile);
+            let mut copies = led().filter(|partition| partition.replicas.contains(&lag.node)).peekable();
+            ReplicaNumbers {
+                host: profile.map_or(String::new(), |profile| profile.host.clone()),
+                port: profile.map_or(0, |profile| profile.port),
+                in_sync: copies.peek().is_some() && copies.all(|partition| partition.in_sync.contains(&lag.node)),
+                streaming: lag.copying + lag.waiting == 0,
+                copying: lag.copying > 0,
+                received: lag.received,
+                applied: lag.applied,
+                durable: lag.durable,
+                entries: end.saturating_sub(lag.received),
+                bytes: lag.bytes,
+                ms: lag.ms,
+                silent_ms: lag.silent_ms,
+                suspicion: lag.phi,
+            }
+        });
+        let replicas: Vec<ReplicaNumbers> = replicas.collect();
+        Some(ReplicationNumbers {
+            in_sync: replicas.iter().filter(|replica| replica.in_sync).count() as u64,
+            good: member.good_followers(now_ms, config.min_replicas_max_lag_s * 1000) as u64,
+            commit: leader.map_or(0, |leader| leader.commit_upto()),
+            replicas,
+            ..self.replication_numbers()
         })
     }
 
