@@ -33,6 +33,7 @@ use manifest::Manifest;
 pub use manifest::ManifestError;
 pub use restore::RestoreError;
 pub use routes::RouteError;
+use status::Unfinished;
 use watch::Watch;
 
 /// Until all nodes of a new cluster serve.
@@ -190,6 +191,8 @@ pub enum OperatorError {
     Client(#[from] ClientError),
     #[error("node {node} has keys: a cluster of several nodes begins empty, or with one node that others join later")]
     Keys { node: String },
+    #[error("node {node} has founded a cluster, which has nodes that are not named here")]
+    Unnamed { node: String },
     #[error("not all slots are served after {} s: {state}", READY_PATIENCE.as_secs())]
     NotReady { state: String },
     #[error(
@@ -318,7 +321,8 @@ fn connect_when_it_listens(node: &str, password: &str, by: Instant) -> Result<Cl
     }
 }
 
-/// Founds a cluster on the first node, lets the others join, and waits until all slots are served.
+/// Founds a cluster on the first node, lets the others join, and waits until all slots are served. What an attempt has begun that
+/// failed is gone on with: a founder whose data set has not begun, and nodes that have joined it.
 fn create(clients: &mut [Client]) -> Result<(), OperatorError> {
     if clients.len() > 1 {
         for client in clients.iter_mut() {
@@ -327,11 +331,16 @@ fn create(clients: &mut [Client]) -> Result<(), OperatorError> {
             }
         }
     }
+    let begun = unfinished_members(clients)?;
     let Some((first, others)) = clients.split_first_mut() else { return Ok(()) };
-    first.ask(&["CLUSTER", "CREATE"])?;
+    if begun.is_empty() {
+        first.ask(&["CLUSTER", "CREATE"])?;
+    }
     let bus = bus_address(first)?;
     for other in others.iter_mut() {
-        other.ask(&["CLUSTER", "JOIN", &bus.0, &bus.1])?;
+        if !begun.contains(&other.address().to_string()) {
+            other.ask(&["CLUSTER", "JOIN", &bus.0, &bus.1])?;
+        }
     }
     first.ask(&["CLUSTER", "BEGIN"])?;
     let deadline = Instant::now() + READY_PATIENCE;
@@ -349,6 +358,33 @@ fn create(clients: &mut [Client]) -> Result<(), OperatorError> {
         }
     }
     Ok(())
+}
+
+/// The addresses of those that are members already of a cluster which the first one has founded, and whose data set has not
+/// begun. It must have no others: what is made would not be what was asked for.
+fn unfinished_members(clients: &mut [Client]) -> Result<Vec<String>, OperatorError> {
+    let Some((first, others)) = clients.split_first_mut() else { return Ok(Vec::new()) };
+    // A cluster that has begun, or none: the node says what there is to say when it is to found one.
+    let Some(founded) = unfinished(first)? else { return Ok(Vec::new()) };
+    let (mut members, mut left) = (vec![first.address().to_string()], founded.others);
+    for other in others {
+        // It may have a number there, and not know of that.
+        let id = other.text(&["CLUSTER", "MYID"])?;
+        let known = left.iter().position(|known| *known == id).map(|at| left.swap_remove(at));
+        if known.is_some() && unfinished(other)?.is_some() {
+            members.push(other.address().to_string());
+        }
+    }
+    if left.is_empty() { Ok(members) } else { Err(OperatorError::Unnamed { node: members.swap_remove(0) }) }
+}
+
+/// The cluster of a node, if it is a member of one whose data set has not begun.
+fn unfinished(client: &mut Client) -> Result<Option<Unfinished>, ClientError> {
+    match client.text(&["CLUSTER", "STATUS"]) {
+        Ok(text) => Ok(status::unfinished(&text)),
+        Err(ClientError::Refused { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Where other nodes reach a member: host, and port of the bus.

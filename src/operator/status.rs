@@ -12,6 +12,20 @@ pub(super) fn bus_address(text: &str) -> Option<(String, String)> {
     Some((node["host"].as_str()?.into(), node["bus_port"].as_u64()?.to_string()))
 }
 
+/// A cluster that was founded, and whose data set has not begun, as a member sees it.
+pub(super) struct Unfinished {
+    /// Ids of its other nodes.
+    pub others: Vec<String>,
+}
+
+/// None: it has begun.
+pub(super) fn unfinished(text: &str) -> Option<Unfinished> {
+    let status: Value = serde_json::from_str(text).ok()?;
+    let others = status["nodes"].as_array()?.iter().filter(|node| node["node"] != status["me"]);
+    let others = others.filter_map(|node| node["id"].as_str().map(str::to_string)).collect();
+    (status["partitions"].as_u64() == Some(0)).then_some(Unfinished { others })
+}
+
 /// The table, and another one of all partitions if that is wanted; the error is what cannot be understood.
 pub(super) fn table(text: &str, partitions: bool) -> Result<String, String> {
     let short = || text.chars().take(200).collect::<String>();
@@ -115,6 +129,9 @@ mod tests {
         assert!(table.ends_with("\nnode 1 hands over 2 roles\n"));
         assert_eq!(bus_address(text), Some(("10.0.0.1".into(), "17000".into())));
         assert_eq!(bus_address("{}"), None);
+        assert!(unfinished(text).is_none() && unfinished("{}").is_none());
+        let founded = r#"{"me":1,"partitions":0,"nodes":[{"node":1,"id":"aa"},{"node":2,"id":"bb"}]}"#;
+        assert_eq!(unfinished(founded).map(|founded| founded.others), Some(vec!["bb".to_string()]));
         assert_eq!(super::table("nothing", false), Err("nothing".into()));
         let fenced = super::table(&text.replace("250", "0"), false).unwrap();
         assert_eq!(fenced.strip_prefix(&table), Some("node 1 has no lease, and serves nothing\n"));

@@ -106,6 +106,11 @@ impl Cluster {
         cluster
     }
 
+    /// So many nodes on this machine that are in no cluster yet.
+    pub fn not_yet(count: usize, args: &[&str]) -> Cluster {
+        Cluster::run(count, args, None)
+    }
+
     fn run(count: usize, args: &[&str], lan: Option<Lan>) -> Cluster {
         Cluster::run_by(env!("CARGO_BIN_EXE_keyloom"), count, args, lan)
     }

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -74,6 +74,55 @@ fn a_cluster_is_made_of_nodes_that_are_just_starting() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "a cluster of 1 node\n", "{output:?}");
     drop(late);
     std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// Other nodes reach a node at each address at which clients do: here they are told another one than the first.
+#[test]
+fn nodes_reach_each_other_at_all_their_addresses() {
+    let ports = [free_port().to_string(), free_port().to_string()];
+    let nodes = ports.each_ref().map(|port| {
+        let (bus, dir) = (free_port().to_string(), scratch("addresses"));
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut command = keyloom(&["--port", port, "--bind", "127.0.0.1", "127.0.0.2", "-::1"]);
+        command.args(["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-announce-ip", "127.0.0.2"]);
+        command.args(["--cpus", "0", "--dir", dir.to_str().unwrap()]).stdout(Stdio::null());
+        (Process(command.spawn().unwrap()), dir)
+    });
+    let [first, second] = ports.each_ref().map(|port| format!("127.0.0.1:{port}"));
+    let output = keyloom(&["cluster", "create", &first, &second]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "a cluster of 2 nodes\n", "{output:?}");
+    for (process, dir) in nodes {
+        drop(process);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
+
+/// One of the nodes cannot join: what was begun is gone on with when another one is named in its place.
+#[test]
+fn a_cluster_that_was_begun_is_made_by_the_same_command_again() {
+    let mut cluster = Cluster::not_yet(2, &["--cluster-secret", "one", "--cluster-copies", "3"]);
+    cluster.run_one_more(&["--cluster-secret", "another"]);
+    let create = |named: &[SocketAddr]| {
+        let named: Vec<String> = named.iter().map(SocketAddr::to_string).collect();
+        let args: Vec<&str> = ["cluster", "create"].into_iter().chain(named.iter().map(String::as_str)).collect();
+        let output = keyloom(&args).output().unwrap();
+        let said = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), said(output.stdout), said(output.stderr))
+    };
+    let (code, out, error) = create(&cluster.addresses());
+    let last = cluster.addresses()[2].to_string();
+    assert!((code, &out[..]) == (Some(1), "") && error.contains(&last), "{code:?} {out} {error}");
+    drop(cluster.forget(2));
+    // The second one has joined: to leave it out is not what was begun.
+    let (code, _, error) = create(&cluster.addresses()[..1]);
+    assert!(code == Some(1) && error.contains("nodes that are not named"), "{error}");
+    cluster.run_one_more(&[]);
+    let (code, out, error) = create(&cluster.addresses());
+    assert_eq!((code, &out[..]), (Some(0), "a cluster of 3 nodes\n"), "{error}");
+    cluster.wait_healthy();
+    // One that serves is not made again.
+    let (code, _, error) = create(&cluster.addresses());
+    assert!(code == Some(1) && error.contains("a member of a cluster already"), "{error}");
 }
 
 /// The node that is watched is killed: the watch goes on with another one, and says what has happened.

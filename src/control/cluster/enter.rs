@@ -8,6 +8,7 @@
 //! Owned by the control core.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -170,7 +171,7 @@ impl Control {
         let config = self.config();
         let announced = |announced: u16, port| if announced > 0 { announced } else { port };
         let profile = Profile {
-            host: self.announced_host()?,
+            host: announced_host(&config).ok_or(MemberError::NoAddress)?,
             port: announced(config.cluster_announce_port, config.port),
             bus_port: announced(config.cluster_announce_bus_port, config.bus_port().ok_or(MemberError::NoPort)?),
             rack: config.cluster_rack.clone(),
@@ -180,17 +181,6 @@ impl Control {
         };
         profile.check().map_err(|why| MemberError::Refused(why.into()))?;
         Ok(profile)
-    }
-
-    /// The address that others are told: what was configured, or the first one that this node listens on.
-    fn announced_host(&self) -> Result<String, MemberError> {
-        let config = self.config();
-        if !config.cluster_announce_ip.is_empty() {
-            return Ok(config.cluster_announce_ip.clone());
-        }
-        let listens = config.bind.iter().map(|bind| bind.trim_start_matches('-'));
-        let named = listens.filter(|host| !host.is_empty() && !host.starts_with(['*', ':']) && *host != "0.0.0.0");
-        named.map(str::to_string).next().ok_or(MemberError::NoAddress)
     }
 
     /// From here on the node is a member: it registers, and does what its state says.
@@ -302,6 +292,19 @@ impl Control {
     }
 }
 
+/// The address that others are told: what was configured, or the first one that this node listens on, if possible one that does
+/// not mean this machine only.
+fn announced_host(config: &Config) -> Option<String> {
+    if !config.cluster_announce_ip.is_empty() {
+        return Some(config.cluster_announce_ip.clone());
+    }
+    let listens = config.bind.iter().map(|bind| bind.trim_start_matches('-'));
+    let named: Vec<&str> = listens.filter(|host| !matches!(*host, "" | "*" | "::*" | "0.0.0.0" | "::")).collect();
+    let is_near = |host: &str| host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    let far = named.iter().find(|host| !is_near(host));
+    far.or(named.first()).map(|host| host.to_string())
+}
+
 impl Member {
     /// Whether the state here has this process.
     fn is_known(&self) -> bool {
@@ -316,5 +319,23 @@ impl Member {
             others.map(|node| Peer { host: node.profile.host.clone(), bus_port: node.profile.bus_port }).collect()
         };
         self.bus.propose(Some(&self.raft), &others, command, patience).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_are_told_an_address_that_they_can_reach() {
+        let told = |binds: &[&str], announced: &str| {
+            let bind = binds.iter().map(|bind| bind.to_string()).collect();
+            announced_host(&Config { bind, cluster_announce_ip: announced.into(), ..Config::default() })
+        };
+        assert_eq!(told(&["127.0.0.1", "-::1"], "").as_deref(), Some("127.0.0.1"));
+        assert_eq!(told(&["127.0.0.1", "-::1", "10.0.0.5", "10.0.0.6"], "").as_deref(), Some("10.0.0.5"));
+        assert_eq!(told(&["localhost", "-store-1"], "").as_deref(), Some("store-1"));
+        assert_eq!(told(&["*", "-::*"], ""), None);
+        assert_eq!(told(&["*"], "10.0.0.7").as_deref(), Some("10.0.0.7"));
     }
 }

@@ -163,9 +163,8 @@ impl Member {
         let config = control.config();
         let identity = control.identity()?;
         control.profile()?;
-        let host = bus_host(&config);
         let port = config.bus_port().ok_or(MemberError::NoPort)?;
-        let listener = listen(&host, port).await.map_err(|error| MemberError::Listen(host.clone(), port, error))?;
+        let listeners = listen(&config, port).await?;
         std::fs::create_dir_all(dir).map_err(StoreError::io(dir))?;
         let log = LogStore::open(dir, identity)?;
         let me = match (log.number(), number) {
@@ -214,11 +213,11 @@ impl Member {
             removed: Cell::default(),
         });
         let guests = control.guests(&member);
-        member.bus.serve(listener, member.raft.clone(), guests);
+        member.bus.serve(listeners, member.raft.clone(), guests);
         if config.cluster_secret.is_empty() {
             tracing::warn!("there is no 'cluster-secret': whoever reaches the bus can do everything");
         }
-        tracing::info!(node = me, host, port, "a member of a cluster");
+        tracing::info!(node = me, port, "a member of a cluster");
         Ok(member)
     }
 }
@@ -235,24 +234,33 @@ fn govern_settings(me: NodeId, election_ms: u32, config: &Config) -> GovernSetti
     GovernSettings { copies, ..GovernSettings::new(me, election_ms) }
 }
 
-/// Listens for other nodes, as soon as the address is free.
-async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
+/// Listens for other nodes wherever clients are served, as soon as the addresses are free. One that starts with `-` may fail.
+async fn listen(config: &Config, port: u16) -> Result<Vec<TcpListener>, MemberError> {
+    let mut listeners = Vec::new();
+    let everywhere = [String::from("*")];
+    let binds = if config.bind.is_empty() { &everywhere[..] } else { &config.bind[..] };
+    for (at, bind) in binds.iter().enumerate() {
+        let host = match bind.trim_start_matches('-') {
+            "" | "*" => "0.0.0.0",
+            "::*" => "::",
+            host => host,
+        };
+        match listen_at(host, port).await {
+            Ok(listener) => listeners.push(listener),
+            Err(_) if bind.starts_with('-') && (at + 1 < binds.len() || !listeners.is_empty()) => {}
+            Err(error) => return Err(MemberError::Listen(host.into(), port, error)),
+        }
+    }
+    Ok(listeners)
+}
+
+async fn listen_at(host: &str, port: u16) -> io::Result<TcpListener> {
     let patience = Patience::begin();
     loop {
         match bus::listen(host, port) {
             Err(error) if patience.covers(&error) => glommio::timer::sleep(Patience::PAUSE).await,
             listening => return listening,
         }
-    }
-}
-
-/// The address at which the bus listens: the first one at which clients are served.
-fn bus_host(config: &Config) -> String {
-    let first = config.bind.first().map_or("", |bind| bind.trim_start_matches('-'));
-    match first {
-        "" | "*" => "0.0.0.0".into(),
-        "::*" => "::".into(),
-        host => host.into(),
     }
 }
 

@@ -24,10 +24,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
+use std::net::{TcpListener, ToSocketAddrs};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use glommio::net::TcpStream;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::sync::watch;
 
 use self::error::BusError;
@@ -166,9 +168,21 @@ pub struct Guests {
     pub version: Box<dyn Fn() -> u8>,
 }
 
-/// Binds the address at which other nodes reach this one.
-pub fn listen(host: &str, port: u16) -> io::Result<std::net::TcpListener> {
-    std::net::TcpListener::bind((host, port))
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: i32 = 128;
+
+/// Binds an address at which other nodes reach this one. One of IPv6 takes nothing of IPv4: that may have a socket of its own.
+pub fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
+    let address = (host, port).to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let socket = net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    net::bind(&socket, &address)?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
 }
 
 impl Bus {
@@ -185,10 +199,9 @@ impl Bus {
         Network::new(Rc::clone(&self.links))
     }
 
-    /// Serves other nodes until the bus is stopped.
-    pub fn serve(&self, listener: std::net::TcpListener, raft: Raft, guests: Guests) {
-        let serving = server::serve(listener, Rc::clone(&self.links), raft, guests);
-        glommio::spawn_local(serving).detach();
+    /// Serves other nodes, at all these addresses, until the bus is stopped.
+    pub fn serve(&self, listeners: Vec<TcpListener>, raft: Raft, guests: Guests) {
+        server::serve(listeners, Rc::clone(&self.links), raft, guests);
     }
 
     /// The cluster uses this version: nobody who does not speak it is let in any more. Whoever is connected already, does.

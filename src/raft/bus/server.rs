@@ -123,13 +123,19 @@ impl Drop for Receiving {
     }
 }
 
-/// Accepts connections until it is told to stop.
-pub(super) async fn serve(listener: TcpListener, links: Rc<Links>, raft: Raft, guests: Guests) {
+/// Accepts connections at all these addresses until it is told to stop.
+pub(super) fn serve(listeners: Vec<TcpListener>, links: Rc<Links>, raft: Raft, guests: Guests) {
+    let (strangers, admitted, snapshots) = Default::default();
+    let server = Rc::new(Server { links, raft, guests, strangers, admitted, snapshots });
+    for listener in listeners {
+        glommio::spawn_local(accept_all(listener, Rc::clone(&server))).detach();
+    }
+}
+
+async fn accept_all(listener: TcpListener, server: Rc<Server>) {
     // SAFETY: a listening socket that is handed over.
     let listener = unsafe { glommio::net::TcpListener::from_raw_fd(listener.into_raw_fd()) };
-    let (strangers, admitted, snapshots) = Default::default();
-    let stop = links.stop.clone();
-    let server = Rc::new(Server { links, raft, guests, strangers, admitted, snapshots });
+    let stop = server.links.stop.clone();
     while let Some(accepted) = stop.unless(listener.accept()).await {
         match accepted {
             Ok(stream) if server.strangers.get() < STRANGERS_MAX => {

@@ -87,7 +87,7 @@ impl Node {
             proposals: Box::new(|| true),
             version: Box::new(|| OLDEST),
         };
-        bus.serve(listener, raft.clone(), guests);
+        bus.serve(vec![listener], raft.clone(), guests);
         Node { bus, raft, reader, closing }
     }
 
