@@ -312,7 +312,36 @@ impl Default for Config {
     }
 }
 
+/// An address of `bind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bind<'a> {
+    /// As the resolver takes it: `*` and `::*` are those that mean all of a machine.
+    pub host: &'a str,
+    /// It began with `-`: the node does without it if it cannot be had.
+    pub optional: bool,
+}
+
+impl Bind<'_> {
+    /// Whether it means all addresses of the machine.
+    pub fn is_everywhere(&self) -> bool {
+        matches!(self.host, "0.0.0.0" | "::")
+    }
+}
+
 impl Config {
+    /// The addresses at which the node listens.
+    pub fn binds(&self) -> impl Iterator<Item = Bind<'_>> {
+        self.bind.iter().map(|address| {
+            let (host, optional) = address.strip_prefix('-').map_or((&address[..], false), |host| (host, true));
+            let host = match host {
+                "*" => "0.0.0.0",
+                "::*" => "::",
+                host => host,
+            };
+            Bind { host, optional }
+        })
+    }
+
     /// What a reply to a write means to connections that have not chosen.
     pub fn default_durability(&self) -> Durability {
         match self.write_durability {

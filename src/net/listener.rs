@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
+use crate::config::{Bind, Config};
 use crate::route::CoreId;
 
 /// One listening socket; every core holds it.
@@ -89,14 +89,10 @@ impl Listener {
 pub fn open(config: &Config) -> Result<Vec<Listener>, ListenError> {
     let mut listeners = Vec::new();
     if config.port != 0 || config.unixsocket.is_none() {
-        for address in &config.bind {
-            let (address, optional) = match address.strip_prefix('-') {
-                Some(address) => (address, true),
-                None => (address.as_str(), false),
-            };
+        for Bind { host, optional } in config.binds() {
             let cores = config.first_core_port().map_or(0..0, |_| 0..config.cpus.len() as CoreId);
             for core in std::iter::once(None).chain(cores.map(Some)) {
-                match open_tcp(address, core, config) {
+                match open_tcp(host, core, config) {
                     Ok(listener) => listeners.push(listener),
                     // What clients are told of has to be there.
                     Err(_) if optional && core.is_none() => break,
@@ -111,15 +107,10 @@ pub fn open(config: &Config) -> Result<Vec<Listener>, ListenError> {
     Ok(listeners)
 }
 
-fn open_tcp(address: &str, core: Option<CoreId>, config: &Config) -> Result<Listener, ListenError> {
-    let host = match address {
-        "*" => "0.0.0.0",
-        "::*" => "::",
-        host => host,
-    };
+fn open_tcp(host: &str, core: Option<CoreId>, config: &Config) -> Result<Listener, ListenError> {
     let port = core.zip(config.first_core_port()).map_or(config.port, |(core, first)| first + core);
     let resolved = (host, port).to_socket_addrs().ok().and_then(|mut all| all.next());
-    let to = resolved.ok_or_else(|| ListenError::Resolve(address.to_string()))?;
+    let to = resolved.ok_or_else(|| ListenError::Resolve(host.to_string()))?;
     let fail = |error| ListenError::Bind { address: to.to_string(), error };
     let socket = socket(if to.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET }).map_err(fail)?;
     let on = 1;

@@ -338,7 +338,7 @@ fn create(clients: &mut [Client]) -> Result<(), OperatorError> {
     }
     let bus = bus_address(first)?;
     for other in others.iter_mut() {
-        if !begun.contains(&other.address().to_string()) {
+        if begun.iter().all(|member| member != other.address()) {
             other.ask(&["CLUSTER", "JOIN", &bus.0, &bus.1])?;
         }
     }

@@ -298,8 +298,7 @@ fn announced_host(config: &Config) -> Option<String> {
     if !config.cluster_announce_ip.is_empty() {
         return Some(config.cluster_announce_ip.clone());
     }
-    let listens = config.bind.iter().map(|bind| bind.trim_start_matches('-'));
-    let named: Vec<&str> = listens.filter(|host| !matches!(*host, "" | "*" | "::*" | "0.0.0.0" | "::")).collect();
+    let named: Vec<&str> = config.binds().filter(|bind| !bind.is_everywhere()).map(|bind| bind.host).collect();
     let is_near = |host: &str| host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
     let far = named.iter().find(|host| !is_near(host));
     far.or(named.first()).map(|host| host.to_string())

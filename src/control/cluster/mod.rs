@@ -53,7 +53,7 @@ use openraft_rt::WatchReceiver;
 use super::{CLOSE_PATIENCE, Control};
 use crate::cluster::{NodeId, View};
 use crate::command::member::MemberCounts;
-use crate::config::Config;
+use crate::config::{Bind, Config};
 use crate::net::listener::Patience;
 use crate::node::End;
 use crate::raft;
@@ -234,24 +234,19 @@ fn govern_settings(me: NodeId, election_ms: u32, config: &Config) -> GovernSetti
     GovernSettings { copies, ..GovernSettings::new(me, election_ms) }
 }
 
-/// Listens for other nodes wherever clients are served, as soon as the addresses are free. One that starts with `-` may fail.
+/// Listens for other nodes wherever clients are served, as soon as the addresses are free.
 async fn listen(config: &Config, port: u16) -> Result<Vec<TcpListener>, MemberError> {
-    let mut listeners = Vec::new();
-    let everywhere = [String::from("*")];
-    let binds = if config.bind.is_empty() { &everywhere[..] } else { &config.bind[..] };
-    for (at, bind) in binds.iter().enumerate() {
-        let host = match bind.trim_start_matches('-') {
-            "" | "*" => "0.0.0.0",
-            "::*" => "::",
-            host => host,
-        };
-        match listen_at(host, port).await {
+    let everywhere = Bind { host: "0.0.0.0", optional: false };
+    let (mut listeners, mut failed) = (Vec::new(), None);
+    for Bind { host, optional } in config.binds().chain(config.bind.is_empty().then_some(everywhere)) {
+        match listen_at(host, port).await.map_err(|error| MemberError::Listen(host.into(), port, error)) {
             Ok(listener) => listeners.push(listener),
-            Err(_) if bind.starts_with('-') && (at + 1 < binds.len() || !listeners.is_empty()) => {}
-            Err(error) => return Err(MemberError::Listen(host.into(), port, error)),
+            Err(error) if optional => failed = Some(error),
+            Err(error) => return Err(error),
         }
     }
-    Ok(listeners)
+    // All may be optional, but a member needs one.
+    failed.filter(|_| listeners.is_empty()).map_or(Ok(listeners), Err)
 }
 
 async fn listen_at(host: &str, port: u16) -> io::Result<TcpListener> {

@@ -2,6 +2,8 @@
 //!
 //! Owned by the control core.
 
+use std::collections::BTreeMap;
+
 use openraft::ServerState;
 use openraft_rt::WatchReceiver;
 
@@ -56,15 +58,20 @@ impl Control {
         let streams = member.streams.borrow();
         let leader = streams.as_ref().map(|streams| &streams.leader);
         let state = member.reader.state();
-        let led = || state.partitions().iter().filter(|partition| partition.primary == Some(member.me));
+        // Whether a node is in sync in all that it has copies of. In one pass: there may be many of both.
+        let mut complete: BTreeMap<NodeId, bool> = BTreeMap::new();
+        for partition in state.partitions().iter().filter(|partition| partition.primary == Some(member.me)) {
+            for node in &partition.replicas {
+                *complete.entry(*node).or_insert(true) &= partition.in_sync.contains(node);
+            }
+        }
         let lags = leader.map(|leader| leader.lags(now_ms)).unwrap_or_default();
         let replicas = lags.iter().map(|lag| {
             let profile = state.node(lag.node).map(|node| &node.profile);
-            let mut copies = led().filter(|partition| partition.replicas.contains(&lag.node)).peekable();
             ReplicaNumbers {
                 host: profile.map_or(String::new(), |profile| profile.host.clone()),
                 port: profile.map_or(0, |profile| profile.port),
-                in_sync: copies.peek().is_some() && copies.all(|partition| partition.in_sync.contains(&lag.node)),
+                in_sync: complete.get(&lag.node) == Some(&true),
                 streaming: lag.copying + lag.waiting == 0,
                 copying: lag.copying > 0,
                 received: lag.received,
