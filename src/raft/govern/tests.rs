@@ -1,4 +1,6 @@
 //! Leader and node face to face, as transcripts.
+//!
+//! Longer than other files: each transcript is short, and all begin with the same cluster and its steps.
 
 use std::collections::{BTreeMap, BTreeSet};
 
