@@ -14,6 +14,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 pub use super::orders::Order;
 use super::settle::{Reached, SETTLING_VERSION};
 use super::stored::OLDEST;
+use super::successors::NAMING_VERSION;
 pub use crate::cluster::{COPIES_MAX, NODES_MAX, NodeId, PARTITIONS_MAX, WEIGHT_MAX};
 
 /// The number of a partition.
@@ -87,6 +88,13 @@ pub struct Move {
     pub epoch: Epoch,
 }
 
+/// That somebody was named for a partition: see [`super::successors`].
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Naming {
+    pub partition: PartitionId,
+    pub number: u64,
+}
+
 /// A partition that begins anew under a node of which it is not known that it has everything. Names the epoch that it follows:
 /// an order that is executed again would give up what was written since.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +126,8 @@ pub enum Command {
     /// in sync and ready. `starts` is how many starts the proposer knew of: one that has started since has lost what it
     /// led, and its earlier process may still have a lease.
     Promote { starts: u64, dead: Vec<Member>, ready: Vec<Member> },
-    /// Moves the role of partitions' primaries, if they have one, to a node that is in sync. Each is decided for itself.
+    /// Moves the role of partitions' primaries, if they have one, to a node that is in sync. Each is decided for itself. Where a
+    /// successor was named, it moves to that one; if that one is gone, it stays where it is, in a later epoch.
     Lead { moves: Vec<Move>, to: Member },
     /// Who is in sync. Each is decided for itself.
     SetInSync { changes: Vec<InSyncChange> },
@@ -130,6 +139,11 @@ pub enum Command {
     /// How far a follower had come in the log of a primary that was lost; this names something that was lost with it.
     /// `lacking`: where it was in sync, and had not begun to follow that epoch.
     Reach { of: Move, by: Member, reached: Reached, lacking: Vec<PartitionId> },
+    /// Names a node that is in sync as the one that may lead these next, when their primaries end what they lead. Each is decided
+    /// for itself. See [`super::successors`].
+    Name { moves: Vec<Move>, to: Member },
+    /// Nobody may lead these next: their primaries have not ended what they lead, and go on. Each is decided for itself.
+    Keep { namings: Vec<Naming> },
 }
 
 /// What comes of a command. The same on every node.
@@ -172,6 +186,12 @@ pub enum Reply {
     Refused(Refusal),
     Ordered,
     Reached,
+    /// Of how many roles the successor is named, or is no more, as was wanted, and of how many not, as something has changed since the
+    /// proposer looked.
+    Named {
+        named: u32,
+        stale: u32,
+    },
 }
 
 /// Why a command changes nothing.
@@ -305,7 +325,10 @@ impl Command {
                 }
                 Ok(())
             }
-            Command::Lead { moves, .. } => check_order(moves.iter().map(|change| change.partition)),
+            Command::Lead { moves, .. } | Command::Name { moves, .. } => {
+                check_order(moves.iter().map(|change| change.partition))
+            }
+            Command::Keep { namings } => check_order(namings.iter().map(|naming| naming.partition)),
             Command::SetInSync { changes } => check_in_sync(changes),
             Command::ForceLead { lost, .. } if lost.len() > NODES_MAX => Err("there are too many nodes in a command"),
             Command::ForceLead { forced, .. } => check_order(forced.iter().map(|force| force.partition)),
@@ -317,11 +340,13 @@ impl Command {
         }
     }
 
-    /// The lowest version of the formats that can say this: see [`super::orders`] and [`super::settle`].
+    /// The lowest version of the formats that can say this: see [`super::orders`], [`super::settle`] and
+    /// [`super::successors`].
     pub fn version(&self) -> u8 {
         match self {
             Command::Order(order) => order.version(),
             Command::Reach { .. } => SETTLING_VERSION,
+            Command::Name { .. } | Command::Keep { .. } => NAMING_VERSION,
             _ => OLDEST,
         }
     }
@@ -345,6 +370,8 @@ impl fmt::Display for Command {
             Command::Reach { of, by, reached, .. } => {
                 write!(f, "node {} had come to {reached} in partition {} of epoch {}", by.node, of.partition, of.epoch)
             }
+            Command::Name { moves, to } => write!(f, "node {} may lead {} partitions next", to.node, moves.len()),
+            Command::Keep { namings } => write!(f, "{} partitions stay where they are", namings.len()),
         }
     }
 }

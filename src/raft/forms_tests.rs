@@ -13,7 +13,7 @@ use openraft::raft::{VoteRequest, VoteResponse};
 use super::bus::error::{Elsewhere, Failure};
 use super::bus::handshake::{Hello, Refused, Step, Welcome};
 use super::bus::message::{Answer, Piece, Request};
-use super::command::{Command, Force, InSyncChange, Member, Move, Order, Placement, Refusal, Reply};
+use super::command::{Command, Force, InSyncChange, Member, Move, Naming, Order, Placement, Refusal, Reply};
 use super::govern::{HandOver, LeaseAnswer, LeaseRefusal, LeaseRequest};
 use super::snapshot::Content;
 use super::state::State;
@@ -25,6 +25,7 @@ use crate::log::frame::HEADER_BYTES;
 const VERSION_2: &str = include_str!("forms/version-2.txt");
 const VERSION_3: &str = include_str!("forms/version-3.txt");
 const VERSION_4: &str = include_str!("forms/version-4.txt");
+const VERSION_5: &str = include_str!("forms/version-5.txt");
 
 fn member(node: u64) -> Member {
     Member { node, incarnation: node + 7 }
@@ -275,6 +276,20 @@ fn version_4() -> Vec<(String, Vec<u8>)> {
     both("reach", reach).into_iter().chain([proposed("reached", Reply::Reached), snapshot(&state)]).collect()
 }
 
+/// What came with version 5.
+fn version_5() -> Vec<(String, Vec<u8>)> {
+    let mut state = ordered(5);
+    let moves = vec![Move { partition: 1, epoch: 1 }];
+    let name = Command::Name { moves, to: Member { node: 2, incarnation: 1 } };
+    let named = Reply::Named { named: 1, stale: 0 };
+    assert_eq!(state.apply(&name), named);
+    let keep = Command::Keep { namings: vec![Naming { partition: 1, number: 1 }] };
+    let mut kept = state.clone();
+    assert_eq!(kept.apply(&keep), named);
+    let forms = both("name", name).into_iter().chain(both("keep", keep)).chain([proposed("named", named)]);
+    forms.chain([snapshot(&state), snapshot(&kept)]).collect()
+}
+
 fn lines(forms: &[(String, Vec<u8>)]) -> Vec<String> {
     forms.iter().map(|(name, bytes)| format!("{name}: {}", hex(bytes))).collect()
 }
@@ -318,7 +333,8 @@ fn what_version_2_says_is_read_as_it_was_meant() {
 
 #[test]
 fn what_came_later_is_said_as_its_version_says_it() {
-    for (version, forms, known) in [(3, version_3(), VERSION_3), (4, version_4(), VERSION_4)] {
+    let all = [(3, version_3(), VERSION_3), (4, version_4(), VERSION_4), (5, version_5(), VERSION_5)];
+    for (version, forms, known) in all {
         assert_eq!(lines(&forms), known.lines().collect::<Vec<_>>(), "version {version}");
     }
 }
@@ -332,6 +348,9 @@ fn what_version_2_cannot_say_bears_a_later_version() {
     let reach = Command::Reach { of: Move { partition: 3, epoch: 4 }, by: member(2), reached: 7, lacking: vec![] };
     assert_eq!(Change::Append(entry(&reach)).encode().unwrap()[0], 4);
     assert_eq!(Request::Propose(reach).encode().unwrap()[0], 4);
+    let keep = Command::Keep { namings: vec![Naming { partition: 3, number: 4 }] };
+    assert_eq!(Change::Append(entry(&keep)).encode().unwrap()[0], 5);
+    assert_eq!(Request::Propose(keep).encode().unwrap()[0], 5);
     let later = [VERSION + 1, 0, 0];
     assert!(matches!(Change::decode(&later), Err(StoredError::Version(version)) if version == VERSION + 1));
     assert!(matches!(Request::decode(&later), Err(StoredError::Version(_))));

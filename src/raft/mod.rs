@@ -32,8 +32,9 @@ pub mod snapshot;
 pub mod state;
 pub mod state_machine;
 pub mod stored;
+pub mod successors;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod types;
 pub mod writer;
 

@@ -20,6 +20,7 @@
 //! - a primary that is forced ([`Command::ForceLead`]); a full stop, after which nodes do not know how far they had come;
 //! - a partition that no follower could lead at once, so that it waits for the one that was lost, or for another one that is dead;
 //! - a new primary that is lost before it has said how far it had come;
+//! - a primary that is lost together with the successor that it has ended something for ([`super::successors`]), before raft knew;
 //! - a primary that is lost in the moment after it was handed another partition, before those who follow that have begun to: of two
 //!   transactions in that moment that share a partition, the first may be dropped because it is in the other partition as well, and
 //!   take a part of the second with it.

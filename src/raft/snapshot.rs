@@ -8,6 +8,7 @@ use super::orders::Orders;
 use super::settle::{SETTLING_VERSION, Settlements};
 use super::state::State;
 use super::stored::{self, OLDEST, STORED_BYTES_MAX, StoredError, StoredLogId, StoredMembershipAt};
+use super::successors::{NAMING_VERSION, Successors};
 use super::types::{LogId, MembershipAt, SnapshotMeta};
 use crate::log::frame::{Frame, FrameError, HEADER_BYTES, Kind, take_frame};
 
@@ -37,11 +38,18 @@ struct StoredOrdered {
     orders: Orders,
 }
 
-/// What there is from version 4 on.
+/// All of it in version 4, and most of it in a later one.
 #[derive(Archive, Serialize, Deserialize)]
 struct StoredSettled {
     ordered: StoredOrdered,
     settlements: Settlements,
+}
+
+/// What there is from version 5 on.
+#[derive(Archive, Serialize, Deserialize)]
+struct StoredNamed {
+    settled: StoredSettled,
+    successors: Successors,
 }
 
 /// What is wrong with a snapshot.
@@ -85,7 +93,13 @@ impl Content {
                     stored::encode(version, &ordered)?
                 } else {
                     let settlements = Settlements::clone(self.state.settlements());
-                    stored::encode(version, &StoredSettled { ordered, settlements })?
+                    let settled = StoredSettled { ordered, settlements };
+                    if version < NAMING_VERSION {
+                        stored::encode(version, &settled)?
+                    } else {
+                        let successors = Successors::clone(self.state.successors());
+                        stored::encode(version, &StoredNamed { settled, successors })?
+                    }
                 }
             }
         };
@@ -113,13 +127,18 @@ impl Content {
         }
         let payload = frame.payload();
         let unsettled = |ordered| StoredSettled { ordered, settlements: Settlements::default() };
-        let StoredSettled { ordered: StoredOrdered { content: stored, orders }, settlements } =
-            match stored::version_of(payload)? {
-                OLDEST => unsettled(StoredOrdered { content: stored::decode(payload)?, orders: Orders::default() }),
-                version if version < SETTLING_VERSION => unsettled(stored::decode(payload)?),
-                _ => stored::decode(payload)?,
-            };
-        let state = stored.state.with(orders, settlements);
+        let unnamed = |settled| StoredNamed { settled, successors: Successors::default() };
+        let named = match stored::version_of(payload)? {
+            OLDEST => {
+                unnamed(unsettled(StoredOrdered { content: stored::decode(payload)?, orders: Orders::default() }))
+            }
+            version if version < SETTLING_VERSION => unnamed(unsettled(stored::decode(payload)?)),
+            version if version < NAMING_VERSION => unnamed(stored::decode(payload)?),
+            _ => stored::decode(payload)?,
+        };
+        let StoredNamed { settled: StoredSettled { ordered, settlements }, successors } = named;
+        let StoredOrdered { content: stored, orders } = ordered;
+        let state = stored.state.with(orders, settlements, successors);
         state.validate().map_err(StoredError::Senseless)?;
         let content =
             Content { applied: stored::check_id(stored.applied)?, membership: stored.membership.check()?, state };

@@ -21,17 +21,19 @@
 
 mod validate;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::command::{
-    Command, Epoch, Force, InSyncChange, Incarnation, Member, Move, NODES_MAX, NodeId, PartitionId, Placement, Profile,
-    Refusal, Reply,
+    Command, Epoch, Force, InSyncChange, Incarnation, Member, Move, NODES_MAX, Naming, NodeId, PartitionId, Placement,
+    Profile, Refusal, Reply,
 };
 use super::orders::{Order, Orders};
 use super::settle::{Losses, Reached, SETTLING_VERSION, Settlements};
 use super::stored::OLDEST;
+use super::successors::{NAMING_VERSION, Successor, Successors, epoch_after};
 
 /// A node of the cluster.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -84,6 +86,9 @@ pub struct State {
     /// Likewise. Shared as partitions are.
     #[rkyv(with = rkyv::with::Skip)]
     settlements: Rc<Settlements>,
+    /// Likewise.
+    #[rkyv(with = rkyv::with::Skip)]
+    successors: Rc<Successors>,
 }
 
 impl Default for State {
@@ -96,6 +101,7 @@ impl Default for State {
             starts: 0,
             orders: Orders::default(),
             settlements: Rc::default(),
+            successors: Rc::default(),
         }
     }
 }
@@ -113,10 +119,11 @@ impl Partition {
             && change.in_sync.iter().all(|member| self.replicas.contains(&member.node))
     }
 
-    fn set_primary(&mut self, primary: Option<NodeId>) {
+    /// `successor` is the one that was named for it.
+    fn set_primary(&mut self, primary: Option<NodeId>, successor: Option<Successor>) {
         self.primary = primary;
         self.from_nothing = false;
-        self.epoch += 1;
+        self.epoch = epoch_after(self.epoch, primary, successor);
     }
 
     /// Keeps those that `stays` accepts, if there are any.
@@ -170,9 +177,43 @@ impl State {
         &self.settlements
     }
 
+    /// Who may take a role over.
+    pub fn successors(&self) -> &Rc<Successors> {
+        &self.successors
+    }
+
+    /// Who may take this role over.
+    pub fn successor(&self, partition: PartitionId) -> Option<Successor> {
+        self.successors.of(partition)
+    }
+
+    /// Whether nodes, orders and partitions are those of a state that this one was cloned from, or that was cloned from it.
+    pub fn has_roles_of(&self, other: &State) -> bool {
+        let same = |(one, other): (&Rc<Partition>, &Rc<Partition>)| Rc::ptr_eq(one, other);
+        self.partitions.len() == other.partitions.len()
+            && self.partitions.iter().zip(&other.partitions).all(same)
+            && self.nodes == other.nodes
+            && self.orders == other.orders
+    }
+
+    /// The state as it is when these roles have gone over to their successors.
+    pub fn ahead(&self, gone: impl Iterator<Item = (Move, Successor)>) -> State {
+        let mut state = self.clone();
+        for (Move { partition, .. }, successor) in gone {
+            if let Some(is) = state.placed_mut(partition, |_| true) {
+                // Whoever was to begin and is gone leaves it to nobody, until raft has heard that the one before leads again.
+                let primary = Some(successor.to.node).filter(|_| !successor.gone);
+                is.set_primary(primary, Some(successor));
+                is.epoch = successor.epoch;
+                Rc::make_mut(&mut state.successors).forget(partition);
+            }
+        }
+        state
+    }
+
     /// The state with these: a snapshot has them beside it.
-    pub fn with(self, orders: Orders, settlements: Settlements) -> State {
-        State { orders, settlements: Rc::new(settlements), ..self }
+    pub fn with(self, orders: Orders, settlements: Settlements, successors: Successors) -> State {
+        State { orders, settlements: Rc::new(settlements), successors: Rc::new(successors), ..self }
     }
 
     /// A node in the start that it is in now; None: it is not known, or has never started.
@@ -200,6 +241,8 @@ impl State {
             Command::ForceLead { forced, to, lost } => self.force_lead(forced, *to, lost),
             Command::Order(order) => self.order(*order),
             Command::Reach { of, by, reached, lacking } => self.reach(*of, *by, *reached, lacking),
+            Command::Name { moves, to } => self.name(moves, *to),
+            Command::Keep { namings } => Ok(self.keep(namings)),
         };
         result.unwrap_or_else(Reply::Refused)
     }
@@ -254,15 +297,21 @@ impl State {
         node.profile.clone_from(profile);
         let incarnation = node.incarnation;
         let mut losses = Losses::default();
+        let successors = Rc::clone(&self.successors);
         for (number, shared) in (0..).zip(&mut self.partitions).filter(|(_, shared)| shared.in_sync.contains(&id)) {
             let partition = Rc::make_mut(shared);
             let epoch = partition.epoch;
+            let successor = successors.of(number);
             let led = partition.primary == Some(id);
             if led {
-                partition.set_primary(None);
+                // Its successor, if there is one, stays the only one who may have begun.
+                partition.set_primary(None, successor);
             }
             partition.narrow(|node| node != id);
             if led {
+                losses.add(id, Move { partition: number, epoch }, &partition.in_sync);
+            }
+            if let Some(Successor { epoch, .. }) = successor.filter(|successor| successor.to.node == id) {
                 losses.add(id, Move { partition: number, epoch }, &partition.in_sync);
             }
         }
@@ -278,6 +327,10 @@ impl State {
         // Whoever is in sync has a copy, so replicas are all there is to look at.
         if let Some(partition) = self.partitions.iter().position(|partition| partition.replicas.contains(&id)) {
             return Err(Refusal::InUse { node: id, partition: partition as PartitionId });
+        }
+        // It may have begun, or somebody has yet to hear that it has not.
+        if let Some((partition, _)) = self.successors.iter().find(|(_, successor)| successor.to.node == id) {
+            return Err(Refusal::InUse { node: id, partition });
         }
         self.nodes.remove(at);
         self.orders.forget(id);
@@ -307,7 +360,7 @@ impl State {
             if partition.epoch == 0 {
                 // There is no data yet, so nobody lacks any.
                 partition.in_sync = vec![replicas[0]];
-                partition.set_primary(Some(replicas[0]));
+                partition.set_primary(Some(replicas[0]), None);
             }
             if !same {
                 partition.in_sync_version += 1;
@@ -361,32 +414,63 @@ impl State {
         let is_dead = |node: NodeId| dead.binary_search(&node).is_ok();
         let is_ready = |node: NodeId| ready.binary_search(&node).is_ok();
         let (mut promoted, mut stuck, mut losses) = (0, 0, Losses::default());
+        // Who may have begun, and whether he can go on.
+        let successors: BTreeMap<PartitionId, (Successor, bool)> = self.named(&is_dead).collect();
         for (number, shared) in (0..).zip(&mut self.partitions).filter(|(_, partition)| partition.epoch > 0) {
-            if shared.primary.is_some_and(|primary| !is_dead(primary)) {
+            let named = successors.get(&number);
+            let (successor, is_gone) = (named.map(|named| named.0), named.is_some_and(|named| !named.1));
+            let lives = shared.primary.is_some_and(|primary| !is_dead(primary));
+            if lives && !is_gone {
                 continue;
             }
             let (epoch, primary) = (shared.epoch, shared.primary);
-            match shared.in_sync.iter().copied().find(|node| is_ready(*node)) {
+            if let Some(successor) = successor.filter(|_| lives) {
+                // It may have begun, and others may have received what it has written.
+                if is_dead(successor.to.node) && !successor.gone {
+                    losses.add(successor.to.node, Move { partition: number, epoch: successor.epoch }, &shared.in_sync);
+                }
+                Rc::make_mut(&mut self.successors).goes(number);
+                continue;
+            }
+            let may_lead = |node: NodeId| match successor.filter(|_| !is_gone) {
+                Some(successor) => successor.to.node == node && is_ready(node),
+                None => is_ready(node),
+            };
+            let next = shared.in_sync.iter().copied().find(|node| may_lead(*node));
+            match next {
                 Some(node) => {
                     let partition = Rc::make_mut(shared);
-                    partition.set_primary(Some(node));
+                    partition.set_primary(Some(node), successor);
                     partition.narrow(|node| !is_dead(node));
                     promoted += 1;
                 }
                 // The set stays as it is: these, and nobody else, may lead it one day.
                 None => {
                     if shared.primary.is_some() {
-                        Rc::make_mut(shared).set_primary(None);
+                        Rc::make_mut(shared).set_primary(None, successor);
                     }
                     stuck += 1;
                 }
             }
+            if is_gone || next.is_some() && successor.is_some() {
+                Rc::make_mut(&mut self.successors).forget(number);
+            }
+            // Of both only what the primary has written counts as lost.
             if let Some(primary) = primary {
                 losses.add(primary, Move { partition: number, epoch }, &shared.in_sync);
             }
         }
         self.settle(losses, is_dead);
         Ok(Reply::Promoted { promoted, stuck })
+    }
+
+    /// Who may take a role over, and whether he can: he is not dead, and has not started anew since.
+    pub fn named(&self, is_dead: impl Fn(NodeId) -> bool) -> impl Iterator<Item = (PartitionId, (Successor, bool))> {
+        self.successors.iter().map(move |(partition, successor)| {
+            let same = self.member(successor.to.node) == Some(successor.to);
+            let lives = same && !successor.gone && !is_dead(successor.to.node);
+            (partition, (successor, lives))
+        })
     }
 
     /// Primaries have lost what they led, and nobody waits any more for those who are gone: where others lead by now, they are in no
@@ -429,13 +513,56 @@ impl State {
         let mut moved = 0;
         for Move { partition, epoch } in moves {
             // Who follows one that is lost must be ready, which only a promotion knows.
-            let fits = |is: &Partition| is.epoch == *epoch && is.primary.is_some() && is.in_sync.contains(&to.node);
-            if let Some(partition) = self.placed_mut(*partition, fits) {
-                partition.set_primary(Some(to.node));
+            let successor = self.successors.of(*partition);
+            let fits = |is: &Partition| {
+                let may = successor.is_none_or(|named| match named.gone {
+                    false => named.to == to,
+                    true => is.primary == Some(to.node),
+                });
+                is.epoch == *epoch && is.primary.is_some() && is.in_sync.contains(&to.node) && may
+            };
+            if let Some(is) = self.placed_mut(*partition, fits) {
+                is.set_primary(Some(to.node), successor);
                 moved += 1;
+                if successor.is_some() {
+                    Rc::make_mut(&mut self.successors).forget(*partition);
+                }
             }
         }
         Ok(Reply::Moved { moved, stale: moves.len() as u32 - moved })
+    }
+
+    fn name(&mut self, moves: &[Move], to: Member) -> Result<Reply, Refusal> {
+        if self.orders.version() < NAMING_VERSION {
+            return Err(Refusal::Version { version: self.orders.version() });
+        }
+        self.check_member(to)?;
+        let mut named = 0;
+        for Move { partition, epoch } in moves {
+            let fits = |is: &&Partition| {
+                is.epoch == *epoch
+                    && is.primary.is_some_and(|primary| primary != to.node)
+                    && is.in_sync.contains(&to.node)
+            };
+            if self.successors.of(*partition).is_none() && self.partition(*partition).filter(fits).is_some() {
+                Rc::make_mut(&mut self.successors).name(*partition, *epoch, to);
+                named += 1;
+            }
+        }
+        Ok(Reply::Named { named, stale: moves.len() as u32 - named })
+    }
+
+    fn keep(&mut self, namings: &[Naming]) -> Reply {
+        let mut kept = 0;
+        for naming in namings {
+            // If the primary is gone, only the successor can lead.
+            let has_primary = self.partition(naming.partition).is_some_and(|is| is.primary.is_some());
+            if has_primary && self.successors.is_current(*naming) {
+                Rc::make_mut(&mut self.successors).forget(naming.partition);
+                kept += 1;
+            }
+        }
+        Reply::Named { named: kept, stale: namings.len() as u32 - kept }
     }
 
     fn set_in_sync(&mut self, changes: &[InSyncChange]) -> Reply {
@@ -445,7 +572,10 @@ impl State {
             if change.in_sync.iter().any(|member| self.check_member(*member).is_err()) {
                 continue;
             }
-            if let Some(partition) = self.placed_mut(change.partition, |partition| partition.accepts(change)) {
+            // Whoever may take it over goes on with the set that he knows.
+            let is_fixed = self.successors.of(change.partition).is_some();
+            let accepts = |partition: &Partition| !is_fixed && partition.accepts(change);
+            if let Some(partition) = self.placed_mut(change.partition, accepts) {
                 let is_member = |node: &NodeId| change.in_sync.iter().any(|member| member.node == *node);
                 partition.in_sync = partition.replicas.iter().copied().filter(is_member).collect();
                 partition.in_sync_version += 1;
@@ -461,13 +591,16 @@ impl State {
         for force in forced {
             self.check_force(force, to.node, lost)?;
         }
-        for Force { partition, from_nothing, .. } in forced {
-            let placed = self.placed_mut(*partition, |_| true);
-            let partition = placed.ok_or(Refusal::UnknownPartition(*partition))?;
+        for Force { partition: id, from_nothing, .. } in forced {
+            let successor = self.successors.of(*id);
+            let partition = self.placed_mut(*id, |_| true).ok_or(Refusal::UnknownPartition(*id))?;
             partition.in_sync = vec![to.node];
             partition.in_sync_version += 1;
-            partition.set_primary(Some(to.node));
+            partition.set_primary(Some(to.node), successor);
             partition.from_nothing = *from_nothing;
+            if successor.is_some() {
+                Rc::make_mut(&mut self.successors).forget(*id);
+            }
         }
         Ok(Reply::Forced { partitions: forced.len() as u32 })
     }

@@ -29,7 +29,7 @@ fn command(state: &State, (kind, a, b, c, honest): Raw) -> Command {
     let partition = u16::from(b) % PARTITIONS;
     let is = state.partition(partition).cloned().unwrap_or_default();
     let epoch = if honest { is.epoch } else { u64::from(c) };
-    match kind % 22 {
+    match kind % 26 {
         0 => Command::Create { partitions: if honest { PARTITIONS } else { u16::from(b) } },
         1..=2 => Command::Join { identity: u128::from(a % 8), profile: profile("host") },
         3..=4 => {
@@ -69,13 +69,21 @@ fn command(state: &State, (kind, a, b, c, honest): Raw) -> Command {
             2 => Order::Stay { node },
             3 => Order::Pause,
             4 => Order::Rebalance,
-            _ => Order::Raise { version: 3 + a % 2, starts: if honest { state.starts() } else { u64::from(b) } },
+            _ => Order::Raise { version: 3 + a % 3, starts: if honest { state.starts() } else { u64::from(b) } },
         }),
         18..=19 => {
             let lost: Vec<Move> = state.settlements().iter().flat_map(|s| s.lost.iter().copied()).collect();
             let of = lost.get(usize::from(b) % lost.len().max(1)).copied().unwrap_or(Move { partition, epoch });
             let lacking = if c.is_multiple_of(4) { vec![of.partition] } else { vec![] };
             Command::Reach { of, by: member(state, node, honest), reached: u64::from(c), lacking }
+        }
+        20..=22 => {
+            let moves = vec![Move { partition, epoch }];
+            Command::Name { moves, to: member(state, node, honest) }
+        }
+        23 => {
+            let number = state.successor(partition).map_or(1, |successor| successor.number);
+            Command::Keep { namings: vec![Naming { partition, number: if honest { number } else { u64::from(c) } }] }
         }
         _ => {
             let other = (honest && c % 3 == 0 && partition < PARTITIONS - 1).then_some(PARTITIONS - 1);
@@ -96,6 +104,40 @@ fn set_in_sync(partition: PartitionId, epoch: Epoch, version: u64, in_sync: Vec<
 
 const CHANGED: Reply = Reply::InSync { changed: 1, stale: 0 };
 const STALE: Reply = Reply::InSync { changed: 0, stale: 1 };
+
+/// What becomes of a role that somebody was named for.
+fn check_succession(
+    before: &Partition,
+    named: Successor,
+    after: &Partition,
+    command: &Command,
+) -> Result<(), TestCaseError> {
+    let to = named.to.node;
+    prop_assert!(
+        after.epoch != named.epoch || after.primary == Some(to),
+        "an epoch was given away that one may lead in"
+    );
+    let grown = after.in_sync.iter().any(|node| !before.in_sync.contains(node));
+    prop_assert!(
+        !grown || matches!(command, Command::ForceLead { .. }),
+        "a set grew of which the successor does not know"
+    );
+    let Some(primary) = after.primary.filter(|_| after.epoch > before.epoch) else { return Ok(()) };
+    let is_dead = |node: NodeId| match command {
+        // One that has started anew was waited for by whoever promotes.
+        Command::Promote { dead, .. } => dead.iter().any(|dead| dead.node == node),
+        _ => false,
+    };
+    let has_ended = |node| before.primary.is_none() || is_dead(node);
+    match command {
+        Command::Promote { .. } if primary == to => prop_assert!(before.primary.is_none_or(is_dead)),
+        Command::Promote { .. } => prop_assert!(before.primary.is_none_or(has_ended), "it is led by a third one"),
+        Command::ForceLead { .. } => {}
+        _ if named.gone => prop_assert!(Some(primary) == before.primary, "it is led by another one"),
+        _ => prop_assert!(primary == to, "it is led by another one"),
+    }
+    Ok(())
+}
 
 /// What a change of one partition may be.
 fn check_partition(before: &Partition, after: &Partition, command: &Command) -> Result<(), TestCaseError> {
@@ -135,11 +177,29 @@ fn check_step(before: &State, after: &State, command: &Command, reply: &Reply) -
     if !matches!(command, Command::Remove { .. }) {
         prop_assert_eq!(after.starts() - before.starts(), registered(after) - registered(before));
     }
-    if let Reply::Refused(_) | Reply::InSync { changed: 0, .. } | Reply::Moved { moved: 0, .. } = reply {
+    let is_nothing = matches!(
+        reply,
+        Reply::Refused(_)
+            | Reply::InSync { changed: 0, .. }
+            | Reply::Moved { moved: 0, .. }
+            | Reply::Named { named: 0, .. }
+    );
+    if is_nothing {
         prop_assert_eq!(before, after, "a refused command changed something");
     }
     for (before, after) in before.partitions().iter().zip(after.partitions()) {
         check_partition(before, after, command)?;
+    }
+    for (partition, named) in before.successors().iter() {
+        let of = |state: &State| state.partition(partition).cloned().unwrap_or_default();
+        check_succession(&of(before), named, &of(after), command)?;
+        // Whoever may have begun is forgotten when the role has gone on, or by those who know that he is gone.
+        let gone_on = of(after).primary.is_some() && of(after).epoch > of(before).epoch;
+        let by = matches!(command, Command::Promote { .. } | Command::Keep { .. });
+        prop_assert!(after.successor(partition) == Some(named) || gone_on || by, "a successor was forgotten");
+        if let Command::Keep { .. } = command {
+            prop_assert_eq!(of(before), of(after), "what is kept stays as it is");
+        }
     }
     if let (Command::Register { node, .. }, Reply::Registered { incarnation }) = (command, reply)
         && before.node(*node).is_some_and(|node| node.incarnation != *incarnation)

@@ -27,8 +27,9 @@ use super::command::{
 use super::types::{Entry, LeaderId, LogId, Membership, MembershipAt, Payload, Peer, Vote};
 
 /// The newest version of everything in here, and of what nodes say to each other. What came with version 3 is in
-/// [`super::orders`], with version 4 in [`super::settle`], and with each in [`crate::streams::message`].
-pub const VERSION: u8 = 4;
+/// [`super::orders`], with version 4 in [`super::settle`], with version 5 in [`super::successors`], and with each in
+/// [`crate::streams::message`].
+pub const VERSION: u8 = 5;
 
 /// The oldest one that is read and written. Its forms must not change: a cluster that uses it may have nodes of an older build.
 pub const OLDEST: u8 = 2;
@@ -40,7 +41,10 @@ const PARTITION_BYTES_MAX: usize = 64 + 16 * REPLICAS_MAX;
 const NODE_BYTES_MAX: usize = 128 + HOST_BYTES_MAX + RACK_BYTES_MAX;
 // Of a partition that was lost: its number and epoch, whether somebody lacked it, and who was in sync there, each with what it has said.
 const LOST_BYTES_MAX: usize = 16 + 2 + 24 * REPLICAS_MAX;
-const STATE_BYTES_MAX: usize = (PARTITION_BYTES_MAX + LOST_BYTES_MAX) * PARTITIONS_MAX + 2 * NODE_BYTES_MAX * NODES_MAX;
+// The number of a partition, who may lead it next, and when.
+const SUCCESSOR_BYTES_MAX: usize = 32;
+const PLACED_BYTES_MAX: usize = PARTITION_BYTES_MAX + LOST_BYTES_MAX + SUCCESSOR_BYTES_MAX;
+const STATE_BYTES_MAX: usize = PLACED_BYTES_MAX * PARTITIONS_MAX + 2 * NODE_BYTES_MAX * NODES_MAX;
 const _: () = assert!(STATE_BYTES_MAX < STORED_BYTES_MAX);
 
 /// Most configurations of a membership: two while it changes.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::strategy::Strategy;
 
 use super::*;
-use crate::raft::command::{Force, InSyncChange, Member, Move, Order, Placement, Profile};
+use crate::raft::command::{Force, InSyncChange, Member, Move, Naming, Order, Placement, Profile};
 use crate::raft::testing::id;
 
 fn profiles() -> impl Strategy<Value = Profile> {
@@ -37,6 +37,7 @@ fn commands() -> impl Strategy<Value = Command> {
         epoch,
         from_nothing,
     });
+    let namings = (any::<u16>(), any::<u64>()).prop_map(|(partition, number)| Naming { partition, number });
     let change = (any::<u16>(), any::<u64>(), any::<u64>(), members())
         .prop_map(|(partition, epoch, version, in_sync)| InSyncChange { partition, epoch, version, in_sync });
     let order = prop_oneof![
@@ -61,7 +62,10 @@ fn commands() -> impl Strategy<Value = Command> {
         (any::<u64>(), prop::collection::vec(placement, 0..6))
             .prop_map(|(version, changes)| Command::Place { version, changes }),
         (any::<u64>(), members(), members()).prop_map(|(starts, dead, ready)| Command::Promote { starts, dead, ready }),
-        (prop::collection::vec(moves, 0..6), member.clone()).prop_map(|(moves, to)| Command::Lead { moves, to }),
+        (prop::collection::vec(moves.clone(), 0..6), member.clone())
+            .prop_map(|(moves, to)| Command::Lead { moves, to }),
+        (prop::collection::vec(moves, 0..6), member.clone()).prop_map(|(moves, to)| Command::Name { moves, to }),
+        prop::collection::vec(namings, 0..6).prop_map(|namings| Command::Keep { namings }),
         prop::collection::vec(change, 0..6).prop_map(|changes| Command::SetInSync { changes }),
         (prop::collection::vec(force, 0..6), member, prop::collection::vec(0..9u64, 0..4))
             .prop_map(|(forced, to, lost)| Command::ForceLead { forced, to, lost }),

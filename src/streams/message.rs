@@ -29,7 +29,7 @@ use crate::replication::message::MESSAGE_COST;
 use crate::replication::wire::{CARRIED_LEN_MAX, CONTROL_LEN_MAX, DecodeError, Wire, archive, header, seal, sense};
 
 /// The newest version of the protocol, and the oldest that is spoken.
-pub const PROTOCOL_VERSION: u16 = SPANS_VERSION;
+pub const PROTOCOL_VERSION: u16 = RELEASE_VERSION;
 pub const PROTOCOL_OLDEST: u16 = 1;
 
 /// From this version on a follower says [`ToLeader::Taken`].
@@ -38,18 +38,23 @@ pub const PACED_VERSION: u16 = 2;
 /// From this version on a leader says which frames have units that span partitions ([`StreamFrame::spans`]).
 pub const SPANS_VERSION: u16 = 3;
 
+/// From this version on a leader says [`Control::Released`].
+pub const RELEASE_VERSION: u16 = 4;
+
 /// The version that two nodes speak whose bus speaks this one.
 pub fn version_over(bus_version: u16) -> u16 {
     match bus_version {
-        BUS_VERSION_SPANS.. => SPANS_VERSION,
+        BUS_VERSION_RELEASE.. => RELEASE_VERSION,
+        BUS_VERSION_SPANS => SPANS_VERSION,
         BUS_VERSION_PACED => PACED_VERSION,
         _ => PROTOCOL_OLDEST,
     }
 }
 
-/// What the bus speaks between nodes that know [`PACED_VERSION`], and [`SPANS_VERSION`].
+/// What the bus speaks between nodes that know [`PACED_VERSION`], [`SPANS_VERSION`], and [`RELEASE_VERSION`].
 const BUS_VERSION_PACED: u16 = 3;
 const BUS_VERSION_SPANS: u16 = 4;
+const BUS_VERSION_RELEASE: u16 = 5;
 
 /// Frames in one message.
 pub const FRAMES_PER_MESSAGE_MAX: usize = 1024;
@@ -208,6 +213,19 @@ pub enum Control {
     Refused {
         reason: Refusal,
     },
+    /// The leader has ended what it led of these in these epochs: whoever raft's state names as its successor leads on. All that it
+    /// has written of them was received.
+    Released {
+        releases: Vec<Release>,
+    },
+}
+
+/// What a leader has ended, and for whom: for the one that was named with this number.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Release {
+    pub partition: PartitionId,
+    pub epoch: Epoch,
+    pub naming: u64,
 }
 
 /// Partitions that a frame has units over.
@@ -274,6 +292,7 @@ impl ToFollower {
         let carried = match self {
             ToFollower::Control(Control::Answers { answers, .. }) => (answers.len() * 48) as u64,
             ToFollower::Control(Control::CopyEnd { tails, .. }) => (tails.len() * 40) as u64,
+            ToFollower::Control(Control::Released { releases }) => (releases.len() * 24) as u64,
             ToFollower::Control(_) => 0,
             ToFollower::Frames { frames, .. } => frames.iter().map(StreamFrame::cost).sum(),
             ToFollower::CopyPiece { bytes, .. } => bytes.len() as u64,
@@ -484,6 +503,12 @@ fn check_control(control: &Control) -> Result<(), DecodeError> {
             check_index(*end)
         }
         Control::Refused { .. } => Ok(()),
+        Control::Released { releases } => {
+            sense(!releases.is_empty(), "nothing is released")?;
+            sense(releases.is_sorted_by(|a, b| a.partition < b.partition), "partitions out of order")?;
+            sense(releases.iter().all(|of| (1..=COUNT_MAX).contains(&of.naming)), "a naming that there cannot be")?;
+            releases.iter().try_for_each(|of| check_partition(of.partition, of.epoch))
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The wire format: under hostile bytes, cut anywhere, every byte changed, checksums made right again after the change; and as
 //! earlier versions wrote it.
 //!
-//! `forms/protocol-2.txt` was written by a program that speaks version 2, `protocol-3.txt`, with what came with it, by one of version
-//! 3. A line that is not what this program writes is a change that needs a new version: nodes of both are in one cluster while
+//! `forms/protocol-2.txt` was written by a program that speaks version 2, and each of the others, with what came with a version, by one
+//! of that version. A line that is not what this program writes is a change that needs a new version: nodes of both are in one cluster while
 //! it is upgraded.
 
 use std::fmt::Write as _;
@@ -65,6 +65,10 @@ fn to_follower() -> Vec<ToFollower> {
         ToFollower::CopyUnits { run: 1, wall_ms: 4, units: Rc::from(&b"units"[..]) },
         ToFollower::Suffix { partition: 3, epoch: 7, pieces: vec![piece(8), piece(9)] },
     ]
+}
+
+fn release(partition: PartitionId) -> Release {
+    Release { partition, epoch: 7, naming: 9 }
 }
 
 fn encoded<M: Wire>(message: &M) -> Vec<u8> {
@@ -179,6 +183,10 @@ fn what_makes_no_sense_is_refused() {
     refused(frames(u64::MAX, Vec::new()));
     refused(Control::Heartbeat { wall_ms: 0, end: 1, commit: 2 }.into());
     refused(Control::CopyBegin { run: 1, partitions: vec![2, 2] }.into());
+    refused(Control::Released { releases: vec![] }.into());
+    refused(Control::Released { releases: vec![release(4), release(4)] }.into());
+    refused(Control::Released { releases: vec![Release { epoch: 0, ..release(4) }] }.into());
+    refused(Control::Released { releases: vec![Release { naming: 0, ..release(4) }] }.into());
     refused(Control::CopyEnd { run: 0, end: 1, tails: vec![held(1)] }.into());
     let answer = |answer| Control::Answers {
         open: 1,
@@ -215,6 +223,7 @@ fn all_partitions_fit_into_one_message() {
 
 const PROTOCOL_2: &str = include_str!("forms/protocol-2.txt");
 const PROTOCOL_3: &str = include_str!("forms/protocol-3.txt");
+const PROTOCOL_4: &str = include_str!("forms/protocol-4.txt");
 
 fn line(message: &(impl Wire + std::fmt::Debug)) -> String {
     let name: String = format!("{message:?}").chars().take_while(|c| c.is_alphanumeric()).collect();
@@ -232,6 +241,14 @@ fn what_version_2_says_is_said_and_read_as_it_was() {
         assert_eq!(written, known);
     }
     assert_eq!(written.len(), known.len());
+}
+
+#[test]
+fn a_leader_says_what_it_has_ended() {
+    let message = ToFollower::from(Control::Released { releases: vec![release(3), release(4)] });
+    assert_eq!(line(&message), PROTOCOL_4.trim_end());
+    assert_eq!(decoded::<ToFollower>(&encoded(&message)), Ok(Some(message.clone())));
+    survives_damage(&message);
 }
 
 #[test]

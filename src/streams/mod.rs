@@ -13,6 +13,7 @@
 //! | `units.rs` | the filter: which units of a frame concern whom |
 //! | `leader/` | [`leader::Leader`]: sends this node's log to all who follow it; in-sync sets; what is committed |
 //! | `follower/` | [`follower::Follower`]: follows all the nodes that lead what this node has copies of; promotion |
+//! | `ahead.rs` | roles that have gone over, of which raft's log does not tell yet |
 //! | `sim/`, `tests.rs` | a cluster from a seed; transcripts |
 //!
 //! # Tails
@@ -63,6 +64,8 @@
 //! | a part of the log was read, a copy goes on | `read`, `copy_*` | leader |
 //! | a role is to go to another node while both live | `hand_over` | leader |
 //! | data cores have seen the gates of a view | `gates_seen` | leader |
+//! | a primary, perhaps this node, has ended what it led | `roles`, with what [`ahead`] then says | both |
+//! | whoever leads now has answered | `tell_others` | leader |
 //! | raft has decided on a handover, and `roles` was told of that | `decided` | leader |
 //! | this node is about to end, or is not after all | `leave`, `stay` | follower |
 //! | a proposal of who is in sync has failed for certain: raft has answered that it is refused | `refused` | leader |
@@ -79,7 +82,7 @@
 //! said that what they had executed is in the log; held replies of that partition are then answered as uncertain. Then it calls
 //! [`leader::Leader::release`], which gives the tail, and [`follower::Follower::returned`] with that. Until then
 //! what the partition has uncommitted holds [`leader::Leader::commit_upto`] back, so that no reply slips out. If it was handed
-//! over, data cores had closed it, and had said so, before it was proposed: there is nothing to wait for.
+//! over, data cores had closed it, and had said so, before anybody was told: there is nothing to wait for.
 //!
 //! *Held replies* look at [`leader::Leader::commit_upto`] and [`leader::Leader::commit_durable_upto`] after each turn, and those
 //! that tell of one partition at its lane in [`leader::Leader::lanes`]. These can go back, when a partition begins to be led: a reply that was let go stays so, but one that is executed after a data core has
@@ -101,6 +104,7 @@
 //!
 //! Dependencies: raft's commands and state, the form of units, and of `replication` the framing, the detector and the timeline.
 
+pub mod ahead;
 pub mod follower;
 pub mod leader;
 pub mod message;

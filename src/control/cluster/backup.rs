@@ -38,6 +38,7 @@ use crate::log::files;
 use crate::log::frame::Index;
 use crate::log::snapshot::{Options, SnapshotError, SnapshotWriter};
 use crate::raft::command::Epoch;
+use crate::raft::state::Partition;
 use crate::route::PartitionSet;
 use crate::streams::PartitionId;
 
@@ -321,8 +322,8 @@ impl Control {
         let by = Instant::now() + COMMIT_PATIENCE;
         loop {
             done.led.retain(|partition, epoch| {
-                let state = member.reader.state();
-                state.partition(*partition).is_some_and(|is| is.epoch == *epoch && is.primary == Some(member.me))
+                let leads = |is: &Partition| is.epoch == *epoch && is.primary == Some(member.me);
+                member.with_roles(|state| state.partition(*partition).is_some_and(leads))
             });
             // Without one, others may lead all of it by now.
             let has_lease = self.node.state.lease.is_valid_at(self.now_ms());

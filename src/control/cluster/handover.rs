@@ -6,6 +6,9 @@
 //! | an operator: CLUSTER FAILOVER at the node that is to lead | that node asks all primaries of what it is in sync for |
 //! | a node that is about to end | gives away all that it leads |
 //!
+//! A role of which raft says in advance who may lead it next goes over without its log, which is told afterwards: by whoever leads it
+//! then, or, after a while, by the one before ([`crate::streams::ahead`]).
+//!
 //! What nobody leads goes to a node by [`super::force`].
 //!
 //! Owned by the control core.
@@ -21,6 +24,7 @@ use crate::raft::command::{self, Command, Move, PartitionId};
 use crate::raft::govern::HandOver;
 use crate::raft::types::Peer;
 use crate::streams::leader::handover::HANDOVER_MS;
+use crate::streams::message::Release;
 
 /// How long a proposal to move roles may take.
 const PROPOSE_PATIENCE: Duration = Duration::from_secs(1);
@@ -75,10 +79,10 @@ impl Member {
         seen
     }
 
-    /// Looks who of those that are waited for is open by now.
-    pub(super) fn look_at_awaited(&self, now_ms: u64) {
+    /// Looks who of those that are waited for is open by now. Whether somebody is.
+    fn look_at_awaited(&self, now_ms: u64) -> bool {
         let mut streams = self.streams.borrow_mut();
-        let Some(streams) = &mut *streams else { return };
+        let Some(streams) = &mut *streams else { return false };
         let before = streams.awaited.len();
         let (leader, follower, pauses) = (&streams.leader, &streams.follower, &mut streams.pauses);
         streams.awaited.retain(|&partition, until_ms| {
@@ -90,20 +94,28 @@ impl Member {
         });
         let awaited = &streams.awaited;
         pauses.keep(|partition| awaited.contains_key(&partition) || leader.gate(partition) != Some(Gate::Open));
-        if awaited.len() < before {
-            self.view_due.set(true);
-        }
+        awaited.len() < before
     }
 
-    /// Roles that are handed over from now on: requests about them wait.
+    /// Roles whose gates are closed from now on: requests about them wait.
     pub(super) fn pauses_begin(&self) {
         if let Some(streams) = &mut *self.streams.borrow_mut() {
-            streams.pauses.close(streams.leader.handovers());
+            let leader = &streams.leader;
+            let closed = |partition: &&PartitionId| leader.gate(**partition) != Some(Gate::Open);
+            streams.pauses.close(leader.handovers().iter().filter(closed));
         }
     }
 }
 
 impl Control {
+    /// Clients that have waited are sent to whoever leads now, if he is open.
+    pub(super) fn look_at_awaited(self: &Rc<Self>, member: &Member) {
+        if member.look_at_awaited(self.steady_ms()) {
+            member.view_due.set(true);
+            self.with_leader(|leader, now_ms, out| leader.tell_others(now_ms, out));
+        }
+    }
+
     /// This node has handed a partition over: requests wait until whoever leads now is open.
     pub(super) fn await_successor(&self, member: &Member, partition: PartitionId) {
         let until_ms = self.steady_ms() + AWAIT_MS;
@@ -134,15 +146,68 @@ impl Control {
         .detach();
     }
 
+    /// Proposes what is seen in raft's state, if something comes of it: who may lead next, or that nobody may.
+    pub(super) fn propose_in_passing(self: &Rc<Self>, member: &Rc<Member>, command: Command) {
+        tracing::info!(%command, "who may lead next changes");
+        let member = Rc::clone(member);
+        glommio::spawn_local(async move {
+            if let Err(error) = member.propose(command, PROPOSE_PATIENCE).await {
+                tracing::info!(%error, "it is not known whether it has changed");
+            }
+        })
+        .detach();
+    }
+
+    /// A primary, perhaps this node, has ended what it led of these.
+    pub(super) fn roles_go_over(self: &Rc<Self>, member: &Rc<Member>, by: NodeId, releases: &[Release]) {
+        tracing::info!(by, count = releases.len(), "roles have gone over");
+        member.ahead.borrow_mut().note(self.steady_ms(), by, releases);
+        self.tell_roles();
+        // What this node has released is closed, so that it can follow at once, and data cores have nothing to do before they hear
+        // whom clients are sent to.
+        self.finish_deposing(member);
+        if by != member.me {
+            member.view_due.set(true);
+        }
+    }
+
+    /// Likewise, when what was sent before has left: who leads now is to begin.
+    pub(super) fn roles_go_over_from_here(self: &Rc<Self>, member: &Rc<Member>, releases: Vec<Release>) {
+        let (control, member) = (Rc::clone(self), Rc::clone(member));
+        glommio::spawn_local(async move {
+            control.roles_go_over(&member, member.me, &releases);
+            control.advance();
+        })
+        .detach();
+    }
+
+    /// Tells raft of roles that have gone over, until its state shows it.
+    pub(super) fn say_who_leads(self: &Rc<Self>, member: &Rc<Member>) {
+        let unsaid = member.ahead.borrow().unsaid(self.steady_ms(), &member.reader.state(), member.me);
+        if unsaid.is_empty() || member.says_ahead.replace(true) {
+            return;
+        }
+        let member = Rc::clone(member);
+        glommio::spawn_local(async move {
+            for (to, moves) in unsaid {
+                let command = Command::Lead { moves, to };
+                tracing::info!(%command, "roles were handed over");
+                match member.propose(command, PROPOSE_PATIENCE).await {
+                    Ok(proposed) => member.wait_applied(proposed.index).await,
+                    Err(error) => tracing::info!(%error, "it is not known whether the cluster knows who leads"),
+                }
+            }
+            member.says_ahead.set(false);
+        })
+        .detach();
+    }
+
     /// A node asks this one for roles. How many are on their way.
     pub(super) fn hand_over(self: &Rc<Self>, request: &HandOver) -> u32 {
         let mut begun = 0;
         self.with_leader(|leader, now_ms, out| {
             begun = leader.hand_over(now_ms, &request.moves, request.to, request.moves.len(), out);
         });
-        if let Some(member) = self.member() {
-            member.pauses_begin();
-        }
         let HandOver { node, to, moves } = request;
         tracing::info!(node, to = to.node, asked = moves.len(), begun, "roles are asked for");
         self.advance();

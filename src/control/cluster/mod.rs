@@ -65,8 +65,10 @@ use crate::raft::error::StoreError;
 use crate::raft::govern::{Seat, Settings as GovernSettings};
 use crate::raft::log_store::{Closing, LogStore};
 use crate::raft::settings::{self, Pace};
+use crate::raft::state::State;
 use crate::raft::state_machine::{StateMachine, StateReader};
 use crate::raft::types::Raft;
+use crate::streams::ahead::Ahead;
 
 /// Below the working directory.
 pub(super) const RAFT_DIR: &str = "cluster/raft";
@@ -101,6 +103,11 @@ pub(super) struct Member {
     counts: Cell<MemberCounts>,
     /// Bytes of copies that had come when the memory was looked at last.
     copied_at_look: Cell<u64>,
+    /// Raft's state when it was looked at last.
+    known: RefCell<State>,
+    /// Roles that have gone over, of which raft's log does not tell yet; and whether it is being told.
+    ahead: RefCell<Ahead>,
+    says_ahead: Cell<bool>,
     /// It has a lease that was not seen to end.
     has_lease: Cell<bool>,
     /// None before the process is registered.
@@ -205,6 +212,9 @@ impl Member {
             leaving: Cell::default(),
             counts: Cell::default(),
             copied_at_look: Cell::default(),
+            known: RefCell::default(),
+            ahead: RefCell::default(),
+            says_ahead: Cell::default(),
             has_lease: Cell::default(),
             streams: RefCell::default(),
             has_keys: Cell::default(),
@@ -219,6 +229,14 @@ impl Member {
         }
         tracing::info!(node = me, port, "a member of a cluster");
         Ok(member)
+    }
+}
+
+impl Member {
+    /// Looks at who has which role: what raft's state says, with what has gone over since.
+    fn with_roles<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        let (ahead, state) = (self.ahead.borrow(), self.reader.state());
+        if ahead.is_empty() { look(&state) } else { look(&state.ahead(ahead.gone(&state, self.me))) }
     }
 }
 
@@ -320,8 +338,18 @@ impl Control {
             return self.node.end(End::Now);
         }
         self.look_for_own_number();
+        let Some(member) = self.member() else { return };
+        member.ahead.borrow_mut().forget(&member.reader.state());
+        let known = member.reader.state().clone();
+        let same_state = known.has_roles_of(&member.known.replace(known.clone()));
+        // What has gone over may count from now on.
+        let same_roles = same_state && member.ahead.borrow().is_empty();
         self.tell_roles();
-        self.show_view();
+        if same_roles && member.shown.borrow().is_some() && !member.view_due.get() {
+            member.view_says_all();
+        } else {
+            self.show_view();
+        }
         self.advance();
     }
 

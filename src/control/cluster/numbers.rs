@@ -136,16 +136,17 @@ impl Member {
     }
 
     fn partition_numbers(&self) -> PartitionNumbers {
-        let state = self.reader.state();
-        let mut numbers = PartitionNumbers { all: state.partitions().len(), ..PartitionNumbers::default() };
-        for partition in state.partitions() {
-            let leads = partition.primary == Some(self.me);
-            numbers.led += usize::from(leads);
-            numbers.followed += usize::from(!leads && partition.replicas.contains(&self.me));
-            numbers.in_sync += usize::from(partition.in_sync.contains(&self.me));
-            numbers.without_primary += usize::from(partition.primary.is_none());
-        }
-        numbers
+        self.with_roles(|state| {
+            let mut numbers = PartitionNumbers { all: state.partitions().len(), ..PartitionNumbers::default() };
+            for partition in state.partitions() {
+                let leads = partition.primary == Some(self.me);
+                numbers.led += usize::from(leads);
+                numbers.followed += usize::from(!leads && partition.replicas.contains(&self.me));
+                numbers.in_sync += usize::from(partition.in_sync.contains(&self.me));
+                numbers.without_primary += usize::from(partition.primary.is_none());
+            }
+            numbers
+        })
     }
 
     /// All connections of the bus, those that carry data included. Who is no member has no name that could be told.

@@ -29,7 +29,7 @@ impl Pauses {
     }
 
     /// These are being handed over.
-    pub fn close(&mut self, partitions: &[PartitionId]) {
+    pub fn close<'a>(&mut self, partitions: impl Iterator<Item = &'a PartitionId>) {
         let now = Instant::now();
         for partition in partitions {
             self.closed.entry(*partition).or_insert(now);
@@ -62,7 +62,7 @@ mod tests {
     fn only_what_was_handed_over_is_counted() {
         let mut pauses = Pauses::new();
         assert_eq!(pauses.numbers(), PauseNumbers::default());
-        pauses.close(&[1, 2, 3]);
+        pauses.close([1, 2, 3].iter());
         pauses.keep(|partition| partition != 2);
         pauses.end(2);
         pauses.end(7);

@@ -208,8 +208,8 @@ impl Control {
     /// Raft's state has changed.
     pub(super) fn tell_roles(self: &Rc<Self>) {
         let Some(member) = self.member() else { return };
-        self.with_leader(|leader, now_ms, out| leader.roles(now_ms, &member.reader.state(), out));
-        self.with_follower(|follower, _, out| follower.roles(&member.reader.state(), out));
+        self.with_leader(|leader, now_ms, out| member.with_roles(|state| leader.roles(now_ms, state, out)));
+        self.with_follower(|follower, _, out| member.with_roles(|state| follower.roles(state, out)));
     }
 
     fn do_lead(self: &Rc<Self>, member: &Rc<Member>, action: Lead) {
@@ -265,8 +265,14 @@ impl Control {
                 }
             }
             Lead::Propose(changes) => self.propose_in_sync(member, changes),
-            Lead::Gates => member.view_due.set(true),
+            Lead::Gates => {
+                member.pauses_begin();
+                member.view_due.set(true);
+            }
             Lead::HandOver { moves, to } => self.propose_handover(member, moves, to),
+            Lead::Name { moves, to } => self.propose_in_passing(member, Command::Name { moves, to }),
+            Lead::Keep { namings } => self.propose_in_passing(member, Command::Keep { namings }),
+            Lead::Released(releases) => self.roles_go_over_from_here(member, releases),
             Lead::Deposed { partition, handed_over, .. } => {
                 if handed_over {
                     self.await_successor(member, partition);
@@ -278,7 +284,10 @@ impl Control {
                     streams.leading.remove(partition);
                     streams.deposed.push((view, partition));
                 }
-                member.view_due.set(true);
+                // Data cores need not know whom requests wait for.
+                if !handed_over {
+                    member.view_due.set(true);
+                }
             }
         }
     }
@@ -341,6 +350,7 @@ impl Control {
                 });
             }
             Follow::Reach { of, reached, lacking } => self.propose_reached(member, of, reached, lacking),
+            Follow::Released { leader, releases } => self.roles_go_over(member, leader, &releases),
             Follow::NotReady { partition, epoch } => {
                 tracing::error!(
                     partition,
@@ -374,6 +384,7 @@ impl Control {
             leader.configure(settings);
             leader.tick(now_ms, wall_ms, out);
         });
+        self.say_who_leads(&member);
         self.look_at_memory(&member);
         self.with_follower(|follower, now_ms, out| {
             follower.set_copy_rate(rate);
@@ -415,7 +426,7 @@ impl Control {
         });
         self.look_at_memory_after_copies(member);
         self.with_follower(|follower, now_ms, out| follower.turn_end(now_ms, out));
-        member.look_at_awaited(self.steady_ms());
+        self.look_at_awaited(member);
         if member.view_due.take() {
             self.show_view();
         }
@@ -459,7 +470,7 @@ impl Control {
     }
 
     /// What data cores did while they led partitions that others lead now, is in the log when all have seen that.
-    fn finish_deposing(self: &Rc<Self>, member: &Rc<Member>) {
+    pub(super) fn finish_deposing(self: &Rc<Self>, member: &Rc<Member>) {
         let seen = self.log.borrow().seen_by_all();
         let mut tails = Vec::new();
         if let Some(streams) = &mut *member.streams.borrow_mut() {

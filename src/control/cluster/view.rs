@@ -102,8 +102,8 @@ impl Control {
         let number = member.views.get() + 1;
         let dead = self.dead_nodes();
         let view = {
-            let state = member.reader.state();
-            of_state(&state, &member, number, self.keyspace.partitions, copies_min, &dead)
+            let partitions = self.keyspace.partitions;
+            member.with_roles(|state| of_state(state, &member, number, partitions, copies_min, &dead))
         };
         let differs =
             |same: fn(&View, &View) -> bool| member.shown.borrow().as_ref().is_none_or(|shown| !same(shown, &view));
@@ -113,19 +113,10 @@ impl Control {
             Due::Always => true,
         };
         member.view_late.set(!is_due && differs(View::is_same_as));
-        let mut shown_at = member.shown_at.borrow_mut();
         if !is_due {
-            // What raft has said since changes nothing for those who serve.
-            match shown_at.back_mut() {
-                Some((view, applied)) if *view == number - 1 => *applied = member.seat.applied(),
-                _ => shown_at.push_back((number - 1, member.seat.applied())),
-            }
-            drop(shown_at);
-            member.gates_shown(number - 1);
-            return member.view_is_shown();
+            return member.view_says_all();
         }
-        shown_at.push_back((number, member.seat.applied()));
-        drop(shown_at);
+        member.shown_at.borrow_mut().push_back((number, member.seat.applied()));
         member.views.set(number);
         member.gates_shown(number);
         let view = Arc::new(view);
@@ -138,6 +129,21 @@ impl Control {
         log.tell_all(|| Message::View(Arc::clone(&view)));
         drop(log);
         self.flush();
+    }
+}
+
+impl Member {
+    /// What raft has said since the last view changes nothing for those who serve.
+    pub(super) fn view_says_all(&self) {
+        let (number, applied) = (self.views.get(), self.seat.applied());
+        let mut shown_at = self.shown_at.borrow_mut();
+        match shown_at.back_mut() {
+            Some((view, said)) if *view == number => *said = applied,
+            _ => shown_at.push_back((number, applied)),
+        }
+        drop(shown_at);
+        self.gates_shown(number);
+        self.view_is_shown();
     }
 }
 

@@ -15,8 +15,9 @@ use std::rc::Rc;
 
 use super::standing::Standing;
 use super::{DEPOSE_AFTER_MS, Settings};
-use crate::raft::command::{Command, Member, NodeId};
+use crate::raft::command::{Command, Member, NodeId, PartitionId};
 use crate::raft::state::{Partition, State};
+use crate::raft::successors::Successor;
 use crate::shard::SteadyMs;
 
 /// The promotion that is due.
@@ -32,19 +33,28 @@ pub fn promote(
     let is_ready =
         |node: NodeId| nodes.get(&node).is_some_and(|standing| standing.ready && standing.is_fresh(settings, now_ms));
     let any_dead = nodes.values().any(|standing| standing.dead_ms.is_some());
-    let placed = || state.partitions().iter().filter(|partition| partition.epoch > 0);
+    let placed = || (0..).zip(state.partitions()).filter(|(_, partition)| partition.epoch > 0);
     // This is asked fifty times a second, and nearly always nobody is dead.
-    let orphans = || placed().filter(|partition| partition.primary.is_none_or(|primary| any_dead && is_dead(primary)));
+    let orphans =
+        || placed().filter(|(_, partition)| partition.primary.is_none_or(|primary| any_dead && is_dead(primary)));
     let is_lost = |node| nodes.get(&node).is_some_and(|standing| standing.dead_for(now_ms, DEPOSE_AFTER_MS));
-    let due = |partition: &Rc<Partition>| {
-        partition.in_sync.iter().any(|node| is_ready(*node)) || partition.primary.is_some_and(is_lost)
+    // Where somebody may have taken over, he is the only one who can lead; if he is gone, the primary is told so.
+    let named: BTreeMap<PartitionId, (Successor, bool)> = state.named(|node| any_dead && is_dead(node)).collect();
+    let due = |(id, partition): (PartitionId, &Rc<Partition>)| {
+        let mut in_sync = partition.in_sync.iter().copied();
+        let can = match named.get(&id).filter(|named| named.1) {
+            Some((successor, _)) => is_ready(successor.to.node),
+            None => in_sync.any(&is_ready),
+        };
+        can || partition.primary.is_some_and(is_lost)
     };
+    let is_void = || named.values().any(|(successor, lives)| !lives && !successor.gone);
     // Nobody is waited for before somebody has asked.
     let mut asked = state.settlements().iter().filter(|settlement| any_dead && settlement.is_asked());
-    if !orphans().any(due) && !asked.any(|settlement| settlement.waits_for_any(is_dead)) {
+    if !orphans().any(due) && !is_void() && !asked.any(|settlement| settlement.waits_for_any(is_dead)) {
         return None;
     }
-    let in_sync = placed().flat_map(|partition| partition.in_sync.iter().copied());
+    let in_sync = placed().flat_map(|(_, partition)| partition.in_sync.iter().copied());
     let waited_for = state.settlements().iter().flat_map(|settlement| settlement.waits_for.iter().copied());
     let involved: BTreeSet<NodeId> = in_sync.chain(waited_for).collect();
     let members = |which: &dyn Fn(NodeId) -> bool| -> Vec<Member> {

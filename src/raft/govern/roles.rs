@@ -142,12 +142,14 @@ impl Evening {
                 request.moves.push(Move { partition: id, epoch: is.epoch });
             }
         }
-        for (primary, request) in &wanted {
+        // One at a time: all nodes have something to do when a role moves, and requests about it wait for that.
+        let next = if self.asked.is_empty() { wanted.into_iter().next() } else { None };
+        if let Some((primary, request)) = &next {
             let (open, count) = (request.moves.clone(), request.moves.len());
             let asked = Asked { at_ms: now_ms, first: open[0], count, begun: None, open };
             self.asked.insert(*primary, asked);
         }
-        wanted.into_iter().collect()
+        next.into_iter().collect()
     }
 
     /// A node has begun with so many of those that it was asked for, beginning with `first`.

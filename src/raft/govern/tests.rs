@@ -10,6 +10,7 @@ use crate::cluster;
 use crate::raft::command::{Command, InSyncChange, Member, Move, Order, Placement, Profile, Reply};
 use crate::raft::settle::SETTLING_VERSION;
 use crate::raft::state::State;
+use crate::raft::successors::NAMING_VERSION;
 use crate::raft::testing::profile;
 use crate::raft::types::Peer;
 
@@ -118,7 +119,10 @@ impl Leader {
                 }
             }
             if now_ms % 10 == 0 {
-                for action in self.ticks(now_ms) {
+                let actions = self.ticks(now_ms);
+                let asks = actions.iter().filter(|action| matches!(action, Action::AskForRoles { .. }));
+                assert!(asks.count() <= 1, "one node at a time is asked for roles");
+                for action in actions {
                     said.extend(self.does(now_ms, action));
                 }
             }
@@ -248,6 +252,47 @@ fn who_is_dead_is_not_waited_for_by_those_who_settle_a_loss() {
     assert_eq!(leader.state.settlements().of(0, 1).unwrap().floor, Some(7));
     assert_eq!(leader.state.partition(0).unwrap().in_sync, [2]);
     assert_eq!(leader.promotes(4_100, 6_000, &[2, 4]), [""; 0], "it is said once");
+}
+
+/// Node 1 leads, and node 2 may lead next.
+fn named(leader: &mut Leader) {
+    let starts = leader.state.starts();
+    leader.apply(Command::Order(Order::Raise { version: NAMING_VERSION, starts }));
+    let moves = vec![Move { partition: 0, epoch: 1 }];
+    let reply = leader.apply(Command::Name { moves, to: Member { node: 2, incarnation: 1 } });
+    assert_eq!(reply, Reply::Named { named: 1, stale: 0 });
+}
+
+#[test]
+fn a_dead_primary_is_followed_by_nobody_but_its_successor() {
+    let mut leader = Leader::new(3, 1);
+    leader.governor.lead(0);
+    assert_eq!(leader.promotes(0, 1_201, &[1, 2, 3]), [""; 0]);
+    named(&mut leader);
+    // Node 3 is in sync and ready, but node 2 may have begun, and still have a lease.
+    assert_eq!(leader.promotes(1_201, 1_400, &[3]), [""; 0]);
+    let said = leader.promotes(1_400, 2_000, &[2, 3]);
+    assert_eq!(said, ["1510: promote for 1 dead nodes: Promoted { promoted: 1, stuck: 0 }"]);
+    assert_eq!(leader.primaries(), [Some(2)]);
+}
+
+#[test]
+fn a_primary_is_told_that_its_successor_is_gone() {
+    for starts_anew in [false, true] {
+        let mut leader = Leader::new(3, 1);
+        leader.governor.lead(0);
+        assert_eq!(leader.promotes(0, 1_201, &[1, 2, 3]), [""; 0]);
+        named(&mut leader);
+        if starts_anew {
+            leader.restart(2);
+        }
+        // Not before its lease has ended.
+        let said = leader.promotes(1_201, 4_000, &[1, 3]);
+        let dead = u64::from(!starts_anew);
+        assert_eq!(said, [format!("1510: promote for {dead} dead nodes: Promoted {{ promoted: 0, stuck: 0 }}")]);
+        assert!(leader.state.successor(0).unwrap().gone, "and it is said once");
+        assert_eq!(leader.primaries(), [Some(1)]);
+    }
 }
 
 #[test]

@@ -41,7 +41,9 @@ impl Member {
         let (executor, process) = (&self.caller.network.executor, self.caller.process);
         let now_ms = executor.shown_ns(process) / 1_000_000;
         let shown = self.shown.borrow();
-        let is = shown.partition(partition)?;
+        let ahead = self.ahead.borrow();
+        let ahead = if ahead.is_empty() { None } else { Some(shown.ahead(ahead.gone(&shown, self.me))) };
+        let is = ahead.as_ref().unwrap_or(&shown).partition(partition)?;
         let known = shown.node(self.me).is_some_and(|node| node.boot == self.boot);
         let runs = executor.is_alive(process) && !executor.is_suspended(process);
         let open = !self.is_closed(partition, is.epoch);

@@ -80,6 +80,10 @@ enum Mistake {
     AnybodyFirst,
     /// A node that has lost its disk begins anew under its old number.
     NumberAgain,
+    /// A primary goes on with what it says that it has ended.
+    EndInName,
+    /// A primary keeps what it has ended.
+    KeepWhatIsEnded,
     /// Of the machines that replicate data.
     OfData(streams::sim::Mistake),
 }
@@ -103,6 +107,9 @@ struct Happened {
     /// Nodes that have left, and roles that were handed over.
     left: u64,
     handovers: u64,
+    /// Roles that were ended for a successor, and those that were kept.
+    ended: u64,
+    kept: u64,
     /// Writes of data.
     acknowledged: u64,
     /// Of all that was done, in its order.
@@ -112,7 +119,9 @@ struct Happened {
 impl Happened {
     fn add(&mut self, other: &Happened) {
         let Happened { entries, terms, promotions, placements, memberships, replies, .. } = other;
-        let Happened { left, handovers, .. } = other;
+        let Happened { left, handovers, ended, kept, .. } = other;
+        self.ended += ended;
+        self.kept += kept;
         self.left += left;
         self.handovers += handovers;
         let Happened { kills, power_cuts, wipes, ghosts, suspensions, cuts, snapshots, acknowledged, trace, .. } =

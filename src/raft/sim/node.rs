@@ -3,7 +3,7 @@
 //! Owned by the thread that simulates. Invariant: what a process knows is gone with it, but what is on its disk.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -32,6 +32,7 @@ use crate::raft::state_machine::{StateMachine, StateReader};
 use crate::raft::stored::VERSION;
 use crate::raft::types::{Peer, Raft, Runtime};
 use crate::shard::SteadyMs;
+use crate::streams::ahead::Ahead;
 
 /// The number of the node that founds the cluster.
 const FOUNDER: NodeId = 1;
@@ -70,6 +71,10 @@ pub struct Member {
     pub shown: RefCell<State>,
     /// Roles that are being handed over, with their epochs.
     pub closed: RefCell<BTreeMap<u16, Epoch>>,
+    /// Partitions whose role this process may give away.
+    pub handing: RefCell<BTreeSet<u16>>,
+    /// Roles that have gone over.
+    pub ahead: RefCell<Ahead>,
     /// Until when data cores may show what they have executed.
     pub lease_ends_ms: Cell<SteadyMs>,
 }
@@ -124,6 +129,8 @@ async fn begin(
         began_ms: Instant::now().ns() / 1_000_000,
         shown: RefCell::default(),
         closed: RefCell::default(),
+        handing: RefCell::default(),
+        ahead: RefCell::default(),
         lease_ends_ms: Cell::new(SteadyMs::MIN),
     });
     world.joins(&member);
@@ -210,6 +217,8 @@ impl Member {
             Runtime::spawn(async move { member.serve_clients().await });
             let member = Rc::clone(&self);
             Runtime::spawn(async move { member.look_who_is_in_sync().await });
+            let member = Rc::clone(&self);
+            Runtime::spawn(async move { member.say_who_leads().await });
         }
         let member = Rc::clone(&self);
         Runtime::spawn(async move {
@@ -289,6 +298,7 @@ impl Member {
     fn show_now(&self) {
         let applied = self.seat.applied();
         *self.shown.borrow_mut() = self.reader.state().clone();
+        self.ahead.borrow_mut().forget(&self.reader.state());
         self.seat.shown(applied);
         if let Some(data) = self.world.data.as_ref().filter(|_| self.caller.network.hears_of(self.caller.process)) {
             data.tell(|data| data.hears(self.me, &self.shown.borrow()));

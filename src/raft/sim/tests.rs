@@ -39,7 +39,7 @@ fn no_partition_is_served_twice_and_all_are_served_in_the_end() {
     let all = run_all(SEEDS, false);
     let counts = [all.terms, all.promotions, all.memberships, all.kills, all.power_cuts, all.ghosts, all.suspensions];
     // A simulation in which nothing happens proves nothing.
-    let others = [all.cuts, all.snapshots, all.wipes, all.left, all.handovers];
+    let others = [all.cuts, all.snapshots, all.wipes, all.left, all.handovers, all.ended, all.kept];
     let enough = counts.iter().chain(&others).all(|count| *count > 0);
     assert!(enough || std::env::var_os("KEYLOOM_SEED").is_some(), "{all:?}");
 }
@@ -73,7 +73,8 @@ fn are_found(mistakes: impl IntoIterator<Item = Mistake>, has_data: bool) {
 fn mistakes_are_found() {
     let of = [Fault::IgnoreAfter, Fault::NoGrace, Fault::WithoutQuorum, Fault::CountFromAnswer].map(Mistake::Of);
     let others = [Mistake::LeaseFirst, Mistake::AnybodyFirst, Mistake::NumberAgain];
-    are_found(of.into_iter().chain(others), false);
+    let handing = [Mistake::EndInName, Mistake::KeepWhatIsEnded];
+    are_found(of.into_iter().chain(others).chain(handing), false);
 }
 
 #[test]

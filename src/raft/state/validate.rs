@@ -5,6 +5,7 @@
 use super::{Partition, State};
 use crate::raft::command::{COUNT_MAX, NODES_MAX, PARTITIONS_MAX, REPLICAS_MAX, has_duplicates};
 use crate::raft::settle::SETTLING_VERSION;
+use crate::raft::successors::NAMING_VERSION;
 
 impl State {
     /// Checks the invariants.
@@ -38,6 +39,32 @@ impl State {
         self.settlements.validate(self.partitions.len())?;
         if self.orders.version() < SETTLING_VERSION && self.settlements.iter().next().is_some() {
             return Err("losses that came with a later version");
+        }
+        if self.orders.version() < NAMING_VERSION && !self.successors.is_empty() {
+            return Err("successors that came with a later version");
+        }
+        if self.successors.last() > COUNT_MAX {
+            return Err("a number that cannot have been reached");
+        }
+        for (partition, successor) in self.successors.iter() {
+            let is = self.partition(partition).filter(|is| is.epoch > 0).ok_or("a successor of nobody")?;
+            let (node, incarnation) = (successor.to.node, successor.to.incarnation);
+            if successor.epoch.max(incarnation) > COUNT_MAX
+                || successor.epoch < 2
+                || incarnation == 0
+                || successor.number == 0
+            {
+                return Err("a successor with a number that cannot be");
+            }
+            if successor.number > self.successors.last() {
+                return Err("a successor that was never named");
+            }
+            if self.node(node).is_none_or(|known| known.incarnation < incarnation) {
+                return Err("a successor that is not known");
+            }
+            if is.primary.is_some_and(|primary| primary == node || successor.epoch != is.epoch + 1) {
+                return Err("a successor that has begun, or cannot");
+            }
         }
         self.partitions.iter().try_for_each(|partition| self.validate_partition(partition))
     }

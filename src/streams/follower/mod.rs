@@ -34,7 +34,7 @@ use self::pace::Pace;
 use self::partition::{Data, Phase, Place, Role};
 use self::settle::{Doubts, Verdict};
 use self::stream::Stream;
-use super::message::{PACED_VERSION, ToFollower, ToLeader};
+use super::message::{PACED_VERSION, Release, ToFollower, ToLeader};
 use super::{Epoch, Incarnation, Index, NodeId, PartitionId, Piece, Suffix, Tail};
 use crate::raft::command::Move;
 use crate::raft::state::State;
@@ -143,6 +143,11 @@ pub enum Action {
         of: Move,
         reached: Index,
         lacking: Vec<PartitionId>,
+    },
+    /// This leader has ended what it led of these: see [`super::ahead`].
+    Released {
+        leader: NodeId,
+        releases: Vec<Release>,
     },
     /// This node is to lead and must not: its data is incomplete. Nobody can, until an operator decides that it begins empty.
     NotReady {

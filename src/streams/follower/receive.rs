@@ -79,6 +79,7 @@ impl Follower {
                 self.streams.get_mut(&leader).ok_or(Broken)?.wall_ms = wall_ms;
             }
             Control::Refused { .. } => self.reset(now_ms, leader, out),
+            Control::Released { releases } => out.push(Action::Released { leader, releases }),
         }
         Ok(())
     }

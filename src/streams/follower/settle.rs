@@ -86,6 +86,10 @@ impl Follower {
                     // What it is not in sync for, it does not lead with what it has.
                     let sits = state.partition(partition).is_some_and(|known| known.in_sync.contains(&me));
                     let Some(data) = self.data.get(usize::from(partition)).filter(|_| sits) else { continue };
+                    // The primary had ended that epoch, as this node has heard: all of it was committed, and nothing is in doubt.
+                    if data.epoch > epoch {
+                        continue;
+                    }
                     match data.has_reached(epoch) {
                         Some(index) => noted.index = noted.index.min(index),
                         // Or it had to forget what it has: in both cases nothing of that epoch is acknowledged.

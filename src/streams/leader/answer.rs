@@ -33,6 +33,13 @@ impl Leader {
             let led = self.led.get(partition as usize).and_then(Option::as_ref);
             let led = led.filter(|led| fellow.recognized && led.deposed.is_none() && led.epoch == part.epoch);
             let Some(led) = led.filter(|led| led.replicas.contains(&fellow.member.node)) else {
+                let is = self.state.partition(partition).map(|is| (is.epoch, is.primary));
+                let leads_soon = is == Some((part.epoch, Some(self.settings.node)));
+                let is_ended = self.released.get(&partition).is_some_and(|ended| ended.epoch == part.epoch);
+                if leads_soon || is_ended {
+                    // What is to be said of it is said in a moment.
+                    continue;
+                }
                 if !std::mem::replace(&mut part.told, true) {
                     answers.push(Answered { partition, epoch: part.epoch, answer: Answer::NotLeading });
                 }

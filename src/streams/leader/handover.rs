@@ -1,29 +1,48 @@
 //! A role goes to another node while both live.
 //!
 //! ```text
-//!     Closing ── seen by all data cores ──► Closed ── seen ──► Sealed ── committed ──► Proposed ──► Deposed
-//!        └───────────────┬────────────────────┴──────────────────┘                        │
-//!                        └── patience is over: open again ◄── raft has refused it ────────┘
+//!     Naming ── the successor is named ──► Closing ── seen by all data cores ──► Closed ── seen ──► Sealed ── committed ──► Deposed
+//!       └─────────────────────────────────────┴───────────┬────────────────────────┴──────────────────┘
+//!                                                         └── patience is over: open again
 //! ```
 //!
+//! 0. *Naming*: raft is asked for its word before anything is closed ([`Command::Name`], [`crate::raft::successors`]).
 //! 1. *Closing*: requests about the partition wait at the gate; those that have been begun go on.
 //! 2. *Closed*: nothing of it is executed any more, nor evicted, nor does it expire. When all data cores have said so, the log
 //!    has its last unit.
 //! 3. *Sealed*: everything up to there has to be committed, so that the other node has it, and no reply is held any more that
 //!    tells of it.
-//! 4. *Proposed*: raft decides ([`Command::Lead`]), by the epoch. Until its answer is known the gate stays closed: the other
-//!    node may be serving already. If it does not come, a command is proposed that gives the role to this node anew: whichever
-//!    of the two is executed first makes the other one stale.
+//! 4. This node says that it has ended ([`Control::Released`]), and from then on it is one that follows: the other one may be serving.
+//!    That raft's log gets to know of it is no matter of this machine any more ([`crate::streams::ahead`]).
+//!
+//! A successor that this node does not want any more is there until raft's state shows that it is not: that is proposed as long as it
+//! takes ([`Command::Keep`]), and meanwhile the role goes to nobody.
+//!
+//! If the cluster uses a version of its formats that has no successors, or the other node does not speak of them, raft decides at the end:
+//!
+//! ```text
+//!     Closing ── seen by all data cores ──► Closed ── seen ──► Sealed ── committed ──► Proposed ──► Deposed
+//!        └───────────────┬────────────────────┴──────────────────┘                        │
+//!                        └── patience is over: open again ◄── raft has refused it ────────┘
+//! ```
+//!
+//! *Proposed*: raft decides ([`Command::Lead`]), by the epoch. Until its answer is known the gate stays closed: the other
+//! node may be serving already. If it does not come, a command is proposed that gives the role to this node anew: whichever
+//! of the two is executed first makes the other one stale.
 //!
 //! What the other node begins with equals what this one ends with, so nothing has to be copied back.
 //!
-//! Invariant: `handovers` names exactly the partitions that have one.
+//! Invariants: `handovers` names exactly the partitions that have one; what was released is not led, and its role is not asked for
+//! again in the epoch in which it was.
 //!
+//! [`Command::Name`]: crate::raft::command::Command::Name
+//! [`Command::Keep`]: crate::raft::command::Command::Keep
 //! [`Command::Lead`]: crate::raft::command::Command::Lead
 
 use super::*;
 use crate::cluster::Gate;
 use crate::raft::command::Move;
+use crate::raft::successors::{NAMING_VERSION, Successor};
 
 /// A handover that is not proposed after this is given up; one that is, is taken back.
 pub const HANDOVER_MS: u64 = 1_000;
@@ -44,6 +63,8 @@ pub struct Handover {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
+    /// Raft is to name the other node.
+    Naming,
     /// Shown with this state of all gates.
     Closing {
         gates: u64,
@@ -61,6 +82,31 @@ enum Step {
         unknown: u32,
         stuck: bool,
     },
+    /// The other node may have begun.
+    Released,
+}
+
+/// What was led here in this epoch, and whom its end was told.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    pub epoch: Epoch,
+    naming: u64,
+    to: Member,
+    told: Told,
+}
+
+/// Who has been told of an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nobody,
+    Successor,
+    All,
+}
+
+impl Ended {
+    fn release(&self, partition: PartitionId) -> Release {
+        Release { partition, epoch: self.epoch, naming: self.naming }
+    }
 }
 
 impl Leader {
@@ -81,25 +127,93 @@ impl Leader {
         let known = self.state.member(to.node) == Some(to) && to.node != self.settings.node;
         let before = self.handovers.len();
         let gates = self.gates + 1;
+        let names = self.state.orders().version() >= NAMING_VERSION
+            && self.fellows.iter().any(|fellow| fellow.member == to && fellow.heeds_releases);
+        let mut named = Proposals::default();
         for &Move { partition, epoch } in moves.iter().filter(|_| known && !behind) {
             let is_copied = self.run.as_ref().is_some_and(|run| run.partitions.contains(&partition));
             if is_copied || self.handovers.len() - before == count_max {
                 continue;
             }
             let Some(mut led) = self.led.get_mut(partition as usize).and_then(Option::take) else { continue };
-            let fits = led.epoch == epoch && led.deposed.is_none() && led.handover.is_none();
+            let rests = led.deposed.is_none() && led.handover.is_none() && self.state.successor(partition).is_none();
+            let fits = led.epoch == epoch && rests;
             if fits && led.in_sync.contains(&to.node) && self.is_good(now_ms, partition, &led, to.node) {
-                led.handover = Some(Handover { to, since_ms: now_ms, step: Step::Closing { gates } });
+                let step = if names { Step::Naming } else { Step::Closing { gates } };
+                led.handover = Some(Handover { to, since_ms: now_ms, step });
                 self.handovers.push(partition);
+                if names {
+                    named.add(partition, epoch, to);
+                }
             }
             self.led[partition as usize] = Some(led);
         }
         let begun = self.handovers.len() - before;
         self.tally.handovers_begun += begun as u64;
-        if begun > 0 {
+        if begun > 0 && !names {
             self.gates_change(out);
         }
+        named.each(|to, moves| out.push(Action::Name { moves, to }));
         begun
+    }
+
+    /// Closes what may be handed over now: raft's state names who is to lead next.
+    pub(super) fn look_at_successors(&mut self, out: &mut Vec<Action>) {
+        let state = &self.state;
+        self.released.retain(|partition, ended| {
+            // The next epoch is the successor's.
+            state.partition(*partition).is_some_and(|is| is.epoch <= ended.epoch + 1)
+        });
+        if state.successors().is_empty() {
+            return;
+        }
+        let successors = Rc::clone(state.successors());
+        let (next, mut closing, mut given_up) = (self.gates + 1, false, Vec::new());
+        self.each_handover(|partition, led, handover| {
+            let is_over = matches!(handover.step, Step::Released | Step::Proposed { .. });
+            let Some(named) = successors.of(partition).filter(|_| !is_over) else { return };
+            if (named.to, named.epoch) != (handover.to, led.epoch + 1) || named.gone {
+                given_up.push(partition);
+            } else if handover.step == Step::Naming {
+                handover.step = Step::Closing { gates: next };
+                closing = true;
+            }
+        });
+        if closing {
+            self.gates_change(out);
+        }
+        self.open_again(&given_up, out);
+    }
+
+    /// Those who follow what this node has ended hear of it, too: first the successor, as requests wait for that one only.
+    pub fn tell_others(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+        if self.released.values().all(|ended| ended.told == Told::All) {
+            return;
+        }
+        (0..self.fellows.len()).for_each(|at| {
+            let member = self.fellows[at].member;
+            self.tell_released(now_ms, at, |ended| ended.told != Told::All && ended.to != member, out);
+        });
+        self.released.values_mut().for_each(|ended| ended.told = Told::All);
+    }
+
+    /// A follower is told what this node has ended, of what it asks for.
+    pub(super) fn tell_released(
+        &mut self,
+        now_ms: u64,
+        at: usize,
+        which: impl Fn(&Ended) -> bool,
+        out: &mut Vec<Action>,
+    ) {
+        let fellow = &self.fellows[at];
+        let is_wanted = |(partition, ended): &(&PartitionId, &Ended)| {
+            which(ended) && fellow.parts.get(partition).is_some_and(|part| part.epoch == ended.epoch)
+        };
+        let released = self.released.iter().filter(is_wanted);
+        let releases: Vec<Release> = released.map(|(partition, ended)| ended.release(*partition)).collect();
+        if fellow.heeds_releases && !releases.is_empty() {
+            self.send(now_ms, at, Control::Released { releases }.into(), out);
+        }
     }
 
     fn gates_change(&mut self, out: &mut Vec<Action>) {
@@ -126,7 +240,7 @@ impl Leader {
     pub fn gate(&self, partition: PartitionId) -> Option<Gate> {
         let led = self.led.get(partition as usize).and_then(Option::as_ref);
         match led.and_then(|led| led.handover).map(|handover| handover.step) {
-            None => Some(Gate::Open),
+            None | Some(Step::Naming) => Some(Gate::Open),
             Some(Step::Closing { .. }) => Some(Gate::Closing),
             Some(Step::Proposed { stuck: true, .. }) => None,
             Some(_) => Some(Gate::Closed),
@@ -160,8 +274,8 @@ impl Leader {
         }
     }
 
-    /// Proposes what is sealed and committed.
-    pub(super) fn propose_handovers(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+    /// Hands over what is sealed and committed.
+    pub(super) fn finish_handovers(&mut self, now_ms: u64, out: &mut Vec<Action>) {
         if self.handovers.is_empty() {
             return;
         }
@@ -171,16 +285,54 @@ impl Leader {
         };
         #[cfg(test)]
         let reached = if self.fault == Some(Fault::HandOverUncommitted) { Index::MAX } else { reached };
-        let mut proposals = Proposals::default();
+        let (mut proposals, mut ended) = (Proposals::default(), BTreeMap::new());
+        let successors = Rc::clone(self.state.successors());
         self.each_handover(|partition, led, handover| {
             if let Step::Sealed { upto } = handover.step
                 && upto <= reached
             {
-                handover.step = Step::Proposed { since_ms: now_ms, unknown: 1, stuck: false };
-                proposals.add(partition, led.epoch, handover.to);
+                if let Some(Successor { number, .. }) = successors.of(partition) {
+                    handover.step = Step::Released;
+                    ended.insert(
+                        partition,
+                        Ended { epoch: led.epoch, naming: number, to: handover.to, told: Told::Nobody },
+                    );
+                } else {
+                    handover.step = Step::Proposed { since_ms: now_ms, unknown: 1, stuck: false };
+                    proposals.add(partition, led.epoch, handover.to);
+                }
             }
         });
         proposals.make(out);
+        if ended.is_empty() {
+            return;
+        }
+        let releases = ended.iter().map(|(partition, ended)| ended.release(*partition)).collect();
+        self.released.append(&mut ended);
+        for at in 0..self.fellows.len() {
+            let member = self.fellows[at].member;
+            self.tell_released(now_ms, at, |ended| ended.told == Told::Nobody && ended.to == member, out);
+        }
+        let fresh = self.released.values_mut().filter(|ended| ended.told == Told::Nobody);
+        fresh.for_each(|ended| ended.told = Told::Successor);
+        out.push(Action::Released(releases));
+    }
+
+    /// Keeps the roles whose successors it does not want any more.
+    fn keep_roles(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+        let mut namings = Vec::new();
+        for (partition, successor) in Rc::clone(self.state.successors()).iter() {
+            let led = self.led.get_mut(usize::from(partition)).and_then(Option::as_mut);
+            let Some(led) = led.filter(|led| led.epoch + 1 == successor.epoch) else { continue };
+            let is_due = now_ms >= led.kept_ms.map_or(0, |at_ms| at_ms + self.settings.propose_ms);
+            if is_due && led.deposed.is_none() && led.handover.is_none() {
+                led.kept_ms = Some(now_ms);
+                namings.push(Naming { partition, number: successor.number });
+            }
+        }
+        if !namings.is_empty() {
+            out.push(Action::Keep { namings });
+        }
     }
 
     /// Gives up what takes too long, and proposes again what was not answered.
@@ -191,7 +343,7 @@ impl Leader {
         self.each_handover(|partition, led, handover| {
             let age_ms = now_ms.saturating_sub(handover.since_ms);
             let Step::Proposed { since_ms, unknown, stuck } = &mut handover.step else {
-                late.extend((age_ms > HANDOVER_MS).then_some(partition));
+                late.extend((age_ms > HANDOVER_MS && handover.step != Step::Released).then_some(partition));
                 return;
             };
             if now_ms >= *since_ms + propose_ms {
@@ -208,6 +360,7 @@ impl Leader {
             self.gates_change(out);
         }
         self.open_again(&late, out);
+        self.keep_roles(now_ms, out);
     }
 
     /// Raft has decided on a proposal for these roles, and this machine has been told of the state after that: those that it
@@ -236,12 +389,12 @@ impl Leader {
         }
     }
 
-    /// There is none any more; to whom it was proposed that the role goes, if it was.
+    /// There is none any more; to whom the role was released, or it was proposed that it goes, if it was.
     pub(super) fn forget_handover(&mut self, partition: PartitionId) -> Option<Member> {
         let led = self.led.get_mut(partition as usize)?.as_deref_mut()?;
         let handover = led.handover.take()?;
         self.handovers.retain(|other| *other != partition);
-        matches!(handover.step, Step::Proposed { .. }).then_some(handover.to)
+        matches!(handover.step, Step::Proposed { .. } | Step::Released).then_some(handover.to)
     }
 }
 
@@ -259,9 +412,13 @@ impl Proposals {
     }
 
     fn make(self, out: &mut Vec<Action>) {
+        self.each(|to, moves| out.push(Action::HandOver { moves, to }));
+    }
+
+    fn each(self, mut propose: impl FnMut(Member, Vec<Move>)) {
         for (to, mut moves) in self.0 {
             moves.sort_unstable_by_key(|change| change.partition);
-            out.push(Action::HandOver { moves, to });
+            propose(to, moves);
         }
     }
 }

@@ -35,14 +35,15 @@ use std::sync::Arc;
 
 pub use self::commit::{Group, Lag};
 use self::copy::Run;
+use self::handover::Ended;
 use self::partition::Led;
 use self::peer::{Fellow, Part, Phase};
 use super::message::{
-    Answer, Answered, Control, Open, PROTOCOL_OLDEST, PROTOCOL_VERSION, Refusal, ToFollower, ToLeader,
+    Answer, Answered, Control, Open, PROTOCOL_OLDEST, PROTOCOL_VERSION, Refusal, Release, ToFollower, ToLeader,
 };
 use super::{Epoch, Frame, InSyncChange, Index, Member, NodeId, PartitionId, Suffix, Tail};
 use crate::log::durability::LaneMap;
-use crate::raft::command::Move;
+use crate::raft::command::{Move, Naming};
 use crate::raft::state::State;
 
 /// A connection, numbered by the shell. A number is never used again.
@@ -99,6 +100,13 @@ pub enum Action {
     /// Propose to raft that these roles move. When its answer is known, and the state after that was told, say
     /// [`Leader::decided`].
     HandOver { moves: Vec<Move>, to: Member },
+    /// Propose to raft that this node may lead these next. What comes of it is seen in raft's state.
+    Name { moves: Vec<Move>, to: Member },
+    /// This node has ended what it led of these, and their successors are told: note that ([`super::ahead`]), and tell both
+    /// machines. When a successor has begun, say [`Leader::tell_others`].
+    Released(Vec<Release>),
+    /// Propose to raft that these go to nobody. What comes of it is seen in raft's state.
+    Keep { namings: Vec<Naming> },
     /// This node leads the partition in that epoch no longer. See "To lead no longer" in [`crate::streams`]. `handed_over`: it
     /// wanted that, and who leads now may be about to begin.
     Deposed { partition: PartitionId, epoch: Epoch, handed_over: bool },
@@ -184,6 +192,8 @@ pub struct Leader {
     /// Partitions whose role is on its way to another node; and how often a gate has changed.
     handovers: Vec<PartitionId>,
     gates: u64,
+    /// What this node has ended: followers who may not have heard it are told again.
+    released: BTreeMap<PartitionId, Ended>,
     /// Partitions that are led no longer and not released.
     deposed: usize,
     tally: Tally,
@@ -216,6 +226,7 @@ impl Leader {
             copied_last: 0,
             handovers: Vec::new(),
             gates: 0,
+            released: BTreeMap::new(),
             deposed: 0,
             tally: Tally::default(),
             answers_due: false,
@@ -238,16 +249,19 @@ impl Leader {
             self.led.resize_with(count, || None);
         }
         let same_nodes = before.nodes() == state.nodes();
+        let mut changed = !same_nodes;
         for (partition, is) in (0..).zip(state.partitions()) {
             let was = before.partitions().get(usize::from(partition));
             if !same_nodes || was.is_none_or(|was| !Rc::ptr_eq(was, is)) {
                 self.take_role(partition, out);
+                changed = true;
             }
         }
         self.cancel_copy_of_lost(out);
+        self.look_at_successors(out);
         self.left_ms.retain(|node, _| state.node(*node).is_some());
         self.recognize(now_ms, out);
-        self.untidy = true;
+        self.untidy |= changed;
     }
 
     /// What raft's state says of a partition that is led here.
@@ -321,6 +335,7 @@ impl Leader {
         assert_eq!(cut, self.end, "an epoch begins at the end of the log");
         let place = &mut self.led[partition as usize];
         assert!(place.is_none(), "a partition is released before it is led again");
+        self.released.remove(&partition);
         *place = Some(Box::new(Led::new(now_ms, epoch, base, cut, suffix)));
         self.untidy = true;
         self.take_role(partition, out);
@@ -393,6 +408,7 @@ impl Leader {
         };
         self.take_wants(at, open, out);
         self.fellows[at].heard_ms = now_ms;
+        self.tell_released(now_ms, at, |_| true, out);
         self.recognize(now_ms, out);
     }
 
@@ -453,6 +469,7 @@ impl Leader {
         self.refresh();
         self.judge_in_sync(now_ms, out);
         self.judge_handovers(now_ms, out);
+        self.tell_others(now_ms, out);
         self.send_heartbeats(now_ms, wall_ms, out);
         self.start_copy(out);
     }

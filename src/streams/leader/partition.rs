@@ -57,6 +57,8 @@ pub struct Led {
     pub suffix: Option<Suffix>,
     /// Its role is on its way to another node.
     pub handover: Option<Handover>,
+    /// When it was proposed last that its role goes to nobody.
+    pub kept_ms: Option<u64>,
     /// Its place in the groups.
     pub group: usize,
     /// Places of followers that the stream carries it to, and of one that it is being copied to.
@@ -87,6 +89,7 @@ impl Led {
             confirmed: Vec::new(),
             suffix,
             handover: None,
+            kept_ms: None,
             group: usize::MAX,
             live: Vec::new(),
             copied: None,

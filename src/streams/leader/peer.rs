@@ -8,7 +8,7 @@ use crate::raft::command::{Member, PartitionId};
 use crate::replication::detector::{Detector, Expectation};
 use crate::replication::message::MESSAGE_COST;
 use crate::replication::timeline::Timeline;
-use crate::streams::message::{Open, PACED_VERSION, SPANS_VERSION, Spans, StreamFrame};
+use crate::streams::message::{Open, PACED_VERSION, RELEASE_VERSION, SPANS_VERSION, Spans, StreamFrame};
 use crate::streams::units::Gather;
 use crate::streams::{Frame, Tail};
 
@@ -62,6 +62,8 @@ pub struct Fellow {
     pub paces: bool,
     /// It wants to know which frames span partitions.
     pub heeds_spans: bool,
+    /// It knows [`Control::Released`].
+    pub heeds_releases: bool,
     /// It is about to end.
     pub leaving: bool,
     /// It is alive and hardly behind, as it was looked last ([`super::Leader::look_who_keeps_up`]).
@@ -122,6 +124,7 @@ impl Fellow {
             open: open.number,
             paces: open.version >= PACED_VERSION,
             heeds_spans: open.version >= SPANS_VERSION,
+            heeds_releases: open.version >= RELEASE_VERSION,
             leaving: false,
             keeps_up: false,
             round: 0,

@@ -219,7 +219,7 @@ impl Leader {
     pub fn turn_end(&mut self, now_ms: u64, out: &mut Vec<Action>) {
         self.answer_due(now_ms, out);
         self.refresh();
-        self.propose_handovers(now_ms, out);
+        self.finish_handovers(now_ms, out);
         let spanned_upto = self.spanned_upto;
         for at in 0..self.fellows.len() {
             self.flush(now_ms, at, out);

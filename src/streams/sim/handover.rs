@@ -1,5 +1,7 @@
 //! Handovers in the simulator: data cores that hear of gates late, decisions that are heard late or not at all.
 //!
+//! Where successors are named, a role goes over when its primary has ended it, whatever raft's log says by then.
+//!
 //! Whoever gets a role must begin with exactly what was written by the one that gave it, acknowledged or not.
 
 use super::World;
@@ -7,7 +9,9 @@ use super::node::Process;
 use super::raft::Proposal;
 use crate::cluster::Gate;
 use crate::raft::command::{Command, Move};
-use crate::streams::{Member, NodeId, PartitionId};
+use crate::raft::state::{Partition, State};
+use crate::streams::message::Release;
+use crate::streams::{Epoch, Member, NodeId, PartitionId};
 
 /// What a process knows of its roles that move.
 #[derive(Debug, Default)]
@@ -16,6 +20,8 @@ pub struct Handing {
     gates: Vec<(PartitionId, Gate)>,
     /// Decided in the entry of raft's log at this place.
     decisions: Vec<(usize, Vec<Move>)>,
+    /// Ended here, and successors are told: what the shell does then comes a little later.
+    ended: Vec<Release>,
 }
 
 impl Handing {
@@ -68,9 +74,87 @@ impl World {
         }
     }
 
+    pub fn propose_in_passing(&mut self, n: NodeId, command: Command) {
+        let (at_ms, boot) = (self.now_ms + self.delay_ms(), self.node(n).boot);
+        if self.quiet || !self.random.chance(10) {
+            self.raft.proposals.push(Proposal { at_ms, from: n, boot, command, change: None });
+        }
+    }
+
+    /// Who may answer for a partition, and in which epoch.
+    pub fn serving(&self, p: PartitionId, known: &Partition) -> (Option<NodeId>, Epoch) {
+        match self.raft.agreed.successor(p).filter(|_| known.primary.is_some()) {
+            Some(successor) if self.ended.contains(&(p, known.epoch)) => {
+                (Some(successor.to.node).filter(|_| !successor.gone), successor.epoch)
+            }
+            _ => (known.primary, known.epoch),
+        }
+    }
+
+    /// Raft's state as a node knows it, with what has gone over.
+    pub fn state_of(&mut self, n: NodeId) -> State {
+        let node = self.node(n);
+        let Some(process) = &mut node.process else { return node.state.clone() };
+        process.ahead.forget(&node.state);
+        node.state.ahead(process.ahead.gone(&node.state, n))
+    }
+
+    /// A primary has ended what it led of these.
+    pub fn note_ended(&mut self, n: NodeId, releases: Vec<Release>) {
+        for &Release { partition, epoch, naming } in &releases {
+            assert!(!self.process(n).executes(partition), "what is ended is closed");
+            if self.is_entitled(n, partition, epoch) {
+                let successor = self.raft.agreed.successor(partition).expect("raft has named it");
+                assert_eq!(successor.number, naming, "it is ended for who is named now");
+                let data = self.process(n).data[partition as usize].clone();
+                self.handed.insert((partition, successor.epoch), (successor.to.node, data));
+                self.ended.insert((partition, epoch));
+            }
+        }
+        self.process(n).handing.ended.extend(releases);
+    }
+
+    /// It becomes one that follows.
+    pub fn end_roles(&mut self, n: NodeId) {
+        let ended = std::mem::take(&mut self.process(n).handing.ended);
+        if !ended.is_empty() {
+            self.goes_over(n, n, &ended);
+        }
+        if self.random.chance(30) {
+            self.on_leader(n, |leader, now, out| leader.tell_others(now, out));
+        }
+    }
+
+    /// A node hears that another one, or itself, has ended what it led.
+    pub fn goes_over(&mut self, n: NodeId, by: NodeId, releases: &[Release]) {
+        let now_ms = self.now_ms;
+        self.process(n).ahead.note(now_ms, by, releases);
+        self.tell_roles(n);
+    }
+
+    /// Raft is told of what has gone over.
+    pub fn say_who_leads(&mut self, n: NodeId) {
+        let now_ms = self.now_ms;
+        let node = self.node(n);
+        let Some(process) = &node.process else { return };
+        let unsaid = process.ahead.unsaid(now_ms, &node.state, n);
+        let boot = node.boot;
+        for (to, moves) in unsaid {
+            let at_ms = now_ms + self.delay_ms();
+            if self.random.chance(20) {
+                let command = Command::Lead { moves, to };
+                self.raft.proposals.push(Proposal { at_ms, from: n, boot, command, change: None });
+            }
+        }
+    }
+
     /// The last entry of raft's log decides on a proposal of this node.
     pub fn note_decision(&mut self, n: NodeId, boot: u64, command: &Command) {
-        let Command::Lead { moves, .. } = command else { return };
+        self.seen.kept += u64::from(matches!(command, Command::Keep { .. }));
+        let Command::Lead { moves, to } = command else { return };
+        let led_again =
+            |change: &Move| self.raft.agreed.partition(change.partition).is_some_and(|is| is.epoch == change.epoch + 2);
+        self.seen.led_again += u64::from(to.node == n && moves.iter().any(led_again));
         let end = self.raft.log.len();
         if self.node(n).boot == boot
             && (self.quiet || self.random.chance(70))
@@ -102,6 +186,7 @@ impl World {
             && to == n
         {
             self.seen.handed += 1;
+            self.seen.gone_over += u64::from(self.raft.agreed.successor(p).is_some());
             assert_eq!(self.process(n).data[p as usize], data, "node {n} was given {p} in epoch {epoch}");
         }
     }

@@ -48,6 +48,8 @@ use super::message::{PROTOCOL_VERSION, ToFollower, ToLeader};
 use super::{Epoch, Index, NodeId, PartitionId, Tail, follower, leader};
 use crate::log::durability::LaneEnds;
 use crate::raft::command::{Command, Move, Placement};
+use crate::raft::settle::SETTLING_VERSION;
+use crate::raft::successors::NAMING_VERSION;
 
 const PARTITIONS: usize = 4;
 /// Seeds of the test.
@@ -69,6 +71,9 @@ pub(crate) enum Mistake {
 struct Seen {
     led: u64,
     handed: u64,
+    gone_over: u64,
+    kept: u64,
+    led_again: u64,
     deposed: u64,
     suffixes: u64,
     copies: u64,
@@ -121,6 +126,8 @@ pub(crate) struct World {
     written: HashMap<(PartitionId, u64), (NodeId, Epoch, Index)>,
     /// What whoever leads in this epoch was given, if it is that node.
     handed: HashMap<(PartitionId, Epoch), (NodeId, Vec<u64>)>,
+    /// What primaries have ended, whose successors were named.
+    ended: HashSet<(PartitionId, Epoch)>,
     /// What a complete copy with this tail is.
     known: HashMap<(PartitionId, Tail), Vec<u64>>,
     quiet: bool,
@@ -133,7 +140,10 @@ impl World {
         let mut random = Random::new(seed);
         let nodes = 3 + random.below(3);
         let copies = 2 + random.below(2) as usize;
-        let raft = Raft::found(nodes, PARTITIONS as u16, copies, random.chance(50));
+        let gathered = random.chance(50);
+        // Without it, raft decides when a role moves.
+        let version = if random.chance(75) { NAMING_VERSION } else { SETTLING_VERSION };
+        let raft = Raft::found(nodes, PARTITIONS as u16, copies, gathered, version);
         let node = |id| Node {
             id,
             alive: true,
@@ -171,6 +181,7 @@ impl World {
             stuck: vec![false; PARTITIONS],
             written: HashMap::new(),
             handed: HashMap::new(),
+            ended: HashSet::new(),
             known: HashMap::new(),
             quiet: false,
             seen: Seen::default(),
@@ -228,7 +239,7 @@ impl World {
     fn is_entitled(&self, n: NodeId, p: PartitionId, epoch: Epoch) -> bool {
         let agreed = &self.raft.agreed;
         let node = &self.nodes[n as usize - 1];
-        agreed.partition(p).is_some_and(|known| (known.primary, known.epoch) == (Some(n), epoch))
+        agreed.partition(p).is_some_and(|known| self.serving(p, known) == (Some(n), epoch))
             && agreed.node(n).is_some_and(|known| known.boot == u128::from(node.boot))
     }
 
@@ -269,6 +280,7 @@ impl World {
             15..=16 if self.around.is_none() => self.hear_of_raft(n),
             17 if self.around.is_none() => self.advance_raft(),
             19 if works => self.see_gates(n),
+            21 if works => self.end_roles(n),
             18 if self.around.is_none() && self.random.chance(if self.quiet { 100 } else { 20 }) => self.control(),
             _ => {
                 self.pump();
@@ -290,6 +302,7 @@ impl World {
         for n in self.ids() {
             if self.works(n) {
                 self.on_leader(n, |leader, now, out| leader.tick(now, now, out));
+                self.say_who_leads(n);
                 self.look_at_memory(n);
                 self.on_follower(n, |follower, now, out| follower.tick(now, now, out));
             }
@@ -480,8 +493,9 @@ impl World {
             .iter()
             .any(|partition| partition.primary.is_none_or(|primary| dead.contains(&primary)));
         let is_dead = |node: NodeId| dead.contains(&node);
+        let void = self.raft.agreed.named(is_dead).any(|(_, (_, lives))| !lives);
         let awaited = self.raft.agreed.settlements().iter().any(|s| s.is_asked() && s.waits_for_any(is_dead));
-        if orphaned || awaited {
+        if orphaned || awaited || void {
             let (dead, ready) = (self.raft.members(&dead), self.raft.members(&ready));
             let command = Command::Promote { starts: self.raft.agreed.starts(), dead, ready };
             let before = self.raft.agreed.clone();
@@ -651,6 +665,9 @@ impl World {
         let agreed = &self.raft.agreed;
         for (p, known) in (0..).zip(agreed.partitions()) {
             let Some(primary) = known.primary else { return Some(format!("nobody leads {p}")) };
+            if let Some(successor) = agreed.successor(p) {
+                return Some(format!("partition {p} may be led by {successor:?}"));
+            }
             if known.in_sync.len() != known.replicas.len() {
                 return Some(format!("partition {p}: {known:?}"));
             }
@@ -731,6 +748,9 @@ fn nothing_that_was_promised_is_lost() {
             Ok(seen) => {
                 all.led += seen.led;
                 all.handed += seen.handed;
+                all.gone_over += seen.gone_over;
+                all.kept += seen.kept;
+                all.led_again += seen.led_again;
                 all.deposed += seen.deposed;
                 all.suffixes += seen.suffixes;
                 all.copies += seen.copies;
@@ -755,7 +775,17 @@ fn nothing_that_was_promised_is_lost() {
     }
     println!("{all:?}");
     let counts = [all.led, all.deposed, all.suffixes, all.copies, all.copies_cancelled, all.reads, all.crashes];
-    let more = [all.handed, all.acked, all.acked_durable, all.power_cuts, all.forced, all.emptied];
+    let more = [
+        all.handed,
+        all.gone_over,
+        all.kept,
+        all.led_again,
+        all.acked,
+        all.acked_durable,
+        all.power_cuts,
+        all.forced,
+        all.emptied,
+    ];
     let memory = [all.waited_for_memory, all.given_up_for_memory];
     let spans = [all.reached, all.spans_kept, all.spans_dropped];
     assert!(counts.iter().chain(&more).chain(&memory).chain(&spans).all(|&count| count > 0), "{all:?}");

@@ -13,6 +13,7 @@ use crate::raft::command::Command;
 use crate::raft::state::State;
 use crate::replication::wire::Wire;
 use crate::shard::statement::{encode, encode_unit, next_statement, next_unit};
+use crate::streams::ahead::Ahead;
 use crate::streams::follower::{self, Follower, Holding, Ticket};
 use crate::streams::leader::{self, Leader};
 use crate::streams::{Epoch, Frame, Index, NodeId, PartitionId, Tail, partition_of};
@@ -70,6 +71,7 @@ pub struct Process {
     /// Of these, those that were closed before: nothing comes late.
     pub sealed: Vec<PartitionId>,
     pub handing: Handing,
+    pub ahead: Ahead,
     pub copy_out: Option<CopyOut>,
     pub reads: Vec<(u64, Index)>,
     pub held: Vec<Held>,
@@ -162,6 +164,7 @@ impl World {
             deposed: Vec::new(),
             sealed: Vec::new(),
             handing: Handing::default(),
+            ahead: Ahead::default(),
             copy_out: None,
             reads: Vec::new(),
             held: Vec::new(),
@@ -170,7 +173,7 @@ impl World {
     }
 
     pub fn tell_roles(&mut self, n: NodeId) {
-        let state = self.node(n).state.clone();
+        let state = self.state_of(n);
         self.on_leader(n, |leader, now, out| leader.roles(now, &state, out));
         self.on_follower(n, |follower, _, out| follower.roles(&state, out));
     }
@@ -237,6 +240,9 @@ impl World {
             }
             leader::Action::Gates => {}
             leader::Action::HandOver { moves, to } => self.propose_handover(n, moves, to),
+            leader::Action::Name { moves, to } => self.propose_in_passing(n, Command::Name { moves, to }),
+            leader::Action::Released(releases) => self.note_ended(n, releases),
+            leader::Action::Keep { namings } => self.propose_in_passing(n, Command::Keep { namings }),
             leader::Action::Deposed { partition, epoch, handed_over } => {
                 let process = self.process(n);
                 if handed_over {
@@ -279,6 +285,7 @@ impl World {
                 self.on_leader(n, |leader, now, out| leader.lead(now, partition, epoch, base, cut, suffix, out));
             }
             follower::Action::Reach { of, reached, lacking } => self.propose_reached(n, of, reached, lacking),
+            follower::Action::Released { leader, releases } => self.goes_over(n, leader, &releases),
             follower::Action::NotReady { .. } => self.seen.not_ready += 1,
             follower::Action::CopyAborted { leader, run } => {
                 self.process(n).covered.remove(&(leader, run));

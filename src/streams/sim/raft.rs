@@ -2,7 +2,6 @@
 
 use crate::raft::command::{Command, Order, Placement, Profile, Refusal, Reply};
 use crate::raft::state::State;
-use crate::raft::stored::VERSION;
 use crate::streams::{InSyncChange, Member, NodeId};
 
 /// What somebody has proposed.
@@ -41,7 +40,8 @@ impl Raft {
     }
 
     /// `gathered`: the first node leads everything, and what follows it is on all others.
-    pub fn found(nodes: u64, partitions: u16, copies: usize, gathered: bool) -> Raft {
+    /// The cluster uses this version of its formats.
+    pub fn found(nodes: u64, partitions: u16, copies: usize, gathered: bool, version: u8) -> Raft {
         let mut raft = Raft::default();
         for node in 1..=nodes {
             let identity = u128::from(node);
@@ -49,7 +49,7 @@ impl Raft {
             raft.execute(register(node, 0, 1));
         }
         let starts = raft.agreed.starts();
-        raft.execute(Command::Order(Order::Raise { version: VERSION, starts }));
+        raft.execute(Command::Order(Order::Raise { version, starts }));
         raft.execute(Command::Create { partitions });
         let place = |partition: u16| {
             let first = u64::from(partition) % nodes;

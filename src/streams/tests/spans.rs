@@ -3,8 +3,10 @@
 use super::*;
 use crate::raft::command::Order;
 use crate::raft::settle::SETTLING_VERSION;
+use crate::raft::successors::NAMING_VERSION;
+use crate::streams::ahead::Ahead;
 use crate::streams::follower::Action as Follow;
-use crate::streams::message::{Spans, StreamFrame};
+use crate::streams::message::{Release, Spans, StreamFrame};
 
 fn both() -> Vec<u8> {
     let mut units = Vec::new();
@@ -249,4 +251,25 @@ fn what_is_known_to_be_committed_waits_for_nobody() {
     follower.roles(&state, &mut out);
     follower.turn_end(0, &mut out);
     assert_eq!(opened(&mut follower, out), [(0, tail(11)), (1, tail(12))]);
+}
+
+#[test]
+fn what_its_primary_has_ended_before_it_was_lost_is_in_no_doubt() {
+    let mut state = in_version(NAMING_VERSION);
+    let mut follower = follower(&state);
+    let moves = vec![Move { partition: 0, epoch: 1 }];
+    assert_eq!(state.apply(&Command::Name { moves, to: to(3) }), Reply::Named { named: 1, stale: 0 });
+    let mut ahead = Ahead::default();
+    ahead.note(0, 1, &[Release { partition: 0, epoch: 1, naming: 1 }]);
+    let mut out = Vec::new();
+    follower.roles(&state.ahead(ahead.gone(&state, 2)), &mut out);
+    // The primary goes on with the other one.
+    follower.message(0, 1, ToFollower::Frames { commit: 10, upto: 15, frames: vec![] }, &mut out);
+    loses(&mut state);
+    assert_eq!(state.settlements().of(0, 1).map(|lost| lost.lost.len()), Some(2));
+    out.clear();
+    follower.roles(&state, &mut out);
+    follower.turn_end(0, &mut out);
+    let of = Move { partition: 0, epoch: 1 };
+    assert!(out.contains(&Follow::Reach { of, reached: 15, lacking: vec![] }), "{out:?}");
 }
