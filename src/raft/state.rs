@@ -18,22 +18,24 @@
 //!   node in sync. One that was not has nothing of that.
 //! - Whoever is in sync has a copy. The primary, if there is one, is in sync.
 //! - Only a primary begins from nothing.
+//!
+//! Who leads is decided in `state/roles.rs`, and who may lead next is in [`super::successors`].
 
+mod roles;
 mod validate;
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::command::{
-    Command, Epoch, Force, InSyncChange, Incarnation, Member, Move, NODES_MAX, Naming, NodeId, PartitionId, Placement,
-    Profile, Refusal, Reply,
+    Command, Epoch, InSyncChange, Incarnation, Member, Move, NODES_MAX, NodeId, PartitionId, Placement, Profile,
+    Refusal, Reply,
 };
 use super::orders::{Order, Orders};
-use super::settle::{Losses, Reached, SETTLING_VERSION, Settlements};
+use super::settle::{Losses, Settlements};
 use super::stored::OLDEST;
-use super::successors::{NAMING_VERSION, Successor, Successors, epoch_after};
+use super::successors::{Successor, Successors, epoch_after};
 
 /// A node of the cluster.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -397,172 +399,10 @@ impl State {
         Ok(())
     }
 
-    fn promote(&mut self, starts: u64, dead: &[Member], ready: &[Member]) -> Result<Reply, Refusal> {
-        if starts != self.starts {
-            return Err(Refusal::StaleStarts { starts: self.starts });
-        }
-        for member in dead.iter().chain(ready) {
-            self.check_member(*member)?;
-        }
-        // Each is looked up for each partition, and there may be a thousand: sorted, so that this ends soon.
-        let sorted = |members: &[Member]| {
-            let mut nodes: Vec<NodeId> = members.iter().map(|member| member.node).collect();
-            nodes.sort_unstable();
-            nodes
-        };
-        let (dead, ready) = (sorted(dead), sorted(ready));
-        let is_dead = |node: NodeId| dead.binary_search(&node).is_ok();
-        let is_ready = |node: NodeId| ready.binary_search(&node).is_ok();
-        let (mut promoted, mut stuck, mut losses) = (0, 0, Losses::default());
-        // Who may have begun, and whether he can go on.
-        let successors: BTreeMap<PartitionId, (Successor, bool)> = self.named(&is_dead).collect();
-        for (number, shared) in (0..).zip(&mut self.partitions).filter(|(_, partition)| partition.epoch > 0) {
-            let named = successors.get(&number);
-            let (successor, is_gone) = (named.map(|named| named.0), named.is_some_and(|named| !named.1));
-            let lives = shared.primary.is_some_and(|primary| !is_dead(primary));
-            if lives && !is_gone {
-                continue;
-            }
-            let (epoch, primary) = (shared.epoch, shared.primary);
-            if let Some(successor) = successor.filter(|_| lives) {
-                // It may have begun, and others may have received what it has written.
-                if is_dead(successor.to.node) && !successor.gone {
-                    losses.add(successor.to.node, Move { partition: number, epoch: successor.epoch }, &shared.in_sync);
-                }
-                Rc::make_mut(&mut self.successors).goes(number);
-                continue;
-            }
-            let may_lead = |node: NodeId| match successor.filter(|_| !is_gone) {
-                Some(successor) => successor.to.node == node && is_ready(node),
-                None => is_ready(node),
-            };
-            let next = shared.in_sync.iter().copied().find(|node| may_lead(*node));
-            match next {
-                Some(node) => {
-                    let partition = Rc::make_mut(shared);
-                    partition.set_primary(Some(node), successor);
-                    partition.narrow(|node| !is_dead(node));
-                    promoted += 1;
-                }
-                // The set stays as it is: these, and nobody else, may lead it one day.
-                None => {
-                    if shared.primary.is_some() {
-                        Rc::make_mut(shared).set_primary(None, successor);
-                    }
-                    stuck += 1;
-                }
-            }
-            if is_gone || next.is_some() && successor.is_some() {
-                Rc::make_mut(&mut self.successors).forget(number);
-            }
-            // Of both only what the primary has written counts as lost.
-            if let Some(primary) = primary {
-                losses.add(primary, Move { partition: number, epoch }, &shared.in_sync);
-            }
-        }
-        self.settle(losses, is_dead);
-        Ok(Reply::Promoted { promoted, stuck })
-    }
-
-    /// Who may take a role over, and whether he can: he is not dead, and has not started anew since.
-    pub fn named(&self, is_dead: impl Fn(NodeId) -> bool) -> impl Iterator<Item = (PartitionId, (Successor, bool))> {
-        self.successors.iter().map(move |(partition, successor)| {
-            let same = self.member(successor.to.node) == Some(successor.to);
-            let lives = same && !successor.gone && !is_dead(successor.to.node);
-            (partition, (successor, lives))
-        })
-    }
-
-    /// Primaries have lost what they led, and nobody waits any more for those who are gone: where others lead by now, they are in no
-    /// in-sync set of what it was waited for them, so that they do not lead it with what they have.
-    fn settle(&mut self, losses: Losses, is_gone: impl Fn(NodeId) -> bool) {
-        if self.orders.version() < SETTLING_VERSION {
-            return;
-        }
-        if !losses.is_empty() {
-            Rc::make_mut(&mut self.settlements).lose(losses, &is_gone, self.partitions.len());
-        }
-        if self.settlements.iter().all(|settlement| !settlement.waits_for_any(&is_gone)) {
-            return;
-        }
-        for lost in Rc::make_mut(&mut self.settlements).forget(&is_gone) {
-            let is_led = |is: &Partition| is.primary.is_some_and(|primary| !is_gone(primary));
-            if let Some(partition) = self.placed_mut(lost.partition, is_led) {
-                partition.narrow(|node| !is_gone(node));
-            }
-        }
-    }
-
-    fn reach(&mut self, of: Move, by: Member, reached: Reached, lacking: &[PartitionId]) -> Result<Reply, Refusal> {
-        if self.orders.version() < SETTLING_VERSION {
-            return Err(Refusal::Version { version: self.orders.version() });
-        }
-        self.check_member(by)?;
-        Rc::make_mut(&mut self.settlements).reach(of, by.node, reached, lacking);
-        Ok(Reply::Reached)
-    }
-
     /// A partition that was ever placed, if `fits` says so of it, to be changed.
     fn placed_mut(&mut self, id: PartitionId, fits: impl FnOnce(&Partition) -> bool) -> Option<&mut Partition> {
         let shared = self.partitions.get_mut(id as usize)?;
         (shared.epoch > 0 && fits(shared)).then(|| Rc::make_mut(shared))
-    }
-
-    fn lead(&mut self, moves: &[Move], to: Member) -> Result<Reply, Refusal> {
-        self.check_member(to)?;
-        let mut moved = 0;
-        for Move { partition, epoch } in moves {
-            // Who follows one that is lost must be ready, which only a promotion knows.
-            let successor = self.successors.of(*partition);
-            let fits = |is: &Partition| {
-                let may = successor.is_none_or(|named| match named.gone {
-                    false => named.to == to,
-                    true => is.primary == Some(to.node),
-                });
-                is.epoch == *epoch && is.primary.is_some() && is.in_sync.contains(&to.node) && may
-            };
-            if let Some(is) = self.placed_mut(*partition, fits) {
-                is.set_primary(Some(to.node), successor);
-                moved += 1;
-                if successor.is_some() {
-                    Rc::make_mut(&mut self.successors).forget(*partition);
-                }
-            }
-        }
-        Ok(Reply::Moved { moved, stale: moves.len() as u32 - moved })
-    }
-
-    fn name(&mut self, moves: &[Move], to: Member) -> Result<Reply, Refusal> {
-        if self.orders.version() < NAMING_VERSION {
-            return Err(Refusal::Version { version: self.orders.version() });
-        }
-        self.check_member(to)?;
-        let mut named = 0;
-        for Move { partition, epoch } in moves {
-            let fits = |is: &&Partition| {
-                is.epoch == *epoch
-                    && is.primary.is_some_and(|primary| primary != to.node)
-                    && is.in_sync.contains(&to.node)
-            };
-            if self.successors.of(*partition).is_none() && self.partition(*partition).filter(fits).is_some() {
-                Rc::make_mut(&mut self.successors).name(*partition, *epoch, to);
-                named += 1;
-            }
-        }
-        Ok(Reply::Named { named, stale: moves.len() as u32 - named })
-    }
-
-    fn keep(&mut self, namings: &[Naming]) -> Reply {
-        let mut kept = 0;
-        for naming in namings {
-            // If the primary is gone, only the successor can lead.
-            let has_primary = self.partition(naming.partition).is_some_and(|is| is.primary.is_some());
-            if has_primary && self.successors.is_current(*naming) {
-                Rc::make_mut(&mut self.successors).forget(naming.partition);
-                kept += 1;
-            }
-        }
-        Reply::Named { named: kept, stale: namings.len() as u32 - kept }
     }
 
     fn set_in_sync(&mut self, changes: &[InSyncChange]) -> Reply {
@@ -583,46 +423,6 @@ impl State {
             }
         }
         Reply::InSync { changed, stale: changes.len() as u32 - changed }
-    }
-
-    fn force_lead(&mut self, forced: &[Force], to: Member, lost: &[NodeId]) -> Result<Reply, Refusal> {
-        self.check_member(to)?;
-        // All of them or none: who gives something up is to know what.
-        for force in forced {
-            self.check_force(force, to.node, lost)?;
-        }
-        for Force { partition: id, from_nothing, .. } in forced {
-            let successor = self.successors.of(*id);
-            let partition = self.placed_mut(*id, |_| true).ok_or(Refusal::UnknownPartition(*id))?;
-            partition.in_sync = vec![to.node];
-            partition.in_sync_version += 1;
-            partition.set_primary(Some(to.node), successor);
-            partition.from_nothing = *from_nothing;
-            if successor.is_some() {
-                Rc::make_mut(&mut self.successors).forget(*id);
-            }
-        }
-        Ok(Reply::Forced { partitions: forced.len() as u32 })
-    }
-
-    fn check_force(&self, force: &Force, to: NodeId, lost: &[NodeId]) -> Result<(), Refusal> {
-        let id = force.partition;
-        let partition = self.partition(id).filter(|partition| partition.epoch > 0);
-        let partition = partition.ok_or(Refusal::UnknownPartition(id))?;
-        if let Some(primary) = partition.primary {
-            return Err(Refusal::HasPrimary { partition: id, primary });
-        }
-        if partition.epoch != force.epoch {
-            return Err(partition.stale(id));
-        }
-        if !partition.replicas.contains(&to) {
-            return Err(Refusal::NotAReplica { partition: id, node: to });
-        }
-        // What somebody has who may come back is not given up.
-        match partition.in_sync.iter().find(|node| **node != to && !lost.contains(node)) {
-            Some(&node) => Err(Refusal::StillInSync { partition: id, node }),
-            None => Ok(()),
-        }
     }
 }
 

@@ -1,10 +1,13 @@
-//! Random commands, plausible ones and others, against what the state promises.
+//! Random commands, plausible ones and others, against what the state promises; and single ones, as transcripts.
+//!
+//! Longer than other files: what is promised, and the examples of it, are about the same commands and begin with the same states.
 
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::raft::command::{Force, Naming};
 use crate::raft::snapshot::Content;
 use crate::raft::testing::profile;
 

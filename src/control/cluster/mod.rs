@@ -230,9 +230,7 @@ impl Member {
         tracing::info!(node = me, port, "a member of a cluster");
         Ok(member)
     }
-}
 
-impl Member {
     /// Looks at who has which role: what raft's state says, with what has gone over since.
     fn with_roles<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         let (ahead, state) = (self.ahead.borrow(), self.reader.state());
