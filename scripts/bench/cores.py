@@ -2,10 +2,11 @@
 
 Three nodes, each a cluster of its own: one core; two cores, and clients know the port of the node only; two cores, and
 clients know the port of each (`core-endpoints yes`). All three run beside each other and are loaded in turn, by `keyloom
-bench --cluster`, so that what disturbs the machine disturbs all alike. Each core shares its CPU with one thread of the load
-and has the same number of connections in all three: a core that has the CPU to itself finds more requests at a time, and
-each of them costs less. CPU time is that of the server per request; a hop is a request that was handed from one core to
-another.
+bench --cluster`, so that what disturbs the machine disturbs all alike. Each core shares its CPU with one thread of the load,
+and in all three it has the same number of requests in flight, and as many of them in a connection: a core that finds more
+requests at a time has less to do for each of them. A client that knows both cores has two connections, and what it has in
+flight is divided among these; so it has twice as much in flight. With one request at a time there are twice as many clients
+instead. CPU time is that of the server per request; a hop is a request that was handed from one core to another.
 """
 
 import argparse
@@ -23,9 +24,11 @@ def arguments():
     parser = argparse.ArgumentParser(prog="scripts/cores.sh", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--rounds", type=int, default=5, help="rounds (default %(default)s)")
-    add("--requests", type=int, default=300_000, help="requests of a run (default %(default)s)")
-    add("--clients", type=int, default=24, help="connections to each core, an even number (default %(default)s)")
-    add("--pipelines", type=int, nargs="+", default=[1, 16], help="requests in flight each (default %(default)s)")
+    add("--requests", type=int, default=300_000, help="requests to a core in a run (default %(default)s)")
+    add("--clients", type=int, default=24,
+        help="that have requests in flight to a core at a time, an even number (default %(default)s)")
+    add("--pipelines", type=int, nargs="+", default=[1, 16],
+        help="requests in flight in a connection to a core (default %(default)s)")
     add("--keyloom", default=servers.OWN_BINARY, metavar="PATH",
         help="keyloom's binary (default: built from this tree)")
     options = parser.parse_args()
@@ -57,17 +60,20 @@ def measure(options):
         return "--core-endpoints", "yes", "--core-port", str(servers.free_ports(2))
 
     with node([0]) as one, node([0, 1]) as by_node, node([0, 1], *core_ports()) as by_core:
-        # The CPUs, and clients for each connection to a core: one that knows both cores has two connections.
-        nodes = {ONE: (one, [0], 1), NODE_PORT: (by_node, [0, 1], 2), CORE_PORTS: (by_core, [0, 1], 1)}
-        for server, _, _ in nodes.values():
+        # With their CPUs.
+        nodes = {ONE: (one, [0]), NODE_PORT: (by_node, [0, 1]), CORE_PORTS: (by_core, [0, 1])}
+        for server, _ in nodes.values():
             server.fill(keys)
         print(f"{'':34}{'µs/op':>8}{'to one core':>13}{'hops/op':>9}{'p50 µs':>8}{'p99 µs':>8}")
         for pipeline in options.pipelines:
             for op in ("get", "set"):
                 runs = {name: [] for name in nodes}
                 for _ in range(options.rounds):
-                    for name, (server, cpus, clients) in nodes.items():
-                        load = Load(op, options.clients * clients, pipeline, options.requests, threads=len(cpus))
+                    for name, (server, cpus) in nodes.items():
+                        divided = name == CORE_PORTS and pipeline > 1
+                        clients, in_flight = (1, pipeline * len(cpus)) if divided else (len(cpus), pipeline)
+                        requests = options.requests * len(cpus)
+                        load = Load(op, options.clients * clients, in_flight, requests, threads=len(cpus))
                         bench = ClusterBench(keys, cpus, options.keyloom)
                         before, hopped = server.cpu_ns(), hops(server)
                         run = bench.run(server, load)

@@ -142,7 +142,7 @@ pub struct View {
     partitions: Vec<Roles>,
     /// The gate of some partition is not open.
     holds: bool,
-    /// Grows with every change of a leader.
+    /// Grows with every change of a leader; 0: this node has not heard yet who leads now.
     epoch: u64,
     /// Of the views that this node makes, counted from 1; 0: the node is alone.
     number: u64,
@@ -205,6 +205,11 @@ impl View {
 
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Whether this node has heard who leads since it has begun.
+    pub fn is_informed(&self) -> bool {
+        self.epoch > 0
     }
 
     /// Whether this node leads a partition, as others see it: its gate may be closed.

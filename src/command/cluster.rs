@@ -169,6 +169,13 @@ fn view(home: &Home) -> Result<Arc<View>, Error> {
     home.engine.view.clone().ok_or(Error::NoCluster)
 }
 
+/// The view, for a table of who leads what. A client takes any table for what the cluster is now, and drops its connections to
+/// nodes that are not in it: a node that does not know yet has none to give.
+fn informed_view(home: &Home) -> Result<Arc<View>, Error> {
+    let view = view(home)?;
+    if view.is_informed() { Ok(view) } else { Err(Error::ClusterDown) }
+}
+
 fn accept(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
     view(home)?;
     reply.ok();
@@ -253,7 +260,7 @@ fn write_info(home: &Home, view: &View, messages: (u64, u64), reply: &mut Reply)
 }
 
 fn nodes(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    let view = view(home)?;
+    let view = informed_view(home)?;
     let (mut text, ranges) = (String::new(), view.ranges());
     let me = me(home, &view);
     for target in view.targets() {
@@ -275,7 +282,7 @@ fn nodes(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error>
 }
 
 fn slots(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    let view = view(home)?;
+    let view = informed_view(home)?;
     let ranges = view.ranges();
     reply.array(ranges.len());
     for (range, target) in ranges {
@@ -294,7 +301,7 @@ fn slots(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error>
 }
 
 fn shards(home: &mut Home, _args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
-    let view = view(home)?;
+    let view = informed_view(home)?;
     Ok(home.ask_control_and_go_on(LogAsk::Numbers, move |home, answer, reply| {
         let LogAnswer::Numbers(numbers) = answer else { return Ok(Flow::Done) };
         let ranges = view.ranges();

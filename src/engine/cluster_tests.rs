@@ -75,6 +75,21 @@ fn without_a_lease_keys_are_not_served() {
 }
 
 #[test]
+fn a_node_that_has_not_heard_who_leads_names_nobody() {
+    let mut client = client();
+    let tables = ["cluster slots", "cluster nodes", "cluster shards"];
+    see(&mut client, 0, |_| Roles::default());
+    tables.iter().for_each(|table| client.expect(table, DOWN));
+    // What it knows is of before it has begun.
+    see(&mut client, 0, |_| led());
+    tables.iter().for_each(|table| client.expect(table, DOWN));
+    assert!(client.run("cluster info").contains("cluster_current_epoch:0|"));
+    see(&mut client, 1, |_| led());
+    client.expect("cluster slots", "*1|*3|:0|:16383|*4|$8|10.0.0.1|:1|$40|0000000000000000000000000000000000000001|*0");
+    assert!(tables.iter().all(|table| !client.run(table).starts_with('-')));
+}
+
+#[test]
 fn writes_that_wait_for_copies_are_refused_where_there_are_few() {
     let mut client = client();
     let few = partition("a");

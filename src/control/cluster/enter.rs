@@ -240,6 +240,7 @@ impl Control {
                 Ok(()) => {
                     member.registered.set(true);
                     tracing::info!(node = member.me, "registered");
+                    self.show_view();
                     self.begin_streams(member, holdings);
                 }
                 Err(error) => {

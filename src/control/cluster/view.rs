@@ -65,7 +65,9 @@ pub(super) fn of_state(
         }
     };
     let roles = (0..partitions).map(|partition| roles(partition, state.partition(partition))).collect();
-    let epoch = state.partitions().iter().map(|partition| partition.epoch).sum();
+    // Before that it may be of long ago, and name nobody who still leads.
+    let sure = member.registered.get();
+    let epoch = if sure { state.partitions().iter().map(|partition| partition.epoch).sum() } else { 0 };
     View::new(nodes, me, roles, epoch, number)
 }
 
