@@ -65,6 +65,23 @@ fn a_node_that_leaves_gives_all_away_and_is_removed() {
     assert_eq!(leader.apply(Command::Order(Order::Leave { node: 1 })), last);
 }
 
+/// Handovers that were begun by the plan before end when their roles had been where the new one wants them.
+#[test]
+fn a_node_that_leaves_gives_away_what_has_come_to_it_meanwhile() {
+    let mut leader = newest(4, 16);
+    order(&mut leader, Order::Leave { node: 2 });
+    leader.runs(1_000, 1_060, &[1, 2, 3, 4]);
+    let to = leader.state.member(2).unwrap();
+    let elsewhere = (0..).zip(leader.state.partitions());
+    let elsewhere = elsewhere.filter(|(_, is)| is.primary != Some(2) && is.in_sync.contains(&2));
+    let moves: Vec<Move> = elsewhere.map(|(partition, is)| Move { partition, epoch: is.epoch }).collect();
+    assert!(moves.len() > 4, "{moves:?}");
+    leader.apply(Command::Lead { moves, to });
+    settle(&mut leader, 1_060, 20, &[1, 2, 3, 4]);
+    assert_eq!(leader.state.node(2), None);
+    assert!(leader.state.partitions().iter().all(|is| is.replicas.len() == 3 && is.in_sync.len() == 3));
+}
+
 #[test]
 fn a_node_that_stays_after_all_keeps_what_it_has() {
     let mut leader = newest(4, 64);

@@ -6,7 +6,8 @@
 //! the leader of raft only asks it.
 //!
 //! A role that has been where the plan wants it is left alone from then on, so that one which somebody has moved by hand stays
-//! there; until the plan is made anew, a node starts or comes back, or raft has another leader.
+//! there; until the plan is made anew, a node starts or comes back, or raft has another leader. But not on a node that is to have
+//! no copy: a handover that was begun by an older plan may end there.
 //!
 //! Pure.
 
@@ -59,9 +60,8 @@ impl HandOver {
 /// Roles on their way to where the plan wants them.
 #[derive(Debug, Default)]
 pub struct Evening {
-    /// Which have been where the plan wants them, by number, and how many.
+    /// Which have been where the plan wants them, by number.
     settled: Vec<bool>,
-    settled_count: usize,
     /// What a node was asked for last.
     asked: BTreeMap<NodeId, Asked>,
     /// Roles that were asked for in vain, and when they may be asked for again.
@@ -97,9 +97,6 @@ impl Evening {
         now_ms: SteadyMs,
     ) -> Vec<(NodeId, HandOver)> {
         let count = state.partitions().len();
-        if self.settled_count == count {
-            return Vec::new();
-        }
         self.settled.resize(count, false);
         // Whoever was asked, and has not done it all yet, is left alone for a while.
         let is_open = |change: &Move| state.partition(change.partition).is_some_and(|is| is.epoch == change.epoch);
@@ -125,11 +122,11 @@ impl Evening {
         };
         let mut wanted: BTreeMap<NodeId, HandOver> = BTreeMap::new();
         let partitions = (0..).zip(state.partitions()).zip(&plan.partitions).zip(&mut self.settled);
-        for (((id, is), plan), settled) in partitions.filter(|(_, settled)| !**settled) {
-            let Some(primary) = is.primary.filter(|primary| is_alive(*primary)) else { continue };
-            if primary == plan.primary {
-                *settled = true;
-                self.settled_count += 1;
+        for (((id, is), plan), settled) in partitions {
+            *settled |= is.primary == Some(plan.primary) && is_alive(plan.primary);
+            let stays = |primary: NodeId| plan.nodes().any(|node| node == primary);
+            let Some(primary) = is.primary.filter(|primary| !*settled || !stays(*primary)) else { continue };
+            if !is_alive(primary) {
                 continue;
             }
             if self.asked.contains_key(&primary) || self.postponed.contains_key(&id) {
