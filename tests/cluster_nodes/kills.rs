@@ -1,7 +1,11 @@
-//! Nodes are killed under load, and come back: nothing that was acknowledged by a quorum is lost, and nothing runs twice.
+//! Nodes are killed under load, and come back: nothing that was acknowledged by a quorum is lost, and nothing runs twice. Clients that ask one
+//! that has just come back are not misled.
 
 use std::time::Instant;
 
+use keyloom::resp::read::Value;
+
+use crate::common::wait_until;
 use crate::nodes::Cluster;
 use crate::rounds::{Victim, copies, gap, rounds, under_load};
 
@@ -80,4 +84,25 @@ fn all_nodes_are_killed_at_once() {
             nodes.into_iter().rev().for_each(|node| cluster.restart(node));
         });
     });
+}
+
+/// A client would take a table without slots for the cluster's, and drop its connections; and one of before it died for who
+/// leads now.
+#[test]
+fn a_node_that_starts_gives_no_table_before_it_has_heard_who_leads() {
+    let mut cluster = Cluster::local(3, &["--cluster-copies", "3"]);
+    cluster.kill(1);
+    cluster.stop(0);
+    cluster.stop(2);
+    cluster.restart(1);
+    for table in ["SLOTS", "SHARDS", "NODES"] {
+        let down = Value::Error(b"CLUSTERDOWN The cluster is down".to_vec());
+        assert_eq!(cluster.ask(1, &["CLUSTER", table]), Some(down), "{table}");
+    }
+    cluster.go_on(0);
+    cluster.go_on(2);
+    // From the first table on all slots are in it.
+    wait_until("it gives a table", || cluster.slots_of(1).is_some());
+    assert!(cluster.slots_of(1).unwrap().iter().all(Option::is_some));
+    cluster.wait_healthy();
 }

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use keyloom::resp::read::Value;
-
 use crate::client::{Answer, connect, judge};
 use crate::common::{Client, wait_until};
 use crate::nodes::{Cluster, LEASE};
@@ -65,27 +63,6 @@ fn a_primary_stands_still() {
 #[test]
 fn the_leader_of_raft_stands_still() {
     stalls(Victim::RaftLeader);
-}
-
-/// A client would take a table without slots for the cluster's, and drop its connections; and one of before it died for who
-/// leads now.
-#[test]
-fn a_node_that_starts_gives_no_table_before_it_has_heard_who_leads() {
-    let mut cluster = Cluster::local(3, &["--cluster-copies", "3"]);
-    cluster.kill(1);
-    cluster.stop(0);
-    cluster.stop(2);
-    cluster.restart(1);
-    for table in ["SLOTS", "SHARDS", "NODES"] {
-        let down = Value::Error(b"CLUSTERDOWN The cluster is down".to_vec());
-        assert_eq!(cluster.ask(1, &["CLUSTER", table]), Some(down), "{table}");
-    }
-    cluster.go_on(0);
-    cluster.go_on(2);
-    // From the first table on all slots are in it.
-    wait_until("it gives a table", || cluster.slots_of(1).is_some());
-    assert!(cluster.slots_of(1).unwrap().iter().all(Option::is_some));
-    cluster.wait_healthy();
 }
 
 /// While the last of three nodes stands still, writes that wait for copies are sent to the first one. True if one client gets

@@ -146,18 +146,6 @@ impl Control {
         .detach();
     }
 
-    /// Proposes what is seen in raft's state, if something comes of it: who may lead next, or that nobody may.
-    pub(super) fn propose_in_passing(self: &Rc<Self>, member: &Rc<Member>, command: Command) {
-        tracing::info!(%command, "who may lead next changes");
-        let member = Rc::clone(member);
-        glommio::spawn_local(async move {
-            if let Err(error) = member.propose(command, PROPOSE_PATIENCE).await {
-                tracing::info!(%error, "it is not known whether it has changed");
-            }
-        })
-        .detach();
-    }
-
     /// A primary, perhaps this node, has ended what it led of these.
     pub(super) fn roles_go_over(self: &Rc<Self>, member: &Rc<Member>, by: NodeId, releases: &[Release]) {
         tracing::info!(by, count = releases.len(), "roles have gone over");

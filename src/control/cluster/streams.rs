@@ -311,19 +311,22 @@ impl Control {
         .detach();
     }
 
-    /// What comes of it is seen in the state; if it does not show there, the follower says it again.
-    fn propose_reached(self: &Rc<Self>, member: &Rc<Member>, of: Move, reached: Index, lacking: Vec<PartitionId>) {
-        let incarnation = member.reader.state().node(member.me).map_or(0, |node| node.incarnation);
-        let by = raft::command::Member { node: member.me, incarnation };
-        let command = Command::Reach { of, by, reached, lacking };
-        tracing::info!(%command, "transactions over several partitions are to be settled");
+    /// What comes of it is seen in raft's state; if it does not show there, whoever wanted it says it again.
+    fn propose_in_passing(&self, member: &Rc<Member>, command: Command) {
+        tracing::info!(%command, "raft is asked to agree");
         let member = Rc::clone(member);
         glommio::spawn_local(async move {
             if let Err(error) = member.propose(command, PROPOSE_PATIENCE).await {
-                tracing::info!(%error, "it is not known whether the cluster knows how far this node had come");
+                tracing::info!(%error, "it is not known whether raft agrees");
             }
         })
         .detach();
+    }
+
+    fn propose_reached(&self, member: &Rc<Member>, of: Move, reached: Index, lacking: Vec<PartitionId>) {
+        let incarnation = member.reader.state().node(member.me).map_or(0, |node| node.incarnation);
+        let by = raft::command::Member { node: member.me, incarnation };
+        self.propose_in_passing(member, Command::Reach { of, by, reached, lacking });
     }
 
     fn do_follow_partitions(self: &Rc<Self>, member: &Rc<Member>, action: Follow) {

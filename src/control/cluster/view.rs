@@ -65,9 +65,9 @@ pub(super) fn of_state(
         }
     };
     let roles = (0..partitions).map(|partition| roles(partition, state.partition(partition))).collect();
-    // Before that it may be of long ago, and name nobody who still leads.
-    let sure = member.registered.get();
-    let epoch = if sure { state.partitions().iter().map(|partition| partition.epoch).sum() } else { 0 };
+    // Before its process is registered, what a node knows may be of long ago.
+    let informed = member.registered.get();
+    let epoch = if informed { state.partitions().iter().map(|partition| partition.epoch).sum() } else { 0 };
     View::new(nodes, me, roles, epoch, number)
 }
 

@@ -404,7 +404,7 @@ impl Governor {
             lead.evening.begin();
         }
         let asked = lead.evening.ask(&self.settings, seen.state, placement, &lead.nodes, now_ms);
-        actions.extend(asked.into_iter().map(|(primary, request)| Action::AskForRoles { primary, request }));
+        actions.extend(asked.map(|(primary, request)| Action::AskForRoles { primary, request }));
     }
 
     fn change_members(&mut self, now_ms: SteadyMs, seen: &Seen<'_>, actions: &mut Vec<Action>) {

@@ -62,8 +62,8 @@ impl HandOver {
 pub struct Evening {
     /// Which have been where the plan wants them, by number.
     settled: Vec<bool>,
-    /// What a node was asked for last.
-    asked: BTreeMap<NodeId, Asked>,
+    /// What a node was asked for, as long as it may be on its way.
+    asked: Option<Asked>,
     /// Roles that were asked for in vain, and when they may be asked for again.
     postponed: BTreeMap<PartitionId, SteadyMs>,
 }
@@ -71,6 +71,7 @@ pub struct Evening {
 /// Roles that a node was asked for.
 #[derive(Debug)]
 struct Asked {
+    primary: NodeId,
     at_ms: SteadyMs,
     /// In its order.
     first: Move,
@@ -87,7 +88,7 @@ impl Evening {
         *self = Evening::default();
     }
 
-    /// Whom to ask for what now.
+    /// Whom to ask for what now. One node at a time: all have something to do when a role moves, and requests about it wait for that.
     pub fn ask(
         &mut self,
         settings: &Settings,
@@ -95,24 +96,26 @@ impl Evening {
         plan: &cluster::Placement,
         nodes: &BTreeMap<NodeId, Standing>,
         now_ms: SteadyMs,
-    ) -> Vec<(NodeId, HandOver)> {
-        let count = state.partitions().len();
-        self.settled.resize(count, false);
-        // Whoever was asked, and has not done it all yet, is left alone for a while.
+    ) -> Option<(NodeId, HandOver)> {
+        self.settled.resize(state.partitions().len(), false);
+        // Whoever was asked, and has not done it all yet, is given a while.
         let is_open = |change: &Move| state.partition(change.partition).is_some_and(|is| is.epoch == change.epoch);
-        let postponed = &mut self.postponed;
-        self.asked.retain(|_, asked| {
+        if let Some(asked) = &mut self.asked {
             asked.open.retain(is_open);
             let moved = asked.count - asked.open.len();
             let pause_ms = match asked.begun {
-                Some(begun) if moved >= begun => NOT_BEGUN_MS,
-                _ if now_ms.saturating_sub(asked.at_ms) >= ASK_AGAIN_MS => POSTPONED_MS,
-                _ => return !asked.open.is_empty(),
+                Some(begun) if moved >= begun => Some(NOT_BEGUN_MS),
+                _ if now_ms.saturating_sub(asked.at_ms) >= ASK_AGAIN_MS => Some(POSTPONED_MS),
+                _ => None,
             };
-            let until_ms = now_ms.saturating_add(pause_ms);
-            postponed.extend(asked.open.iter().map(|change| (change.partition, until_ms)));
-            false
-        });
+            if let Some(pause_ms) = pause_ms {
+                let until_ms = now_ms.saturating_add(pause_ms);
+                self.postponed.extend(asked.open.iter().map(|change| (change.partition, until_ms)));
+            }
+            if pause_ms.is_some() || asked.open.is_empty() {
+                self.asked = None;
+            }
+        }
         self.postponed.retain(|_, until_ms| now_ms < *until_ms);
         let is_alive = |node: NodeId| nodes.get(&node).is_some_and(|standing| standing.dead_ms.is_none());
         let can_lead = |node: NodeId| {
@@ -123,13 +126,17 @@ impl Evening {
         let mut wanted: BTreeMap<NodeId, HandOver> = BTreeMap::new();
         let partitions = (0..).zip(state.partitions()).zip(&plan.partitions).zip(&mut self.settled);
         for (((id, is), plan), settled) in partitions {
-            *settled |= is.primary == Some(plan.primary) && is_alive(plan.primary);
-            let stays = |primary: NodeId| plan.nodes().any(|node| node == primary);
-            let Some(primary) = is.primary.filter(|primary| !*settled || !stays(*primary)) else { continue };
-            if !is_alive(primary) {
+            let Some(primary) = is.primary else { continue };
+            // Nearly all do, and this is asked fifty times a second.
+            let rests = *settled && plan.nodes().any(|node| node == primary);
+            if rests || !is_alive(primary) {
                 continue;
             }
-            if self.asked.contains_key(&primary) || self.postponed.contains_key(&id) {
+            if primary == plan.primary {
+                *settled = true;
+                continue;
+            }
+            if self.postponed.contains_key(&id) {
                 continue;
             }
             let Some(to) = successor(is, primary, plan, &can_lead).and_then(|to| state.member(to)) else { continue };
@@ -139,26 +146,22 @@ impl Evening {
                 request.moves.push(Move { partition: id, epoch: is.epoch });
             }
         }
-        // One at a time: all nodes have something to do when a role moves, and requests about it wait for that.
-        let next = if self.asked.is_empty() { wanted.into_iter().next() } else { None };
-        if let Some((primary, request)) = &next {
-            let (open, count) = (request.moves.clone(), request.moves.len());
-            let asked = Asked { at_ms: now_ms, first: open[0], count, begun: None, open };
-            self.asked.insert(*primary, asked);
-        }
-        next.into_iter().collect()
+        let (primary, request) = wanted.into_iter().next().filter(|_| self.asked.is_none())?;
+        let (open, count) = (request.moves.clone(), request.moves.len());
+        self.asked = Some(Asked { primary, at_ms: now_ms, first: open[0], count, begun: None, open });
+        Some((primary, request))
     }
 
     /// A node has begun with so many of those that it was asked for, beginning with `first`.
     pub fn begun(&mut self, primary: NodeId, first: Move, count: usize) {
-        if let Some(asked) = self.asked.get_mut(&primary).filter(|asked| asked.first == first) {
+        if let Some(asked) = self.asked.as_mut().filter(|asked| (asked.primary, asked.first) == (primary, first)) {
             asked.begun = Some(count);
         }
     }
 
     /// How many roles were asked for, and may be on their way.
     pub fn moving(&self) -> usize {
-        self.asked.values().map(|asked| asked.open.len()).sum()
+        self.asked.as_ref().map_or(0, |asked| asked.open.len())
     }
 }
 

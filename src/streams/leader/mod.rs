@@ -100,7 +100,7 @@ pub enum Action {
     /// Propose to raft that these roles move. When its answer is known, and the state after that was told, say
     /// [`Leader::decided`].
     HandOver { moves: Vec<Move>, to: Member },
-    /// Propose to raft that this node may lead these next. What comes of it is seen in raft's state.
+    /// Propose to raft that `to` may lead these next. What comes of it is seen in raft's state.
     Name { moves: Vec<Move>, to: Member },
     /// This node has ended what it led of these, and their successors are told: note that ([`super::ahead`]), and tell both
     /// machines. When a successor has begun, say [`Leader::tell_others`].
