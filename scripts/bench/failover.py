@@ -62,11 +62,12 @@ class Node:
 
     def __init__(self, options, home, number):
         self.number = number
-        self.port, self.bus_port = servers.free_port(), servers.free_port()
+        self.port, self.bus_port, self.admin_port = (servers.free_port() for _ in range(3))
         self.directory = Path(home) / str(number)
         self.directory.mkdir()
         self.argv = [options.keyloom, "--bind", HOST, "--port", str(self.port), "--cluster-enabled", "yes",
-                     "--cluster-port", str(self.bus_port), "--dir", str(self.directory), *options.directives]
+                     "--cluster-port", str(self.bus_port), "--admin-port", str(self.admin_port),
+                     "--dir", str(self.directory), *options.directives]
         if options.cores:
             # Of the CPUs that there are, each node takes those after the last one's.
             cpus = sorted(os.sched_getaffinity(0))

@@ -3,19 +3,23 @@
 Three nodes run on this machine and are filled. Then `keyloom bench --cluster` sends requests at a fixed rate (open loop), a
 share of the highest one at which 99 of 100 are answered in time: once while nothing happens, once while a fourth node joins,
 and once while it leaves. Each run is as long as the others, and begins with two quiet seconds. A pause is the time for which
-requests about a partition waited as its role went to another node, as that node has measured it.
+requests about a partition waited as its role went to another node, as the node before has measured it. All pauses of a run count, of
+all nodes, and a quantile is the bound of the histogram's bucket that it lies in.
 
 All nodes and the client share the CPUs of this machine. Every node has one data core, unless told otherwise; with more nodes
 than CPUs, several have the same one.
 """
 
 import argparse
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import failover
@@ -29,6 +33,8 @@ STEP = 1.3
 FIRST_RATE = 4_000
 IN_TIME_MS = 10
 MOVED_S_MAX = 300
+LOOK_S = 0.1
+PAUSES = "keyloom_cluster_handover_pause_seconds_bucket"
 
 
 def arguments():
@@ -58,13 +64,42 @@ def arguments():
     return options
 
 
+def pauses_of(node):
+    """By upper bound, s: how many pauses were not longer, since the node was started."""
+    with urllib.request.urlopen(f"http://{HOST}:{node.admin_port}/metrics", timeout=failover.REPLY_S_MAX) as page:
+        lines = (line.split() for line in page.read().decode().splitlines() if line.startswith(PAUSES))
+        return Counter({float(name.split('"')[1]): int(count) for name, count in lines})
+
+
+def quantile(pauses, share):
+    """Upper bound, ms; 0: there were none."""
+    least = share * pauses[float("inf")]
+    return 1000 * min(bound for bound in pauses if pauses[bound] >= least) if least else 0
+
+
 class Cluster(failover.Cluster):
     """Three nodes, and sometimes a fourth."""
 
-    def operate(self, *words):
-        done = subprocess.run([self.options.keyloom, "cluster", *words], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise Failure(f"keyloom cluster {words[0]}: {done.stderr.strip()}")
+    def __init__(self, options):
+        super().__init__(options)
+        self.gone = Counter()
+
+    def pauses(self):
+        """Of all nodes there have been."""
+        return sum((pauses_of(node) for node in self.nodes), self.gone)
+
+    def operate(self, *words, look=lambda: None):
+        """Has something done. As long as that lasts, it looks again and again."""
+        process = subprocess.Popen([self.options.keyloom, "cluster", *words], stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, text=True)
+        while True:
+            try:
+                _, error = process.communicate(timeout=LOOK_S)
+                break
+            except subprocess.TimeoutExpired:
+                look()
+        if process.returncode:
+            raise Failure(f"keyloom cluster {words[0]}: {error.strip()}")
 
     def join(self):
         node = Node(self.options, self.home.name, len(list(Path(self.home.name).iterdir())))
@@ -73,11 +108,19 @@ class Cluster(failover.Cluster):
         self.operate("join", f"{HOST}:{node.port}", f"{HOST}:{self.nodes[0].port}")
 
     def leave(self):
-        node = self.nodes[-1]
-        self.operate("leave", f"{HOST}:{node.port}")
+        node, last = self.nodes[-1], Counter()
+
+        def look():
+            # It ends as soon as it has nothing any more.
+            nonlocal last
+            with contextlib.suppress(OSError):
+                last = pauses_of(node)
+
+        self.operate("leave", f"{HOST}:{node.port}", look=look)
         if node.process.wait(timeout=10):
             raise Failure("a node that has left ends with an error")
         self.nodes.pop()
+        self.gone += last
 
     def numbers(self):
         """By node: numbers of INFO."""
@@ -179,7 +222,7 @@ def report(what, run, took, moved, least, pauses):
     others = {kind.replace("_", " "): times for kind, times in run["cluster"]["failed"].items() if times}
     if took is not None:
         line += f"{took:>9.1f}{moved:>9}{moved / least:>9.3f}"
-        line += "".join(f"{us / 1000:>9.1f}" for us in pauses)
+        line += f"{pauses[float('inf')]:>9}" + "".join(f"{quantile(pauses, share):>9.1f}" for share in (0.5, 0.99, 1))
     print(line)
     told = ", ".join(f"{kind} {times}" for kind, times in others.items()) or "nothing else"
     print(f"{'':12}  {totals['requests']} requests, {totals['errors']} errors, {run['unanswered']} unanswered; {told}",
@@ -198,32 +241,27 @@ def main():
         print(f"{cluster.keys()} values of {options.value} bytes, {options.copies} copies, durability"
               f" {options.durability}; {rate} requests/s{of}\n")
         print(f"{'µs':12}{'p50':>10}{'p99':>10}{'p99.9':>10}{'max':>10}{'took s':>9}{'copies':>9}{'/least':>9}"
-              f"{'pause50':>9}{'p99 ms':>9}{'max ms':>9}")
+              f"{'pauses':>9}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}")
         for _ in range(options.rounds):
             run, _ = measure(cluster, rate, None)
-            report("nothing", run, None, 0, 0, ())
-            before = cluster.numbers()
+            report("nothing", run, None, 0, 0, None)
+            before, paused = cluster.numbers(), cluster.pauses()
             run, took = measure(cluster, rate, cluster.join)
             status = wait_until_even(cluster)
             after = cluster.numbers()
             moved = count(after, "cluster_copies_received") - count(before, "cluster_copies_received")
             # What the new node has, is what had to move.
             least = min(node["holds"] for node in status["nodes"])
-            report("joins", run, took, moved, least, worst_pauses(after))
+            report("joins", run, took, moved, least, cluster.pauses() - paused)
             leaving = status["nodes"][-1]["holds"]
             before = cluster.numbers()
             before.popitem()
+            paused = cluster.pauses()
             run, took = measure(cluster, rate, cluster.leave)
             wait_until_even(cluster)
             after = cluster.numbers()
             moved = count(after, "cluster_copies_received") - count(before, "cluster_copies_received")
-            report("leaves", run, took, moved, leaving, worst_pauses(after))
-
-
-def worst_pauses(numbers):
-    """The worst of all nodes, since they were started."""
-    names = ("cluster_handover_pause_p50_us", "cluster_handover_pause_p99_us", "cluster_handover_pause_max_us")
-    return [max(int(info[name]) for info in numbers.values()) for name in names]
+            report("leaves", run, took, moved, leaving, cluster.pauses() - paused)
 
 
 if __name__ == "__main__":

@@ -124,14 +124,13 @@ pub fn render(cores: &[Snapshot], facts: &NodeFacts) -> String {
     queues(&mut page, cores);
     page.head("keyloom_hop_duration_seconds", "histogram", "From sending commands to another core to its replies.");
     for core in cores {
-        let nanos = core.net.hop_latency.sum_nanos();
         let label = [("core", &*core.core.to_string())];
-        page.histogram("keyloom_hop_duration_seconds", &label, &core.net.hop_latency, nanos);
+        page.histogram("keyloom_hop_duration_seconds", &label, &core.net.hop_latency);
     }
     page.head("keyloom_expire_lag_seconds", "histogram", "How late keys were removed that nobody looked at.");
     for core in cores {
         let label = [("core", &*core.core.to_string())];
-        page.histogram("keyloom_expire_lag_seconds", &label, &core.expiry_lag, core.expiry_lag.sum_nanos());
+        page.histogram("keyloom_expire_lag_seconds", &label, &core.expiry_lag);
     }
     let sum = Snapshot::merged(cores);
     commands(&mut page, &sum);
@@ -292,7 +291,7 @@ fn commands(page: &mut Page, sum: &Snapshot) {
     page.head("keyloom_command_duration_seconds", "histogram", "Execution times of commands.");
     for (row, stats) in used().filter(|(_, stats)| stats.latency.count() > 0) {
         let label = [("command", &*row.full_name)];
-        page.histogram("keyloom_command_duration_seconds", &label, &stats.latency, stats.latency.sum_nanos());
+        page.histogram("keyloom_command_duration_seconds", &label, &stats.latency);
     }
     page.head("keyloom_errors_total", "counter", "Error replies by their code.");
     for (code, count) in sum.errors.iter() {
@@ -337,17 +336,21 @@ impl Page {
         let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
     }
 
-    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], latency: &Latency, nanos: f64) {
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], times: &Latency) {
+        self.histogram_with(&BUCKETS_NS, name, labels, times);
+    }
+
+    fn histogram_with(&mut self, bounds_ns: &[u64], name: &str, labels: &[(&str, &str)], times: &Latency) {
         let bucket = format!("{name}_bucket");
-        for bound_ns in BUCKETS_NS {
+        for &bound_ns in bounds_ns {
             let bound = (bound_ns as f64 / 1e9).to_string();
             let with_bound: Vec<_> = labels.iter().copied().chain([("le", &*bound)]).collect();
-            self.sample(&bucket, &with_bound, latency.count_up_to(bound_ns));
+            self.sample(&bucket, &with_bound, times.count_up_to(bound_ns));
         }
         let with_bound: Vec<_> = labels.iter().copied().chain([("le", "+Inf")]).collect();
-        self.sample(&bucket, &with_bound, latency.count());
-        self.sample(&format!("{name}_sum"), labels, nanos / 1e9);
-        self.sample(&format!("{name}_count"), labels, latency.count());
+        self.sample(&bucket, &with_bound, times.count());
+        self.sample(&format!("{name}_sum"), labels, times.sum_nanos() / 1e9);
+        self.sample(&format!("{name}_count"), labels, times.count());
     }
 }
 

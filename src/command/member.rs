@@ -10,6 +10,7 @@ use crate::raft::command::Reply as RaftReply;
 use crate::raft::govern::{NodeStatus, Status};
 use crate::raft::state_machine::Gained;
 use crate::resp::Reply;
+use crate::stats::Latency;
 use crate::streams::follower::Upstream;
 use crate::streams::leader::{Lag, Tally};
 
@@ -24,7 +25,7 @@ pub struct MemberNumbers {
     /// Roles that are on their way to another node.
     pub handing_over: usize,
     /// For how long requests had to wait for a role that was handed over.
-    pub pauses: PauseNumbers,
+    pub pauses: Latency,
     pub counts: MemberCounts,
     pub leading: Tally,
     pub gained: Gained,
@@ -72,14 +73,6 @@ pub struct PartitionNumbers {
     pub in_sync: usize,
     /// Nobody leads these.
     pub without_primary: usize,
-}
-
-/// Quantiles of the times in which requests about a partition waited as its role went to another node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PauseNumbers {
-    pub p50_us: u64,
-    pub p99_us: u64,
-    pub max_us: u64,
 }
 
 /// What the control core counts itself.
@@ -163,9 +156,11 @@ pub static GAUGES: &[Number] = &[
         m.waiting_for_memory as u64
     }),
     ("handovers_in_progress", "Roles on their way from this node to another one.", |m| m.handing_over as u64),
-    ("handover_pause_p50_us", "Median time for which requests waited for a role handed over, us.", |m| m.pauses.p50_us),
-    ("handover_pause_p99_us", "99th percentile of the same.", |m| m.pauses.p99_us),
-    ("handover_pause_max_us", "The longest of these times.", |m| m.pauses.max_us),
+    ("handover_pause_p50_us", "Median time for which requests waited for a role handed over, us.", |m| {
+        us(&m.pauses, 50.0)
+    }),
+    ("handover_pause_p99_us", "99th percentile of the same.", |m| us(&m.pauses, 99.0)),
+    ("handover_pause_max_us", "The longest of these times.", |m| us(&m.pauses, 100.0)),
 ];
 
 /// What only grows.
@@ -238,6 +233,10 @@ pub(super) fn describe_streams(member: &MemberNumbers, mut field: impl FnMut(&st
         );
         field(&format!("upstream{at}"), value);
     }
+}
+
+fn us(times: &Latency, percent: f64) -> u64 {
+    times.percentile(percent) / 1000
 }
 
 /// Since a leader was heard. Who is not connected may never have been.

@@ -54,7 +54,8 @@ pub fn member() -> MemberNumbers {
         roles_moving: 0,
         plan_error: None,
     };
-    let pauses = PauseNumbers { p50_us: 2_100, p99_us: 7_300, max_us: 9_000 };
+    let mut pauses = Latency::default();
+    [1_400, 2_100, 9_000].into_iter().for_each(|us| pauses.record(us * 1000));
     let mut counts = MemberCounts { leases_lapsed: 3, ..MemberCounts::default() };
     counts.new_leader_of_raft(false);
     counts.new_leader_of_raft(true);

@@ -61,6 +61,25 @@ static PER_NODE: &[PerNode] = &[
     }),
 ];
 
+/// Upper bounds of pauses, ns: each a quarter to a half above the one before.
+const PAUSES_NS: [u64; 15] = [
+    1_000_000,
+    1_500_000,
+    2_000_000,
+    3_000_000,
+    4_000_000,
+    5_000_000,
+    6_000_000,
+    8_000_000,
+    10_000_000,
+    15_000_000,
+    20_000_000,
+    30_000_000,
+    50_000_000,
+    100_000_000,
+    1_000_000_000,
+];
+
 pub(super) fn render(page: &mut Page, member: &MemberNumbers) {
     page.head("keyloom_cluster_raft_role", "gauge", "Always 1; the label tells the role in raft.");
     page.sample("keyloom_cluster_raft_role", &[("role", member.raft.role)], 1);
@@ -71,6 +90,9 @@ pub(super) fn render(page: &mut Page, member: &MemberNumbers) {
         page.head(&name, "gauge", help);
         page.sample(&name, &[], value(member));
     }
+    let name = "keyloom_cluster_handover_pause_seconds";
+    page.head(name, "histogram", "Times for which requests about a partition waited as its role was handed over.");
+    page.histogram_with(&PAUSES_NS, name, &[], &member.pauses);
     for (name, help, value) in COUNTERS {
         let name = format!("keyloom_cluster_{name}_total");
         page.head(&name, "counter", help);

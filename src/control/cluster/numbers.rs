@@ -32,7 +32,7 @@ impl Control {
             lease_left_ms: self.lease_left_ms(),
             partitions: member.partition_numbers(),
             handing_over: leader.map_or(0, |leader| leader.handing_over()),
-            pauses: streams.as_ref().map(|streams| streams.pauses.numbers()).unwrap_or_default(),
+            pauses: streams.as_ref().map(|streams| streams.pauses.lengths().clone()).unwrap_or_default(),
             counts: member.counts.get(),
             leading: leader.map(|leader| leader.tally()).unwrap_or_default(),
             gained: member.reader.gained(),

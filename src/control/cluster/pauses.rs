@@ -6,28 +6,16 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use hdrhistogram::Histogram;
-
-use crate::command::member::PauseNumbers;
 use crate::raft::command::PartitionId;
+use crate::stats::Latency;
 
-/// Longest pause that is told apart from longer ones, µs.
-const PAUSE_US_MAX: u64 = 60_000_000;
-
-/// Significant digits.
-const DIGITS: u8 = 2;
-
+#[derive(Default)]
 pub(super) struct Pauses {
     closed: BTreeMap<PartitionId, Instant>,
-    lengths_us: Histogram<u64>,
+    lengths: Latency,
 }
 
 impl Pauses {
-    pub fn new() -> Pauses {
-        let lengths_us = Histogram::new_with_bounds(1, PAUSE_US_MAX, DIGITS).expect("the bounds are constants");
-        Pauses { closed: BTreeMap::new(), lengths_us }
-    }
-
     /// These are being handed over.
     pub fn close<'a>(&mut self, partitions: impl Iterator<Item = &'a PartitionId>) {
         let now = Instant::now();
@@ -39,7 +27,7 @@ impl Pauses {
     /// Clients are sent to whoever leads now.
     pub fn end(&mut self, partition: PartitionId) {
         if let Some(since) = self.closed.remove(&partition) {
-            self.lengths_us.saturating_record((since.elapsed().as_micros() as u64).max(1));
+            self.lengths.record(since.elapsed().as_nanos() as u64);
         }
     }
 
@@ -48,9 +36,9 @@ impl Pauses {
         self.closed.retain(|partition, _| is_closed(*partition));
     }
 
-    pub fn numbers(&self) -> PauseNumbers {
-        let at = |quantile| if self.lengths_us.is_empty() { 0 } else { self.lengths_us.value_at_quantile(quantile) };
-        PauseNumbers { p50_us: at(0.5), p99_us: at(0.99), max_us: at(1.0) }
+    /// Of all that have ended.
+    pub fn lengths(&self) -> &Latency {
+        &self.lengths
     }
 }
 
@@ -60,15 +48,13 @@ mod tests {
 
     #[test]
     fn only_what_was_handed_over_is_counted() {
-        let mut pauses = Pauses::new();
-        assert_eq!(pauses.numbers(), PauseNumbers::default());
+        let mut pauses = Pauses::default();
         pauses.close([1, 2, 3].iter());
         pauses.keep(|partition| partition != 2);
         pauses.end(2);
         pauses.end(7);
-        assert_eq!(pauses.numbers(), PauseNumbers::default());
+        assert_eq!(pauses.lengths().count(), 0);
         pauses.end(1);
-        let numbers = pauses.numbers();
-        assert!(numbers.p50_us >= 1 && numbers.p99_us == numbers.p50_us && numbers.max_us >= numbers.p99_us);
+        assert_eq!(pauses.lengths().count(), 1);
     }
 }

@@ -167,7 +167,7 @@ impl Control {
             leading: PartitionSet::new(),
             deposed: Vec::new(),
             awaited: BTreeMap::new(),
-            pauses: Pauses::new(),
+            pauses: Pauses::default(),
             shown_gates: VecDeque::new(),
             peers: BTreeMap::new(),
             next_peer: 1,

@@ -12,6 +12,7 @@ use super::lease::{LeaseAnswer, LeaseRefusal, LeaseRequest, longest, outlast};
 use super::plan::Goal;
 use super::roles::{Evening, HandOver};
 use super::standing::Standing;
+use super::turns::Turn;
 use super::{Settings, failover, moves, orders, plan, voters};
 use crate::cluster::{self, PlaceError, Rule};
 use crate::raft::command::{Command, Move, NodeId, Refusal, Reply};
@@ -134,6 +135,7 @@ pub(super) struct Lead {
     /// Nothing was to be done towards the goal when things were like this.
     rests: Option<Looked>,
     pub(super) evening: Evening,
+    turn: Turn,
     /// How often roles were ordered to where the plan wants them, as far as this leader has begun with that.
     pub(super) rebalanced: u64,
     /// Copies that are received because they move, when it was looked last.
@@ -192,6 +194,7 @@ impl Governor {
             goal: None,
             rests: None,
             evening: Evening::default(),
+            turn: Turn::Copies { since_ms: now_ms },
             rebalanced: 0,
             moving: 0,
         });
@@ -294,8 +297,8 @@ impl Governor {
         self.promote(now_ms, seen, &mut actions);
         if self.lead.as_ref().is_some_and(|lead| now_ms >= lead.grace_ms) {
             self.plan(now_ms, seen, &mut actions);
-            self.step(seen, &mut actions);
             self.even_roles(now_ms, seen, &mut actions);
+            self.step(seen, &mut actions);
             self.change_members(now_ms, seen, &mut actions);
             self.follow_orders(now_ms, seen, &mut actions);
         }
@@ -373,6 +376,9 @@ impl Governor {
             lead.moving = 0;
             return;
         }
+        if !lead.turn.copies_may_begin() && !places_first {
+            return;
+        }
         let steps = moves::steps(&self.settings, seen.state, placement, &goal.wanted, &lead.nodes);
         lead.moving = steps.moving;
         lead.rests = (steps.place.is_none() && steps.shrink.is_none()).then_some(looked);
@@ -403,8 +409,13 @@ impl Governor {
             lead.rebalanced = rebalanced;
             lead.evening.begin();
         }
-        let asked = lead.evening.ask(&self.settings, seen.state, placement, &lead.nodes, now_ms);
-        actions.extend(asked.map(|(primary, request)| Action::AskForRoles { primary, request }));
+        let next = lead.evening.next(&self.settings, seen.state, placement, &lead.nodes, now_ms);
+        let copying = lead.under_way.place.is_some() || moves::is_copying(seen.state, &lead.nodes);
+        lead.turn = lead.turn.next(now_ms, next.is_some() || lead.evening.moving() > 0, copying);
+        if let Some((primary, request)) = next.filter(|_| lead.turn.roles_may_move(now_ms, copying)) {
+            lead.evening.asked(primary, &request, now_ms);
+            actions.push(Action::AskForRoles { primary, request });
+        }
     }
 
     fn change_members(&mut self, now_ms: SteadyMs, seen: &Seen<'_>, actions: &mut Vec<Action>) {

@@ -14,6 +14,7 @@
 //! | `failover.rs` | whose partitions get a new primary |
 //! | `plan.rs`, `moves.rs` | who shall have copies, and the steps towards that |
 //! | `roles.rs` | who shall lead, while all live |
+//! | `turns.rs` | when copies move, and when roles |
 //! | `voters.rs` | who votes in raft |
 //! | `orders.rs` | nodes that leave are removed; the version of the cluster rises |
 //! | `sim/`, `tests.rs`, `orders_tests.rs` | a cluster from a seed; transcripts |
@@ -73,6 +74,7 @@ mod status;
 pub mod tenant;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod voters;
 
 pub use governor::{Action, Governor, Members, Outcome, Seen, Ticket};

@@ -70,6 +70,27 @@ impl Traffic {
     }
 }
 
+/// Copies on their way, as the state has them.
+fn traffic(state: &State, nodes: &BTreeMap<NodeId, Standing>) -> Traffic {
+    let mut traffic = Traffic::default();
+    for is in state.partitions() {
+        let Some(primary) = is.primary.filter(|node| is_alive(nodes, *node)) else { continue };
+        for node in is.replicas.iter().filter(|node| !is.in_sync.contains(node) && is_alive(nodes, **node)) {
+            traffic.add(primary, *node);
+        }
+    }
+    traffic
+}
+
+/// Whether copies are on their way.
+pub fn is_copying(state: &State, nodes: &BTreeMap<NodeId, Standing>) -> bool {
+    !traffic(state, nodes).incoming.is_empty()
+}
+
+fn is_alive(nodes: &BTreeMap<NodeId, Standing>, node: NodeId) -> bool {
+    nodes.get(&node).is_some_and(|standing| standing.dead_ms.is_none())
+}
+
 /// What is to be done with one partition.
 enum Step {
     Place(Vec<NodeId>),
@@ -87,15 +108,9 @@ pub fn steps(
     wanted: &Wanted,
     nodes: &BTreeMap<NodeId, Standing>,
 ) -> Steps {
-    let is_alive = |node: NodeId| nodes.get(&node).is_some_and(|standing| standing.dead_ms.is_none());
+    let is_alive = |node| is_alive(nodes, node);
     let stays = |node: NodeId| wanted.members.binary_search_by_key(&node, |member| member.id).is_ok();
-    let mut traffic = Traffic::default();
-    let placed = || state.partitions().iter().filter_map(|is| Some((is, is.primary.filter(|node| is_alive(*node))?)));
-    for (is, primary) in placed() {
-        for node in is.replicas.iter().filter(|node| !is.in_sync.contains(node) && is_alive(**node)) {
-            traffic.add(primary, *node);
-        }
-    }
+    let mut traffic = traffic(state, nodes);
     let mut steps = Steps { moving: traffic.incoming.values().sum(), ..Steps::default() };
     let (mut changes, mut shrinks) = (Vec::new(), Vec::new());
     for ((id, is), plan) in (0..).zip(state.partitions()).zip(&plan.partitions) {

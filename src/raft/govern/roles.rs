@@ -88,8 +88,8 @@ impl Evening {
         *self = Evening::default();
     }
 
-    /// Whom to ask for what now. One node at a time: all have something to do when a role moves, and requests about it wait for that.
-    pub fn ask(
+    /// Whom to ask for what next. One node at a time: all have something to do when a role moves, and requests about it wait for that.
+    pub fn next(
         &mut self,
         settings: &Settings,
         state: &State,
@@ -146,10 +146,13 @@ impl Evening {
                 request.moves.push(Move { partition: id, epoch: is.epoch });
             }
         }
-        let (primary, request) = wanted.into_iter().next().filter(|_| self.asked.is_none())?;
+        wanted.into_iter().next().filter(|_| self.asked.is_none())
+    }
+
+    /// This node is asked for these.
+    pub fn asked(&mut self, primary: NodeId, request: &HandOver, now_ms: SteadyMs) {
         let (open, count) = (request.moves.clone(), request.moves.len());
         self.asked = Some(Asked { primary, at_ms: now_ms, first: open[0], count, begun: None, open });
-        Some((primary, request))
     }
 
     /// A node has begun with so many of those that it was asked for, beginning with `first`.

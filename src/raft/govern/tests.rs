@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::roles::NOT_BEGUN_MS;
+use super::turns::{COPIES_END_MS, COPIES_TURN_MS};
 use super::*;
 use crate::cluster;
 use crate::raft::command::{Command, InSyncChange, Member, Move, Order, Placement, Profile, Reply};
@@ -77,9 +78,14 @@ impl Leader {
 
     /// All that are alive, according to the governor, catch up.
     fn all_in_sync(&mut self) {
+        self.some_in_sync(usize::MAX);
+    }
+
+    /// Likewise, in so many partitions at the most.
+    fn some_in_sync(&mut self, count_max: usize) {
         let mut changes = Vec::new();
         for (partition, is) in (0..).zip(self.state.partitions()) {
-            if is.primary.is_some() && is.in_sync.len() < is.replicas.len() {
+            if is.primary.is_some() && is.in_sync.len() < is.replicas.len() && changes.len() < count_max {
                 let alive = |node: &&NodeId| self.governor.is_alive(**node) != Some(false);
                 let in_sync = is.replicas.iter().filter(alive).filter_map(|node| self.state.member(*node)).collect();
                 changes.push(InSyncChange { partition, epoch: is.epoch, version: is.in_sync_version, in_sync });
@@ -520,19 +526,63 @@ fn nobody_is_given_roles_who_is_not_ready() {
 
 #[test]
 fn only_so_many_copies_move_at_a_time() {
-    let mut leader = Leader::new(3, 512);
+    let mut leader = Leader { generous: true, ..Leader::new(3, 512) };
     leader.governor.lead(0);
     leader.join(4, "");
-    let said = leader.runs(0, 400, &[1, 2, 3, 4]);
-    assert_eq!(said.len(), 2, "{said:?}");
+    // Roles have their turn first.
+    leader.runs(0, 1_000, &[1, 2, 3, 4]);
     let coming = leader.state.partitions().iter().filter(|is| is.replicas.contains(&4)).count();
     assert_eq!(coming, INCOMING_MAX);
-    assert!(leader.governor.status(400).unwrap().moving > INCOMING_MAX);
+    assert!(leader.governor.status(1_000).unwrap().moving > INCOMING_MAX);
     for _ in 0..3 {
         leader.all_in_sync();
-        leader.runs(400, 500, &[1, 2, 3, 4]);
+        leader.runs(1_000, 2_000, &[1, 2, 3, 4]);
     }
     assert!(leader.state.partitions().iter().filter(|is| is.replicas.contains(&4)).count() > INCOMING_MAX);
+}
+
+fn is_asked(said: &[String]) -> bool {
+    said.iter().any(|said| said.contains("is asked for"))
+}
+
+fn received(leader: &Leader) -> usize {
+    leader.state.partitions().iter().filter(|is| is.replicas.contains(&4)).count()
+}
+
+/// A fourth node gets copies, and as some end, others begin; until it is the roles' turn.
+fn until_it_is_the_roles_turn() -> Leader {
+    let mut leader = Leader { generous: true, ..Leader::new(3, 1_024) };
+    leader.governor.lead(0);
+    leader.join(4, "");
+    assert!(is_asked(&leader.runs(0, 1_000, &[1, 2, 3, 4])), "some need no copy");
+    for now_ms in (1_000..COPIES_TURN_MS).step_by(500) {
+        let before = received(&leader);
+        leader.some_in_sync(INCOMING_MAX / 2);
+        assert!(!is_asked(&leader.runs(now_ms, now_ms + 500, &[1, 2, 3, 4])));
+        assert!(received(&leader) > before, "others begin");
+    }
+    leader.runs(COPIES_TURN_MS, COPIES_TURN_MS + 1_000, &[1, 2, 3, 4]);
+    leader
+}
+
+#[test]
+fn roles_move_when_copies_have_ended() {
+    let mut leader = until_it_is_the_roles_turn();
+    let before = received(&leader);
+    leader.some_in_sync(INCOMING_MAX / 2);
+    let now_ms = COPIES_TURN_MS + 1_000;
+    assert!(!is_asked(&leader.runs(now_ms, now_ms + 500, &[1, 2, 3, 4])), "some have not");
+    assert_eq!(received(&leader), before, "no other one begins");
+    leader.all_in_sync();
+    assert!(is_asked(&leader.runs(now_ms + 500, now_ms + 1_000, &[1, 2, 3, 4])));
+    assert!(received(&leader) > before);
+}
+
+#[test]
+fn roles_do_not_wait_for_a_copy_that_never_ends() {
+    let mut leader = until_it_is_the_roles_turn();
+    let now_ms = COPIES_TURN_MS + 1_000;
+    assert!(is_asked(&leader.runs(now_ms, now_ms + COPIES_END_MS, &[1, 2, 3, 4])));
 }
 
 #[test]
