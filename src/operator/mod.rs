@@ -31,6 +31,7 @@ pub use client::ClientError;
 pub use contents::ContentsError;
 use manifest::Manifest;
 pub use manifest::ManifestError;
+use orders::Waits;
 pub use restore::RestoreError;
 pub use routes::RouteError;
 use status::Unfinished;
@@ -86,6 +87,9 @@ enum Action {
         /// Do not wait until it has left
         #[arg(long)]
         no_wait: bool,
+        /// Wait no longer, and end with an error if it has not left by then; it goes on with it
+        #[arg(long, value_name = "SECONDS", conflicts_with_all = ["no_wait", "stay"])]
+        timeout: Option<u64>,
     },
     /// Let copies and roles move to where they are to be, also those that were moved by hand; or let them stay where they are
     Rebalance {
@@ -204,6 +208,8 @@ pub enum OperatorError {
     Stays { node: u64 },
     #[error("no other member answers any more; node {node} goes on leaving")]
     Alone { node: u64 },
+    #[error("node {node} has not left in time; it goes on leaving")]
+    Late { node: u64 },
     #[error("node {node} says what cannot be understood: {said}")]
     Nonsense { node: String, said: String },
     #[error(transparent)]
@@ -235,7 +241,14 @@ pub fn run(args: &ClusterArgs, out: &mut impl Write) -> Result<(), OperatorError
             connect(node)?.ask(&command)?;
             let _ = writeln!(out, "it stays");
         }
-        Action::Leave { node, number, no_wait, .. } => orders::leave(node, &args.pass, *number, !no_wait, out)?,
+        Action::Leave { node, number, no_wait, timeout, .. } => {
+            let waits = match (no_wait, timeout) {
+                (true, _) => Waits::No,
+                (false, None) => Waits::UntilDone,
+                (false, Some(seconds)) => Waits::AtMost(Duration::from_secs(*seconds)),
+            };
+            orders::leave(node, &args.pass, *number, waits, out)?;
+        }
         Action::Rebalance { node, pause } => {
             let command: &[&str] = if *pause { &["CLUSTER", "REBALANCE", "PAUSE"] } else { &["CLUSTER", "REBALANCE"] };
             connect(node)?.ask(command)?;

@@ -3,7 +3,7 @@
 //! An order stands in raft's state, so it goes on when whoever gave it, or the node that was asked, is gone.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -17,6 +17,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How long a member may take to answer while others are there to be asked.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 
+/// After so long without any change it is said what may be the reason.
+const STUCK: Duration = Duration::from_secs(10);
+
 /// How long nobody may answer.
 const LOOKS_IN_VAIN_MAX: u32 = 50;
 
@@ -29,6 +32,39 @@ struct Left {
     paused: bool,
     /// It is to leave.
     leaves: bool,
+}
+
+/// For how long a command waits until what it has ordered is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    No,
+    AtMost(Duration),
+    UntilDone,
+}
+
+/// Why a node may not get any further with leaving, as a member sees it.
+fn reasons(text: &str, number: u64) -> Vec<String> {
+    let Ok(status) = serde_json::from_str::<Value>(text) else { return Vec::new() };
+    let all = |name: &str| status[name].as_array().map_or(&[][..], Vec::as_slice);
+    let partitions = |fits: &dyn Fn(&Value) -> bool| -> u64 {
+        all("roles").iter().filter(|role| fits(role)).filter_map(|role| role["count"].as_u64()).sum()
+    };
+    let dead = all("nodes").iter().filter(|node| node["state"].as_str() == Some("dead"));
+    let mut reasons: Vec<String> = dead.map(|node| format!("node {} is dead", node["node"])).collect();
+    if status["raft_leader"].is_null() {
+        reasons.push("nobody leads raft".into());
+    }
+    let without_primary = partitions(&|role| role["primary"].is_null());
+    let only_there = partitions(&|role| role["in_sync"] == serde_json::json!([number]));
+    let without_memory = status["waiting_for_memory"].as_u64().unwrap_or(0);
+    let counted = [
+        (without_primary, format!("nobody leads {without_primary} partitions")),
+        (only_there, format!("nobody else has all of {only_there} partitions")),
+        (without_memory, format!("node {} has no memory for {without_memory} copies", status["me"])),
+    ];
+    reasons.extend(counted.into_iter().filter(|(count, _)| *count > 0).map(|(_, reason)| reason));
+    reasons.extend(status["governor"]["plan_error"].as_str().map(|error| format!("there is no plan: {error}")));
+    reasons
 }
 
 /// What a status says of a node, and whether it is that of a member at all; the first is None if the node is none any more.
@@ -51,7 +87,7 @@ pub(super) fn leave(
     node: &str,
     password: &str,
     number: Option<u64>,
-    waits: bool,
+    waits: Waits,
     out: &mut impl Write,
 ) -> Result<(), OperatorError> {
     let mut client = Client::connect(node, password)?;
@@ -61,14 +97,17 @@ pub(super) fn leave(
     let number = number.or(seen.me()).ok_or_else(|| nonsense(&text))?;
     client.ask(&["CLUSTER", "LEAVE", &number.to_string()])?;
     let _ = writeln!(out, "node {number} is to leave");
-    if !waits {
-        return Ok(());
-    }
+    let (begun, patience) = match waits {
+        Waits::No => return Ok(()),
+        Waits::AtMost(patience) => (Instant::now(), patience),
+        Waits::UntilDone => (Instant::now(), Duration::MAX),
+    };
     // Others first: whoever leaves ends in the end.
     let others = seen.addresses_without(number);
-    let (mut before, mut in_vain, mut leaves) = (None, 0, false);
+    let (mut before, mut in_vain, mut leaves, mut changed) = (None, 0, false, begun);
     loop {
-        match ask_any(&others, password).and_then(|text| look(&text, number)) {
+        let text = ask_any(&others, password);
+        match text.as_deref().and_then(|text| look(text, number)) {
             Some(None) => {
                 let _ = writeln!(out, "node {number} has left");
                 return Ok(());
@@ -81,10 +120,16 @@ pub(super) fn leave(
                     return Err(OperatorError::Stays { node: number });
                 }
                 if before.replace(left) != Some(left) {
+                    changed = Instant::now();
                     let Left { leads, holds, votes, paused, .. } = left;
                     let votes = if votes { ", votes in raft" } else { "" };
                     let paused = if paused { "; it has to wait, as rebalancing is paused" } else { "" };
                     let _ = writeln!(out, "node {number} leads {leads}, has {holds} copies{votes}{paused}");
+                } else if changed.elapsed() >= STUCK {
+                    changed = Instant::now();
+                    let reasons = reasons(&text.unwrap_or_default(), number).join("; ");
+                    let why = if reasons.is_empty() { "no reason is known".into() } else { reasons };
+                    let _ = writeln!(out, "nothing has changed for {} s: {why}", STUCK.as_secs());
                 }
             }
             None => {
@@ -93,6 +138,9 @@ pub(super) fn leave(
                     return Err(OperatorError::Alone { node: number });
                 }
             }
+        }
+        if begun.elapsed() >= patience {
+            return Err(OperatorError::Late { node: number });
         }
         std::thread::sleep(LOOK);
     }
@@ -117,5 +165,23 @@ mod tests {
         assert_eq!(look(text, 4), Some(Some(Left { leads: 3, holds: 9, votes: true, paused: true, leaves: true })));
         assert_eq!(look(text, 5), Some(None));
         assert_eq!(look("{}", 4), None);
+    }
+
+    #[test]
+    fn what_a_node_that_leaves_may_wait_for_is_read_from_a_status() {
+        let text = r#"{"me":1,"raft_leader":1,"waiting_for_memory":7,"governor":{"plan_error":"too few"},
+            "nodes":[{"node":1,"state":"alive"},{"node":3,"state":"dead"},{"node":4,"state":"leaving"}],
+            "roles":[{"primary":null,"in_sync":[3],"count":2},{"primary":4,"in_sync":[4],"count":5},
+            {"primary":4,"in_sync":[1,4],"count":11}]}"#;
+        let expected = [
+            "node 3 is dead",
+            "nobody leads 2 partitions",
+            "nobody else has all of 5 partitions",
+            "node 1 has no memory for 7 copies",
+            "there is no plan: too few",
+        ];
+        assert_eq!(reasons(text, 4), expected);
+        assert_eq!(reasons(r#"{"raft_leader":null}"#, 4), ["nobody leads raft"]);
+        assert_eq!(reasons("", 4), [""; 0]);
     }
 }

@@ -124,7 +124,9 @@ fn what_cannot_leave_stays() {
     // Nothing moves: so it is told to leave, and has not left when it is told to stay.
     order(&cluster, 0, &["REBALANCE", "PAUSE"]);
     let other = number(&cluster, 1);
-    order(&cluster, 0, &["LEAVE", &other.to_string()]);
+    let address = cluster.addresses()[0].to_string();
+    let tried = cluster.tries_to_operate(&["leave", &address, "--node", &other.to_string(), "--timeout", "1"]);
+    assert_eq!(tried, Err(format!("keyloom: node {other} has not left in time; it goes on leaving\n")));
     let me = number(&cluster, 0).to_string();
     assert_eq!(ask(&["LEAVE"]), error(&format!("ERR no other node would be left beside node {me}")));
     let table = cluster.operate(&["status", &cluster.addresses()[1].to_string()]);

@@ -173,10 +173,14 @@ impl Cluster {
     /// `keyloom cluster`, which has to do it; what it says.
     #[track_caller]
     pub fn operate(&self, args: &[&str]) -> String {
+        self.tries_to_operate(args).unwrap_or_else(|said| panic!("{args:?}: {said}"))
+    }
+
+    /// Likewise; the error is what it complains of.
+    pub fn tries_to_operate(&self, args: &[&str]) -> Result<String, String> {
         let output = Command::new(env!("CARGO_BIN_EXE_keyloom")).arg("cluster").args(args).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{args:?}: {said}");
-        String::from_utf8(output.stdout).unwrap()
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
 
     fn create(&self) {

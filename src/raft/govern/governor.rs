@@ -148,6 +148,7 @@ struct Looked {
     applied: u64,
     /// Who is alive.
     alive: Vec<NodeId>,
+    copies_may_begin: bool,
 }
 
 /// See the module.
@@ -366,7 +367,8 @@ impl Governor {
         }
         let Ok(placement) = &goal.placement else { return };
         let alive = lead.nodes.iter().filter(|(_, standing)| standing.dead_ms.is_none()).map(|(node, _)| *node);
-        let looked = Looked { applied: seen.applied, alive: alive.collect() };
+        let copies_may_begin = lead.turn.copies_may_begin();
+        let looked = Looked { applied: seen.applied, alive: alive.collect(), copies_may_begin };
         if lead.rests.as_ref() == Some(&looked) {
             return;
         }
@@ -376,10 +378,8 @@ impl Governor {
             lead.moving = 0;
             return;
         }
-        if !lead.turn.copies_may_begin() && !places_first {
-            return;
-        }
-        let steps = moves::steps(&self.settings, seen.state, placement, &goal.wanted, &lead.nodes);
+        let steps =
+            moves::steps(&self.settings, seen.state, placement, &goal.wanted, &lead.nodes, looked.copies_may_begin);
         lead.moving = steps.moving;
         lead.rests = (steps.place.is_none() && steps.shrink.is_none()).then_some(looked);
         let mut ticket = self.last_ticket;
@@ -410,8 +410,9 @@ impl Governor {
             lead.evening.begin();
         }
         let next = lead.evening.next(&self.settings, seen.state, placement, &lead.nodes, now_ms);
-        let copying = lead.under_way.place.is_some() || moves::is_copying(seen.state, &lead.nodes);
-        lead.turn = lead.turn.next(now_ms, next.is_some() || lead.evening.moving() > 0, copying);
+        let roles = next.is_some() || lead.evening.moving() > 0;
+        let copying = roles && (lead.under_way.place.is_some() || moves::is_copying(seen.state, &lead.nodes));
+        lead.turn = lead.turn.next(now_ms, roles, copying);
         if let Some((primary, request)) = next.filter(|_| lead.turn.roles_may_move(now_ms, copying)) {
             lead.evening.asked(primary, &request, now_ms);
             actions.push(Action::AskForRoles { primary, request });

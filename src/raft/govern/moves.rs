@@ -56,6 +56,8 @@ fn target(is: &Partition, plan: &Copies, copies: usize, leaves: impl Fn(NodeId) 
 struct Traffic {
     incoming: BTreeMap<NodeId, usize>,
     outgoing: BTreeMap<NodeId, usize>,
+    /// No further one is begun.
+    is_closed: bool,
 }
 
 impl Traffic {
@@ -66,25 +68,25 @@ impl Traffic {
 
     fn has_room(&self, from: NodeId, to: NodeId) -> bool {
         let count = |of: &BTreeMap<NodeId, usize>, node| of.get(&node).copied().unwrap_or(0);
-        count(&self.outgoing, from) < OUTGOING_MAX && count(&self.incoming, to) < INCOMING_MAX
+        !self.is_closed && count(&self.outgoing, from) < OUTGOING_MAX && count(&self.incoming, to) < INCOMING_MAX
     }
 }
 
-/// Copies on their way, as the state has them.
-fn traffic(state: &State, nodes: &BTreeMap<NodeId, Standing>) -> Traffic {
-    let mut traffic = Traffic::default();
-    for is in state.partitions() {
-        let Some(primary) = is.primary.filter(|node| is_alive(nodes, *node)) else { continue };
-        for node in is.replicas.iter().filter(|node| !is.in_sync.contains(node) && is_alive(nodes, **node)) {
-            traffic.add(primary, *node);
-        }
-    }
-    traffic
+/// Copies on their way, as the state has them: who sends, and who receives.
+fn copies<'a>(
+    state: &'a State,
+    nodes: &'a BTreeMap<NodeId, Standing>,
+) -> impl Iterator<Item = (NodeId, NodeId)> + use<'a> {
+    let placed = state.partitions().iter().filter_map(|is| Some((is, is.primary?)));
+    placed.filter(|(_, primary)| is_alive(nodes, *primary)).flat_map(|(is, primary)| {
+        let lacking = is.replicas.iter().filter(|node| !is.in_sync.contains(node) && is_alive(nodes, **node));
+        lacking.map(move |node| (primary, *node))
+    })
 }
 
 /// Whether copies are on their way.
 pub fn is_copying(state: &State, nodes: &BTreeMap<NodeId, Standing>) -> bool {
-    !traffic(state, nodes).incoming.is_empty()
+    copies(state, nodes).next().is_some()
 }
 
 fn is_alive(nodes: &BTreeMap<NodeId, Standing>, node: NodeId) -> bool {
@@ -100,17 +102,19 @@ enum Step {
     Nothing,
 }
 
-/// The next steps.
+/// The next steps; none that begins a copy, unless these may.
 pub fn steps(
     settings: &Settings,
     state: &State,
     plan: &cluster::Placement,
     wanted: &Wanted,
     nodes: &BTreeMap<NodeId, Standing>,
+    copies_may_begin: bool,
 ) -> Steps {
     let is_alive = |node| is_alive(nodes, node);
     let stays = |node: NodeId| wanted.members.binary_search_by_key(&node, |member| member.id).is_ok();
-    let mut traffic = traffic(state, nodes);
+    let mut traffic = Traffic { is_closed: !copies_may_begin, ..Traffic::default() };
+    copies(state, nodes).for_each(|(from, to)| traffic.add(from, to));
     let mut steps = Steps { moving: traffic.incoming.values().sum(), ..Steps::default() };
     let (mut changes, mut shrinks) = (Vec::new(), Vec::new());
     for ((id, is), plan) in (0..).zip(state.partitions()).zip(&plan.partitions) {
