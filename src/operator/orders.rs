@@ -56,8 +56,11 @@ fn reasons(text: &str, number: u64) -> Vec<String> {
     }
     let without_primary = partitions(&|role| role["primary"].is_null());
     let only_there = partitions(&|role| role["in_sync"] == serde_json::json!([number]));
+    let count = |list: &Value| list.as_array().map_or(0, Vec::len);
+    let copied = partitions(&|role| count(&role["replicas"]) > count(&role["in_sync"]));
     let without_memory = status["waiting_for_memory"].as_u64().unwrap_or(0);
     let counted = [
+        (copied, format!("copies of {copied} partitions are under way")),
         (without_primary, format!("nobody leads {without_primary} partitions")),
         (only_there, format!("nobody else has all of {only_there} partitions")),
         (without_memory, format!("node {} has no memory for {without_memory} copies", status["me"])),
@@ -172,9 +175,10 @@ mod tests {
         let text = r#"{"me":1,"raft_leader":1,"waiting_for_memory":7,"governor":{"plan_error":"too few"},
             "nodes":[{"node":1,"state":"alive"},{"node":3,"state":"dead"},{"node":4,"state":"leaving"}],
             "roles":[{"primary":null,"in_sync":[3],"count":2},{"primary":4,"in_sync":[4],"count":5},
-            {"primary":4,"in_sync":[1,4],"count":11}]}"#;
+            {"primary":4,"in_sync":[1,4],"replicas":[1,2,4],"count":11}]}"#;
         let expected = [
             "node 3 is dead",
+            "copies of 11 partitions are under way",
             "nobody leads 2 partitions",
             "nobody else has all of 5 partitions",
             "node 1 has no memory for 7 copies",

@@ -378,6 +378,10 @@ impl Governor {
             lead.moving = 0;
             return;
         }
+        // Each step wakes threads on all nodes, those that a role is waiting for among them.
+        if lead.evening.moving() > 0 && !places_first {
+            return;
+        }
         let steps =
             moves::steps(&self.settings, seen.state, placement, &goal.wanted, &lead.nodes, looked.copies_may_begin);
         lead.moving = steps.moving;
@@ -411,7 +415,8 @@ impl Governor {
         }
         let next = lead.evening.next(&self.settings, seen.state, placement, &lead.nodes, now_ms);
         let roles = next.is_some() || lead.evening.moving() > 0;
-        let copying = roles && (lead.under_way.place.is_some() || moves::is_copying(seen.state, &lead.nodes));
+        let steps = lead.under_way.place.is_some() || lead.under_way.shrink.is_some();
+        let copying = roles && (steps || moves::is_copying(seen.state, &lead.nodes));
         lead.turn = lead.turn.next(now_ms, roles, copying);
         if let Some((primary, request)) = next.filter(|_| lead.turn.roles_may_move(now_ms, copying)) {
             lead.evening.asked(primary, &request, now_ms);
