@@ -215,6 +215,10 @@ def count(numbers, name):
     return sum(int(info[name]) for info in numbers.values())
 
 
+def grown(before, after, name):
+    return count(after, name) - count(before, name)
+
+
 def report(what, run, took=None, moved=0, least=0, roles=0, pauses=None):
     totals = run["totals"]
     times = totals["response_us"]
@@ -251,10 +255,10 @@ def main():
             run, took = measure(cluster, rate, cluster.join)
             status = wait_until_even(cluster)
             after = cluster.numbers()
-            moved = count(after, "cluster_copies_received") - count(before, "cluster_copies_received")
+            moved = grown(before, after, "cluster_copies_received")
             # What the new node has, is what had to move.
             least = min(node["holds"] for node in status["nodes"])
-            roles = count(after, "cluster_handovers_received") - count(before, "cluster_handovers_received")
+            roles = grown(before, after, "cluster_handovers_received")
             report("joins", run, took, moved, least, roles, cluster.pauses() - paused)
             leaving = status["nodes"][-1]["holds"]
             before = cluster.numbers()
@@ -263,8 +267,8 @@ def main():
             run, took = measure(cluster, rate, cluster.leave)
             wait_until_even(cluster)
             after = cluster.numbers()
-            moved = count(after, "cluster_copies_received") - count(before, "cluster_copies_received")
-            roles = count(after, "cluster_handovers_received") - count(before, "cluster_handovers_received")
+            moved = grown(before, after, "cluster_copies_received")
+            roles = grown(before, after, "cluster_handovers_received")
             report("leaves", run, took, moved, leaving, roles, cluster.pauses() - paused)
 
 

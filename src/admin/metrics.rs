@@ -489,6 +489,7 @@ mod tests {
             ("keyloom_cluster_leases_lapsed_total", 3.0),
             ("keyloom_cluster_promotions_total", 12.0),
             ("keyloom_cluster_handovers_completed_total", 4.0),
+            ("keyloom_cluster_handover_pause_seconds_count", 3.0),
             ("keyloom_follower_lag_seconds{node=\"2\"}", 1.5),
             ("keyloom_follower_suspicion{node=\"2\"}", f64::MAX),
             ("keyloom_upstream_connected{node=\"3\"}", 0.0),

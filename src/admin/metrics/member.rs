@@ -61,7 +61,7 @@ static PER_NODE: &[PerNode] = &[
     }),
 ];
 
-/// Upper bounds of pauses, ns: each a quarter to a half above the one before.
+/// Upper bounds of pauses, ns: close to each other where most are.
 const PAUSES_NS: [u64; 15] = [
     1_000_000,
     1_500_000,

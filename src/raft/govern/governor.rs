@@ -382,8 +382,7 @@ impl Governor {
         if lead.evening.moving() > 0 && !places_first {
             return;
         }
-        let steps =
-            moves::steps(&self.settings, seen.state, placement, &goal.wanted, &lead.nodes, looked.copies_may_begin);
+        let steps = moves::steps(&self.settings, seen.state, placement, &goal.wanted, &lead.nodes, copies_may_begin);
         lead.moving = steps.moving;
         lead.rests = (steps.place.is_none() && steps.shrink.is_none()).then_some(looked);
         let mut ticket = self.last_ticket;

@@ -5,7 +5,7 @@
 //! then it is placed no more (`Place`). What is under way stands in the state alone, so another leader goes on with it.
 //!
 //! Only so many copies are received by a node, or sent by a primary, at a time. A node that never gets in sync holds up what
-//! goes to it, and no other.
+//! goes to it, and no other. None is begun while it is the turn of roles ([`super::turns`]).
 //!
 //! What is left as it is:
 //! - A partition whose primary is not there, or dead: there is nobody to copy from.
@@ -17,7 +17,7 @@
 use std::collections::BTreeMap;
 
 use super::plan::Wanted;
-use super::standing::Standing;
+use super::standing::{Standing, is_alive};
 use super::{INCOMING_MAX, OUTGOING_MAX, Settings};
 use crate::cluster::{self, Copies};
 use crate::raft::command::{Command, InSyncChange, Member, NodeId, PartitionId, Placement, REPLICAS_MAX};
@@ -87,10 +87,6 @@ fn copies<'a>(
 /// Whether copies are on their way.
 pub fn is_copying(state: &State, nodes: &BTreeMap<NodeId, Standing>) -> bool {
     copies(state, nodes).next().is_some()
-}
-
-fn is_alive(nodes: &BTreeMap<NodeId, Standing>, node: NodeId) -> bool {
-    nodes.get(&node).is_some_and(|standing| standing.dead_ms.is_none())
 }
 
 /// What is to be done with one partition.

@@ -2,8 +2,8 @@
 //!
 //! A plan names a primary for each partition, so that all nodes lead about as many as their weight says. After a failover others
 //! lead, and a node that comes back leads nothing: so roles are moved to where the plan has them, partition by partition, as
-//! soon as the node that is to lead is in sync and ready. The old primary does that itself ([`crate::streams::leader::handover`]);
-//! the leader of raft only asks it.
+//! soon as the node that is to lead is in sync and ready, and it is the turn of roles ([`super::turns`]). The old primary does that
+//! itself ([`crate::streams::leader::handover`]); the leader of raft only asks it.
 //!
 //! A role that has been where the plan wants it is left alone from then on, so that one which somebody has moved by hand stays
 //! there; until the plan is made anew, a node starts or comes back, or raft has another leader. But not on a node that is to have
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::Settings;
-use super::standing::Standing;
+use super::standing::{Standing, is_alive};
 use crate::cluster;
 use crate::raft::command::{COUNT_MAX, Member, Move, NodeId, PARTITIONS_MAX, PartitionId};
 use crate::raft::state::{Partition, State};
@@ -117,7 +117,6 @@ impl Evening {
             }
         }
         self.postponed.retain(|_, until_ms| now_ms < *until_ms);
-        let is_alive = |node: NodeId| nodes.get(&node).is_some_and(|standing| standing.dead_ms.is_none());
         let can_lead = |node: NodeId| {
             nodes.get(&node).is_some_and(|standing| {
                 standing.ready && standing.is_fresh(settings, now_ms) && standing.may_serve(now_ms)
@@ -129,7 +128,7 @@ impl Evening {
             let Some(primary) = is.primary else { continue };
             // Nearly all do, and this is asked fifty times a second.
             let rests = *settled && plan.nodes().any(|node| node == primary);
-            if rests || !is_alive(primary) {
+            if rests || !is_alive(nodes, primary) {
                 continue;
             }
             if primary == plan.primary {

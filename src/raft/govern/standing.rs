@@ -5,9 +5,11 @@
 //!
 //! Invariant: `lease` is the one that ends last of all that this leader has granted to the node, whatever process had it.
 
+use std::collections::BTreeMap;
+
 use super::lease::LeaseRequest;
 use super::{PHI_DEAD, SILENCE_LEASES_MAX, Settings};
-use crate::raft::command::Incarnation;
+use crate::raft::command::{Incarnation, NodeId};
 use crate::replication::detector::{Detector, Expectation};
 use crate::shard::SteadyMs;
 
@@ -34,6 +36,11 @@ pub struct Standing {
     pub speaks: u16,
     /// Since when it is dead.
     pub dead_ms: Option<SteadyMs>,
+}
+
+/// Whether a node is alive, of those that the leader knows.
+pub fn is_alive(nodes: &BTreeMap<NodeId, Standing>, node: NodeId) -> bool {
+    nodes.get(&node).is_some_and(|standing| standing.dead_ms.is_none())
 }
 
 /// The detector's times are not negative.

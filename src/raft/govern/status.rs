@@ -3,7 +3,7 @@
 //! Pure.
 
 use super::governor::Governor;
-use super::standing::Standing;
+use super::standing::{Standing, is_alive};
 use crate::cluster::PlaceError;
 use crate::raft::command::NodeId;
 use crate::shard::SteadyMs;
@@ -47,7 +47,7 @@ impl Governor {
     /// Whether a node is alive, as far as this leader knows; None: it does not lead.
     pub fn is_alive(&self, node: NodeId) -> Option<bool> {
         let lead = self.lead.as_ref()?;
-        Some(lead.nodes.get(&node).is_some_and(|standing| standing.dead_ms.is_none()))
+        Some(is_alive(&lead.nodes, node))
     }
 
     /// None: it does not lead.

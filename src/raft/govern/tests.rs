@@ -578,6 +578,20 @@ fn roles_move_when_copies_have_ended() {
     assert!(received(&leader) > before);
 }
 
+/// Nor does an old copy go away: all that is proposed wakes those that a role is waiting for.
+#[test]
+fn nothing_about_copies_is_proposed_while_roles_move() {
+    let mut leader = until_it_is_the_roles_turn();
+    leader.generous = false;
+    leader.all_in_sync();
+    let now_ms = COPIES_TURN_MS + 1_000;
+    assert_eq!(leader.runs(now_ms, now_ms + 1_000, &[1, 2, 3, 4]), [""; 0]);
+    assert!(leader.governor.status(now_ms).unwrap().roles_moving > 0);
+    leader.generous = true;
+    let said = leader.runs(now_ms + 1_000, now_ms + 5_000, &[1, 2, 3, 4]);
+    assert!(said.iter().any(|said| said.contains("who is in sync")), "{said:?}");
+}
+
 #[test]
 fn roles_do_not_wait_for_a_copy_that_never_ends() {
     let mut leader = until_it_is_the_roles_turn();

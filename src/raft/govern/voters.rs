@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::governor::{Action, Seen, Ticket};
-use super::standing::Standing;
+use super::standing::{Standing, is_alive};
 use super::{Settings, VOTER_LAG_ENTRIES, VOTERS_MAX};
 use crate::raft::command::NodeId;
 use crate::raft::state::Node;
@@ -78,7 +78,7 @@ fn choose(
         })
     };
     let orders = seen.state.orders();
-    let is_alive = |id: &NodeId| nodes.get(id).is_some_and(|standing| standing.dead_ms.is_none());
+    let is_alive = |id: &NodeId| is_alive(nodes, *id);
     let leaves = orders.leaves(settings.me);
     if leaves && current.iter().any(|id| !orders.leaves(*id) && is_alive(id)) {
         return current.clone();
