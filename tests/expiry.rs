@@ -120,7 +120,7 @@ fn fields_vanish_on_both_cores_wherever_their_hashes_have_been() {
             assert_eq!(at, Value::Array(vec![Value::Int(4_000_000_000_123), Value::Int(-2)]));
         }
     }
-    let full = info(&mut client, "used_memory");
+    let full = info(&mut client, "used_memory_dataset");
     let mut expected = 0;
     for i in 0..HASHES {
         let ([key, copy, moved], fields) = (names(i), fields_of(i));
@@ -143,7 +143,7 @@ fn fields_vanish_on_both_cores_wherever_their_hashes_have_been() {
         assert_eq!(client.call(&["HKEYS", &format!("copy:{i}")]), left);
     }
     let data = (HASHES / 2 * FIELDS_OF_LARGE * 3 * 40) as u64;
-    wait_until("the memory is back", || info(&mut client, "used_memory") < full - data);
+    wait_until("the memory is back", || info(&mut client, "used_memory_dataset") < full - data);
     // The end of each hash that has moved.
     let mut gone = 0;
     while gone < HASHES {
