@@ -9,12 +9,14 @@
 //! Owned by one core.
 
 use super::entry::Meta;
-use super::{Detached, Key, Kind, NewValue, Shard, Stored, Value};
+use super::{Detached, Expiring, Key, Kind, NewValue, Shard, Stored, Value};
 
 impl Shard {
-    /// Moves an entry out, to come back with [`Shard::take_back`]; an expired one is removed instead.
+    /// Moves an entry out, to come back with [`Shard::take_back`]; an expired one is removed instead. Where another node
+    /// decides that, it moves like any other, and is shown here as little as there.
     pub fn lend(&mut self, db: usize, key: &Key) -> Option<Detached> {
-        let (place, handle) = self.live(db, key)?;
+        let found = if self.expiring == Expiring::Here { self.live(db, key) } else { self.find(db, key) };
+        let (place, handle) = found?;
         self.unlink(db, key, place, handle);
         let Meta { kind, raw, expire_at, usage, .. } = self.entries.meta(handle);
         Some(Detached {
@@ -63,6 +65,34 @@ mod tests {
         shard.set_policy(Policy { rule, volatile: false });
         shard.set_lfu_pace(LfuPace { log_factor: 0, decay_minutes: 1 });
         shard
+    }
+
+    #[test]
+    fn what_another_node_has_to_expire_is_neither_shown_nor_left_behind() {
+        let hasher = Hasher::new(4, [1, 2, 3, 4]);
+        let key = hasher.key(b"key");
+        let (mut owner, mut scratch) = (shard(Rule::Lru), shard(Rule::Lru));
+        for shard in [&mut owner, &mut scratch] {
+            shard.set_expiring(Expiring::Elsewhere);
+            shard.set_now(1_700_000_000_000);
+        }
+        let deadline = Deadline::new(Clock::Steady, 1_700_000_000_005);
+        owner.set(1, &key, NewValue::Bytes(b"value"), Expiry::At(deadline));
+        let entry = owner.lend(1, &key).unwrap();
+        scratch.take_back(1, &key, entry);
+        // Its time comes while it is away.
+        owner.set_now(1_700_000_000_010);
+        scratch.set_now(1_700_000_000_010);
+        assert!(scratch.peek(1, &key).is_none());
+        let entry = scratch.lend(1, &key).expect("it goes back");
+        assert_eq!((scratch.size(1).keys, owner.size(1).keys), (0, 0));
+        owner.take_back(1, &key, entry);
+        assert!(owner.peek(1, &key).is_none() && owner.size(1).keys == 1);
+        // It goes again, although nobody sees it.
+        let entry = owner.lend(1, &key).expect("it moves");
+        owner.take_back(1, &key, entry);
+        owner.validate();
+        scratch.validate();
     }
 
     #[test]
