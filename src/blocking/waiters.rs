@@ -38,6 +38,8 @@ type Place = (u8, Vec<u8>);
 struct Queue {
     waiting: VecDeque<(Waiter, Kind)>,
     offered: Option<Waiter>,
+    /// Which offer that is, of all that were made.
+    offer: u64,
     /// There was a signal since the last offer.
     signalled: bool,
 }
@@ -49,6 +51,8 @@ pub struct Waiters {
     keys: HashMap<Waiter, Vec<Place>, ahash::RandomState>,
     /// Keys with a signal for which nobody has an offer, in the order of the signals; some may be over.
     ready: VecDeque<Place>,
+    /// Offers that were made.
+    offers: u64,
 }
 
 impl Waiters {
@@ -76,6 +80,7 @@ impl Waiters {
             let queue = self.queues.entry(place.clone()).or_insert_with(|| Queue {
                 waiting: VecDeque::new(),
                 offered: None,
+                offer: 0,
                 signalled: false,
             });
             queue.waiting.push_back((waiter, kind));
@@ -115,7 +120,8 @@ impl Waiters {
             let Some(kind) = kind_at(place.0, &place.1) else { continue };
             let first = queue.waiting.iter().find(|(_, wanted)| *wanted == kind);
             if let Some(&(waiter, _)) = first {
-                queue.offered = Some(waiter);
+                self.offers += 1;
+                (queue.offered, queue.offer) = (Some(waiter), self.offers);
                 return Some(Offer { waiter, db: place.0, key: place.1 });
             }
         }
@@ -135,10 +141,11 @@ impl Waiters {
         }
     }
 
-    /// A waiter has what it wanted, or wants no more. Keys that were offered to it are offered to the next. Returns those
-    /// for which nobody waits now.
+    /// A waiter has what it wanted, or wants no more. Keys that were offered to it are offered to the next, before any other
+    /// key: all who wait for one are served before the next one's turn, as in Redis. Returns those for which nobody waits now.
     pub fn leave(&mut self, waiter: Waiter) -> Vec<Place> {
         let mut deserted = Vec::new();
+        let mut passed_on = Vec::new();
         for place in self.keys.remove(&waiter).unwrap_or_default() {
             let Some(queue) = self.queues.get_mut(&place) else { continue };
             queue.waiting.retain(|(other, _)| *other != waiter);
@@ -148,9 +155,12 @@ impl Waiters {
             } else if queue.offered == Some(waiter) {
                 queue.offered = None;
                 queue.signalled = true;
-                self.ready.push_back(place);
+                passed_on.push((queue.offer, place));
             }
         }
+        // In the order in which they were offered.
+        passed_on.sort_unstable_by_key(|(offer, _)| std::cmp::Reverse(*offer));
+        passed_on.into_iter().for_each(|(_, place)| self.ready.push_front(place));
         deserted
     }
 
@@ -288,6 +298,25 @@ mod tests {
         assert_eq!(waiters.offer(is_list).unwrap().waiter, waiter(2));
         waiters.decline(waiter(2), 0, &key(0));
         assert_eq!(waiters.offer(is_list), None, "without a new signal there is nothing new");
+    }
+
+    #[test]
+    fn all_who_wait_for_a_key_are_served_before_the_next_key() {
+        let mut waiters = Waiters::default();
+        // In whatever order they name the keys.
+        let named = |id: u32| if id == 2 { [key(0), key(1)] } else { [key(1), key(0)] };
+        (1..4).for_each(|id| waiters.join(waiter(id), Kind::List, 0, &named(id)));
+        assert_eq!(waiters.offer(|_, _| None), None);
+        (0..2).for_each(|id| waiters.signal(0, &key(id)));
+        for id in 1..4 {
+            let offer = waiters.offer(|_, _| Some(Kind::List)).unwrap();
+            assert_eq!((offer.waiter, offer.key), (waiter(id), key(0)));
+            // The first of them is offered the other key as well, before it has answered.
+            if id == 1 {
+                assert_eq!(waiters.offer(|_, _| Some(Kind::List)).unwrap().key, key(1));
+            }
+            waiters.leave(waiter(id));
+        }
     }
 
     #[test]
