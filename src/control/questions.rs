@@ -38,6 +38,8 @@ impl Control {
             LogAsk::Save { wait, schedule } => self.ask_save(core, ask, part, wait, schedule),
             LogAsk::Configure => {
                 let answer = self.configure().map_or_else(LogAnswer::Failed, |()| LogAnswer::Done);
+                // Before the answer: whoever has it counts on what it has set.
+                self.judge_replicas();
                 self.answer(core, ask, part, answer);
             }
             LogAsk::ShutDown(how) => self.shut_down(how, Some((core, ask, part))),

@@ -279,7 +279,7 @@ impl Control {
     }
 
     /// Whether there are enough replicas for writes.
-    fn judge_replicas(self: &Rc<Self>) {
+    pub(in crate::control) fn judge_replicas(self: &Rc<Self>) {
         let config = self.config();
         let member = self.member();
         let replicated = member.is_some() || self.replication.borrow().has_peers();
