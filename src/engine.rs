@@ -32,9 +32,10 @@ use crate::log::feed::{Feed, Holds};
 use crate::pubsub::PubSub;
 use crate::resp::{Error, Reply};
 use crate::route::{Hasher, Key, Router};
+use crate::shard::digest::Digest;
 use crate::shard::{Counters, NEVER_MS, Shard, UnixMs};
 use crate::state::NodeState;
-use crate::stats::{CommandStats, ErrorCounts, Latency, NetStats, RateSampler, Snapshot};
+use crate::stats::{CommandStats, ErrorCounts, Event, Latency, LatencyEvents, NetStats, RateSampler, Snapshot};
 
 /// How often the memory in use is looked at, for its peak, ms.
 const MEMORY_INTERVAL_MS: i64 = 1000;
@@ -133,7 +134,8 @@ pub struct Engine {
     /// When memory was last looked at, steady ms; 0 before the first time.
     memory_seen_ms: i64,
     pub slowlog: VecDeque<SlowlogEntry>,
-    /// Commands that take at least so long are logged; `u64::MAX` is never.
+    latency_events: LatencyEvents,
+    /// Commands that take at least so long are noted, in the slow log or by the latency monitor; `u64::MAX` is never.
     slow_nanos_min: u64,
     clock: quanta::Clock,
     /// When the last command ended; the next one starts there.
@@ -204,6 +206,7 @@ impl Engine {
             sampler: RateSampler::default(),
             memory_seen_ms: 0,
             slowlog: VecDeque::new(),
+            latency_events: LatencyEvents::default(),
             clock,
             tick,
             changes: 0,
@@ -261,7 +264,7 @@ impl Engine {
             return Err(self.refuse(row, Error::Arity(row.full_name.clone())));
         }
         if row.command.flags.has(Flags::PROTECTED)
-            && let Err(error) = crate::command::server::protected(&self.config, session)
+            && let Err(error) = crate::command::debug::protected(&self.config, session)
         {
             return Err(self.refuse(row, error));
         }
@@ -331,7 +334,9 @@ impl Engine {
 
     /// Removes keys whose time has come, as many as one turn may.
     pub fn expire_due(&mut self) {
-        self.shard.expire_due(|late_ms| self.expiry_lag.record(late_ms.saturating_mul(1_000_000)));
+        self.watch_event(Event::ExpireCycle, |engine| {
+            engine.shard.expire_due(|late_ms| engine.expiry_lag.record(late_ms.saturating_mul(1_000_000)));
+        });
     }
 
     /// Sixty-four random bits.
@@ -433,10 +438,7 @@ impl Engine {
         match finish(&mut Home { session, engine: self, now_ms }, answers, reply) {
             Ok(flow) => flow,
             Err(error) => {
-                self.stats[row.id as usize].failed += 1;
-                self.errors.count(&error);
-                reply.output().truncate(mark);
-                reply.error(&error);
+                self.answer_error(row, mark, &error, reply);
                 Flow::Done
             }
         }
@@ -458,21 +460,28 @@ impl Engine {
             self.answer_error(ran.row, mark, &error, reply);
         }
         if nanos >= self.slow_nanos_min {
-            self.log_slow(ran, nanos);
+            self.note_slow(ran, nanos);
         }
     }
 
     #[cold]
     fn answer_error(&mut self, row: &Row, mark: u32, error: &Error, reply: &mut Reply) {
-        self.stats[row.id as usize].failed += 1;
-        self.errors.count(error);
+        self.note_failed(row, error);
         reply.output().truncate(mark);
         reply.error(error);
     }
 
+    /// Counts a command that has run and is answered with an error.
+    pub fn note_failed(&mut self, row: &Row, error: &Error) {
+        self.stats[row.id as usize].failed += 1;
+        self.errors.count(error);
+    }
+
     #[cold]
-    fn log_slow(&mut self, ran: Ran, nanos: u64) {
-        if ran.row.command.flags.has(Flags::SKIP_SLOWLOG) {
+    fn note_slow(&mut self, ran: Ran, nanos: u64) {
+        let flags = ran.row.command.flags;
+        self.note_event(if flags.has(Flags::FAST) { Event::FastCommand } else { Event::Command }, nanos);
+        if flags.has(Flags::SKIP_SLOWLOG) || nanos < slowlog_nanos_min(&self.config) {
             return;
         }
         self.slowlog.push_front(SlowlogEntry::new(
@@ -484,6 +493,25 @@ impl Engine {
             ran.origin,
         ));
         self.slowlog.truncate(self.config.slowlog_max_len);
+    }
+
+    /// Tells the latency monitor that an event took so long.
+    #[cold]
+    fn note_event(&mut self, event: Event, nanos: u64) {
+        if nanos >= monitor_nanos_min(&self.config) {
+            self.latency_events.add(event, self.shard.now_ms() / 1000, nanos / 1_000_000);
+        }
+    }
+
+    /// Does something that the latency monitor watches, if it watches anything.
+    fn watch_event<T>(&mut self, event: Event, work: impl FnOnce(&mut Self) -> T) -> T {
+        if self.config.latency_monitor_threshold_ms == 0 {
+            return work(self);
+        }
+        let began = self.clock.raw();
+        let done = work(self);
+        self.note_event(event, self.clock.delta_as_nanos(began, self.clock.raw()));
+        done
     }
 
     /// What is to be done every [`crate::stats::RATE_INTERVAL_MS`]: takes a sample of the counters for the rates, and
@@ -552,10 +580,8 @@ impl Engine {
                 self.active_expiry = on;
                 Ok(Answer::Done)
             }
-            Ask::ResetHistograms => {
-                self.stats.iter_mut().for_each(|c| c.latency = Default::default());
-                Ok(Answer::Done)
-            }
+            Ask::LatencyEvents => Ok(Answer::LatencyEvents(Box::new(self.latency_events.clone()))),
+            Ask::TakeLatencyEvents(events) => Ok(Answer::LatencyEvents(Box::new(self.latency_events.take(&events)))),
             Ask::Configure(configured) => {
                 // Two changes may arrive in the wrong order; the newer one contains the older.
                 if configured.number > self.config_number {
@@ -572,6 +598,7 @@ impl Engine {
                 }
                 Ok(Answer::Done)
             }
+            Ask::Digests => Ok(Answer::Digests(self.digests())),
             Ask::FeedSeq => Ok(Answer::Count(self.hurry_feed())),
             Ask::DbSizes => Ok(Answer::DbSizes((0..self.shard.databases()).map(|db| self.shard.size(db)).collect())),
             Ask::SlotCount(slot) => {
@@ -606,6 +633,13 @@ impl Engine {
         }
     }
 
+    /// Of each database what this core has of it now.
+    fn digests(&self) -> Vec<Digest> {
+        let now_ms = self.shard.now_ms();
+        let of = |db| self.shard.partitions().map(move |partition| self.shard.digest(db, partition, now_ms));
+        (0..self.shard.databases()).map(|db| of(db).fold(Digest::default(), Digest::and)).collect()
+    }
+
     /// CONFIG RESETSTAT.
     fn reset_stats(&mut self) {
         self.stats.fill(CommandStats::default());
@@ -619,6 +653,19 @@ impl Engine {
 }
 
 fn slow_nanos_min(config: &Config) -> u64 {
+    slowlog_nanos_min(config).min(monitor_nanos_min(config))
+}
+
+/// What the latency monitor notes takes at least so long.
+fn monitor_nanos_min(config: &Config) -> u64 {
+    match config.latency_monitor_threshold_ms {
+        0 => u64::MAX,
+        millis => millis.saturating_mul(1_000_000),
+    }
+}
+
+/// What the slow log has takes at least so long.
+fn slowlog_nanos_min(config: &Config) -> u64 {
     u64::try_from(config.slowlog_log_slower_than_us).map_or(u64::MAX, |micros| micros.saturating_mul(1000))
 }
 

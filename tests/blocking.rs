@@ -436,3 +436,61 @@ fn keys_that_appear_in_other_ways() {
         assert_eq!(waiter.read(), Value::Array(element.into()), "{name}");
     }
 }
+
+#[test]
+fn all_who_wait_for_one_key_are_served_before_those_of_the_next() {
+    for server in [Server::keyloom(&["--cpus", "0,1"]), Server::keyloom(&["--cpus", "0"])] {
+        let mut client = server.client();
+        let mut waiting: Vec<Client> = Vec::new();
+        for (side, count) in [("LEFT", "1"), ("RIGHT", "10"), ("LEFT", "10"), ("RIGHT", "1")] {
+            let mut waiter = server.client();
+            waiter.send(&["BLMPOP", "0", "2", "one{t}", "other{t}", side, "COUNT", count]);
+            waiting.push(waiter);
+            wait_until("it waits", || info(&mut client, "blocked_clients") == waiting.len() as u64);
+        }
+        // Both lists come at once.
+        client.send(&["MULTI"]);
+        client.send(&["LPUSH", "one{t}", "a", "b", "c", "d", "e"]);
+        client.send(&["LPUSH", "other{t}", "1", "2", "3", "4", "5"]);
+        client.send(&["EXEC"]);
+        let popped = |waiter: &mut Client| show(&waiter.read_raw());
+        let reply = |key: &str, elements: &[&str]| {
+            let mut text = format!("*2\r\n${}\r\n{key}\r\n*{}\r\n", key.len(), elements.len());
+            elements.iter().for_each(|element| text.push_str(&format!("$1\r\n{element}\r\n")));
+            show(text.as_bytes())
+        };
+        assert_eq!(popped(&mut waiting[0]), reply("one{t}", &["e"]));
+        assert_eq!(popped(&mut waiting[1]), reply("one{t}", &["a", "b", "c", "d"]));
+        assert_eq!(popped(&mut waiting[2]), reply("other{t}", &["5", "4", "3", "2", "1"]));
+        assert_eq!(info(&mut server.client(), "blocked_clients"), 1);
+    }
+}
+
+#[test]
+fn a_wait_that_ends_with_an_error_is_counted_as_one() {
+    let server = Server::keyloom(&["--cpus", "0,1"]);
+    let (mut client, mut waiter) = (server.client(), server.client());
+    let Value::Int(id) = waiter.call(&["CLIENT", "ID"]) else { panic!("an id is a number") };
+    waiter.send(&["BLPOP", "nothing", "0"]);
+    wait_until("it waits", || info(&mut client, "blocked_clients") == 1);
+    assert_eq!(client.call(&["CLIENT", "UNBLOCK", &id.to_string(), "ERROR"]), Value::Int(1));
+    assert!(matches!(waiter.read(), Value::Error(text) if text.starts_with(b"UNBLOCKED")));
+    let Value::Bulk(text) = client.call(&["INFO", "all"]) else { panic!("INFO is a string") };
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("errorstat_UNBLOCKED:count=1"), "{text}");
+    let blpop = text.lines().find(|line| line.starts_with("cmdstat_blpop:")).unwrap();
+    assert!(blpop.contains("calls=1,") && blpop.ends_with("rejected_calls=0,failed_calls=1"), "{blpop}");
+}
+
+#[test]
+fn paused_clients_are_counted_among_those_that_wait() {
+    let server = Server::keyloom(&["--cpus", "0,1"]);
+    let (mut client, mut writer) = (server.client(), server.client());
+    assert_eq!(client.call(&["CLIENT", "PAUSE", "100000", "WRITE"]), Value::Simple(b"OK".to_vec()));
+    assert_eq!(info(&mut client, "blocked_clients"), 0);
+    writer.send(&["SET", "key", "v"]);
+    wait_until("it waits", || info(&mut client, "blocked_clients") == 1);
+    assert_eq!(client.call(&["CLIENT", "UNPAUSE"]), Value::Simple(b"OK".to_vec()));
+    assert_eq!(writer.read(), Value::Simple(b"OK".to_vec()));
+    assert_eq!(info(&mut client, "blocked_clients"), 0);
+}

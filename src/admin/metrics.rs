@@ -56,7 +56,9 @@ type PerCore = (&'static str, &'static str, &'static str, fn(&Snapshot) -> f64);
 static PER_CORE: &[PerCore] = &[
     ("keyloom_commands_total", "counter", "Commands executed.", |s| s.calls() as f64),
     ("keyloom_connected_clients", "gauge", "Connected clients.", |s| s.net.clients as f64),
-    ("keyloom_blocked_clients", "gauge", "Clients that wait for an event.", |s| s.net.clients_blocked as f64),
+    ("keyloom_blocked_clients", "gauge", "Clients that wait for an event, or for the end of CLIENT PAUSE.", |s| {
+        s.net.clients_blocked as f64
+    }),
     ("keyloom_monitoring_clients", "gauge", "Clients in MONITOR.", |s| s.net.clients_monitoring as f64),
     ("keyloom_client_memory_bytes", "gauge", "Memory of connections.", |s| s.net.client_memory_bytes as f64),
     ("keyloom_connections_received_total", "counter", "Connections accepted.", |s| s.net.connections_received as f64),

@@ -8,9 +8,10 @@ use crate::borrow::Place;
 use crate::pubsub::{Bucket, Kind};
 use crate::resp::{Error, Reply};
 use crate::route::CoreId;
+use crate::shard::digest::Digest;
 use crate::shard::{DbSize, SteadyMs, Version};
 use crate::state::Configured;
-use crate::stats::Snapshot;
+use crate::stats::{Event, LatencyEvents, Snapshot};
 
 use super::log::{LogAnswer, LogAsk};
 use super::session::{ClientFilter, ClientInfo, Home};
@@ -67,8 +68,10 @@ pub enum Ask {
     ResetStats,
     /// Expire keys without being asked for them, or only when they are looked at.
     ActiveExpiry(bool),
-    /// LATENCY RESET and its histograms.
-    ResetHistograms,
+    /// What the latency monitor has noted.
+    LatencyEvents,
+    /// Forget what it has noted of these events; the answer is what that was.
+    TakeLatencyEvents(Vec<Event>),
     /// Use this configuration from now on, unless a newer one is in use.
     Configure(Configured),
     /// Hold back commands until this moment; only writes if `writes_only`. `None` ends the pause.
@@ -108,6 +111,8 @@ pub enum Ask {
         slot: u16,
         count: usize,
     },
+    /// Digests of all databases.
+    Digests,
     /// Where the feed of this core stands; what it has is sent.
     FeedSeq,
     /// To the control core.
@@ -132,6 +137,9 @@ pub enum Answer {
     Snapshot(Box<Snapshot>),
     Clients(Vec<ClientInfo>),
     Slowlog(Vec<SlowlogEntry>),
+    LatencyEvents(Box<LatencyEvents>),
+    /// Of each database.
+    Digests(Vec<Digest>),
     DbSizes(Vec<DbSize>),
     /// Of each watched key.
     Versions(Vec<Version>),

@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod config;
 pub mod connection;
 pub mod ctx;
+pub mod debug;
 pub mod elements;
 pub mod flags;
 pub mod generic;

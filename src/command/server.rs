@@ -1,10 +1,10 @@
-//! Commands about the server as a whole: TIME, MONITOR, SHUTDOWN, DEBUG and their like.
+//! Commands about the server as a whole: TIME, MONITOR, SHUTDOWN and LOLWUT.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::log::{LogAnswer, LogAsk};
-use super::{Args, Ask, Command, Flags, Flow, Home, Session, help};
-use crate::config::{Config, DebugCommand, ShutdownOn};
+use super::{Args, Ask, Command, Flags, Flow, Home};
+use crate::config::ShutdownOn;
 use crate::resp::{Error, Reply, number};
 use crate::state::KEYLOOM_VERSION;
 
@@ -34,28 +34,6 @@ pub static COMMANDS: &[Command] = &[
         "5.0.0",
         "O(N) in rows",
         "Weaves a cloth and tells the version.",
-    ),
-    Command::container("debug", -2, ADMIN.or(Flags::PROTECTED), DEBUG).doc(
-        "server",
-        "1.0.0",
-        "Depends on subcommand.",
-        "A container for debugging commands.",
-    ),
-];
-
-static DEBUG: &[Command] = &[
-    help::row("server", Flags::NONE),
-    Command::session("set-active-expire", 3, ADMIN.or(Flags::PROTECTED), debug_set_active_expire).doc(
-        "server",
-        "3.0.0",
-        "O(1)",
-        "Sets whether keys expire (1) without being looked at, or not (0).",
-    ),
-    Command::session("sleep", 3, ADMIN.or(Flags::PROTECTED), debug_sleep).doc(
-        "server",
-        "1.0.0",
-        "O(1)",
-        "Holds up the core of this connection for so many seconds.",
     ),
 ];
 
@@ -115,40 +93,6 @@ fn shutdown(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Err
         LogAnswer::Done => Ok(Flow::Close),
         _ => Err(Error::ShutDownFailed),
     }))
-}
-
-/// Whether a DEBUG command may run, as `enable-debug-command` says.
-pub fn protected(config: &Config, session: &Session) -> Result<(), Error> {
-    let local = session.unix_socket || session.addr.starts_with("127.") || session.addr.starts_with("[::1]:");
-    match config.enable_debug_command {
-        DebugCommand::Yes => Ok(()),
-        DebugCommand::Local if local => Ok(()),
-        DebugCommand::No | DebugCommand::Local => Err(Error::text(
-            "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it \
-             from a local connection, otherwise you need to set this option in the configuration file, and then \
-             restart the server.",
-        )),
-    }
-}
-
-/// DEBUG SET-ACTIVE-EXPIRE 0|1. As in Redis, what is not a number is 0.
-fn debug_set_active_expire(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
-    let on = number::parse_i64(args[2]).is_some_and(|on| on != 0);
-    Ok(home.ask_all(Ask::ActiveExpiry(on), |_, _, reply| {
-        reply.ok();
-        Ok(Flow::Done)
-    }))
-}
-
-/// Longest DEBUG SLEEP, s.
-const SLEEP_S_MAX: f64 = 3600.0;
-
-fn debug_sleep(_home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error> {
-    let seconds = std::str::from_utf8(args[2]).ok().and_then(|text| text.parse::<f64>().ok());
-    let seconds = seconds.filter(|s| s.is_finite() && *s >= 0.0).ok_or(Error::NotFloat)?;
-    std::thread::sleep(Duration::from_secs_f64(seconds.min(SLEEP_S_MAX)));
-    reply.ok();
-    Ok(Flow::Done)
 }
 
 /// Size of the cloth that LOLWUT weaves.
@@ -218,31 +162,5 @@ mod tests {
         }
         assert!(client.run("lolwut version 5 3 1").contains("|\u{2571}\u{2571}\u{2572}\n\nKeyloom ver. "));
         assert!(client.run("lolwut 99999999 99999999").len() < 64 * 1024);
-    }
-
-    #[test]
-    fn active_expiry_is_switched_by_debug() {
-        let mut client = Client::with(Config { enable_debug_command: DebugCommand::Yes, ..Config::default() });
-        client.expect("set key v px 5", "+OK");
-        client.expect("debug set-active-expire 0", "+OK");
-        assert_eq!(client.engine.next_expiry_ms(), crate::shard::NEVER_MS);
-        client.expect("debug set-active-expire 1", "+OK");
-        assert!(client.engine.next_expiry_ms() <= client.engine.shard.now_ms() + 5);
-        assert!(client.run("debug set-active-expire").starts_with("-ERR wrong number of arguments"));
-    }
-
-    #[test]
-    fn debug_must_be_enabled() {
-        let allowed = |setting, addr: &str| {
-            let mut client = Client::with(Config { enable_debug_command: setting, ..Config::default() });
-            client.session.addr = addr.into();
-            let reply = client.run("debug sleep 0");
-            assert!(reply == "+OK" || reply.starts_with("-ERR DEBUG command not allowed."), "{reply}");
-            reply == "+OK"
-        };
-        assert!(allowed(DebugCommand::Yes, "10.0.0.1:5"));
-        assert!(allowed(DebugCommand::Local, "127.0.0.1:5"));
-        assert!(!allowed(DebugCommand::Local, "10.0.0.1:5"));
-        assert!(!allowed(DebugCommand::No, "127.0.0.1:5"));
     }
 }

@@ -305,6 +305,7 @@ static FAMILIES: &[&[Command]] = &[
     super::connection::COMMANDS,
     super::client::COMMANDS,
     super::pubsub::COMMANDS,
+    super::debug::COMMANDS,
     super::server::COMMANDS,
     super::config::COMMANDS,
     super::info::COMMANDS,

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::cluster::Slots;
-use super::table::{Row, access};
+use super::table::{Row, access, lookup};
 use super::{Answer, Args, Ask, Command, Flags, Flow, Home, KeySpec, Owned};
 use crate::borrow::Place;
 use crate::resp::parse::LARGE_BYTES_MIN;
@@ -179,20 +179,24 @@ fn multi(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error>
 fn exec(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
     let Some(multi) = home.session.multi else { return Err(Error::ExecWithoutMulti) };
     if multi.refused {
-        home.session.multi = None;
-        home.engine.errors.count(&Error::ExecAbort);
-        reply.error(&Error::ExecAbort);
-        return Ok(Flow::Unqueue);
+        return Ok(drop_queue(home, &Error::ExecAbort, reply));
     }
     let config = &home.engine.config;
     if multi.slots == Slots::Several && config.cluster_enabled && !config.cluster_allow_local_crossslot {
-        home.session.multi = None;
-        home.engine.errors.count(&Error::CrossSlot);
-        reply.error(&Error::CrossSlot);
-        return Ok(Flow::Unqueue);
+        return Ok(drop_queue(home, &Error::CrossSlot, reply));
     }
     // The session stays in MULTI until the commands have run.
     Ok(Flow::Exec)
+}
+
+/// Ends a transaction that must not run.
+fn drop_queue(home: &mut Home, error: &Error, reply: &mut Reply) -> Flow {
+    home.session.multi = None;
+    if let Some(row) = lookup(b"exec") {
+        home.engine.note_failed(row, error);
+    }
+    reply.error(error);
+    Flow::Unqueue
 }
 
 fn discard(home: &mut Home, _args: Args, reply: &mut Reply) -> Result<Flow, Error> {
@@ -286,6 +290,7 @@ mod tests {
         client.session.multi.as_mut().unwrap().refused = true;
         client.expect("exec", "-EXECABORT Transaction discarded because of previous errors.");
         assert!(client.session.multi.is_none() && matches!(client.flow, Flow::Unqueue));
+        assert_eq!(client.engine.stats[lookup(b"exec").unwrap().id as usize].failed, 1);
         client.expect("multi", "+OK");
         client.expect("exec", "");
         assert!(matches!(client.flow, Flow::Exec));

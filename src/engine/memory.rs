@@ -10,6 +10,7 @@ use crate::command::{Args, Flags};
 use crate::config::MaxmemoryPolicy;
 use crate::resp::{Error, Reply};
 use crate::shard::{LfuPace, Policy, Rule};
+use crate::stats::Event;
 
 impl Engine {
     /// Does what the configuration says about memory, as far as it has changed; `before_bytes` is what maxmemory was until
@@ -42,11 +43,13 @@ impl Engine {
 
     /// Does a piece of the work that no request waits for.
     pub fn work(&mut self, evicting: bool) {
-        self.shard.work(evicting);
-        // Large collections that a command over several cores has removed.
-        if self.scratch.has_work(false) {
-            self.scratch.work(false);
-        }
+        self.watch_event(Event::EvictionCycle, |engine| {
+            engine.shard.work(evicting);
+            // Large collections that a command over several cores has removed.
+            if engine.scratch.has_work(false) {
+                engine.scratch.work(false);
+            }
+        });
     }
 
     /// Sees to it that a command may use more memory, by evicting if need be; false if it must be refused.

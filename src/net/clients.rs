@@ -392,7 +392,8 @@ impl Pump {
         let net = &mut self.engine.net;
         let live = || self.connections.iter().flatten();
         net.clients = live().count() as u64;
-        net.clients_blocked = live().filter(|c| c.blocked.is_some()).count() as u64;
+        let paused = if self.pause.is_some() { self.paused.len() } else { 0 };
+        net.clients_blocked = (live().filter(|c| c.blocked.is_some()).count() + paused) as u64;
         net.clients_monitoring = self.monitors.len() as u64;
         net.client_input_bytes_max = live().map(|c| c.inbuf.len() as u64).max().unwrap_or(0);
         net.client_output_bytes_max = live().map(|c| c.output_bytes() as u64).max().unwrap_or(0);

@@ -87,6 +87,8 @@ impl Pump {
         let command = &transaction.commands[transaction.at];
         let (index, row, args) = (transaction.connection, command.row, command.shared_args());
         let args = args.slices();
+        // What the transaction has waited for is not this command's time.
+        self.engine.start_clock();
         self.engine.begin_transaction();
         self.run_session(index, row, &args);
         let statements = self.engine.leave_transaction();

@@ -183,11 +183,18 @@ impl Pump {
         }
         self.void.clear(limits::POOL_BUFFER_BYTES);
         let mut reply = Reply::new(&mut self.void, connection.session.version);
-        match ending {
-            Ending::Timeout => write_timeout(&mut reply),
-            Ending::Error => reply.error(&Error::Unblocked),
-            Ending::Demoted => reply.error(&Error::UnblockedByRole),
-            Ending::Away => reply.error(&blocked.refusal(&self.engine).unwrap_or(Error::SlotNotServed)),
+        let error = match ending {
+            Ending::Timeout => None,
+            Ending::Error => Some(Error::Unblocked),
+            Ending::Demoted => Some(Error::UnblockedByRole),
+            Ending::Away => Some(blocked.refusal(&self.engine).unwrap_or(Error::SlotNotServed)),
+        };
+        match error {
+            None => write_timeout(&mut reply),
+            Some(error) => {
+                self.engine.note_failed(blocked.row, &error);
+                reply.error(&error);
+            }
         }
         self.deliver_void(index);
         self.stop_waiting(index);

@@ -238,6 +238,12 @@ impl<'a> Reply<'a> {
         self.header(if self.is_resp3() { b'>' } else { b'*' }, len as i64);
     }
 
+    /// Header of an attribute of `pairs` key-value pairs, which describes the value behind them. Only RESP3 has it.
+    pub fn attribute(&mut self, pairs: usize) {
+        debug_assert!(self.is_resp3());
+        self.header(b'|', pairs as i64);
+    }
+
     /// A truth value; 1 or 0 in RESP2.
     pub fn bool(&mut self, value: bool) {
         match self.version {

@@ -38,6 +38,17 @@ impl Digest {
         Digest { keys: self.keys + other.keys, sum: self.sum.wrapping_add(other.sum) }
     }
 
+    /// That of all databases, given those of each.
+    pub fn of_databases(digests: &[Digest]) -> Digest {
+        let mut all = Digest::default();
+        for (db, digest) in digests.iter().enumerate().filter(|(_, digest)| digest.keys > 0) {
+            let [low, high] = [digest.sum as u64, (digest.sum >> 64) as u64];
+            let sum = Parts::new().number(db as u64).number(low).number(high).sum();
+            all = all.and(Digest { keys: digest.keys, sum });
+        }
+        all
+    }
+
     /// The number of keys, and the sum as [`fmt::Display`] writes it.
     pub fn parse(keys: u64, sum: &str) -> Option<Digest> {
         let digits = sum.len() == 32 && sum.bytes().all(|byte| byte.is_ascii_hexdigit());

@@ -10,8 +10,10 @@ use crate::resp::Error;
 use crate::route::CoreId;
 use crate::shard::{Counters, DbSize};
 
+pub mod events;
 pub mod latency;
 
+pub use events::{Event, LatencyEvents};
 pub use latency::{LATENCY_NS_MAX, Latency};
 
 /// Error codes counted apart; further ones are counted as [`ERROR_CODE_OVERFLOW`].
@@ -65,7 +67,7 @@ pub struct NetStats {
     pub hops_in: u64,
     /// From handing a command to the mesh until its reply is back.
     pub hop_latency: Latency,
-    /// Now: connected clients; clients that wait for a key or another event; clients in MONITOR.
+    /// Now: connected clients; clients that wait for a key, another event or the end of a pause; clients in MONITOR.
     pub clients: u64,
     pub clients_blocked: u64,
     pub clients_monitoring: u64,
