@@ -6,6 +6,7 @@
 //!
 //! Longer than other files, because the fast path, with all that is inlined into it, is to be read in one piece.
 
+mod answers;
 mod borrowed;
 pub mod cluster;
 #[cfg(test)]
@@ -16,26 +17,25 @@ mod logged_tests;
 mod memory;
 #[cfg(debug_assertions)]
 pub mod served;
+mod slow;
 
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::admin::process::allocated_bytes;
 use crate::cluster::{CorePorts, Endpoint, Identity, Roles, View};
 use crate::command::slowlog::SlowlogEntry;
 use crate::command::table::Unknown;
-use crate::command::{Answer, Args, Ask, Ctx, Finish, Flags, Flow, Handler, Home, Owned, Session, table, table::Row};
+use crate::command::{Answer, Args, Ctx, Finish, Flags, Flow, Handler, Home, Owned, Session, table, table::Row};
 use crate::config::Config;
 use crate::log::durability::{Durability, Progress, Standing};
 use crate::log::feed::{Feed, Holds};
 use crate::pubsub::PubSub;
 use crate::resp::{Error, Reply};
 use crate::route::{Hasher, Key, Router};
-use crate::shard::digest::Digest;
-use crate::shard::{Counters, NEVER_MS, Shard, UnixMs};
+use crate::shard::{NEVER_MS, Shard, UnixMs};
 use crate::state::NodeState;
-use crate::stats::{CommandStats, ErrorCounts, Event, Latency, LatencyEvents, NetStats, RateSampler, Snapshot};
+use crate::stats::{CommandStats, ErrorCounts, Event, Latency, LatencyEvents, NetStats, RateSampler};
 
 /// How often the memory in use is looked at, for its peak, ms.
 const MEMORY_INTERVAL_MS: i64 = 1000;
@@ -185,7 +185,7 @@ impl Engine {
             waits: Holds::default(),
             applying: false,
             pubsub,
-            slow_nanos_min: slow_nanos_min(&config),
+            slow_nanos_min: slow::nanos_min(&config),
             view: None,
             in_cluster: false,
             led,
@@ -477,43 +477,6 @@ impl Engine {
         self.errors.count(error);
     }
 
-    #[cold]
-    fn note_slow(&mut self, ran: Ran, nanos: u64) {
-        let flags = ran.row.command.flags;
-        self.note_event(if flags.has(Flags::FAST) { Event::FastCommand } else { Event::Command }, nanos);
-        if flags.has(Flags::SKIP_SLOWLOG) || nanos < slowlog_nanos_min(&self.config) {
-            return;
-        }
-        self.slowlog.push_front(SlowlogEntry::new(
-            self.node.next_slowlog_id(),
-            self.shard.now_ms() / 1000,
-            nanos / 1000,
-            ran.row,
-            ran.args,
-            ran.origin,
-        ));
-        self.slowlog.truncate(self.config.slowlog_max_len);
-    }
-
-    /// Tells the latency monitor that an event took so long.
-    #[cold]
-    fn note_event(&mut self, event: Event, nanos: u64) {
-        if nanos >= monitor_nanos_min(&self.config) {
-            self.latency_events.add(event, self.shard.now_ms() / 1000, nanos / 1_000_000);
-        }
-    }
-
-    /// Does something that the latency monitor watches, if it watches anything.
-    fn watch_event<T>(&mut self, event: Event, work: impl FnOnce(&mut Self) -> T) -> T {
-        if self.config.latency_monitor_threshold_ms == 0 {
-            return work(self);
-        }
-        let began = self.clock.raw();
-        let done = work(self);
-        self.note_event(event, self.clock.delta_as_nanos(began, self.clock.raw()));
-        done
-    }
-
     /// What is to be done every [`crate::stats::RATE_INTERVAL_MS`]: takes a sample of the counters for the rates, and
     /// now and then looks how much memory is in use.
     pub fn cron(&mut self, now_ms: i64) {
@@ -539,134 +502,6 @@ impl Engine {
             self.shard.events.enable(anyone);
         }
     }
-
-    /// All numbers of this core.
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            core: self.router.me(),
-            commands: self.stats.clone(),
-            errors: self.errors.clone(),
-            keyspace: (0..self.shard.databases()).map(|db| self.shard.size(db)).collect(),
-            counters: self.shard.counters,
-            memory: self.shard.memory(),
-            heap_bytes: self.shard.heap_bytes(),
-            mapped_bytes: self.shard.mapped_bytes(),
-            share_bytes: self.shard.limit_bytes().unwrap_or(0),
-            auth_failures: self.auth_failures,
-            slowlog_len: self.slowlog.len(),
-            rates: self.sampler.rates(),
-            net: self.net.clone(),
-            expiry_lag: self.expiry_lag.clone(),
-            pubsub: self.pubsub.numbers(),
-            changes: self.changes,
-        }
-    }
-
-    /// Answers a question that needs no connections; the others are given back.
-    pub fn answer(&mut self, ask: Ask) -> Result<Answer, Ask> {
-        match ask {
-            Ask::Snapshot => Ok(Answer::Snapshot(Box::new(self.snapshot()))),
-            Ask::Slowlog(count) => Ok(Answer::Slowlog(self.slowlog.iter().take(count).cloned().collect())),
-            Ask::SlowlogLen => Ok(Answer::Count(self.slowlog.len() as u64)),
-            Ask::SlowlogReset => {
-                self.slowlog.clear();
-                Ok(Answer::Done)
-            }
-            Ask::ResetStats => {
-                self.reset_stats();
-                Ok(Answer::Done)
-            }
-            Ask::ActiveExpiry(on) => {
-                self.active_expiry = on;
-                Ok(Answer::Done)
-            }
-            Ask::LatencyEvents => Ok(Answer::LatencyEvents(Box::new(self.latency_events.clone()))),
-            Ask::TakeLatencyEvents(events) => Ok(Answer::LatencyEvents(Box::new(self.latency_events.take(&events)))),
-            Ask::Configure(configured) => {
-                // Two changes may arrive in the wrong order; the newer one contains the older.
-                if configured.number > self.config_number {
-                    self.config_number = configured.number;
-                    self.slow_nanos_min = slow_nanos_min(&configured.config);
-                    self.shard.events.set_mask(configured.config.notify_keyspace_events);
-                    let before = std::mem::replace(&mut self.config, configured.config);
-                    self.apply_memory_config(before.maxmemory_bytes);
-                    self.durability_changed(Durability::Memory);
-                    if self.config.appendonly {
-                        self.switch_feed(true);
-                    }
-                    self.slowlog.truncate(self.config.slowlog_max_len);
-                }
-                Ok(Answer::Done)
-            }
-            Ask::Digests => Ok(Answer::Digests(self.digests())),
-            Ask::FeedSeq => Ok(Answer::Count(self.hurry_feed())),
-            Ask::DbSizes => Ok(Answer::DbSizes((0..self.shard.databases()).map(|db| self.shard.size(db)).collect())),
-            Ask::SlotCount(slot) => {
-                let mut count = 0;
-                let _ = self.shard.visit_slot(slot, |_| {
-                    count += 1;
-                    ControlFlow::Continue(())
-                });
-                Ok(Answer::Count(count))
-            }
-            Ask::SlotKeys { slot, count } => {
-                let mut names = Vec::new();
-                let _ = self.shard.visit_slot(slot, |key| {
-                    names.push(key.to_vec());
-                    if names.len() < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-                });
-                Ok(Answer::Names(names))
-            }
-            Ask::Watch(places) => {
-                let watch = |(db, key): (u8, Vec<u8>)| self.shard.watch(db as usize, &self.hasher.key(&key));
-                Ok(Answer::Versions(places.into_iter().map(watch).collect()))
-            }
-            Ask::Listen { .. } | Ask::Publish { .. } | Ask::Subscriptions { .. } | Ask::Subscribers { .. } => {
-                crate::command::pubsub::answer(self, ask)
-            }
-            Ask::Log(_)
-            | Ask::Clients(_)
-            | Ask::Kill { .. }
-            | Ask::Unblock { .. }
-            | Ask::Pause(_)
-            | Ask::Monitor { .. } => Err(ask),
-        }
-    }
-
-    /// Of each database what this core has of it now.
-    fn digests(&self) -> Vec<Digest> {
-        let now_ms = self.shard.now_ms();
-        let of = |db| self.shard.partitions().map(move |partition| self.shard.digest(db, partition, now_ms));
-        (0..self.shard.databases()).map(|db| of(db).fold(Digest::default(), Digest::and)).collect()
-    }
-
-    /// CONFIG RESETSTAT.
-    fn reset_stats(&mut self) {
-        self.stats.fill(CommandStats::default());
-        self.errors = ErrorCounts::default();
-        self.auth_failures = 0;
-        self.shard.counters = Counters::default();
-        self.expiry_lag = Latency::default();
-        self.net.reset();
-        self.sampler.reset();
-    }
-}
-
-fn slow_nanos_min(config: &Config) -> u64 {
-    slowlog_nanos_min(config).min(monitor_nanos_min(config))
-}
-
-/// What the latency monitor notes takes at least so long.
-fn monitor_nanos_min(config: &Config) -> u64 {
-    match config.latency_monitor_threshold_ms {
-        0 => u64::MAX,
-        millis => millis.saturating_mul(1_000_000),
-    }
-}
-
-/// What the slow log has takes at least so long.
-fn slowlog_nanos_min(config: &Config) -> u64 {
-    u64::try_from(config.slowlog_log_slower_than_us).map_or(u64::MAX, |micros| micros.saturating_mul(1000))
 }
 
 /// Marsaglia's xorshift64: <https://www.jstatsoft.org/article/view/v008i14>.

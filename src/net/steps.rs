@@ -423,3 +423,32 @@ pub(super) fn forwarded(engine: &Engine, row: &Row, args: &[&[u8]], db: usize, s
         key: key.map(|(at, key)| RequestKey { at: at as u16, partition: key.partition, hash: key.hash }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::command::table;
+    use crate::net::testing::Cores;
+
+    #[test]
+    fn what_a_transaction_waits_for_is_no_time_of_its_next_command() {
+        let mut cores = Cores::alone(2);
+        let mut client = cores.connect(0);
+        client.send("MULTI\r\nLATENCY LATEST\r\nCLIENT ID\r\nEXEC");
+        // The other core does not answer for a while.
+        let waited = Duration::from_millis(300);
+        let asks = |cores: &Cores| cores.pumps[0].engine.stats[table().lookup(b"exec").unwrap().id as usize].calls > 0;
+        while !asks(&cores) {
+            cores.turn_of(0);
+        }
+        std::thread::sleep(waited);
+        cores.wait_until("all have run", |cores| cores.pumps[0].engine.stats[client_id()].calls > 0);
+        let nanos = cores.pumps[0].engine.stats[client_id()].nanos;
+        assert!(nanos < waited.as_nanos() as u64, "{nanos}");
+    }
+
+    fn client_id() -> usize {
+        table().lookup_full(b"client|id").unwrap().id as usize
+    }
+}

@@ -82,11 +82,7 @@ impl Cores {
 
     /// Lets every core have a turn, and the control core take what it is sent.
     pub fn turn(&mut self) {
-        for pump in &mut self.pumps {
-            pump.ring.enter(false).unwrap();
-            pump.turn(&mut Vec::new());
-            pump.ring.enter(false).unwrap();
-        }
+        (0..self.pumps.len()).for_each(|core| self.turn_of(core));
         while let Some((core, message)) = self.control.pop() {
             match message {
                 Message::Feed(chunk) => self.fed.push((core as CoreId, *chunk)),
@@ -95,6 +91,14 @@ impl Cores {
                 _ => {}
             }
         }
+    }
+
+    /// Lets one core have a turn.
+    pub fn turn_of(&mut self, core: usize) {
+        let pump = &mut self.pumps[core];
+        pump.ring.enter(false).unwrap();
+        pump.turn(&mut Vec::new());
+        pump.ring.enter(false).unwrap();
     }
 
     /// Lets all that can happen happen.
