@@ -165,6 +165,16 @@ impl View {
         View::new(vec![node], 0, vec![roles; partitions as usize], 1, 0)
     }
 
+    /// The same, but that no gate is closed which was not: those are about to be ([`Gate::Closing`]).
+    pub fn ajar(&self, before: &View) -> View {
+        let ajar = |(roles, before): (&Roles, &Roles)| match (before.gate, roles.gate) {
+            (Gate::Open | Gate::Closing, Gate::Closed) => Roles { gate: Gate::Closing, ..*roles },
+            _ => *roles,
+        };
+        let partitions = self.partitions.iter().zip(&before.partitions).map(ajar).collect();
+        View { nodes: self.nodes.clone(), partitions, ..*self }
+    }
+
     /// Whether it says the same as another one.
     pub fn is_same_as(&self, other: &View) -> bool {
         (&self.nodes, self.me, &self.partitions, self.epoch) == (&other.nodes, other.me, &other.partitions, other.epoch)

@@ -175,6 +175,8 @@ pub struct Control {
     backup: RefCell<Option<Rc<Backup>>>,
     /// It is about to become one, or is.
     becomes_member: Cell<bool>,
+    /// [`Control::advance`] is about to be called.
+    advances_soon: Cell<bool>,
     keyspace: Keyspace,
     /// Partitions of which a member's own disk has everything.
     whole: RefCell<PartitionSet>,
@@ -252,6 +254,7 @@ impl Control {
             cluster: RefCell::default(),
             backup: RefCell::default(),
             becomes_member: Cell::default(),
+            advances_soon: Cell::default(),
             keyspace,
             whole: RefCell::default(),
             whole_written: RefCell::default(),
@@ -299,6 +302,19 @@ impl Control {
                 }
             }
         }
+    }
+
+    /// As [`Control::advance`], in a moment: what other connections have brought by then is part of it.
+    fn advance_soon(self: &Rc<Self>) {
+        if self.advances_soon.replace(true) {
+            return;
+        }
+        let control = Rc::clone(self);
+        glommio::spawn_local(async move {
+            control.advances_soon.set(false);
+            control.advance();
+        })
+        .detach();
     }
 
     /// Moves the log on with what has arrived, and tells whom it concerns.

@@ -16,6 +16,9 @@
 //! leave it, and when all have said that, too, nothing can be written any more. Requests that other cores have sent before, and
 //! that come late, wait with the batch that brings them. What waits is looked at again with every view.
 //!
+//! The only core of a node is told in one view, as no other one can have sent it anything: it takes the first of these steps by itself,
+//! until what it has begun has come to its end ([`Pump::is_early`]).
+//!
 //! # The lease
 //!
 //! Whether the node may serve what it leads is looked at when requests have been executed, and before anything leaves that
@@ -58,12 +61,53 @@ pub(super) struct InCluster {
     returning: Vec<(CoreId, Box<Batch>)>,
     /// Views that are in force, and of which the feed does not say so yet.
     seen: Vec<u64>,
+    /// Closes gates that are about to be closed by the view that is in force ([`Pump::is_early`]).
+    late: Option<Arc<View>>,
 }
 
 impl Pump {
     /// The cluster is as this view says from now on.
     pub(super) fn see(&mut self, view: Arc<View>) {
         self.run_window();
+        // One that is newer says it all.
+        self.in_cluster.late = None;
+        match self.engine.view.as_deref().filter(|known| self.is_early(known, &view)) {
+            None => {
+                let number = view.number();
+                self.take_view(view, Some(number));
+            }
+            Some(known) => {
+                let ajar = Arc::new(view.ajar(known));
+                self.in_cluster.late = Some(view);
+                self.take_view(ajar, None);
+            }
+        }
+    }
+
+    /// Whether a view closes a gate while something is under way that was begun before: about a node's only core, which is not told
+    /// that gates are about to be closed.
+    fn is_early(&self, known: &View, view: &View) -> bool {
+        let closes = |p| known.leads(p) && view.is_closed(p);
+        self.engine.router.cores() == 1
+            && self.oldest_transaction() < view.number()
+            && (0..view.partitions()).any(closes)
+    }
+
+    /// The view under which the oldest transaction was begun; the last one of all: there is none.
+    fn oldest_transaction(&self) -> u64 {
+        self.transactions.iter().flatten().map(|transaction| transaction.view).min().unwrap_or(u64::MAX)
+    }
+
+    /// Closes the gates that were about to be closed, if what was begun before has come to its end.
+    pub(super) fn see_late(&mut self) {
+        let oldest = self.oldest_transaction();
+        if let Some(view) = self.in_cluster.late.take_if(|late| late.number() <= oldest) {
+            self.see(view);
+        }
+    }
+
+    /// `told`: the number under which it is said to have been seen, if it is.
+    fn take_view(&mut self, view: Arc<View>, told: Option<u64>) {
         self.check_lease();
         let lost: PartitionSet = match &self.engine.view {
             Some(older) => (0..view.partitions()).filter(|&p| older.is_leader(p) && !view.is_leader(p)).collect(),
@@ -82,7 +126,6 @@ impl Pump {
             }
             None => PartitionSet::default(),
         };
-        let number = view.number();
         self.engine.see(view);
         if !given_up.is_empty() {
             self.give_up_lost(&given_up);
@@ -91,7 +134,7 @@ impl Pump {
             self.redirect_blocked();
             self.end_lost_shard_subscriptions();
         }
-        self.claim_roles(number);
+        self.claim_roles(told);
         self.update_restraint();
         if held {
             self.release_held_up();
@@ -115,9 +158,9 @@ impl Pump {
     }
 
     /// Nothing is lent: contents change places.
-    pub(super) fn settle_roles(&mut self, view: u64) {
+    pub(super) fn settle_roles(&mut self, view: Option<u64>) {
         self.engine.settle_roles();
-        self.in_cluster.seen.push(view);
+        self.in_cluster.seen.extend(view);
         self.tell_seen();
     }
 
@@ -126,7 +169,7 @@ impl Pump {
         if self.in_cluster.seen.is_empty() {
             return;
         }
-        let oldest = self.transactions.iter().flatten().map(|transaction| transaction.view).min().unwrap_or(u64::MAX);
+        let oldest = self.oldest_transaction();
         let engine = &mut self.engine;
         self.in_cluster.seen.retain(|&view| {
             if view <= oldest {

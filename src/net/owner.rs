@@ -51,8 +51,8 @@ enum Claim {
     Cover { run: u64 },
     /// Say in the feed that everything is through that was before writes had to end for this time.
     Barrier(u64),
-    /// Let contents change places, as this view of the cluster says.
-    Roles(u64),
+    /// Let contents change places, as the newest view of the cluster says, and say that the one of this number has been seen.
+    Roles(Option<u64>),
     /// Drop copies of these.
     Drop(Arc<PartitionSet>),
     /// Answer.
@@ -228,7 +228,7 @@ impl Pump {
     }
 
     /// Lets contents change places as soon as nothing is lent.
-    pub(super) fn claim_roles(&mut self, view: u64) {
+    pub(super) fn claim_roles(&mut self, view: Option<u64>) {
         self.claim(Wants::Whole, Claim::Roles(view));
         self.settle_claims();
     }

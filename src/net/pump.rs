@@ -265,6 +265,7 @@ impl Pump {
         self.ring.recycle(&mut self.used_buffers);
         self.tell();
         self.cover_some();
+        self.see_late();
         self.send_feed();
         self.send_replies();
         self.send_messages();

@@ -3,6 +3,8 @@
 use super::forward::Message;
 use super::testing::{Cores, PARTITIONS, Peer, key, mine, moved, theirs, view};
 use crate::cluster::{Gate, Roles};
+use crate::command::Answer;
+use crate::command::log::LogAnswer;
 use crate::config::Config;
 use crate::log::durability::Progress;
 use crate::shard::{FOLLOWED, LED};
@@ -179,5 +181,52 @@ fn replies_that_are_held_leave_before_the_role_does() {
     cores.see(4, given_away(Gate::Open));
     for client in &mut clients {
         cores.expect(client, "PING", "+PONG");
+    }
+}
+
+/// The only core of a node is told of a closed gate at once.
+#[test]
+fn a_lone_core_ends_what_it_has_begun_before_a_gate_closes() {
+    for back in [false, true] {
+        let mut cores = Cores::in_cluster(1, Config::default());
+        cores.see(1, behind(Gate::Open));
+        let (here, there) = (key(MOVING), key(OTHER));
+        let mut clients = [0; 2].map(|_| cores.connect(0));
+        let queued = [format!("INCR {here}"), "LASTSAVE".to_string(), format!("INCR {here}")];
+        cores.expect(&mut clients[0], "MULTI", "+OK");
+        queued.iter().for_each(|line| cores.expect(&mut clients[0], line, "+QUEUED"));
+        clients[0].send("EXEC");
+        cores.wait_until("the control core is asked", |cores| cores.asked.len() == 1);
+        // What it has changed is in no log yet, and it goes on to change more.
+        let roles = |gate: Gate| move |partition| if partition == OTHER { theirs() } else { behind(gate)(partition) };
+        cores.tell(0, Message::View(Arc::new(view(2, roles(Gate::Closed)))));
+        cores.rest();
+        clients[1].send(&format!("INCR {here}"));
+        nothing(&mut cores, &mut clients);
+        assert!(cores.seen(2).is_empty());
+        // All else that the view says is in force.
+        let mut other = cores.connect(0);
+        cores.expect(&mut other, &format!("GET {there}"), &moved(&there));
+        let expected = if back { 3 } else { 2 };
+        if back {
+            // What is newer counts, whatever would have come of the one before.
+            cores.tell(0, Message::View(Arc::new(view(3, roles(Gate::Open)))));
+        }
+        let (core, ask, part) = cores.asked.remove(0);
+        let answer = Box::new(Answer::Log(LogAnswer::Time(7)));
+        cores.tell(core, Message::Answer { ask, part, answer });
+        assert_eq!(cores.reply(&mut clients[0]), "*3|:1|:7|:2");
+        if back {
+            assert_eq!(cores.reply(&mut clients[1]), ":3");
+        }
+        cores.wait_until("the core has seen the view", |cores| cores.seen(expected) == [0]);
+        let in_place = [LED, FOLLOWED].map(|db| cores.pumps[0].engine.shard.partition_size(db, MOVING));
+        assert_eq!(in_place, if back { [1, 0] } else { [0, 1] });
+        if back {
+            continue;
+        }
+        nothing(&mut cores, &mut clients);
+        cores.see(3, given_away(Gate::Open));
+        assert_eq!(cores.reply(&mut clients[1]), moved(&here));
     }
 }

@@ -35,6 +35,8 @@ pub struct Cores {
     pub fed: Vec<(CoreId, Chunk)>,
     /// What came back to the control core.
     pub back: Vec<Box<Batch>>,
+    /// Questions to the control core: who asks, the number, and the part.
+    pub asked: Vec<(CoreId, u32, u16)>,
     /// Loans that the control core has got: the core, the ticket.
     pub lent: Vec<(CoreId, u64)>,
     control: mesh::Endpoint<Message>,
@@ -77,7 +79,7 @@ impl Cores {
             })
         };
         let pumps = endpoints.into_iter().enumerate().map(pump).collect();
-        Cores { pumps, node, fed: Vec::new(), back: Vec::new(), lent: Vec::new(), control }
+        Cores { pumps, node, fed: Vec::new(), back: Vec::new(), asked: Vec::new(), lent: Vec::new(), control }
     }
 
     /// Lets every core have a turn, and the control core take what it is sent.
@@ -87,6 +89,7 @@ impl Cores {
             match message {
                 Message::Feed(chunk) => self.fed.push((core as CoreId, *chunk)),
                 Message::Replies(batch) => self.back.push(batch),
+                Message::Question { ask, part, .. } => self.asked.push((core as CoreId, ask, part)),
                 Message::Lent { lent, .. } => self.lent.push((core as CoreId, lent.ticket)),
                 _ => {}
             }

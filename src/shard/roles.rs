@@ -29,6 +29,7 @@ use super::db::Db;
 use super::evict::Phase;
 use super::expiry::Expiring;
 use super::heap::HeapError;
+use super::table::Table;
 use super::walk::Flushed;
 use super::{Clock, Handle, Kind, Shard, heap};
 use crate::collection::deadlines::Earliest;
@@ -130,7 +131,7 @@ impl Shard {
         if table.len() == 0 {
             return;
         }
-        self.carry(table.handles().collect(), from, Some(to));
+        self.carry(&table, from, Some(to));
         self.dbs[to].put_table(local, table, &mut self.entries);
         if !self.is_followed(to) {
             self.adopt(to, local, self.is_followed(from));
@@ -147,22 +148,22 @@ impl Shard {
         self.note_drop(db, partition);
         let table = self.dbs[db].take_table(local);
         let keys = table.len();
-        self.carry(table.handles().collect(), db, None);
+        self.carry(&table, db, None);
         let old = Db::of_table(table, &mut self.entries);
         self.flushed.push_back(Flushed::new(old));
         keys
     }
 
-    /// Takes entries off the wheels and out of the order of timed fields of the database `from`, and puts them into those of
-    /// `to`, if there is one.
-    fn carry(&mut self, handles: Vec<Handle>, from: usize, to: Option<usize>) {
+    /// Takes the entries of a table off the wheels and out of the order of timed fields of the database `from`, and puts them into
+    /// those of `to`, if there is one. If there is nothing of that, no entry is looked at, however many there are.
+    fn carry(&mut self, table: &Table, from: usize, to: Option<usize>) {
         let expires = self.dbs[from].size().expires > 0;
         let timed = self.dbs[from].has_timed_fields();
         let retires = to.is_some_and(|to| self.is_followed(to)) && !self.is_followed(from) && self.evictor.ranks();
         if !(expires || timed || retires) {
             return;
         }
-        let now_s = self.now_s();
+        let (now_s, handles) = (self.now_s(), table.handles().collect::<Vec<Handle>>());
         for (i, &handle) in handles.iter().enumerate() {
             if let Some(&ahead) = handles.get(i + PREFETCH_AHEAD) {
                 self.entries.prefetch(ahead);

@@ -84,7 +84,7 @@ impl Control {
                         }
                     }
                 }
-                control.advance();
+                control.advance_soon();
                 while member.is_choked() && member.is_upstream(leader, number) {
                     glommio::timer::sleep(CHOKED_PAUSE).await;
                 }
@@ -141,7 +141,7 @@ impl Control {
                         }
                     }
                 }
-                control.advance();
+                control.advance_soon();
                 true
             })
             .await;

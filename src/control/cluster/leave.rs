@@ -13,11 +13,13 @@ use super::Member;
 use crate::cluster::{Gate, NodeId};
 use crate::control::Control;
 use crate::raft::command::{self, Move};
-use crate::raft::govern::ROLES_AT_ONCE;
 use crate::raft::state::Partition;
 
 /// How long all of it may take.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(4);
+
+/// Most roles that a node which ends gives away at a time: what it has not given away by then is not served for a while.
+const ROLES_AT_ONCE: usize = 32;
 
 /// An in-sync set keeps so many, also if some of them are about to end: see [`crate::streams::leader`].
 const IN_SYNC_KEPT: usize = 2;

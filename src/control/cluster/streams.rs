@@ -99,9 +99,10 @@ pub(super) struct Downstream {
     pub since_ms: i64,
 }
 
-fn leader_settings(node: NodeId, config: &Config) -> leader::Settings {
+fn leader_settings(node: NodeId, lone_core: bool, config: &Config) -> leader::Settings {
     leader::Settings {
         node,
+        lone_core,
         insync_timeout_ms: config.insync_timeout_ms,
         absence_ms: ABSENCE_MS,
         propose_ms: PROPOSE_MS,
@@ -161,7 +162,7 @@ impl Control {
         follower.set_copy_rate(copy_rate(&config));
         (0..).zip(holdings).for_each(|(partition, holding)| follower.hold(partition, *holding));
         *member.streams.borrow_mut() = Some(Streams {
-            leader: Leader::new(leader_settings(member.me, &config), end),
+            leader: Leader::new(leader_settings(member.me, cores == 1, &config), end),
             follower,
             executor: Executor::new(cores),
             leading: PartitionSet::new(),
@@ -270,7 +271,10 @@ impl Control {
                 member.view_due.set(true);
             }
             Lead::HandOver { moves, to } => self.propose_handover(member, moves, to),
-            Lead::Name { moves, to } => self.propose_in_passing(member, Command::Name { moves, to }),
+            Lead::Name { moves, to } => {
+                self.with_follower(|follower, now_ms, out| follower.expect(now_ms, to.node, out));
+                self.propose_in_passing(member, Command::Name { moves, to });
+            }
             Lead::Keep { namings } => self.propose_in_passing(member, Command::Keep { namings }),
             Lead::Released(releases) => self.roles_go_over_from_here(member, releases),
             Lead::Deposed { partition, handed_over, .. } => {
@@ -382,7 +386,8 @@ impl Control {
         }
         let wall_ms = self.wall_ms().max(0) as u64;
         let config = self.config();
-        let (settings, rate) = (leader_settings(member.me, &config), copy_rate(&config));
+        let lone_core = self.log.borrow().cores() == 1;
+        let (settings, rate) = (leader_settings(member.me, lone_core, &config), copy_rate(&config));
         self.with_leader(|leader, now_ms, out| {
             leader.configure(settings);
             leader.tick(now_ms, wall_ms, out);

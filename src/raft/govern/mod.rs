@@ -79,7 +79,7 @@ mod voters;
 
 pub use governor::{Action, Governor, Members, Outcome, Seen, Ticket};
 pub use lease::{LeaseAnswer, LeaseRefusal, LeaseRequest, longest, outlast};
-pub use roles::{HandOver, ROLES_AT_ONCE};
+pub use roles::HandOver;
 pub use seat::Seat;
 pub use status::{NodeStatus, Status};
 pub use tenant::Tenant;

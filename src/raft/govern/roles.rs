@@ -22,9 +22,9 @@ use crate::raft::command::{COUNT_MAX, Member, Move, NodeId, PARTITIONS_MAX, Part
 use crate::raft::state::{Partition, State};
 use crate::shard::SteadyMs;
 
-/// Most roles that one node is asked to give to another one at a time: requests about them wait for about as long as all of
-/// these need.
-pub const ROLES_AT_ONCE: usize = 32;
+/// Most roles that one node is asked to give to another one at a time: requests about them wait for as long as all of these need,
+/// and what holds up one handover, as a busy CPU does, holds up no more than so many.
+pub const ROLES_AT_ONCE: usize = 8;
 /// After so long a node is asked for others.
 pub const ASK_AGAIN_MS: i64 = 2_000;
 /// After so long it is asked again for what it did not give: requests have waited for that, and may have to again.

@@ -526,7 +526,7 @@ fn nobody_is_given_roles_who_is_not_ready() {
 
 #[test]
 fn only_so_many_copies_move_at_a_time() {
-    let mut leader = Leader { generous: true, ..Leader::new(3, 512) };
+    let mut leader = Leader { generous: true, ..Leader::new(3, 128) };
     leader.governor.lead(0);
     leader.join(4, "");
     // Roles have their turn first.
@@ -549,28 +549,29 @@ fn received(leader: &Leader) -> usize {
     leader.state.partitions().iter().filter(|is| is.replicas.contains(&4)).count()
 }
 
-/// A fourth node gets copies, and as some end, others begin; until it is the roles' turn.
-fn until_it_is_the_roles_turn() -> Leader {
+/// A fourth node gets copies, and as some end, others begin; until it is the roles' turn. Also: what time it is.
+fn until_it_is_the_roles_turn() -> (Leader, i64) {
+    const ROLES_MS: i64 = 2_500;
     let mut leader = Leader { generous: true, ..Leader::new(3, 1_024) };
     leader.governor.lead(0);
     leader.join(4, "");
-    assert!(is_asked(&leader.runs(0, 1_000, &[1, 2, 3, 4])), "some need no copy");
-    for now_ms in (1_000..COPIES_TURN_MS).step_by(500) {
+    assert!(is_asked(&leader.runs(0, ROLES_MS, &[1, 2, 3, 4])), "some need no copy");
+    let end_ms = COPIES_TURN_MS + 1_000;
+    for now_ms in (ROLES_MS..end_ms).step_by(500) {
         let before = received(&leader);
         leader.some_in_sync(INCOMING_MAX / 2);
         assert!(!is_asked(&leader.runs(now_ms, now_ms + 500, &[1, 2, 3, 4])));
         assert!(received(&leader) > before, "others begin");
     }
-    leader.runs(COPIES_TURN_MS, COPIES_TURN_MS + 1_000, &[1, 2, 3, 4]);
-    leader
+    leader.runs(end_ms, end_ms + ROLES_MS, &[1, 2, 3, 4]);
+    (leader, end_ms + ROLES_MS)
 }
 
 #[test]
 fn roles_move_when_copies_have_ended() {
-    let mut leader = until_it_is_the_roles_turn();
+    let (mut leader, now_ms) = until_it_is_the_roles_turn();
     let before = received(&leader);
     leader.some_in_sync(INCOMING_MAX / 2);
-    let now_ms = COPIES_TURN_MS + 1_000;
     assert!(!is_asked(&leader.runs(now_ms, now_ms + 500, &[1, 2, 3, 4])), "some have not");
     assert_eq!(received(&leader), before, "no other one begins");
     leader.all_in_sync();
@@ -581,10 +582,9 @@ fn roles_move_when_copies_have_ended() {
 /// Nor does an old copy go away: all that is proposed wakes those that a role is waiting for.
 #[test]
 fn nothing_about_copies_is_proposed_while_roles_move() {
-    let mut leader = until_it_is_the_roles_turn();
+    let (mut leader, now_ms) = until_it_is_the_roles_turn();
     leader.generous = false;
     leader.all_in_sync();
-    let now_ms = COPIES_TURN_MS + 1_000;
     assert_eq!(leader.runs(now_ms, now_ms + 1_000, &[1, 2, 3, 4]), [""; 0]);
     assert!(leader.governor.status(now_ms).unwrap().roles_moving > 0);
     leader.generous = true;
@@ -594,8 +594,7 @@ fn nothing_about_copies_is_proposed_while_roles_move() {
 
 #[test]
 fn roles_do_not_wait_for_a_copy_that_never_ends() {
-    let mut leader = until_it_is_the_roles_turn();
-    let now_ms = COPIES_TURN_MS + 1_000;
+    let (mut leader, now_ms) = until_it_is_the_roles_turn();
     assert!(is_asked(&leader.runs(now_ms, now_ms + COPIES_END_MS, &[1, 2, 3, 4])));
 }
 

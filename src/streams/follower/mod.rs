@@ -33,6 +33,7 @@ use self::memory::Room;
 use self::pace::Pace;
 use self::partition::{Data, Phase, Place, Role};
 use self::settle::{Doubts, Verdict};
+pub use self::stream::EXPECT_MS;
 use self::stream::Stream;
 use super::message::{PACED_VERSION, Release, ToFollower, ToLeader};
 use super::{Epoch, Incarnation, Index, NodeId, PartitionId, Piece, Suffix, Tail};

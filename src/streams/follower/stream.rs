@@ -13,6 +13,12 @@ const MARKS_MAX: usize = 1024;
 /// Attempts to connect are at the most this many times further apart than the first ones.
 const BACKOFF_MAX: u64 = 8;
 
+/// That more is applied, and nothing else, is said only so often: nobody waits for it, and what comes next takes it along.
+const APPLIED_ALONE_MS: u64 = 50;
+
+/// A connection that is made in advance ([`Follower::expect`]) is kept for so long.
+pub const EXPECT_MS: u64 = 2_000;
+
 /// A connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Link {
@@ -66,6 +72,15 @@ impl Marks {
     }
 }
 
+/// An acknowledgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    round: u64,
+    received: Index,
+    applied: Index,
+    durable: Index,
+}
+
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stream {
@@ -76,6 +91,8 @@ pub(super) struct Stream {
     pub failures: u64,
     /// What is wanted is not what was asked for last.
     pub changed: bool,
+    /// Until then the connection is kept, though nothing is followed there.
+    pub expected_until_ms: Option<u64>,
     /// As the leader says: the round, 0 before the first; up to where the stream is received, and committed.
     pub round: u64,
     pub position: Index,
@@ -89,8 +106,9 @@ pub(super) struct Stream {
     pub durable_marks: Marks,
     pub applied: Index,
     pub durable: Index,
-    /// What was acknowledged.
-    pub told: Option<(u64, Index, Index, Index)>,
+    /// What was acknowledged, and when.
+    pub told: Option<Told>,
+    pub told_ms: u64,
     pub run: Option<Run>,
     pub heard_ms: u64,
     pub heartbeat_sent_ms: u64,
@@ -107,6 +125,12 @@ impl Follower {
         (stream.link, stream.attempt, stream.changed) = (Link::Up, self.attempts, true);
         stream.version = version;
         (stream.heard_ms, stream.heartbeat_sent_ms) = (now_ms, now_ms);
+        self.turn_end(now_ms, out);
+    }
+
+    /// Something that this node leads may soon be led by another one: it is connected by then, as requests wait for its word.
+    pub fn expect(&mut self, now_ms: u64, leader: NodeId, out: &mut Vec<Action>) {
+        self.streams.entry(leader).or_default().expected_until_ms = Some(now_ms + EXPECT_MS);
         self.turn_end(now_ms, out);
     }
 
@@ -232,9 +256,12 @@ impl Follower {
     pub fn turn_end(&mut self, now_ms: u64, out: &mut Vec<Action>) {
         let leaders: Vec<NodeId> = self.streams.keys().copied().collect();
         for leader in leaders {
+            let Some(stream) = self.streams.get_mut(&leader) else { continue };
+            let lapsed = stream.expected_until_ms.take_if(|until_ms| now_ms >= *until_ms).is_some();
+            let may_go = (stream.changed || lapsed) && stream.expected_until_ms.is_none();
             let Some(stream) = self.streams.get(&leader) else { continue };
             match stream.link {
-                _ if stream.changed && self.followed(leader).is_empty() => {
+                _ if may_go && self.followed(leader).is_empty() => {
                     if stream.link != Link::Down {
                         out.push(Action::Disconnect { leader });
                     }
@@ -246,7 +273,7 @@ impl Follower {
                 Link::Later { at_ms } if now_ms >= at_ms => self.connect(leader, out),
                 _ => {}
             }
-            self.acknowledge(leader, out);
+            self.acknowledge(now_ms, leader, out);
         }
         self.take_pieces(now_ms, out);
         self.say_reached(out);
@@ -259,7 +286,7 @@ impl Follower {
         }
     }
 
-    fn acknowledge(&mut self, leader: NodeId, out: &mut Vec<Action>) {
+    fn acknowledge(&mut self, now_ms: u64, leader: NodeId, out: &mut Vec<Action>) {
         let (applied, durable) = (self.applied, self.durable.min(self.applied));
         let Some(stream) = self.streams.get_mut(&leader) else { return };
         if stream.link != Link::Up || stream.round == 0 {
@@ -272,9 +299,12 @@ impl Follower {
             (stream.applied, stream.durable) = (stream.position, stream.position);
         }
         let Stream { round, position, applied, durable, .. } = *stream;
-        if stream.told.replace((round, position, applied, durable)) != Some((round, position, applied, durable)) {
-            let ack = ToLeader::Ack { round, received: position, applied, durable };
-            out.push(Action::Send { leader, message: ack });
+        let now = Told { round, received: position, applied, durable };
+        let news = stream.told.is_none_or(|told| now != Told { applied, ..told });
+        let late = stream.told != Some(now) && now_ms >= stream.told_ms + APPLIED_ALONE_MS;
+        if news || late {
+            (stream.told, stream.told_ms) = (Some(now), now_ms);
+            out.push(Action::Send { leader, message: ToLeader::Ack { round, received: position, applied, durable } });
         }
     }
 

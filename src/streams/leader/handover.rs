@@ -7,7 +7,8 @@
 //! ```
 //!
 //! 0. *Naming*: raft is asked for its word before anything is closed ([`Command::Name`], [`crate::raft::successors`]).
-//! 1. *Closing*: requests about the partition wait at the gate; those that have been begun go on.
+//! 1. *Closing*: requests about the partition wait at the gate; those that have been begun go on. A node with one data core is past
+//!    this step at once: nobody else can have sent it any ([`Settings::lone_core`]).
 //! 2. *Closed*: nothing of it is executed any more, nor evicted, nor does it expire. When all data cores have said so, the log
 //!    has its last unit.
 //! 3. *Sealed*: everything up to there has to be committed, so that the other node has it, and no reply is held any more that
@@ -109,6 +110,11 @@ impl Ended {
     }
 }
 
+/// The first step behind which data cores are asked to see a gate, which they do with this change of them.
+fn closing(settings: &Settings, gates: u64) -> Step {
+    if settings.lone_core { Step::Closed { gates } } else { Step::Closing { gates } }
+}
+
 impl Leader {
     /// Gives these roles to another node, those of them that it can take, up to so many. What becomes of it is seen in raft's
     /// state; how many are on their way. None is begun while a follower is behind that commits wait for: everything that this
@@ -139,7 +145,7 @@ impl Leader {
             let rests = led.deposed.is_none() && led.handover.is_none() && self.state.successor(partition).is_none();
             let fits = led.epoch == epoch && rests;
             if fits && led.in_sync.contains(&to.node) && self.is_good(now_ms, partition, &led, to.node) {
-                let step = if names { Step::Naming } else { Step::Closing { gates } };
+                let step = if names { Step::Naming } else { closing(&self.settings, gates) };
                 led.handover = Some(Handover { to, since_ms: now_ms, step });
                 self.handovers.push(partition);
                 if names {
@@ -168,18 +174,18 @@ impl Leader {
             return;
         }
         let successors = Rc::clone(state.successors());
-        let (next, mut closing, mut given_up) = (self.gates + 1, false, Vec::new());
+        let (begin, mut begins, mut given_up) = (closing(&self.settings, self.gates + 1), false, Vec::new());
         self.each_handover(|partition, led, handover| {
             let is_over = matches!(handover.step, Step::Released | Step::Proposed { .. });
             let Some(named) = successors.of(partition).filter(|_| !is_over) else { return };
             if (named.to, named.epoch) != (handover.to, led.epoch + 1) || named.gone {
                 given_up.push(partition);
             } else if handover.step == Step::Naming {
-                handover.step = Step::Closing { gates: next };
-                closing = true;
+                handover.step = begin;
+                begins = true;
             }
         });
-        if closing {
+        if begins {
             self.gates_change(out);
         }
         self.open_again(&given_up, out);

@@ -54,6 +54,8 @@ pub type Peer = u64;
 pub struct Settings {
     /// This node, not 0.
     pub node: NodeId,
+    /// It has one data core, which closes a gate when nothing is under way that was begun before.
+    pub lone_core: bool,
     /// A follower that is behind, or silent, for longer is proposed to leave the in-sync sets; also one that is expected and
     /// does not come.
     pub insync_timeout_ms: u64,

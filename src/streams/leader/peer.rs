@@ -88,6 +88,9 @@ pub struct Fellow {
     pub commit_told: Index,
     /// When it was told that without frames.
     pub commit_alone_ms: u64,
+    /// When frames went to it last, and how long after those before.
+    pub frames_ms: u64,
+    pub frames_gap_ms: u64,
     /// The last frame that has something for it.
     pub last: Index,
     pub received: Index,
@@ -140,6 +143,8 @@ impl Fellow {
             upto_told: end,
             commit_told: 0,
             commit_alone_ms: 0,
+            frames_ms: 0,
+            frames_gap_ms: u64::MAX,
             last: 0,
             received: end,
             applied: 0,

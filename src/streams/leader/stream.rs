@@ -13,7 +13,8 @@ use crate::streams::units::{Gather, Scope, Target, Targets, Unit, Units};
 pub const READ_WINDOW_BYTES: u64 = 1 << 20;
 /// The commit index alone is sent only if no more is queued: else it goes along with what follows.
 const COMMIT_ALONE_BYTES_MAX: u64 = 4 << 10;
-/// And only so often, unless somebody waits for followers to have applied: under load the next frames take it along.
+/// And only so often, unless somebody waits for followers to have applied: under load the next frames take it along. Where these
+/// come faster than that, they are waited for.
 const COMMIT_ALONE_MS: u64 = 5;
 
 impl Leader {
@@ -230,7 +231,8 @@ impl Leader {
             let arrived = fellow.upto_told < fellow.last && fellow.position >= fellow.last;
             // What spans partitions waits for all to have come so far, also for those whom it does not concern.
             let arrived = arrived || fellow.upto_told < spanned_upto && fellow.position >= spanned_upto;
-            let due = awaited || now_ms >= fellow.commit_alone_ms + COMMIT_ALONE_MS;
+            let alone = now_ms >= fellow.commit_alone_ms + COMMIT_ALONE_MS && !fellow.expects_frames(now_ms);
+            let due = awaited || alone;
             let news = due && fellow.commit_told < commit && fellow.queued_bytes <= COMMIT_ALONE_BYTES_MAX;
             if (news || arrived) && fellow.round > 0 {
                 fellow.commit_alone_ms = now_ms;
@@ -264,6 +266,9 @@ impl Leader {
         fellow.upto_told = frames.last().filter(|_| !is_all).map_or(fellow.position, |frame| frame.last);
         // Frames were counted when they were queued.
         fellow.hand_over(now_ms, crate::replication::message::MESSAGE_COST);
+        if !frames.is_empty() && now_ms > fellow.frames_ms {
+            fellow.frames_gap_ms = now_ms.saturating_sub(std::mem::replace(&mut fellow.frames_ms, now_ms));
+        }
         fellow.commit_told = fellow.commit_told.max(commit);
         let (commit, upto) = (fellow.commit_told, fellow.upto_told);
         fellow.committed(commit);
@@ -280,6 +285,13 @@ impl Leader {
                 self.send(now_ms, at, Control::Heartbeat { wall_ms, end, commit }.into(), out);
             }
         }
+    }
+}
+
+impl Fellow {
+    /// Whether frames go to it so often that what is committed can wait for the next ones.
+    fn expects_frames(&self, now_ms: u64) -> bool {
+        self.frames_gap_ms <= COMMIT_ALONE_MS && now_ms < self.frames_ms + COMMIT_ALONE_MS
     }
 }
 

@@ -197,6 +197,7 @@ impl World {
     fn leader_settings(&self, n: NodeId) -> leader::Settings {
         leader::Settings {
             node: n,
+            lone_core: n.is_multiple_of(2),
             insync_timeout_ms: 200,
             absence_ms: 30,
             propose_ms: 60,

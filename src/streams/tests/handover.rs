@@ -85,6 +85,27 @@ fn a_role_is_handed_over_when_nothing_can_be_written_and_everything_is_committed
     assert_eq!(handovers(&leader), [1, 1, 0]);
 }
 
+/// One that has one data core.
+#[test]
+fn a_gate_that_only_one_core_has_to_see_closes_in_one_step() {
+    let mut leader = followed();
+    leader.configure(leader::Settings { lone_core: true, ..settings() });
+    let mut out = Vec::new();
+    leader.hand_over(0, &[FIRST], to(2), 9, &mut out);
+    assert_eq!((leader.gate(0), &out[..]), (Some(Gate::Closed), &[leader::Action::Gates][..]));
+    // The core may not have seen it.
+    leader.gates_seen(leader.gates() - 1, &mut out);
+    append(&mut leader, 11, 0);
+    leader.turn_end(0, &mut out);
+    assert_eq!(see_gates(&mut leader), []);
+    out.clear();
+    leader.turn_end(0, &mut out);
+    assert!(!out.iter().any(|action| matches!(action, leader::Action::HandOver { .. })), "one unit is on its way");
+    acknowledge(&mut leader, 11);
+    leader.turn_end(0, &mut out);
+    assert!(out.contains(&leader::Action::HandOver { moves: vec![FIRST], to: to(2) }), "{out:?}");
+}
+
 /// Those that were begun, completed and given up.
 fn handovers(leader: &Leader) -> [u64; 3] {
     let leader::Tally { handovers_begun, handovers_completed, handovers_given_up, .. } = leader.tally();

@@ -47,6 +47,7 @@ fn state(in_sync: &[NodeId]) -> State {
 fn settings() -> leader::Settings {
     leader::Settings {
         node: 1,
+        lone_core: false,
         insync_timeout_ms: 200,
         absence_ms: 30,
         propose_ms: 60,
@@ -292,6 +293,120 @@ fn a_promoted_node_applies_what_it_has_received_and_then_leads() {
         panic!("{out:?}");
     };
     assert_eq!((*led, suffix.after, suffix.pieces.len()), (base, Tail::EMPTY, 1));
+}
+
+/// A follower of partitions 0 and 1 of node 1, from index 3 on.
+fn following() -> Follower {
+    let mut follower = Follower::new(second());
+    (0..2).for_each(|partition| follower.hold(partition, Holding::Empty));
+    let mut out = Vec::new();
+    follower.roles(&state(&[1, 2]), &mut out);
+    follower.turn_end(0, &mut out);
+    follower.connected(0, 1, PROTOCOL_VERSION, &mut out);
+    let follow = |partition| Answered { partition, epoch: 1, answer: Answer::Follow { after: 3, cut: 3 } };
+    let answers = vec![follow(0), follow(1)];
+    follower.message(0, 1, Control::Answers { open: 1, round: 1, position: 3, commit: 3, answers }.into(), &mut out);
+    follower
+}
+
+/// What is said to a leader at the end of a turn.
+fn said(follower: &mut Follower, now_ms: u64) -> Vec<ToLeader> {
+    let mut out = Vec::new();
+    follower.turn_end(now_ms, &mut out);
+    let sent = |action| match action {
+        follower::Action::Send { message, .. } => Some(message),
+        _ => None,
+    };
+    out.into_iter().filter_map(sent).collect()
+}
+
+/// What is received matters to those who wait; what is applied, to nobody.
+#[test]
+fn what_is_applied_is_said_with_what_is_received_or_after_a_while() {
+    let mut follower = following();
+    let ack = |received, applied| ToLeader::Ack { round: 1, received, applied, durable: 3 };
+    let frame = |first: Index| {
+        let units: Rc<[u8]> = unit(0).into();
+        let frame = super::message::StreamFrame { first, last: first, wall_ms: 9, spans: None, units };
+        ToFollower::Frames { commit: first, upto: first, frames: vec![frame] }
+    };
+    let mut out = Vec::new();
+    said(&mut follower, 0);
+    follower.message(10, 1, frame(4), &mut out);
+    assert_eq!(said(&mut follower, 10), [ack(4, 3)]);
+    follower.applied(1, &mut out);
+    assert_eq!(said(&mut follower, 11), []);
+    follower.message(12, 1, frame(5), &mut out);
+    assert_eq!(said(&mut follower, 12), [ack(5, 4)]);
+    follower.applied(2, &mut out);
+    assert_eq!(said(&mut follower, 61), []);
+    assert_eq!(said(&mut follower, 62), [ack(5, 5)]);
+    assert_eq!(said(&mut follower, 200), []);
+}
+
+/// A node that is to lead next is connected before it does; if it does not, the connection ends.
+#[test]
+fn who_is_expected_to_lead_is_connected_in_advance() {
+    let open = |out: &[follower::Action]| {
+        let wants = out.iter().find_map(|action| match action {
+            follower::Action::Send { leader: 3, message: ToLeader::Open(open) } => Some(open.wants.len()),
+            _ => None,
+        });
+        wants.expect("it says who it is")
+    };
+    for leads in [false, true] {
+        let mut follower = following();
+        let mut out = Vec::new();
+        said(&mut follower, 0);
+        follower.expect(100, 3, &mut out);
+        assert_eq!(out, [follower::Action::Connect { leader: 3 }]);
+        out.clear();
+        follower.connected(110, 3, PROTOCOL_VERSION, &mut out);
+        assert_eq!(open(&out), 0);
+        out.clear();
+        if leads {
+            let mut moved = state(&[1, 2, 3]);
+            let to = Member { node: 3, incarnation: 1 };
+            moved.apply(&Command::Lead { moves: vec![Move { partition: 0, epoch: 1 }], to });
+            follower.roles(&moved, &mut out);
+            follower.turn_end(120, &mut out);
+            assert_eq!(open(&out), 1, "it is asked at once");
+        }
+        follower.turn_end(99 + follower::EXPECT_MS, &mut out);
+        let gone = follower::Action::Disconnect { leader: 3 };
+        assert!(!out.contains(&gone));
+        follower.turn_end(100 + follower::EXPECT_MS, &mut out);
+        assert_eq!(out.contains(&gone), !leads);
+        assert_eq!(follower.upstreams(100).len(), if leads { 2 } else { 1 });
+    }
+}
+
+/// When frames come fast, each says what is committed.
+#[test]
+fn what_is_committed_waits_for_the_next_frames_if_they_come_fast() {
+    let mut leader = leader(&[1, 2], BASE, None);
+    let mut out = Vec::new();
+    leader.message(0, 5, open(2, &[(0, Some(BASE)), (1, Some(BASE))]), &mut out);
+    leader.turn_end(0, &mut out);
+    let (units, mut index) = (unit(0), 10);
+    let mut turn = |leader: &mut Leader, now_ms: u64, append: bool| {
+        if append {
+            index += 1;
+            leader.appended(now_ms, &Frame { first: index, last: index, wall_ms: 0, units: &units }, &mut Vec::new());
+            leader.turn_end(now_ms, &mut out);
+        }
+        out.clear();
+        leader.message(now_ms, 5, ToLeader::Ack { round: 1, received: index, applied: 0, durable: 0 }, &mut out);
+        leader.turn_end(now_ms, &mut out);
+        out.iter().any(|action| matches!(action, leader::Action::Send { message: ToFollower::Frames { .. }, .. }))
+    };
+    assert!(turn(&mut leader, 100, true), "alone");
+    assert!(turn(&mut leader, 110, true), "they are far apart");
+    for now_ms in [112, 114, 116, 118, 120] {
+        assert!(!turn(&mut leader, now_ms, true));
+    }
+    assert!(!turn(&mut leader, 124, false));
+    assert!(turn(&mut leader, 125, false), "they have ended");
 }
 
 /// Leaders take whoever sends none for dead.
