@@ -84,8 +84,8 @@ impl Pump {
         }
     }
 
-    /// Whether a view closes a gate while something is under way that was begun before: about a node's only core, which is not told
-    /// that gates are about to be closed.
+    /// Whether this is the only core of its node, which nobody tells that gates are about to be closed, and this view closes one
+    /// while a transaction is under way that was begun before.
     fn is_early(&self, known: &View, view: &View) -> bool {
         let closes = |p| known.leads(p) && view.is_closed(p);
         self.engine.router.cores() == 1
