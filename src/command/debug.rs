@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use super::log::{LogAnswer, LogAsk};
 use super::{Answer, Args, Ask, Command, Flags, Flow, Home, Session, help};
 use crate::config::{Config, DebugCommand};
 use crate::resp::{Error, Reply, number};
 use crate::shard::digest::Digest;
+use crate::streams::leader::handover::Stage;
 
 const FLAGS: Flags = Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::LOADING).or(Flags::STALE).or(Flags::PROTECTED);
 
@@ -41,6 +43,12 @@ static SUBCOMMANDS: &[Command] = &[
         "1.0.0",
         "O(1)",
         "Holds up the core of this connection for so many seconds.",
+    ),
+    Command::session("stop-in-handover", 3, FLAGS, stop_in_handover).doc(
+        "server",
+        "1.0.0",
+        "O(1)",
+        "Stops the process, as SIGSTOP does, when a role that the node hands over has come to the step that is named.",
     ),
 ];
 
@@ -149,6 +157,19 @@ fn sleep(_home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error>
     std::thread::sleep(Duration::from_secs_f64(seconds.min(SLEEP_S_MAX)));
     reply.ok();
     Ok(Flow::Done)
+}
+
+/// DEBUG STOP-IN-HANDOVER step: what a node is killed in ([`crate::streams::leader::handover`] says what the steps are).
+fn stop_in_handover(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
+    let named = |stage: &Stage| args[2].eq_ignore_ascii_case(stage.name().as_bytes());
+    let stage = Stage::ALL.into_iter().find(named).ok_or_else(|| Error::text("ERR a handover has no such step"))?;
+    Ok(home.ask_control(LogAsk::StopInHandover(stage), |answer, reply| match answer {
+        LogAnswer::Failed(why) => Err(Error::text(format!("ERR {why}"))),
+        _ => {
+            reply.ok();
+            Ok(())
+        }
+    }))
 }
 
 #[cfg(test)]

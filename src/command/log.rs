@@ -13,6 +13,7 @@ use crate::log::frame::{HistoryId, Index};
 use crate::replication::primary::{FailoverError, Syncs};
 use crate::resp::{Error, Reply};
 use crate::route::CoreId;
+use crate::streams::leader::handover::Stage;
 
 const SAVING: Flags = Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::NO_ASYNC_LOADING);
 const WAITING: Flags = Flags::NOSCRIPT.or(Flags::DRAINS).or(Flags::CONNECTION);
@@ -96,6 +97,8 @@ pub enum LogAsk {
     Order(Wish),
     /// The node asks the others for all roles that it could have.
     TakeRoles,
+    /// The process stops, as by SIGSTOP, when a role that this node hands over has come so far.
+    StopInHandover(Stage),
     /// The node leads by force what nobody leads, only these nodes had everything of, and it has copies of; with `empty`, incomplete
     /// ones begin empty.
     ForcePromote {

@@ -130,6 +130,11 @@ impl Control {
                 let failed = |error: TakeRolesError| LogAnswer::Failed(error.to_string());
                 self.answer(core, ask, part, done.map_or_else(failed, |()| LogAnswer::Done));
             }
+            LogAsk::StopInHandover(stage) => {
+                let stops = self.stop_in_handover(stage);
+                let failed = || LogAnswer::Failed("this node is in no cluster of several nodes".to_string());
+                self.answer(core, ask, part, if stops { LogAnswer::Done } else { failed() });
+            }
             LogAsk::ForcePromote { lost, empty } => {
                 let control = Rc::clone(self);
                 glommio::spawn_local(async move {

@@ -2,7 +2,7 @@
 //!
 //! It tells apart what was executed, what was not, and what nobody knows. Only what was surely not executed is sent again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,8 @@ pub struct Router {
     asked: Option<Instant>,
     /// MOVED that were followed.
     pub moves: u64,
+    /// Why requests were not executed at once, but for MOVED: the first word of an error, or what happened.
+    pub tried_again: BTreeMap<String, u64>,
 }
 
 impl Router {
@@ -71,6 +73,7 @@ impl Router {
             next: 0,
             asked: None,
             moves: 0,
+            tried_again: BTreeMap::new(),
         }
     }
 
@@ -104,6 +107,10 @@ impl Router {
         }
     }
 
+    fn try_again(&mut self, why: &str) {
+        *self.tried_again.entry(why.to_string()).or_default() += 1;
+    }
+
     /// Sends a command about a key to whoever leads its slot, again and again, until it is executed, or may have been, or
     /// the time is over.
     pub fn call(&mut self, key: &str, command: &[&str], within: Duration) -> Answer {
@@ -121,6 +128,7 @@ impl Router {
             };
             let Some(client) = self.connection(address, left) else {
                 last = format!("{address} cannot be reached");
+                self.try_again("nobody there");
                 self.leaders[slot] = None;
                 continue;
             };
@@ -135,7 +143,9 @@ impl Router {
                 answer => return answer,
             };
             self.leaders[slot] = last.strip_prefix("MOVED ").and_then(|to| to.split(' ').nth(1)?.parse().ok());
-            if self.leaders[slot].is_some() {
+            if self.leaders[slot].is_none() {
+                self.try_again(last.split(' ').next().unwrap_or_default());
+            } else {
                 self.moves += 1;
                 moves += 1;
                 if moves > MOVES_MAX {

@@ -4,6 +4,7 @@
 //! A third of the keys are registers (SET, SET with GET, GET), a third are counters (INCR, GET), a third are lists (RPUSH,
 //! LRANGE). All clients want replies that survive the loss of a node.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -72,6 +73,15 @@ pub struct Counts {
     pub refused: u64,
     pub unknown: u64,
     pub moves: u64,
+    /// Why requests were tried again ([`Router::tried_again`]).
+    pub tried_again: BTreeMap<String, u64>,
+}
+
+impl Counts {
+    /// Every request was executed, as soon as it had come to whoever led its slot.
+    pub fn all_were_served(&self) -> bool {
+        self.refused == 0 && self.unknown == 0 && self.tried_again.is_empty()
+    }
 }
 
 struct Record {
@@ -138,6 +148,9 @@ impl Load {
             counts.refused += record.counts.refused;
             counts.unknown += record.counts.unknown;
             counts.moves += record.counts.moves;
+            for (why, count) in record.counts.tried_again {
+                *counts.tried_again.entry(why).or_default() += count;
+            }
             for (all, key) in all.iter_mut().zip(record.keys) {
                 all.operations.extend(key.operations);
                 all.appends.extend(key.appends);
@@ -197,6 +210,7 @@ impl Client<'_> {
 
     fn record(mut self) -> Record {
         self.record.counts.moves = self.router.moves;
+        self.record.counts.tried_again = self.router.tried_again;
         self.record
     }
 

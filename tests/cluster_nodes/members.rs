@@ -42,7 +42,7 @@ fn number(cluster: &Cluster, node: usize) -> u64 {
 fn nodes_join_and_leave_under_load() {
     rounds(1, |seed, mut random| {
         let mut cluster = Cluster::local(3, &["--cluster-copies", copies(seed)]);
-        under_load("a join and two who leave", &mut cluster, "quorum", seed, |cluster, load| {
+        let _ = under_load("a join and two who leave", &mut cluster, "quorum", seed, |cluster, load| {
             cluster.join(&[]);
             cluster.wait_healthy();
             load.wait_progress(cluster);

@@ -449,7 +449,7 @@ pub fn slots(reply: Value) -> Option<Vec<(u16, u16, SocketAddr)>> {
 }
 
 /// The state of a process, as the kernel has it; None if there is none, or nothing but what its parent has to collect.
-fn process_state(pid: u32) -> Option<char> {
+pub fn process_state(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let state = stat.rsplit_once(") ")?.1.chars().next()?;
     Some(state).filter(|state| !"ZX".contains(*state))

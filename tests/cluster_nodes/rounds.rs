@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Answer, Router};
 use crate::common::{Random, seed, wait_until};
-use crate::load::Load;
+use crate::load::{Counts, Load};
 use crate::nodes::Cluster;
 
 /// Runs something with one seed after the other: so often, or as `KEYLOOM_CLUSTER_ROUNDS` says.
@@ -45,14 +45,14 @@ impl Victim {
 }
 
 /// Lets something befall a cluster under load. Afterwards it has to be healthy, all keys can be written, and everything
-/// that clients were told is true.
+/// that clients were told is true. What became of requests.
 pub fn under_load(
     what: &str,
     cluster: &mut Cluster,
     durability: &'static str,
     seed: u64,
     befalls: impl FnOnce(&mut Cluster, &Load),
-) {
+) -> Counts {
     let load = Load::start(cluster, durability, seed);
     load.wait_progress(cluster);
     befalls(cluster, &load);
@@ -65,6 +65,7 @@ pub fn under_load(
     cluster.assert_sound();
     let served = cluster.assert_served_apart();
     println!("{what}, seed {seed}: {counts:?}, {served:?}, healthy {} ms later", healthy.as_millis());
+    counts
 }
 
 /// Until somebody writes a key that a node leads which is gone since then.

@@ -23,7 +23,7 @@ use crate::control::Control;
 use crate::raft::command::{self, Command, Move, PartitionId};
 use crate::raft::govern::HandOver;
 use crate::raft::types::Peer;
-use crate::streams::leader::handover::HANDOVER_MS;
+use crate::streams::leader::handover::{HANDOVER_MS, Stage};
 use crate::streams::message::Release;
 
 /// How long a proposal to move roles may take.
@@ -163,6 +163,8 @@ impl Control {
     pub(super) fn roles_go_over_from_here(self: &Rc<Self>, member: &Rc<Member>, releases: Vec<Release>) {
         let (control, member) = (Rc::clone(self), Rc::clone(member));
         glommio::spawn_local(async move {
+            // A task that is spawned runs at once.
+            glommio::executor().yield_now().await;
             control.roles_go_over(&member, member.me, &releases);
             control.advance();
         })
@@ -220,6 +222,23 @@ impl Control {
         asked
             .inspect_err(|error| tracing::info!(%error, primary, "a node that was asked for roles does not answer"))
             .ok()
+    }
+
+    /// DEBUG STOP-IN-HANDOVER: the process stops when a role that it hands over has come so far. Whether it has roles.
+    pub(in crate::control) fn stop_in_handover(&self, stage: Stage) -> bool {
+        self.member().map(|member| member.stops_in.set(Some(stage))).is_some()
+    }
+
+    /// Stops the process, if that was asked for and a role has come so far: until somebody lets it go on (SIGCONT), or kills it.
+    pub(super) fn stop_if_asked(&self, member: &Member) {
+        let Some(asked) = member.stops_in.get() else { return };
+        let streams = member.streams.borrow();
+        if streams.as_ref().is_some_and(|streams| streams.leader.stages().any(|(_, stage)| stage == asked)) {
+            member.stops_in.set(None);
+            if let Err(error) = signal_hook::low_level::raise(signal_hook::consts::SIGSTOP) {
+                tracing::warn!(%error, "the process does not stop");
+            }
+        }
     }
 
     /// CLUSTER FAILOVER: this node asks for all roles that it could have.

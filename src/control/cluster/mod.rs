@@ -69,6 +69,7 @@ use crate::raft::state::State;
 use crate::raft::state_machine::{StateMachine, StateReader};
 use crate::raft::types::Raft;
 use crate::streams::ahead::Ahead;
+use crate::streams::leader::handover::Stage;
 
 /// Below the working directory.
 pub(super) const RAFT_DIR: &str = "cluster/raft";
@@ -108,6 +109,8 @@ pub(super) struct Member {
     /// Roles that have gone over, of which raft's log does not tell yet; and whether it is being told.
     ahead: RefCell<Ahead>,
     says_ahead: Cell<bool>,
+    /// For tests ([`Control::stop_in_handover`]).
+    stops_in: Cell<Option<Stage>>,
     /// It has a lease that was not seen to end.
     has_lease: Cell<bool>,
     /// None before the process is registered.
@@ -215,6 +218,7 @@ impl Member {
             known: RefCell::default(),
             ahead: RefCell::default(),
             says_ahead: Cell::default(),
+            stops_in: Cell::default(),
             has_lease: Cell::default(),
             streams: RefCell::default(),
             has_keys: Cell::default(),

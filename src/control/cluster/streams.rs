@@ -189,6 +189,7 @@ impl Control {
         for action in actions {
             self.do_lead(&member, action);
         }
+        self.stop_if_asked(&member);
     }
 
     /// Likewise the following one.

@@ -87,6 +87,46 @@ enum Step {
     Released,
 }
 
+/// How far a role has moved, as [`Step`] without what belongs to it: for those who look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Naming,
+    Closing,
+    Closed,
+    Sealed,
+    Proposed,
+    Released,
+}
+
+impl Stage {
+    pub const ALL: [Stage; 6] =
+        [Stage::Naming, Stage::Closing, Stage::Closed, Stage::Sealed, Stage::Proposed, Stage::Released];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Naming => "naming",
+            Stage::Closing => "closing",
+            Stage::Closed => "closed",
+            Stage::Sealed => "sealed",
+            Stage::Proposed => "proposed",
+            Stage::Released => "released",
+        }
+    }
+}
+
+impl Step {
+    fn stage(&self) -> Stage {
+        match self {
+            Step::Naming => Stage::Naming,
+            Step::Closing { .. } => Stage::Closing,
+            Step::Closed { .. } => Stage::Closed,
+            Step::Sealed { .. } => Stage::Sealed,
+            Step::Proposed { .. } => Stage::Proposed,
+            Step::Released => Stage::Released,
+        }
+    }
+}
+
 /// What was led here in this epoch, and whom its end was told.
 #[derive(Clone, Copy, Debug)]
 pub struct Ended {
@@ -235,6 +275,17 @@ impl Leader {
     /// The partitions whose roles are on their way to another node.
     pub fn handovers(&self) -> &[PartitionId] {
         &self.handovers
+    }
+
+    /// To whom roles are on their way, and how far they have come. Those that have been released are, until raft's log says so.
+    pub fn stages(&self) -> impl Iterator<Item = (NodeId, Stage)> {
+        let handover = |partition: &PartitionId| self.led.get(*partition as usize)?.as_ref()?.handover;
+        let moving = self.handovers.iter().filter_map(handover).map(|of| (of.to.node, of.step.stage()));
+        let is_unsaid = |(partition, ended): &(&PartitionId, &Ended)| {
+            self.state.partition(**partition).is_some_and(|is| is.epoch == ended.epoch)
+        };
+        let released = self.released.iter().filter(is_unsaid).map(|(_, ended)| (ended.to.node, Stage::Released));
+        moving.chain(released)
     }
 
     /// How many these are.

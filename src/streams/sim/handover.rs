@@ -10,6 +10,7 @@ use super::raft::Proposal;
 use crate::cluster::Gate;
 use crate::raft::command::{Command, Move};
 use crate::raft::state::{Partition, State};
+use crate::streams::leader::handover::Stage;
 use crate::streams::message::Release;
 use crate::streams::{Epoch, Member, NodeId, PartitionId};
 
@@ -45,6 +46,30 @@ impl World {
         process.handing.gates = process.open.keys().filter_map(gates).filter(|(_, gate)| *gate != Gate::Open).collect();
         let seen = process.leader.gates();
         self.on_leader(n, |leader, _, out| leader.gates_seen(seen, out));
+    }
+
+    /// Roles that move: from where, to where, and how far they are.
+    fn moving(&self) -> Vec<(NodeId, NodeId, Stage)> {
+        let leaders = (1..).zip(&self.nodes).filter_map(|(from, node)| Some((from, &node.process.as_ref()?.leader)));
+        leaders.flat_map(|(from, leader)| leader.stages().map(move |(to, stage)| (from, to, stage))).collect()
+    }
+
+    /// Who hands over a role crashes, or who is to have it.
+    pub fn crash_in_handover(&mut self) {
+        let moving = self.moving();
+        if let Some((from, to, _)) = self.random.pick(&moving) {
+            let victim = if self.random.chance(50) { from } else { to };
+            self.crash(victim);
+        }
+    }
+
+    /// Notes at which steps of handovers this node is, as it is about to crash.
+    pub fn note_steps(&mut self, n: NodeId) {
+        for (from, to, stage) in self.moving() {
+            if n == from || n == to {
+                *self.seen.crashed_in.entry((stage.name(), n == from)).or_default() += 1;
+            }
+        }
     }
 
     /// An operator wants a role to be elsewhere.

@@ -424,21 +424,22 @@ fn no_partition_is_served_twice_and_all_are_served_in_the_end() {
 #[test]
 fn mistakes_are_found() {
     let faults = [
-        Fault::CountFromAnswer,
-        Fault::IgnoreAfter,
-        Fault::NoGrace,
-        Fault::PromoteEarly,
-        Fault::IgnoreDrift,
-        Fault::ForgetEarlier,
-        Fault::WithoutQuorum,
-        Fault::GrantWhileDeposing,
-        Fault::AssumeRefused,
+        (Fault::CountFromAnswer, 53),
+        (Fault::IgnoreAfter, 133),
+        (Fault::NoGrace, 10),
+        (Fault::PromoteEarly, 3),
+        (Fault::IgnoreDrift, 31),
+        (Fault::ForgetEarlier, 2),
+        (Fault::WithoutQuorum, 51),
+        (Fault::GrantWhileDeposing, 134),
+        (Fault::AssumeRefused, 131),
     ];
     let mut missed = Vec::new();
-    for mistake in faults.map(Mistake::Of).into_iter().chain([Mistake::VoteAtOnce]) {
+    // The search begins with the seed that has shown the mistake before; others come when that shows it no more.
+    for (mistake, seen) in faults.map(|(fault, seen)| (Mistake::Of(fault), seen)).into_iter().chain([(Mistake::VoteAtOnce, 9845)]) {
         // That all is served in the end says nothing about who serves twice.
         let twice = |seed| run(seed, mistake).err().filter(|why| why.contains("served by")).map(|why| (seed, why));
-        match (1..=SEEDS_OF_MISTAKES).find_map(twice) {
+        match (seen..=SEEDS_OF_MISTAKES).chain(1..seen).find_map(twice) {
             Some((seed, why)) => println!("{mistake:?}: seed {seed}: {why}"),
             None => missed.push(mistake),
         }
