@@ -286,7 +286,7 @@ impl Engine {
     #[cold]
     pub fn refuse(&mut self, row: &Row, error: Error) -> Refusal {
         self.stats[row.id as usize].rejected += 1;
-        self.errors.count(&error);
+        self.count_error(&error);
         Refusal::Error(error)
     }
 
@@ -306,7 +306,7 @@ impl Engine {
             Unknown::Command => Error::unknown_command(args),
             Unknown::Subcommand => Error::unknown_subcommand(args),
         };
-        self.errors.count(&error);
+        self.count_error(&error);
         Refusal::Error(error)
     }
 
@@ -407,7 +407,7 @@ impl Engine {
         let Handler::Session(run) = row.command.handler else {
             // A container's name alone, which its arity refuses; containers never run.
             let error = Error::Arity(row.full_name.clone());
-            self.errors.count(&error);
+            self.count_error(&error);
             reply.error(&error);
             return Flow::Done;
         };
@@ -474,7 +474,7 @@ impl Engine {
     /// Counts a command that has run and is answered with an error.
     pub fn note_failed(&mut self, row: &Row, error: &Error) {
         self.stats[row.id as usize].failed += 1;
-        self.errors.count(error);
+        self.count_error(error);
     }
 
     /// What is to be done every [`crate::stats::RATE_INTERVAL_MS`]: takes a sample of the counters for the rates, and

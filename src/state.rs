@@ -84,6 +84,7 @@ pub struct NodeState {
     /// The division of maxmemory between the cores.
     pub budget: Budget,
     memory_peak_bytes: AtomicU64,
+    sent_elsewhere: AtomicU64,
     /// Steady ms of the last warning about an HTTP client.
     attack_logged_ms: AtomicI64,
 }
@@ -104,6 +105,7 @@ impl NodeState {
             slowlog_id: AtomicU64::new(0),
             budget: Budget::new(EXECUTORS_MAX),
             memory_peak_bytes: AtomicU64::new(0),
+            sent_elsewhere: AtomicU64::new(0),
             attack_logged_ms: AtomicI64::new(0),
         }
     }
@@ -126,6 +128,16 @@ impl NodeState {
     /// Notes how much memory is in use and returns the most there ever was.
     pub fn note_memory(&self, bytes: u64) -> u64 {
         self.memory_peak_bytes.fetch_max(bytes, Ordering::Relaxed).max(bytes)
+    }
+
+    /// A client has asked for a key of which another node leads the slot.
+    pub fn note_sent_elsewhere(&self) {
+        self.sent_elsewhere.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was.
+    pub fn sent_elsewhere(&self) -> u64 {
+        self.sent_elsewhere.load(Ordering::Relaxed)
     }
 
     /// Whether a client that speaks HTTP should be logged now; true once per interval over all cores.

@@ -168,7 +168,7 @@ impl Engine {
             return None;
         }
         let error = self.finds_away(row, args, db, partition)?;
-        self.errors.count(&error);
+        self.count_error(&error);
         Some(error)
     }
 
@@ -207,6 +207,14 @@ impl Engine {
     pub(super) fn is_closed(&self, row: &Row, args: Args, db: u8) -> bool {
         let Some(view) = self.view.as_deref().filter(|_| self.roles_move && db as usize == LED) else { return false };
         row.command.keys.positions(args).any(|at| view.is_closed(view.partition_of(slot_of(args[at]))))
+    }
+
+    /// Counts an error that is sent.
+    pub fn count_error(&mut self, error: &Error) {
+        self.errors.count(error);
+        if matches!(error, Error::Moved { .. }) {
+            self.node.note_sent_elsewhere();
+        }
     }
 
     /// Who has a slot that this node does not lead. If this core does not know it yet: nobody.

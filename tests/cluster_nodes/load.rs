@@ -27,6 +27,8 @@ const PAUSE_US_MAX: usize = 6000;
 const PROGRESS: u64 = 3;
 /// How long one request is tried for: between these, ms.
 const PATIENCE_MS: std::ops::Range<usize> = 300..3000;
+/// Failed requests of one client that are shown.
+const FAILED_MAX: usize = 4;
 /// How long a key may take to be read when nothing befalls the cluster any more.
 const LAST_READ_MAX: Duration = Duration::from_secs(20);
 
@@ -75,6 +77,8 @@ pub struct Counts {
     pub moves: u64,
     /// Why requests were tried again ([`Router::tried_again`]).
     pub tried_again: BTreeMap<String, u64>,
+    /// The first requests of each client that were refused, or of which nobody knows: when, ms, and why.
+    pub failed: Vec<String>,
 }
 
 impl Counts {
@@ -148,6 +152,7 @@ impl Load {
             counts.refused += record.counts.refused;
             counts.unknown += record.counts.unknown;
             counts.moves += record.counts.moves;
+            counts.failed.extend(record.counts.failed);
             for (why, count) in record.counts.tried_again {
                 *counts.tried_again.entry(why).or_default() += count;
             }
@@ -246,7 +251,11 @@ impl Client<'_> {
             Answer::Unknown(_) => counts.unknown += 1,
         }
         if let Answer::Refused(why) | Answer::Unknown(why) = &answer {
-            *self.shared.last.lock().unwrap() = format!("{command:?}: {why}");
+            let failed = format!("{command:?}: {why}");
+            if counts.failed.len() < FAILED_MAX {
+                counts.failed.push(format!("{} to {}: {failed}", invoked / 1_000_000, self.shared.start.elapsed().as_millis()));
+            }
+            *self.shared.last.lock().unwrap() = failed;
         }
         (invoked, self.now(), answer)
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use keyloom::resp::read::Value;
 
 use crate::common::{Random, ok, wait_until};
+use crate::load::Counts;
 use crate::nodes::{Cluster, HEALTHY_MAX};
 use crate::rounds::{copies, rounds, under_load};
 
@@ -38,25 +39,37 @@ fn number(cluster: &Cluster, node: usize) -> u64 {
     serde_json::from_slice::<serde_json::Value>(&text).unwrap()["me"].as_u64().unwrap()
 }
 
+/// No request fails. Only a machine that stands still for as long as a lease lasts may take one from a node, once.
 #[test]
 fn nodes_join_and_leave_under_load() {
+    /// Rounds of which all requests were served in one.
+    const TRIES: usize = 3;
+    let mut tries = Vec::new();
     rounds(1, |seed, mut random| {
-        let mut cluster = Cluster::local(3, &["--cluster-copies", copies(seed)]);
-        let _ = under_load("a join and two who leave", &mut cluster, "quorum", seed, |cluster, load| {
-            cluster.join(&[]);
+        tries.clear();
+        while tries.len() < TRIES && !tries.last().is_some_and(Counts::all_were_served) {
+            tries.push(join_and_leave(seed, &mut random));
+        }
+        assert!(tries.last().is_some_and(Counts::all_were_served), "KEYLOOM_SEED={seed}: requests failed: {tries:?}");
+    });
+}
+
+fn join_and_leave(seed: u64, random: &mut Random) -> Counts {
+    let mut cluster = Cluster::local(3, &["--cluster-copies", copies(seed)]);
+    under_load("a join and two who leave", &mut cluster, "quorum", seed, |cluster, load| {
+        cluster.join(&[]);
+        cluster.wait_healthy();
+        load.wait_progress(cluster);
+        // Whoever leads raft lets somebody else lead it first.
+        let leader = cluster.raft_leader().unwrap_or(0);
+        for leaving in [leader, random.below(3)] {
+            let said = cluster.operate(&["leave", &cluster.addresses()[leaving].to_string()]);
+            assert!(said.trim_end().ends_with("has left"), "{said}");
+            cluster.left(leaving);
             cluster.wait_healthy();
             load.wait_progress(cluster);
-            // Whoever leads raft lets somebody else lead it first.
-            let leader = cluster.raft_leader().unwrap_or(0);
-            for leaving in [leader, random.below(3)] {
-                let said = cluster.operate(&["leave", &cluster.addresses()[leaving].to_string()]);
-                assert!(said.trim_end().ends_with("has left"), "{said}");
-                cluster.left(leaving);
-                cluster.wait_healthy();
-                load.wait_progress(cluster);
-            }
-        });
-    });
+        }
+    })
 }
 
 /// Whoever leaves is killed at whatever step it is, or another one; when it is back, it goes on leaving.

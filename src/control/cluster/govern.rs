@@ -73,6 +73,9 @@ impl Around for Seated {
     /// has seen that has noticed the end of the other, and has shown nothing that was done behind it.
     fn renew_lease(&self) {
         let Seated { control, member } = self;
+        if member.removed.get() {
+            return;
+        }
         let (ends_ms, now_ms) = (member.seat.ends_ms(), control.now_ms());
         let lease = &control.node.state.lease;
         if member.has_lease.get() && !lease.is_valid_at(now_ms) {

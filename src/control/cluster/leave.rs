@@ -24,6 +24,12 @@ const ROLES_AT_ONCE: usize = 32;
 /// An in-sync set keeps so many, also if some of them are about to end: see [`crate::streams::leader`].
 const IN_SYNC_KEPT: usize = 2;
 
+/// Clients that have not asked for so long for what has moved know where it is.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// How long they are sent away at most.
+const SEND_AWAY_MAX: Duration = Duration::from_secs(2);
+
 /// Between two looks at what is left.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -109,6 +115,9 @@ impl Control {
             }
         };
         self.yield_raft(&member).await;
+        if !late {
+            self.send_clients_away(&goes_on).await;
+        }
         match late {
             true => tracing::warn!("not everything that this node leads or follows was given away in time"),
             false => tracing::info!("everything that this node led is given away"),
@@ -119,6 +128,36 @@ impl Control {
                 partitions,
                 "this node ends, and nobody else has everything of these: they are served again when it is back"
             );
+        }
+    }
+
+    /// A node that has left the cluster has no lease, and without one it says CLUSTERDOWN to all. But it leads nothing, so it may say
+    /// who does: as soon as all data cores know that. Whether they do.
+    pub(super) async fn may_send_clients_away(self: &Rc<Self>, member: &Member) -> bool {
+        if member.reader.state().partitions().iter().any(|is| is.primary == Some(member.me)) {
+            return false;
+        }
+        let (view, by) = (self.show_new_view(), Instant::now() + QUIET);
+        while self.log.borrow().seen_by_all() < view {
+            if Instant::now() >= by {
+                return false;
+            }
+            glommio::timer::sleep(LOOK).await;
+        }
+        self.node.state.lease.set(self.now_ms() + (SEND_AWAY_MAX + QUIET).as_millis() as i64);
+        true
+    }
+
+    /// Answers clients that ask for what has moved until none comes any more: then they know who leads. A connection that is closed
+    /// while a request is on its way leaves its client in doubt.
+    pub(super) async fn send_clients_away(&self, goes_on: impl Fn() -> bool) {
+        let state = &self.node.state;
+        let (mut sent, mut since, by) = (state.sent_elsewhere(), Instant::now(), Instant::now() + SEND_AWAY_MAX);
+        while goes_on() && since.elapsed() < QUIET && Instant::now() < by {
+            glommio::timer::sleep(LOOK).await;
+            if std::mem::replace(&mut sent, state.sent_elsewhere()) != sent {
+                since = Instant::now();
+            }
         }
     }
 

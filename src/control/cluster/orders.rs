@@ -114,11 +114,19 @@ impl Control {
         }
     }
 
-    /// The cluster goes on without this node, and it has nothing more to do.
-    pub(super) fn end_removed(&self, member: &Member) {
-        if !member.removed.replace(true) {
-            tracing::info!(node = member.me, "this node has left its cluster: it ends");
-            self.node.end(End::Now);
+    /// The cluster goes on without this node, which has nothing more to do than to say so to its clients.
+    pub(super) fn end_removed(self: &Rc<Self>, member: &Rc<Member>) {
+        if member.removed.replace(true) {
+            return;
         }
+        tracing::info!(node = member.me, "this node has left its cluster: it ends");
+        let (control, member) = (Rc::clone(self), Rc::clone(member));
+        glommio::spawn_local(async move {
+            if control.may_send_clients_away(&member).await {
+                control.send_clients_away(|| true).await;
+            }
+            control.node.end(End::Now);
+        })
+        .detach();
     }
 }
