@@ -157,8 +157,8 @@ the commands that rebuild it follow.";
 enum CliError {
     #[error("'{word}' is neither a command ({commands}) nor a configuration file{hint}")]
     Unknown { word: String, commands: String, hint: String },
-    #[error("{0}; see keyloom --help")]
-    Usage(String),
+    #[error("{said}; see {command} --help")]
+    Usage { said: String, command: String },
     #[error("{0}")]
     Load(#[from] LoadError),
     #[error("'dir {dir}': {source}")]
@@ -231,18 +231,35 @@ fn unknown(word: &str) -> CliError {
     CliError::Unknown { word: word.to_string(), commands: commands.join(", "), hint }
 }
 
+/// The command that is meant, with the program's name: `keyloom cluster leave`.
+fn command_of(args: &[OsString]) -> String {
+    let (mut name, mut command) = ("keyloom".to_string(), &Cli::command());
+    for word in args.iter().map_while(|arg| arg.to_str()) {
+        let Some(sub) = command.find_subcommand(word) else { break };
+        name = format!("{name} {}", sub.get_name());
+        command = sub;
+    }
+    name
+}
+
+/// What clap complains of, in one line: what is missing stands in lines of its own, and how to use it behind an empty one.
+fn first_paragraph(text: &str) -> String {
+    let lines = text.strip_prefix("error: ").unwrap_or(text).lines().map(str::trim);
+    lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
 /// Commands that clap reads.
 fn parsed(mut args: Vec<OsString>) -> Result<ExitCode, CliError> {
     // redis-server prints its version for a small v, too.
     if args[0] == "-v" {
         args[0] = "--version".into();
     }
+    let command = command_of(&args);
     let cli = match Cli::try_parse_from(std::iter::once("keyloom".into()).chain(args)) {
         Ok(cli) => cli,
         Err(message) if message.use_stderr() => {
-            let text = message.render().to_string();
-            let line = text.lines().next().unwrap_or_default();
-            return Err(CliError::Usage(line.strip_prefix("error: ").unwrap_or(line).to_string()));
+            let said = first_paragraph(&message.render().to_string());
+            return Err(CliError::Usage { said, command });
         }
         Err(help) => {
             // Nobody is left to tell if the terminal is gone.

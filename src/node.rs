@@ -228,7 +228,7 @@ pub fn run(config: Config, service: Service) -> Result<(), NodeError> {
         // For as long as the process lives: two nodes with one identity would vote twice.
         let lock = files::lock(&Path::new(&config.dir).join(identity::DIR));
         locked = Some(lock.inspect_err(|_| remove_files(&config))?);
-        state.member = control::cluster::raft_dir(&config).is_some();
+        state.member = control::cluster::raft_dir(&config.dir).is_some();
         if state.member {
             // Nothing is served before the cluster says so.
             state.lease.set(0);

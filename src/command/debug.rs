@@ -159,10 +159,13 @@ fn sleep(_home: &mut Home, args: Args, reply: &mut Reply) -> Result<Flow, Error>
     Ok(Flow::Done)
 }
 
-/// DEBUG STOP-IN-HANDOVER step: what a node is killed in ([`crate::streams::leader::handover`] says what the steps are).
+/// DEBUG STOP-IN-HANDOVER step|OFF: what a node is killed in ([`crate::streams::leader::handover`] says what the steps are).
 fn stop_in_handover(home: &mut Home, args: Args, _reply: &mut Reply) -> Result<Flow, Error> {
     let named = |stage: &Stage| args[2].eq_ignore_ascii_case(stage.name().as_bytes());
-    let stage = Stage::ALL.into_iter().find(named).ok_or_else(|| Error::text("ERR a handover has no such step"))?;
+    let stage = Stage::ALL.into_iter().find(named);
+    if stage.is_none() && !args[2].eq_ignore_ascii_case(b"off") {
+        return Err(Error::text("ERR a handover has no such step"));
+    }
     Ok(home.ask_control(LogAsk::StopInHandover(stage), |answer, reply| match answer {
         LogAnswer::Failed(why) => Err(Error::text(format!("ERR {why}"))),
         _ => {
@@ -242,6 +245,13 @@ mod tests {
         client.expect("debug set-active-expire 1", "+OK");
         assert!(client.engine.next_expiry_ms() <= client.engine.shard.now_ms() + 5);
         assert!(client.run("debug set-active-expire").starts_with("-ERR wrong number of arguments"));
+    }
+
+    #[test]
+    fn only_steps_of_handovers_are_stopped_in() {
+        let mut client = debugged();
+        client.expect("debug stop-in-handover nosuch", "-ERR a handover has no such step");
+        assert!(client.run("debug stop-in-handover").starts_with("-ERR wrong number of arguments"));
     }
 
     #[test]

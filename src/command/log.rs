@@ -97,8 +97,8 @@ pub enum LogAsk {
     Order(Wish),
     /// The node asks the others for all roles that it could have.
     TakeRoles,
-    /// The process stops, as by SIGSTOP, when a role that this node hands over has come so far.
-    StopInHandover(Stage),
+    /// The process stops, as by SIGSTOP, when a role that this node hands over has come so far; None: not any more.
+    StopInHandover(Option<Stage>),
     /// The node leads by force what nobody leads, only these nodes had everything of, and it has copies of; with `empty`, incomplete
     /// ones begin empty.
     ForcePromote {

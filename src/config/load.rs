@@ -169,7 +169,7 @@ impl Config {
 
 /// Partitions of a data set in a cluster, unless the configuration says otherwise: more, because they are what nodes share
 /// and move.
-const CLUSTER_PARTITIONS: u16 = 1024;
+pub const CLUSTER_PARTITIONS: u16 = 1024;
 
 /// Directives whose values are not shown in error messages.
 const SECRETS: [&str; 2] = ["requirepass", "cluster-secret"];

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config::Config;
+use crate::config::load::CLUSTER_PARTITIONS;
+use crate::control::cluster;
 use crate::engine::Engine;
 use crate::log::files;
 use crate::log::recover::{self, RecoverError};
@@ -17,6 +19,7 @@ use crate::log::replay;
 use crate::rdb::{self, ExportOptions, Saved, WriteError};
 use crate::resp::Output;
 use crate::route::{Hasher, Router};
+use crate::shard::FOLLOWED;
 use crate::state::{KEYLOOM_VERSION, REDIS_VERSION};
 
 /// More databases than any node has.
@@ -50,7 +53,8 @@ pub struct Exported {
     pub version: u16,
 }
 
-/// Writes what the data directory `dir` holds to `path`.
+/// Writes what the data directory `dir` holds to `path`. What a member of a cluster has led and what it has followed are one keyspace,
+/// and there the first database.
 pub fn export(dir: &Path, path: &Path) -> Result<Exported, ExportError> {
     if path.exists() {
         return Err(ExportError::Exists(path.into()));
@@ -63,6 +67,12 @@ pub fn export(dir: &Path, path: &Path) -> Result<Exported, ExportError> {
     }
 }
 
+/// Whether raft's files are beside a data directory.
+fn is_of_member(dir: &Path) -> bool {
+    let around = |dir: PathBuf| cluster::raft_dir(dir.parent()?);
+    [std::path::absolute(dir), fs::canonicalize(dir)].into_iter().flatten().find_map(around).is_some()
+}
+
 /// An engine with all the data.
 fn load(dir: &Path) -> Result<Engine, ExportError> {
     let plan = recover::inspect(dir)?;
@@ -73,7 +83,12 @@ fn load(dir: &Path) -> Result<Engine, ExportError> {
     getrandom::fill(&mut seed).map_err(ExportError::Random)?;
     let word = |at: usize| std::array::from_fn(|byte| seed[8 * at + byte]);
     let seeds = std::array::from_fn(|at| u64::from_le_bytes(word(at)));
-    let config = Config { databases: DATABASES, ..Config::default() };
+    // A log alone does not say how many partitions there were: it only matters for those that were dropped.
+    let begun = plan.snapshot.as_ref().map(|snapshot| snapshot.begin.partitions);
+    let config = match is_of_member(dir) {
+        true => Config { cluster_enabled: true, partitions: begun.unwrap_or(CLUSTER_PARTITIONS), ..Config::default() },
+        false => Config { databases: DATABASES, ..Config::default() },
+    };
     let partitions = config.partitions;
     let mut engine = Engine::new(Router::new(0, 1, partitions), Hasher::new(partitions, seeds), Arc::new(config), 1);
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -112,14 +127,16 @@ fn write_whole(engine: &mut Engine, temporary: &Path, field_deadlines: bool) -> 
     let options = ExportOptions { field_deadlines, aux: &aux };
     let (mut keys, mut databases) = (0, 0);
     let output = rdb::export(output, &options, |file| {
-        for db in 0..DATABASES {
-            let size = engine.shard.size(db);
+        for db in 0..engine.shard.databases() {
+            // Where roles are known later, everything was replayed as followed.
+            let from = if engine.shard.has_roles() { FOLLOWED } else { db };
+            let size = engine.shard.size(from);
             if size.keys == 0 {
                 continue;
             }
             databases += 1;
             file.database(db, size.keys as u64, size.expires as u64)?;
-            write_database(engine, db, file)?;
+            write_database(engine, from, file)?;
         }
         keys = file.keys();
         Ok::<_, WriteError>(())

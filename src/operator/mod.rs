@@ -129,6 +129,9 @@ enum Action {
         /// Address of the node
         #[arg(value_name = "HOST:PORT")]
         node: String,
+        /// Do not wait until it does
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Let a node lead what nobody leads as all who had everything are lost; what only these had is lost, too
     ForcePromote {
@@ -204,6 +207,10 @@ pub enum OperatorError {
         if *.empty { ", and those of which it has no complete copy begin empty" } else { "" }
     )]
     NotConfirmed { node: String, empty: bool },
+    #[error("nodes {0} and {1} are the same one")]
+    Twice(String, String),
+    #[error("node {node} leads {leads} of {in_sync} partitions that it has in sync; the others keep the rest")]
+    Kept { node: u64, leads: u64, in_sync: u64 },
     #[error("node {node} stays after all")]
     Stays { node: u64 },
     #[error("no other member answers any more; node {node} goes on leaving")]
@@ -267,10 +274,7 @@ pub fn run(args: &ClusterArgs, out: &mut impl Write) -> Result<(), OperatorError
             let in_place = std::io::stdout().is_terminal();
             Watch { node, password: &args.pass, interval, partitions: *partitions, in_place }.run(out)?;
         }
-        Action::Failover { node } => {
-            connect(node)?.ask(&["CLUSTER", "FAILOVER"])?;
-            let _ = writeln!(out, "{node} asks for all roles that it could have");
-        }
+        Action::Failover { node, no_wait } => orders::fail_over(node, &args.pass, !no_wait, out)?,
         Action::ForcePromote { node, empty, yes: false, .. } => {
             return Err(OperatorError::NotConfirmed { node: node.clone(), empty: *empty });
         }
@@ -337,6 +341,14 @@ fn connect_when_it_listens(node: &str, password: &str, by: Instant) -> Result<Cl
 /// Founds a cluster on the first node, lets the others join, and waits until all slots are served. What an attempt has begun that
 /// failed is gone on with: a founder whose data set has not begun, and nodes that have joined it.
 fn create(clients: &mut [Client]) -> Result<(), OperatorError> {
+    let mut ids: Vec<(String, &str)> = Vec::new();
+    for client in clients.iter_mut() {
+        let id = client.text(&["CLUSTER", "MYID"])?;
+        if let Some((_, other)) = ids.iter().find(|(known, _)| *known == id) {
+            return Err(OperatorError::Twice(other.to_string(), client.address().into()));
+        }
+        ids.push((id, client.address()));
+    }
     if clients.len() > 1 {
         for client in clients.iter_mut() {
             if client.number(&["DBSIZE"])? > 0 {

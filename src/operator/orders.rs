@@ -1,6 +1,6 @@
-//! Orders of an operator, and how a cluster gets on with them: `leave` and `rebalance`.
+//! Orders of an operator, and how a cluster gets on with them: `leave`, `rebalance` and `failover`.
 //!
-//! An order stands in raft's state, so it goes on when whoever gave it, or the node that was asked, is gone.
+//! An order to leave or to rebalance stands in raft's state, so it goes on when whoever gave it, or the node that was asked, is gone.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -83,6 +83,51 @@ fn look(text: &str, number: u64) -> Option<Option<Left>> {
         paused: status["rebalancing_paused"].as_bool() == Some(true),
         leaves: node["leaving"].as_bool() != Some(false),
     }))
+}
+
+/// After so long without a new role a node that takes roles over asks again: one may have stayed where it was, as something was late.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often it asks in vain.
+const ASKED_IN_VAIN_MAX: u32 = 5;
+
+/// Lets a node ask for all roles that it could have, and waits until it has them, if that is wanted.
+pub(super) fn fail_over(node: &str, password: &str, waits: bool, out: &mut impl Write) -> Result<(), OperatorError> {
+    let mut client = Client::connect(node, password)?;
+    client.ask(&["CLUSTER", "FAILOVER"])?;
+    let _ = writeln!(out, "{node} asks for all roles that it could have");
+    if !waits {
+        return Ok(());
+    }
+    let (mut before, mut asked, mut in_vain) = (None, Instant::now(), 0);
+    loop {
+        let text = client.text(&["CLUSTER", "STATUS"])?;
+        let nonsense = || OperatorError::Nonsense { node: node.into(), said: text.chars().take(200).collect() };
+        let (number, leads, in_sync) = roles_of_asked(&text).ok_or_else(nonsense)?;
+        if before.replace(leads) != Some(leads) {
+            (asked, in_vain) = (Instant::now(), 0);
+            let _ = writeln!(out, "node {number} leads {leads} of {in_sync} partitions that it has in sync");
+        }
+        if leads >= in_sync {
+            return Ok(());
+        }
+        if asked.elapsed() >= ASK_AGAIN {
+            if in_vain == ASKED_IN_VAIN_MAX {
+                return Err(OperatorError::Kept { node: number, leads, in_sync });
+            }
+            (asked, in_vain) = (Instant::now(), in_vain + 1);
+            client.ask(&["CLUSTER", "FAILOVER"])?;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// The number of the node that says this, of how many partitions it has the role, and of how many it has a copy in sync.
+fn roles_of_asked(text: &str) -> Option<(u64, u64, u64)> {
+    let status: Value = serde_json::from_str(text).ok()?;
+    let number = status["me"].as_u64()?;
+    let node = status["nodes"].as_array()?.iter().find(|node| node["node"].as_u64() == Some(number))?;
+    Some((number, node["leads"].as_u64()?, node["in_sync"].as_u64()?))
 }
 
 /// Orders a node to leave, and waits until it has left, if that is wanted. `number`: the node; None: the one that is asked.

@@ -33,6 +33,10 @@ pub(super) fn table(text: &str, partitions: bool) -> Result<String, String> {
     let nodes = status["nodes"].as_array().ok_or_else(short)?;
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     let mut out = String::new();
+    if status["lease_ms"].as_u64() == Some(0) {
+        let me = number(&status["me"]);
+        let _ = writeln!(out, "node {me} has no lease: it serves nothing, and what it says of others may be long past");
+    }
     let leader = status["raft_leader"].as_u64();
     let leads = leader.map_or("nobody".into(), |leader| format!("node {leader}"));
     let term = number(&status["raft_term"]);
@@ -74,10 +78,6 @@ pub(super) fn table(text: &str, partitions: bool) -> Result<String, String> {
     let waiting = number(&status["waiting_for_memory"]);
     if waiting > 0 {
         let _ = writeln!(out, "node {} has no memory for {waiting} copies that it is to take", number(&status["me"]));
-    }
-    if status["lease_ms"].as_u64() == Some(0) {
-        // Nor may it know better what it says of others.
-        let _ = writeln!(out, "node {} has no lease, and serves nothing", number(&status["me"]));
     }
     if partitions {
         let roles = status["roles"].as_array().ok_or_else(short)?;
@@ -134,7 +134,8 @@ mod tests {
         assert_eq!(unfinished(founded).map(|founded| founded.others), Some(vec!["bb".to_string()]));
         assert_eq!(super::table("nothing", false), Err("nothing".into()));
         let fenced = super::table(&text.replace("250", "0"), false).unwrap();
-        assert_eq!(fenced.strip_prefix(&table), Some("node 1 has no lease, and serves nothing\n"));
+        let said = "node 1 has no lease: it serves nothing, and what it says of others may be long past\n";
+        assert_eq!(fenced.strip_suffix(&table), Some(said));
         let full = super::table(&text.replace("\"lease_ms\"", "\"waiting_for_memory\":7,\"lease_ms\""), false).unwrap();
         assert_eq!(full.strip_prefix(&table), Some("node 1 has no memory for 7 copies that it is to take\n"));
         let more = super::table(text, true).unwrap();

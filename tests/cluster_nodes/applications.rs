@@ -1,5 +1,5 @@
 //! Applications with the client libraries that people use go on while a primary is killed and comes back, all nodes are
-//! upgraded one after the other, one joins and one leaves: no error reaches them that the library does not deal with itself,
+//! upgraded one after the other, roles go to another node, one joins and one leaves: no error reaches them that the library does not deal with itself,
 //! and nothing is lost of what they were told is written. With redis-rs one error does: it tries a connection that is refused
 //! again without a pause, so its application makes the pause.
 
@@ -27,13 +27,14 @@ fn kill(cluster: &mut Cluster) {
     cluster.wait_healthy();
 }
 
-/// What operators do: all nodes are upgraded, one joins, and another one leaves.
+/// What operators do: all nodes are upgraded, one takes all roles over, one joins, and another one leaves.
 fn operate(cluster: &mut Cluster) {
     for node in 0..3 {
         cluster.terminate(node);
         cluster.restart(node);
         cluster.wait_healthy();
     }
+    cluster.operate(&["failover", &cluster.addresses()[1].to_string()]);
     cluster.join(&[]);
     cluster.wait_healthy();
     cluster.operate(&["leave", &cluster.addresses()[2].to_string()]);
@@ -86,7 +87,7 @@ fn ioredis_goes_on() {
 /// To a client the cores are nodes, several of which die at once.
 #[test]
 fn clients_of_cores_go_on() {
-    goes_on("python3", "redis_py_failover.py", &CORE_ENDPOINTS, &[kill]);
+    goes_on("python3", "redis_py_failover.py", &CORE_ENDPOINTS, &[kill, operate]);
     goes_on("node", "ioredis_failover.mjs", &CORE_ENDPOINTS, &[kill]);
 }
 

@@ -59,7 +59,7 @@ pub struct Router {
     asked: Option<Instant>,
     /// MOVED that were followed.
     pub moves: u64,
-    /// Why requests were not executed at once, but for MOVED: the first word of an error, or what happened.
+    /// Why requests were not executed at once, but for MOVED: who said which error, or what happened.
     pub tried_again: BTreeMap<String, u64>,
 }
 
@@ -77,7 +77,11 @@ impl Router {
         }
     }
 
+    /// As clients do, it looks whether a connection that it has kept is still one.
     fn connection(&mut self, address: SocketAddr, timeout: Duration) -> Option<&mut Client> {
+        if self.connections.get(&address).is_some_and(Client::is_ended) {
+            self.connections.remove(&address);
+        }
         if !self.connections.contains_key(&address) {
             self.connections.insert(address, connect(address, self.durability, timeout)?);
         }
@@ -144,7 +148,7 @@ impl Router {
             };
             self.leaders[slot] = last.strip_prefix("MOVED ").and_then(|to| to.split(' ').nth(1)?.parse().ok());
             if self.leaders[slot].is_none() {
-                self.try_again(last.split(' ').next().unwrap_or_default());
+                self.try_again(&format!("{address}: {last}"));
             } else {
                 self.moves += 1;
                 moves += 1;

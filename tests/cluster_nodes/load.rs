@@ -79,6 +79,8 @@ pub struct Counts {
     pub tried_again: BTreeMap<String, u64>,
     /// The first requests of each client that were refused, or of which nobody knows: when, ms, and why.
     pub failed: Vec<String>,
+    /// How often nodes had no lease.
+    pub leases_lapsed: u64,
 }
 
 impl Counts {
@@ -253,7 +255,11 @@ impl Client<'_> {
         if let Answer::Refused(why) | Answer::Unknown(why) = &answer {
             let failed = format!("{command:?}: {why}");
             if counts.failed.len() < FAILED_MAX {
-                counts.failed.push(format!("{} to {}: {failed}", invoked / 1_000_000, self.shared.start.elapsed().as_millis()));
+                counts.failed.push(format!(
+                    "{} to {}: {failed}",
+                    invoked / 1_000_000,
+                    self.shared.start.elapsed().as_millis()
+                ));
             }
             *self.shared.last.lock().unwrap() = failed;
         }

@@ -7,7 +7,7 @@ use keyloom::resp::read::Value;
 use crate::common::{Random, ok, wait_until};
 use crate::load::Counts;
 use crate::nodes::{Cluster, HEALTHY_MAX};
-use crate::rounds::{copies, rounds, under_load};
+use crate::rounds::{copies, no_request_fails, rounds, under_load};
 
 /// Copies that a node has, as another one says.
 fn holds(cluster: &Cluster, says: usize, node: usize) -> Option<u64> {
@@ -39,19 +39,9 @@ fn number(cluster: &Cluster, node: usize) -> u64 {
     serde_json::from_slice::<serde_json::Value>(&text).unwrap()["me"].as_u64().unwrap()
 }
 
-/// No request fails. Only a machine that stands still for as long as a lease lasts may take one from a node, once.
 #[test]
 fn nodes_join_and_leave_under_load() {
-    /// Rounds of which all requests were served in one.
-    const TRIES: usize = 3;
-    let mut tries = Vec::new();
-    rounds(1, |seed, mut random| {
-        tries.clear();
-        while tries.len() < TRIES && !tries.last().is_some_and(Counts::all_were_served) {
-            tries.push(join_and_leave(seed, &mut random));
-        }
-        assert!(tries.last().is_some_and(Counts::all_were_served), "KEYLOOM_SEED={seed}: requests failed: {tries:?}");
-    });
+    no_request_fails(1, join_and_leave);
 }
 
 fn join_and_leave(seed: u64, random: &mut Random) -> Counts {

@@ -76,6 +76,30 @@ fn a_cluster_is_made_of_nodes_that_are_just_starting() {
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
+/// Nothing is begun that would have to be undone.
+#[test]
+fn a_node_that_is_named_twice_founds_nothing() {
+    let cluster = Cluster::not_yet(2, &[]);
+    let [first, second] = &cluster.addresses()[..] else { panic!("two nodes") };
+    let again = format!("localhost:{}", first.port());
+    let said = cluster.tries_to_operate(&["create", &first.to_string(), &second.to_string(), &again]).unwrap_err();
+    assert_eq!(said, format!("keyloom: nodes {first} and {again} are the same one\n"));
+    cluster.operate(&["create", &first.to_string(), &second.to_string()]);
+    cluster.wait_healthy();
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let said = |args: &[&str]| String::from_utf8(keyloom(args).output().unwrap().stderr).unwrap();
+    let missing = "keyloom: the following required arguments were not provided:";
+    let backup = format!("{missing} --to <DIR>; see keyloom cluster backup --help\n");
+    assert_eq!(said(&["cluster", "backup", "127.0.0.1:1"]), backup);
+    let promote = format!("{missing} --lost <NUMBER> <HOST:PORT>; see keyloom cluster force-promote --help\n");
+    assert_eq!(said(&["cluster", "force-promote"]), promote);
+    let import = format!("{missing} <FILE>; see keyloom import --help\n");
+    assert_eq!(said(&["import"]), import);
+}
+
 /// Other nodes reach a node at each address at which clients do: here they are told another one than the first.
 #[test]
 fn nodes_reach_each_other_at_all_their_addresses() {

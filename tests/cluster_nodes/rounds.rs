@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use keyloom::resp::read::Value;
+
 use crate::client::{Answer, Router};
 use crate::common::{Random, seed, wait_until};
 use crate::load::{Counts, Load};
@@ -13,6 +15,34 @@ pub fn rounds(count: u64, mut one: impl FnMut(u64, Random)) {
     for seed in seed()..seed() + count {
         one(seed, Random::new(seed));
     }
+}
+
+/// As [`rounds`], for what no client is to notice. Only a machine that stands still for as long as a lease lasts may take one from a
+/// node: then it is tried again; also if clients were told to ask again, as a node that is gone by the end may have had none.
+pub fn no_request_fails(count: u64, mut one: impl FnMut(u64, &mut Random) -> Counts) {
+    const TRIES: usize = 3;
+    rounds(count, |seed, _| {
+        for tried in 1..=TRIES {
+            let counts = one(seed, &mut Random::new(seed));
+            if counts.all_were_served() {
+                return;
+            }
+            let none_failed = counts.refused == 0 && counts.unknown == 0;
+            let again = (counts.leases_lapsed > 0 || none_failed) && tried < TRIES;
+            assert!(again, "KEYLOOM_SEED={seed}: requests failed: {counts:#?}");
+        }
+    });
+}
+
+/// How often nodes have had no lease for a while, since they were started.
+fn leases_lapsed(cluster: &Cluster) -> u64 {
+    let of = |node: usize| {
+        let Some(Value::Bulk(info)) = cluster.ask(node, &["INFO", "cluster"]) else { return 0 };
+        let info = String::from_utf8(info).unwrap();
+        let field = info.lines().find_map(|line| line.strip_prefix("cluster_leases_lapsed:"));
+        field.unwrap_or_else(|| panic!("no such field in {info}")).parse::<u64>().unwrap()
+    };
+    (0..cluster.nodes.len()).map(of).sum()
 }
 
 /// Copies of each partition: rounds take turns.
@@ -58,7 +88,8 @@ pub fn under_load(
     befalls(cluster, &load);
     load.wait_progress(cluster);
     let healthy = cluster.wait_healthy();
-    let counts = load.stop();
+    let mut counts = load.stop();
+    counts.leases_lapsed = leases_lapsed(cluster);
     for node in &mut cluster.nodes {
         assert!(node.is_running(), "a node has ended");
     }

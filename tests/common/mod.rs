@@ -315,6 +315,14 @@ impl Client {
         self.stream.local_addr().unwrap()
     }
 
+    /// Whether the other side has ended the connection, though nothing was asked.
+    pub fn is_ended(&self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let ended = !matches!(self.stream.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
+        self.stream.set_nonblocking(false).unwrap();
+        ended
+    }
+
     pub fn set_timeout(&mut self, timeout: Duration) {
         self.stream.set_read_timeout(Some(timeout)).unwrap();
     }

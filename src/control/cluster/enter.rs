@@ -43,9 +43,9 @@ const REGISTER_PAUSE: Duration = Duration::from_millis(20);
 /// The longest of these; with it the log says what is wrong.
 const REGISTER_PAUSE_MAX: Duration = Duration::from_millis(1280);
 
-/// Where raft's files are, if this node has any.
-pub(crate) fn raft_dir(config: &Config) -> Option<PathBuf> {
-    let dir = Path::new(&config.dir).join(RAFT_DIR);
+/// Where raft's files are, if a node with this working directory has any.
+pub(crate) fn raft_dir(dir: impl AsRef<Path>) -> Option<PathBuf> {
+    let dir = dir.as_ref().join(RAFT_DIR);
     dir.is_dir().then_some(dir)
 }
 
@@ -53,7 +53,7 @@ impl Control {
     /// Goes on as a member, if the node is one.
     pub(in crate::control) async fn resume_membership(self: &Rc<Self>) -> Result<(), MemberError> {
         let config = self.config();
-        if !config.cluster_enabled || raft_dir(&config).is_none() {
+        if !config.cluster_enabled || raft_dir(&config.dir).is_none() {
             return Ok(());
         }
         let member = Member::start(self, None).await?;
@@ -160,7 +160,7 @@ impl Control {
         if !config.cluster_enabled {
             return Err(MemberError::NoCluster);
         }
-        if self.member().is_some() || raft_dir(&config).is_some() {
+        if self.member().is_some() || raft_dir(&config.dir).is_some() {
             return Err(MemberError::Member);
         }
         Ok(())

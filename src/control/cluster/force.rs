@@ -41,7 +41,10 @@ pub(in crate::control) enum ForceError {
     NotRegistered,
     #[error("nothing to promote: there is no partition without a primary of which this node has a complete copy{}", of_others(.0))]
     Nothing(Others),
-    #[error("raft does not answer, nothing is promoted: {0}")]
+    #[error(
+        "raft does not answer, nothing is promoted: {0}. If a majority of its voters is lost for good, no cluster is left that could \
+         decide: what this node has can begin a new one (SAVE, 'keyloom export', 'keyloom import')"
+    )]
     NoMajority(ProposeError),
     #[error("this node is behind with raft's log, nothing is promoted")]
     Behind,

@@ -225,8 +225,8 @@ impl Control {
     }
 
     /// DEBUG STOP-IN-HANDOVER: the process stops when a role that it hands over has come so far. Whether it has roles.
-    pub(in crate::control) fn stop_in_handover(&self, stage: Stage) -> bool {
-        self.member().map(|member| member.stops_in.set(Some(stage))).is_some()
+    pub(in crate::control) fn stop_in_handover(&self, stage: Option<Stage>) -> bool {
+        self.member().map(|member| member.stops_in.set(stage)).is_some()
     }
 
     /// Stops the process, if that was asked for and a role has come so far: until somebody lets it go on (SIGCONT), or kills it.

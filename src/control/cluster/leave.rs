@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use openraft_rt::WatchReceiver;
 
 use super::Member;
-use crate::cluster::{Gate, NodeId};
+use crate::cluster::{Gate, NodeId, View};
 use crate::control::Control;
 use crate::raft::command::{self, Move};
 use crate::raft::state::Partition;
@@ -28,7 +28,7 @@ const IN_SYNC_KEPT: usize = 2;
 const QUIET: Duration = Duration::from_millis(500);
 
 /// How long they are sent away at most.
-const SEND_AWAY_MAX: Duration = Duration::from_secs(2);
+pub(super) const SEND_AWAY_MAX: Duration = Duration::from_secs(2);
 
 /// Between two looks at what is left.
 const LOOK: Duration = Duration::from_millis(5);
@@ -99,7 +99,7 @@ impl Control {
     /// Gives away what this node has, as long as `goes_on` says so, and not much longer than until `deadline`.
     pub(in crate::control) async fn give_away(self: &Rc<Self>, deadline: Instant, goes_on: impl Fn() -> bool) {
         let Some(member) = self.member().filter(|member| member.reader.state().nodes().len() > 1) else { return };
-        let deadline = deadline.min(Instant::now() + LEAVE_PATIENCE);
+        let given_by = deadline.min(Instant::now() + LEAVE_PATIENCE);
         tracing::info!("what this node leads is given away");
         member.leaving.set(true);
         self.with_follower(|follower, now_ms, out| follower.leave(now_ms, out));
@@ -108,7 +108,7 @@ impl Control {
                 return;
             }
             self.give_roles(&member);
-            match Instant::now() >= deadline {
+            match Instant::now() >= given_by {
                 _ if !member.is_missed() => break false,
                 true => break true,
                 false => glommio::timer::sleep(LOOK).await,
@@ -116,7 +116,10 @@ impl Control {
         };
         self.yield_raft(&member).await;
         if !late {
-            self.send_clients_away(&goes_on).await;
+            self.send_clients_away(deadline, &goes_on).await;
+        }
+        if !goes_on() {
+            return;
         }
         match late {
             true => tracing::warn!("not everything that this node leads or follows was given away in time"),
@@ -131,18 +134,24 @@ impl Control {
         }
     }
 
-    /// A node that has left the cluster has no lease, and without one it says CLUSTERDOWN to all. But it leads nothing, so it may say
-    /// who does: as soon as all data cores know that. Whether they do.
+    /// A node that was removed from the cluster has no lease, and without one it says CLUSTERDOWN to all. But it may say who leads, as
+    /// it leads and follows nothing by the state in which it is removed, and never will: as soon as all data cores know that. Whether
+    /// they do.
     pub(super) async fn may_send_clients_away(self: &Rc<Self>, member: &Member) -> bool {
-        if member.reader.state().partitions().iter().any(|is| is.primary == Some(member.me)) {
-            return false;
-        }
-        let (view, by) = (self.show_new_view(), Instant::now() + QUIET);
-        while self.log.borrow().seen_by_all() < view {
-            if Instant::now() >= by {
+        let by = Instant::now() + QUIET;
+        let mut shown = None;
+        while shown.is_none_or(|shown| self.log.borrow().seen_by_all() < shown) {
+            if shown.is_none() && member.reader.state().node(member.me).is_none() {
+                shown = Some(self.show_new_view());
+            } else if Instant::now() >= by {
                 return false;
             }
             glommio::timer::sleep(LOOK).await;
+        }
+        let view = member.shown.borrow();
+        let has = |view: &View| (0..self.keyspace.partitions).any(|p| view.leads(p) || view.follows(p));
+        if member.stopped.get() || view.as_deref().is_none_or(has) {
+            return false;
         }
         self.node.state.lease.set(self.now_ms() + (SEND_AWAY_MAX + QUIET).as_millis() as i64);
         true
@@ -150,9 +159,9 @@ impl Control {
 
     /// Answers clients that ask for what has moved until none comes any more: then they know who leads. A connection that is closed
     /// while a request is on its way leaves its client in doubt.
-    pub(super) async fn send_clients_away(&self, goes_on: impl Fn() -> bool) {
-        let state = &self.node.state;
-        let (mut sent, mut since, by) = (state.sent_elsewhere(), Instant::now(), Instant::now() + SEND_AWAY_MAX);
+    pub(super) async fn send_clients_away(&self, deadline: Instant, goes_on: impl Fn() -> bool) {
+        let (state, by) = (&self.node.state, deadline.min(Instant::now() + SEND_AWAY_MAX));
+        let (mut sent, mut since) = (state.sent_elsewhere(), Instant::now());
         while goes_on() && since.elapsed() < QUIET && Instant::now() < by {
             glommio::timer::sleep(LOOK).await;
             if std::mem::replace(&mut sent, state.sent_elsewhere()) != sent {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Member;
+use super::leave::SEND_AWAY_MAX;
 use crate::cluster::NodeId;
 use crate::command::membership::Wish;
 use crate::control::Control;
@@ -123,7 +124,7 @@ impl Control {
         let (control, member) = (Rc::clone(self), Rc::clone(member));
         glommio::spawn_local(async move {
             if control.may_send_clients_away(&member).await {
-                control.send_clients_away(|| true).await;
+                control.send_clients_away(Instant::now() + SEND_AWAY_MAX, || true).await;
             }
             control.node.end(End::Now);
         })

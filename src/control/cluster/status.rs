@@ -74,7 +74,8 @@ impl Control {
         Ok(json!({
             "name": self.config().cluster_name,
             "me": member.me,
-            "raft_leader": metrics.current_leader,
+            // Without a lease of its own it does not hear from a majority: whoever leads raft grants itself one, too.
+            "raft_leader": metrics.current_leader.filter(|leader| *leader != member.me || self.lease_left_ms() > 0),
             "raft_term": metrics.current_term,
             "raft_applied": member.reader.applied().map(|id| id.index),
             "partitions": partitions.len(),

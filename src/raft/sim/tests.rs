@@ -61,7 +61,8 @@ fn are_found(mistakes: impl IntoIterator<Item = (Mistake, u64)>, has_data: bool)
         let late = |why: &String| why.contains("no rest");
         let found = |seed| run(seed, mistake, has_data).err().filter(|why| !late(why)).map(|why| (seed, why));
         let asked = seeds(SEEDS_OF_MISTAKES);
-        match asked.clone().skip_while(|seed| *seed < seen).chain(asked.take_while(|seed| *seed < seen)).find_map(found) {
+        match asked.clone().skip_while(|seed| *seed < seen).chain(asked.take_while(|seed| *seed < seen)).find_map(found)
+        {
             Some((seed, why)) => println!("{mistake:?}: seed {seed}: {why:.200}"),
             None => missed.push(mistake),
         }

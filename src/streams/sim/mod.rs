@@ -44,11 +44,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use self::network::{Connection, Packet, Random};
 use self::node::{Node, Process};
 use self::raft::{Proposal, Raft, is_refused, register};
+use super::leader::handover::Stage;
 use super::message::{PROTOCOL_VERSION, ToFollower, ToLeader};
 use super::{Epoch, Index, NodeId, PartitionId, Tail, follower, leader};
 use crate::log::durability::LaneEnds;
 use crate::raft::command::{Command, Move, Placement};
-use super::leader::handover::Stage;
 use crate::raft::settle::SETTLING_VERSION;
 use crate::raft::successors::NAMING_VERSION;
 

@@ -436,7 +436,9 @@ fn mistakes_are_found() {
     ];
     let mut missed = Vec::new();
     // The search begins with the seed that has shown the mistake before; others come when that shows it no more.
-    for (mistake, seen) in faults.map(|(fault, seen)| (Mistake::Of(fault), seen)).into_iter().chain([(Mistake::VoteAtOnce, 9845)]) {
+    for (mistake, seen) in
+        faults.map(|(fault, seen)| (Mistake::Of(fault), seen)).into_iter().chain([(Mistake::VoteAtOnce, 9845)])
+    {
         // That all is served in the end says nothing about who serves twice.
         let twice = |seed| run(seed, mistake).err().filter(|why| why.contains("served by")).map(|why| (seed, why));
         match (seen..=SEEDS_OF_MISTAKES).chain(1..seen).find_map(twice) {
