@@ -80,7 +80,7 @@ fn cuts(direction: Direction, count: u64) {
 
 #[test]
 fn a_node_is_cut_off() {
-    cuts(Direction::Both, 2);
+    cuts(Direction::Both, 1);
 }
 
 #[test]

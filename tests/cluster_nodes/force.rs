@@ -192,54 +192,47 @@ fn what_nobody_has_whole_begins_empty_and_lasts() {
 /// Two of three nodes are lost for good, and with them raft: what the third one has, led or followed, begins a new cluster.
 #[test]
 fn what_a_survivor_has_begins_a_new_cluster() {
-    for log in ["yes", "no"] {
-        let mut cluster = Cluster::local(3, &["--cluster-copies", "3", "--appendonly", log]);
-        // What the survivor has led and what it has followed are told apart by nothing in its log.
-        assert_eq!(cluster.ask(0, &["CLUSTER", "REBALANCE", "PAUSE"]), Some(ok()));
-        let mut gone = Router::new(&cluster.addresses(), "quorum");
-        assert_eq!(gone.call("gone", &["SET", "gone", "v"], HEALTHY_MAX), Answer::Done(ok()));
-        for (leader, value) in [(0, "first"), (1, "second"), (0, "third"), (1, "value")] {
-            take_over(&cluster, leader);
-            write_all(&cluster, &[0, 1, 2], "quorum", value);
-        }
-        assert_eq!(gone.call("gone", &["DEL", "gone"], HEALTHY_MAX), Answer::Done(Value::Int(1)));
-        // What it has received and not heard to be committed, would not be there.
-        let (mut client, mut reader) = (cluster.nodes[1].client(), cluster.nodes[0].client());
-        assert_eq!(client.call(&["SET", "last", "v"]), ok());
-        assert_eq!(reader.call(&["READONLY"]), ok());
-        wait_until("the one that stays has everything", || {
-            assert_eq!(client.call(&["WAIT", "2", "10000"]), Value::Int(2));
-            reader.call(&["GET", "last"]) == bulk("v")
-        });
-        let lost = [number_of(&cluster, 1), number_of(&cluster, 2)].join(",");
-        cluster.kill(1);
-        cluster.kill(2);
-        let said = String::from_utf8(force_promote(&cluster, 0, &lost, &["--yes"]).stderr).unwrap();
-        assert!(
-            said.contains("raft does not answer, nothing is promoted") && said.contains("keyloom export"),
-            "{said}"
-        );
-        if log == "no" {
-            assert_eq!(cluster.ask(0, &["SAVE"]), Some(ok()));
-        }
-        cluster.kill(0);
-
-        cluster.run_one_more(&[]);
-        cluster.kill(3);
-        for files in std::fs::read_dir(cluster.nodes[3].dir()).unwrap() {
-            let path = files.unwrap().path();
-            if path.is_dir() { std::fs::remove_dir_all(path).unwrap() } else { std::fs::remove_file(path).unwrap() }
-        }
-        let (from, to) = (cluster.nodes[0].dir(), cluster.nodes[3].dir().join("dump.rdb"));
-        let exported = Command::new(env!("CARGO_BIN_EXE_keyloom")).arg("export").args([from, &to]).output().unwrap();
-        let said = String::from_utf8(exported.stdout).unwrap();
-        assert!(said.contains(&format!(" {} keys in 1 databases\n", KEYS + 1)), "{said}");
-        cluster.restart(3);
-        let first = cluster.addresses()[3].to_string();
-        cluster.operate(&["create", &first]);
-        (0..3).for_each(|_| drop(cluster.forget(0)));
-        cluster.join(&[]);
-        cluster.wait_healthy();
-        check_all(&cluster, &[0, 1], &vec![false; SLOTS.into()], &Value::Null, &bulk("value"));
+    let mut cluster = Cluster::local(3, &["--cluster-copies", "3", "--appendonly", "yes"]);
+    // What the survivor has led and what it has followed are told apart by nothing in its log.
+    assert_eq!(cluster.ask(0, &["CLUSTER", "REBALANCE", "PAUSE"]), Some(ok()));
+    let mut gone = Router::new(&cluster.addresses(), "quorum");
+    assert_eq!(gone.call("gone", &["SET", "gone", "v"], HEALTHY_MAX), Answer::Done(ok()));
+    for (leader, value) in [(0, "first"), (1, "second"), (0, "third"), (1, "value")] {
+        take_over(&cluster, leader);
+        write_all(&cluster, &[0, 1, 2], "quorum", value);
     }
+    assert_eq!(gone.call("gone", &["DEL", "gone"], HEALTHY_MAX), Answer::Done(Value::Int(1)));
+    // What it has received and not heard to be committed, would not be there.
+    let (mut client, mut reader) = (cluster.nodes[1].client(), cluster.nodes[0].client());
+    assert_eq!(client.call(&["SET", "last", "v"]), ok());
+    assert_eq!(reader.call(&["READONLY"]), ok());
+    wait_until("the one that stays has everything", || {
+        assert_eq!(client.call(&["WAIT", "2", "10000"]), Value::Int(2));
+        reader.call(&["GET", "last"]) == bulk("v")
+    });
+    let lost = [number_of(&cluster, 1), number_of(&cluster, 2)].join(",");
+    cluster.kill(1);
+    cluster.kill(2);
+    let said = String::from_utf8(force_promote(&cluster, 0, &lost, &["--yes"]).stderr).unwrap();
+    assert!(said.contains("raft does not answer, nothing is promoted") && said.contains("keyloom export"), "{said}");
+    assert_eq!(cluster.ask(0, &["SHUTDOWN", "NOW"]), None);
+    assert_eq!(cluster.nodes[0].wait_for_exit(HEALTHY_MAX), Some(0));
+
+    cluster.run_one_more(&[]);
+    cluster.kill(3);
+    for files in std::fs::read_dir(cluster.nodes[3].dir()).unwrap() {
+        let path = files.unwrap().path();
+        if path.is_dir() { std::fs::remove_dir_all(path).unwrap() } else { std::fs::remove_file(path).unwrap() }
+    }
+    let (from, to) = (cluster.nodes[0].dir(), cluster.nodes[3].dir().join("dump.rdb"));
+    let exported = Command::new(env!("CARGO_BIN_EXE_keyloom")).arg("export").args([from, &to]).output().unwrap();
+    let said = String::from_utf8(exported.stdout).unwrap();
+    assert!(said.contains(&format!(" {} keys in 1 databases\n", KEYS + 1)), "{said}");
+    cluster.restart(3);
+    let first = cluster.addresses()[3].to_string();
+    cluster.operate(&["create", &first]);
+    (0..3).for_each(|_| drop(cluster.forget(0)));
+    cluster.join(&[]);
+    cluster.wait_healthy();
+    check_all(&cluster, &[0, 1], &vec![false; SLOTS.into()], &Value::Null, &bulk("value"));
 }

@@ -41,7 +41,7 @@ pub fn take_over(cluster: &Cluster, node: usize) {
 
 #[test]
 fn roles_go_where_an_operator_wants_them() {
-    no_request_fails(2, |seed, random| {
+    no_request_fails(1, |seed, random| {
         let mut cluster = Cluster::local(3, &["--cluster-copies", "3"]);
         under_load("roles move", &mut cluster, "quorum", seed, |cluster, load| {
             let mut node = 0;

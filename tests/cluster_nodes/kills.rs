@@ -41,7 +41,7 @@ fn the_leader_of_raft_is_killed() {
 
 #[test]
 fn one_after_the_other_is_killed() {
-    rounds(2, |seed, mut random| {
+    rounds(1, |seed, mut random| {
         let mut cluster = Cluster::local(3, &["--cluster-copies", copies(seed)]);
         under_load("kills in turn", &mut cluster, "quorum", seed, |cluster, load| {
             for victim in [Victim::RaftLeader, Victim::Primary, Victim::RaftLeader] {
