@@ -215,6 +215,7 @@ fn what_a_survivor_has_begins_a_new_cluster() {
     cluster.kill(2);
     let said = String::from_utf8(force_promote(&cluster, 0, &lost, &["--yes"]).stderr).unwrap();
     assert!(said.contains("raft does not answer, nothing is promoted") && said.contains("keyloom export"), "{said}");
+    wait_until("it says that nobody leads raft", || cluster.status_of(0).is_some_and(|is| is.raft_leader.is_none()));
     assert_eq!(cluster.ask(0, &["SHUTDOWN", "NOW"]), None);
     assert_eq!(cluster.nodes[0].wait_for_exit(HEALTHY_MAX), Some(0));
 

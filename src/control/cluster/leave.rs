@@ -1,5 +1,5 @@
 //! A node that is about to end gives away what it has, so that clients do not have to wait until it is missed: its roles, its
-//! place in in-sync sets (whoever leads would wait for it), and the leadership of raft.
+//! place in in-sync sets (whoever leads would wait for it), and the leadership of raft. Then it sends clients away until they know.
 //!
 //! Owned by the control core.
 

@@ -6,7 +6,7 @@
 //!     raft.rs   raft's log and state                        network.rs connections
 //!     handover.rs    roles that move while both nodes live    force.rs    roles that are given by force
 //!     memory.rs      memory that comes and goes      spans.rs    transactions over several partitions
-//!     around.rs in place of raft: a simulation of the real one
+//!     around.rs in place of raft: a simulation of the real one    tests.rs many seeds, and mistakes
 //! ```
 //!
 //! All messages are encoded and decoded. The data of a partition is the list of the numbers that were appended to it. It is
@@ -35,6 +35,7 @@ mod network;
 mod node;
 mod raft;
 mod spans;
+mod tests;
 
 pub(crate) use around::Around;
 
@@ -44,7 +45,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use self::network::{Connection, Packet, Random};
 use self::node::{Node, Process};
 use self::raft::{Proposal, Raft, is_refused, register};
-use super::leader::handover::Stage;
 use super::message::{PROTOCOL_VERSION, ToFollower, ToLeader};
 use super::{Epoch, Index, NodeId, PartitionId, Tail, follower, leader};
 use crate::log::durability::LaneEnds;
@@ -53,8 +53,6 @@ use crate::raft::settle::SETTLING_VERSION;
 use crate::raft::successors::NAMING_VERSION;
 
 const PARTITIONS: usize = 4;
-/// Seeds of the test.
-const SEEDS: u64 = 1_000;
 /// Steps with disturbances.
 const STEPS: usize = 2_500;
 /// Steps in which all has to come to rest.
@@ -739,93 +737,4 @@ fn run(seed: u64, mistake: Mistake) -> Result<Seen, String> {
         let text = panic.downcast_ref::<String>().cloned();
         Err(text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default())
     })
-}
-
-#[test]
-fn nothing_that_was_promised_is_lost() {
-    if let Some(seed) = std::env::var("KEYLOOM_SEED").ok().and_then(|seed| seed.parse().ok()) {
-        println!("{:?}", run(seed, Mistake::None).unwrap());
-        return;
-    }
-    let seeds = std::env::var("KEYLOOM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
-    let mut all = Seen::default();
-    for seed in 0..seeds {
-        match run(seed, Mistake::None) {
-            Ok(seen) => {
-                all.led += seen.led;
-                all.handed += seen.handed;
-                all.gone_over += seen.gone_over;
-                all.kept += seen.kept;
-                all.led_again += seen.led_again;
-                all.deposed += seen.deposed;
-                all.suffixes += seen.suffixes;
-                all.copies += seen.copies;
-                all.copies_cancelled += seen.copies_cancelled;
-                all.reads += seen.reads;
-                all.not_ready += seen.not_ready;
-                all.crashes += seen.crashes;
-                all.acked += seen.acked;
-                all.acked_durable += seen.acked_durable;
-                all.power_cuts += seen.power_cuts;
-                all.forced += seen.forced;
-                all.emptied += seen.emptied;
-                all.waited_for_memory += seen.waited_for_memory;
-                all.given_up_for_memory += seen.given_up_for_memory;
-                all.reached += seen.reached;
-                all.spans_kept += seen.spans_kept;
-                all.spans_dropped += seen.spans_dropped;
-                for (step, count) in seen.crashed_in {
-                    *all.crashed_in.entry(step).or_default() += count;
-                }
-                seen.drops.into_iter().for_each(|(reason, count)| *all.drops.entry(reason).or_default() += count);
-            }
-            Err(why) => panic!("KEYLOOM_SEED={seed}: {why}"),
-        }
-    }
-    println!("{all:?}");
-    let counts = [all.led, all.deposed, all.suffixes, all.copies, all.copies_cancelled, all.reads, all.crashes];
-    let more = [
-        all.handed,
-        all.gone_over,
-        all.kept,
-        all.led_again,
-        all.acked,
-        all.acked_durable,
-        all.power_cuts,
-        all.forced,
-        all.emptied,
-    ];
-    let memory = [all.waited_for_memory, all.given_up_for_memory];
-    let spans = [all.reached, all.spans_kept, all.spans_dropped];
-    assert!(counts.iter().chain(&more).chain(&memory).chain(&spans).all(|&count| count > 0), "{all:?}");
-    for step in Stage::ALL {
-        for had_it in [true, false] {
-            assert!(all.crashed_in.contains_key(&(step.name(), had_it)), "{step:?}, {had_it}: {all:?}");
-        }
-    }
-}
-
-/// The search begins with a seed that has shown the mistake before; others come when that shows it no more.
-fn is_found(mistake: Mistake, seen: u64) {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| ()));
-    let found = (seen..SEEDS).chain(0..seen).find_map(|seed| run(seed, mistake).err().map(|why| (seed, why)));
-    std::panic::set_hook(hook);
-    let (seed, why) = found.unwrap_or_else(|| panic!("{mistake:?} is not found"));
-    println!("{mistake:?}: seed {seed}: {why:.200}");
-}
-
-#[test]
-fn mistakes_are_found() {
-    use follower::Fault as F;
-    use leader::Fault as L;
-    is_found(Mistake::Leader(L::CountNewSetOnly), 35);
-    is_found(Mistake::Leader(L::FollowWithoutTails), 0);
-    is_found(Mistake::Leader(L::CountIncompleteCopies), 1);
-    is_found(Mistake::Leader(L::HandOverUncommitted), 14);
-    is_found(Mistake::Leader(L::CommitSpansInPart), 572);
-    is_found(Mistake::Follower(F::ApplyUncommitted), 0);
-    is_found(Mistake::Follower(F::DurableOnReceipt), 10);
-    is_found(Mistake::Follower(F::GiveUpWhatIsHere), 34);
-    is_found(Mistake::Follower(F::KeepSpansAlone), 433);
 }
