@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::pin::Pin;
 
 use glommio::{LocalExecutorBuilder, Placement};
 
@@ -11,9 +12,10 @@ use super::replay::replay;
 use crate::route::slot_of;
 use crate::shard::statement;
 
-/// Runs a future on an executor like the control core's.
+/// Runs a future on an executor like the control core's. Boxed: an executor's loop is compiled for each type of future.
 pub fn on_executor<T>(future: impl Future<Output = T>) -> T {
     let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10).ring_depth(256);
+    let future: Pin<Box<dyn Future<Output = T> + '_>> = Box::pin(future);
     builder.make().unwrap().run(future)
 }
 

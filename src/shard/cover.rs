@@ -25,7 +25,7 @@
 //! What is lent to another core ([`super::lend`]) is not in the table, and would be missing from what is covered: whoever
 //! calls makes sure that nothing in the partition is lent at that moment.
 //!
-//! `tests/coverage.rs` is the model of both sides.
+//! `tests/node/coverage.rs` is the model of both sides.
 //!
 //! Owned by one core.
 

@@ -1,8 +1,6 @@
 //! maxmemory from outside: what is refused, what is evicted, how much is used.
 
-mod common;
-
-use common::{Client, Server, info, ok, wait_until};
+use crate::common::{Client, Server, info, ok, wait_until};
 use keyloom::resp::read::{Value, encode_command};
 
 const MIB: u64 = 1 << 20;
@@ -167,7 +165,7 @@ fn resident(pid: u32) -> u64 {
 fn resident_memory_follows_what_is_charged_through_shifts_of_the_sizes() {
     let (server, mut client) = server("0", 48 * MIB, "allkeys-lru");
     let limit = info(&mut client, "maxmemory");
-    let mut random = common::Random::new(common::seed());
+    let mut random = crate::common::Random::new(crate::common::seed());
     for round in 0..6 {
         for step in 0..60 {
             // From 10 bytes to 100 KiB: all sizes, then small ones only, then large ones only.

@@ -1,12 +1,10 @@
 //! What users see of replication: INFO, ROLE, HELLO, metrics, the replies of its commands, and when writes are refused.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 
-use common::{Client, Server, free_port, info, ok, wait_until};
+use crate::common::{Client, Server, free_port, info, ok, wait_until};
 use keyloom::resp::read::Value;
 
 const TWO_CORES: &[&str] = &["--cpus", "0,1"];

@@ -1,8 +1,6 @@
 //! Expiry of keys, and of fields of hashes, that nobody looks at. Each test starts the program; the clients ask for nothing but totals.
 
-mod common;
-
-use common::{Client, Server, info, ok, wait_until};
+use crate::common::{Client, Server, info, ok, wait_until};
 use keyloom::resp::read::{Value, encode_command};
 
 const KEYS: usize = 20_000;

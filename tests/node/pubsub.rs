@@ -3,13 +3,11 @@
 //!
 //! What single connections see, reply by reply, is compared with redis-server in `differential`.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::thread;
 
-use common::{Client, Random, Server, info, ok, wait_until};
+use crate::common::{Client, Random, Server, info, ok, wait_until};
 use keyloom::resp::read::{Value, encode_command};
 
 const CORES: u64 = 2;
@@ -199,7 +197,7 @@ fn no_other_core_is_bothered_unless_it_has_subscribers() {
 fn a_confirmed_subscription_misses_nothing() {
     let server = two_cores(&[]);
     let mut others = Vec::new();
-    let mut random = Random::new(common::seed());
+    let mut random = Random::new(crate::common::seed());
     let mut publishers: Vec<Client> = (0..CORES).map(|core| client_on(&server, core, 2, &mut others)).collect();
     let mut subscribers: Vec<Client> = (0..CORES).map(|core| client_on(&server, core, 3, &mut others)).collect();
     for round in 0..500 {

@@ -3,8 +3,6 @@
 //!
 //! Where another program is the judge (`systemd-analyze`, `shellcheck`), a machine without it skips that part, and says so.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -17,7 +15,7 @@ use std::time::Duration;
 use keyloom::config::{Config, table};
 use serde_json::Value;
 
-use common::{Server, free_port};
+use crate::common::{Server, free_port};
 
 /// Bound on what a node says and does.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,8 +1,6 @@
 //! Transactions, as far as they are not compared with Redis elsewhere: what bounds them, and what CLIENT INFO says.
 
-mod common;
-
-use common::{Server, info, ok, wait_until};
+use crate::common::{Server, info, ok, wait_until};
 use keyloom::resp::read::Value;
 
 fn queued() -> Value {

@@ -3,11 +3,9 @@
 //! The same commands to redis-server 7.0, as a cluster of one, get the same replies. Without redis-server that test does
 //! nothing, unless `KEYLOOM_REDIS_SERVER` says that there is one. Clients for clusters: `tests/clients.rs`.
 
-mod common;
-
 use std::process::{Command, Stdio};
 
-use common::{Client, Server, free_port, ok, two_free_ports};
+use crate::common::{Client, Server, free_port, ok, two_free_ports};
 use keyloom::resp::read::Value;
 
 const ARGS: &[&str] = &["--cpus", "0-1", "--cluster-enabled", "yes"];
@@ -171,7 +169,7 @@ fn replies_are_those_of_redis() {
     let redis = Server::redis(&["--cluster-enabled", "yes", "--cluster-port", &port]);
     let mut theirs = redis.client();
     assert_eq!(run(&mut theirs, "CLUSTER ADDSLOTSRANGE 0 16383"), ok());
-    common::wait_until("a cluster that serves", || run(&mut theirs, "SET x 1") == ok());
+    crate::common::wait_until("a cluster that serves", || run(&mut theirs, "SET x 1") == ok());
     assert_eq!(run(&mut theirs, "FLUSHALL"), ok());
     let server = Server::keyloom(ARGS);
     let mut ours = server.client();
@@ -231,7 +229,7 @@ fn each_core_can_be_reached_at_a_port_of_its_own() {
     ids.dedup();
     assert_eq!(ids.len(), 3);
     // Whoever follows the slots is handed on by nobody; other requests are served all the same.
-    let hops = |client: &mut Client| common::info(client, "core_hops");
+    let hops = |client: &mut Client| crate::common::info(client, "core_hops");
     let mut clients = [at(first), at(first + 1)];
     let before = hops(&mut clients[0]);
     for n in 0..200 {

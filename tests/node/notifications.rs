@@ -4,13 +4,11 @@
 //! in this process whose events are drained after each command. Keys that have expired are made by `PXAT 1`, and nothing
 //! expires without being looked at: so the events do not depend on how fast the test runs.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use common::engine::{engine, run};
-use common::{Client, Random, Server};
+use crate::common::engine::{engine, run};
+use crate::common::{Client, Random, Server};
 use keyloom::config::Config;
 use keyloom::engine::Engine;
 use keyloom::resp::read::Value;
@@ -332,7 +330,7 @@ const TEMPLATES: &[&str] = &[
 #[test]
 fn random_commands_record_the_events_of_redis() {
     let mut pair = Pair::new();
-    let first_seed = common::seed();
+    let first_seed = crate::common::seed();
     for seed in (0..SEQUENCES).map(|n| first_seed.wrapping_add(n)) {
         let mut random = Random::new(seed);
         pair.fresh();

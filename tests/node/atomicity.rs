@@ -4,12 +4,10 @@
 //! Each test has an invariant that every reader must see: a sum, equal values, a key under exactly one of two names.
 //! Afterwards nothing may be left lent: every key can be written, and the whole keyspace can be flushed.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::{Client, Random, Server, info, ok, seed, wait_until};
+use crate::common::{Client, Random, Server, info, ok, seed, wait_until};
 use keyloom::resp::read::{Value, encode_command};
 use keyloom::route::{SLOTS, slot_of};
 

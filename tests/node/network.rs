@@ -1,11 +1,9 @@
 //! What clients on real sockets rely on: order, limits, isolation from each other, clean ends.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use common::{Client, Random, Server, seed, show, wait_until};
+use crate::common::{Client, Random, Server, seed, show, wait_until};
 use keyloom::resp::read::{Value, encode_command};
 
 fn simple(text: &str) -> Value {

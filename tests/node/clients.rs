@@ -4,15 +4,13 @@
 //! `scripts/install-peers.sh` installs them; one that is missing fails its test. Each has a server of its own, with two
 //! cores, so that commands with many keys reach across them. After each, no connection may be left.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Server, wait_until};
+use crate::common::{Server, wait_until};
 use keyloom::resp::read::Value;
 use redis::{Commands, Connection, ErrorKind, RedisResult, ServerErrorKind};
 

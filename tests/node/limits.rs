@@ -1,15 +1,13 @@
 //! One core behind its sockets: broken input, limits, large values, slow readers, and the ways in which a connection
 //! ends. Each test starts the program; what two cores do to each other is in `mesh_node.rs`.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use common::{Client, Random, Server, seed, show, wait_until};
+use crate::common::{Client, Random, Server, seed, show, wait_until};
 use keyloom::resp::read::{Value, encode_command};
 
 const MIB: usize = 1024 * 1024;

@@ -1,13 +1,11 @@
 //! What users see of persistence: directives at run time, INFO, and how a node ends.
 
-mod common;
-
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{Client, Server, info, ok, wait_until};
+use crate::common::{Client, Server, info, ok, wait_until};
 use keyloom::resp::read::Value;
 
 /// Longest that a node may take to end.

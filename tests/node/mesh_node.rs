@@ -1,15 +1,13 @@
 //! Two cores behind their sockets: order of replies, exactly one execution, no deadlock, and commands that reach all
 //! cores. Each test starts the program with `--cpus 0-1`; what one core does alone is in `network.rs`.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use common::{Client, Random, Server, seed, show, wait_until};
+use crate::common::{Client, Random, Server, seed, show, wait_until};
 use keyloom::resp::read::{Value, encode_command};
 
 const CORES: u64 = 2;

@@ -4,12 +4,10 @@
 //! piece. Another engine, with other partitions, other seeds and a clock at which nothing expires, reads the stream by
 //! the rule of `shard/cover.rs`: a statement counts if its key has been covered before. At the end both have the same.
 
-mod common;
-
 use std::collections::HashSet;
 
-use common::engine::{engine_of, engine_seeded, run};
-use common::keyspace::{
+use crate::common::engine::{engine_of, engine_seeded, run};
+use crate::common::keyspace::{
     DATABASES, KEYS, NONE_COMPACT, REPLAY_MS, START_MS, TEMPLATES, TIMES, VALUES, Words, contents_of, key_of,
     replay_one,
 };
@@ -23,9 +21,6 @@ use keyloom::shard::cover::{Budget, Covered, position_of};
 use keyloom::shard::rebuild::Cursor;
 use keyloom::shard::statement::is_about_more;
 use keyloom::shard::{Effect, Expiring};
-
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Strings that come and go in bursts.
 const BULK: usize = 6_000;

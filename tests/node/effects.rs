@@ -6,10 +6,8 @@
 //! Each statement names one key, or none and concerns everything. So it can be replayed by any number of cores, each of
 //! which takes what it owns, whatever the number of partitions.
 
-mod common;
-
-use common::engine::{engine_of, run};
-use common::keyspace::{
+use crate::common::engine::{engine_of, run};
+use crate::common::keyspace::{
     Content, DATABASES, KEYS, NONE_COMPACT, REPLAY_MS, START_MS, TEMPLATES, TIMES, VALUES, Words, contents, key_of,
     replay_one,
 };
@@ -50,7 +48,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn engine(now_ms: UnixMs) -> Engine {
-    common::engine::engine(now_ms, Config { databases: DATABASES, ..Config::default() })
+    crate::common::engine::engine(now_ms, Config { databases: DATABASES, ..Config::default() })
 }
 
 /// Runs the steps and returns everything they did.
@@ -100,7 +98,7 @@ proptest! {
             thresholds: if large { NONE_COMPACT } else { Thresholds::default() },
             ..Config::default()
         };
-        let mut original = common::engine::engine(START_MS, config());
+        let mut original = crate::common::engine::engine(START_MS, config());
         let effects = record(&mut original, &steps);
         let partitions = if wide { 64 } else { 2 };
         let mut owners = [0, 1].map(|core| engine_of(Router::new(core, 2, partitions), REPLAY_MS, config()));

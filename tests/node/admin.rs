@@ -1,15 +1,13 @@
 //! The admin endpoint of the real program: what a scraper and a health probe see, while the node works and while a
 //! core is busy, and what happens to those who speak bad HTTP.
 
-mod common;
-
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Server, free_port};
+use crate::common::{Server, free_port};
 
 /// Bound on everything that waits for the node.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -3,9 +3,6 @@
 use keyloom::collection::sorted;
 use tikv_jemalloc_ctl::thread;
 
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 /// Bytes that this thread has allocated and not freed.
 fn live_bytes() -> i64 {
     let (allocated, freed) = (thread::allocatedp::read().unwrap(), thread::deallocatedp::read().unwrap());

@@ -1,7 +1,5 @@
 //! The load generator against a real redis-server: what it says it did is what the server saw.
 
-mod common;
-
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -11,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::common::{free_port, wait_until};
 use clap::Parser;
-use common::{free_port, wait_until};
 use keyloom::loadgen::{self, BenchArgs, BenchError, Summary};
 use serde_json::Value;
 
@@ -23,11 +21,11 @@ struct Cli {
 }
 
 /// A redis-server of the test's own, with a Unix socket beside its port.
-struct Server(common::Server);
+struct Server(crate::common::Server);
 
 impl Server {
     fn start(extra: &[&str]) -> Server {
-        Server(common::Server::redis(&[&["--unixsocket", "redis.sock"], extra].concat()))
+        Server(crate::common::Server::redis(&[&["--unixsocket", "redis.sock"], extra].concat()))
     }
 
     fn path(&self, name: &str) -> String {

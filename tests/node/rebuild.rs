@@ -1,12 +1,10 @@
 //! The statements that rebuild an entry make one with the same content, in one go or in slices, and none of them is large.
 //! Digests are equal exactly where contents are.
 
-mod common;
-
 use std::collections::HashMap;
 
-use common::engine::{engine, engine_seeded, run};
-use common::keyspace::{
+use crate::common::engine::{engine, engine_seeded, run};
+use crate::common::keyspace::{
     Content, DATABASES, KEYS, NONE_COMPACT, REPLAY_MS, START_MS, TEMPLATES, TIMES, VALUES, Words, contents,
     contents_of, replay_one,
 };

@@ -1,14 +1,12 @@
 //! Clients that wait for an element: the same ones get the same as from redis-server 7.0, whatever cores they and their keys
 //! live on; and nothing is lost or given twice, whoever vanishes.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Client, Random, Server, info, show, wait_until};
+use crate::common::{Client, Random, Server, info, show, wait_until};
 use keyloom::resp::read::Value;
 
 /// Clients of one sequence, sequences, and steps of each.
@@ -279,7 +277,7 @@ fn sides() -> Vec<Side> {
 #[test]
 fn who_waits_gets_what_redis_gives() {
     let mut sides = sides();
-    let first = common::seed();
+    let first = crate::common::seed();
     for seed in (0..SEQUENCES).map(|n| first.wrapping_add(n)) {
         let history = vec![format!("KEYLOOM_SEED={seed}")];
         Sequence { sides: &mut sides, random: Random::new(seed), waiting: BTreeSet::new(), history }.run();
