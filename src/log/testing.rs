@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::path::Path;
-use std::pin::Pin;
 
+use futures_lite::FutureExt;
 use glommio::{LocalExecutorBuilder, Placement};
 
 use super::frame::{Frame, HistoryEntry, HistoryId, Index, Kind};
@@ -15,8 +15,7 @@ use crate::shard::statement;
 /// Runs a future on an executor like the control core's. Boxed: an executor's loop is compiled for each type of future.
 pub fn on_executor<T>(future: impl Future<Output = T>) -> T {
     let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10).ring_depth(256);
-    let future: Pin<Box<dyn Future<Output = T> + '_>> = Box::pin(future);
-    builder.make().unwrap().run(future)
+    builder.make().unwrap().run(future.boxed_local())
 }
 
 /// A history that everything in a test begins with.

@@ -1,6 +1,6 @@
 //! Applications with the client libraries that people use go on while a primary is killed and comes back, all nodes are
-//! upgraded one after the other, roles go to another node, one joins and one leaves: no error reaches them that the library does not deal with itself,
-//! and nothing is lost of what they were told is written. With redis-rs one error does: it tries a connection that is refused
+//! upgraded one after the other, roles go to another node, one joins and one leaves: no error reaches them that the library
+//! does not deal with itself, and nothing is lost of what they were told is written. With redis-rs one error does: it tries a connection that is refused
 //! again without a pause, so its application makes the pause.
 
 use std::io::{BufRead, BufReader, Read};

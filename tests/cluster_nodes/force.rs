@@ -8,7 +8,7 @@ use keyloom::resp::read::Value;
 use keyloom::route::{SLOTS, slot_of};
 
 use crate::client::{Answer, Router};
-use crate::common::{ok, wait_until};
+use crate::common::{bulk, ok, wait_until};
 use crate::handovers::take_over;
 use crate::nodes::{Cluster, HEALTHY_MAX};
 
@@ -48,10 +48,6 @@ fn check_all(cluster: &Cluster, at: &[usize], lost: &[bool], of_lost: &Value, of
         let expected = if lost[slot_of(key.as_bytes()) as usize] { of_lost } else { of_others };
         assert_eq!(router.call(&key, &["GET", &key], HEALTHY_MAX), Answer::Done(expected.clone()), "{key}");
     }
-}
-
-fn bulk(text: &str) -> Value {
-    Value::Bulk(text.into())
 }
 
 fn error(reply: Option<Value>) -> String {

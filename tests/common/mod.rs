@@ -456,6 +456,14 @@ pub fn ok() -> Value {
     Value::Simple(b"OK".to_vec())
 }
 
+pub fn pong() -> Value {
+    Value::Simple(b"PONG".to_vec())
+}
+
+pub fn bulk(bytes: impl AsRef<[u8]>) -> Value {
+    Value::Bulk(bytes.as_ref().to_vec())
+}
+
 /// Random numbers that depend on nothing but their seed (splitmix64).
 pub struct Random(u64);
 

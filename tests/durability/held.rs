@@ -5,17 +5,13 @@ use std::time::Duration;
 use keyloom::resp::read::{Value, encode_command};
 use keyloom::route::{SLOTS, slot_of};
 
-use super::common::{Client, Random, Server, info, ok, seed, wait_until};
+use super::common::{Client, Random, Server, bulk, info, ok, seed, wait_until};
 use super::node::{Data, said};
 
 /// The first key that starts with `name` and lives on `core`, of two.
 fn key(name: &str, core: u16) -> String {
     let key = |n: u32| format!("{name}:{n}");
     (0..).map(key).find(|key| slot_of(key.as_bytes()) / (SLOTS / 2) == core).unwrap()
-}
-
-fn bulk(text: &str) -> Value {
-    Value::Bulk(text.as_bytes().to_vec())
 }
 
 /// A connection that `core` serves.
@@ -58,14 +54,14 @@ fn replies_keep_their_order() {
                     encode_command(args, &mut bytes);
                     expected.push((args.join(" "), reply));
                 };
-                let number = |n: i64| if n == 0 { Value::Null } else { bulk(&n.to_string()) };
+                let number = |n: i64| if n == 0 { Value::Null } else { bulk(n.to_string()) };
                 match random.below(9) {
                     0 | 1 => {
                         counts[at] += 1;
                         send(&["INCR", &keys[at]], Value::Int(counts[at]));
                     }
                     2 | 3 => send(&["GET", &keys[at]], number(counts[at])),
-                    4 => send(&["ECHO", &n.to_string()], bulk(&n.to_string())),
+                    4 => send(&["ECHO", &n.to_string()], bulk(n.to_string())),
                     5 => {
                         counts = counts.map(|count| count + 7);
                         let texts = counts.map(|count| count.to_string());

@@ -7,25 +7,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::common::{Client, Random, Server, seed, show, wait_until};
+use crate::common::{Client, Random, Server, bulk, ok, pong, seed, show, wait_until};
 use keyloom::resp::read::{Value, encode_command};
 
 const MIB: usize = 1024 * 1024;
 
 fn one_core(args: &[&str]) -> Server {
     Server::keyloom(&[&["--cpus", "0"], args].concat())
-}
-
-fn ok() -> Value {
-    Value::Simple(b"OK".to_vec())
-}
-
-fn pong() -> Value {
-    Value::Simple(b"PONG".to_vec())
-}
-
-fn bulk(bytes: &[u8]) -> Value {
-    Value::Bulk(bytes.to_vec())
 }
 
 fn error(text: &str) -> Value {

@@ -1,5 +1,5 @@
-//! One node from outside, as its users see it, and what of the library is tested through its public interface. One program:
-//! to link the library 25 times took longer than most of these tests.
+//! One node from outside, as its users see it, and what of the library is tested through its public interface. One program,
+//! so that the library is linked and `common` compiled once.
 //!
 //! | module | what it is about |
 //! | --- | --- |

@@ -7,25 +7,13 @@ use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use crate::common::{Client, Random, Server, seed, show, wait_until};
+use crate::common::{Client, Random, Server, bulk, ok, pong, seed, show, wait_until};
 use keyloom::resp::read::{Value, encode_command};
 
 const CORES: u64 = 2;
 
 fn two_cores(args: &[&str]) -> Server {
     Server::keyloom(&[&["--cpus", "0-1"], args].concat())
-}
-
-fn ok() -> Value {
-    Value::Simple(b"OK".to_vec())
-}
-
-fn pong() -> Value {
-    Value::Simple(b"PONG".to_vec())
-}
-
-fn bulk(bytes: &[u8]) -> Value {
-    Value::Bulk(bytes.to_vec())
 }
 
 fn text(value: Value) -> String {
@@ -415,7 +403,7 @@ fn large_values_cross_cores_whole() {
         let Value::Array(values) = client.call(&mget) else { panic!("no array") };
         assert_eq!(values.len(), 1000);
         for (n, got) in values.iter().enumerate() {
-            assert!(*got == bulk(&value(n)), "{n}");
+            assert!(*got == bulk(value(n)), "{n}");
         }
     }
     let big = vec![b'b'; 20_000_000];

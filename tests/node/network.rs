@@ -3,15 +3,11 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use crate::common::{Client, Random, Server, seed, show, wait_until};
+use crate::common::{Client, Random, Server, bulk, seed, show, wait_until};
 use keyloom::resp::read::{Value, encode_command};
 
 fn simple(text: &str) -> Value {
     Value::Simple(text.into())
-}
-
-fn bulk(bytes: &[u8]) -> Value {
-    Value::Bulk(bytes.to_vec())
 }
 
 fn commands(all: &[&[&str]]) -> Vec<u8> {

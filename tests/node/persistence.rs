@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::{Client, Server, info, ok, wait_until};
+use crate::common::{Client, Server, bulk, info, ok, wait_until};
 use keyloom::resp::read::Value;
 
 /// Longest that a node may take to end.
@@ -25,10 +25,6 @@ fn cores() -> &'static [&'static str] {
 fn restart(server: &mut Server, args: &[&str]) -> Client {
     server.restart(&[args, cores()].concat());
     server.client()
-}
-
-fn bulk(text: &str) -> Value {
-    Value::Bulk(text.into())
 }
 
 #[track_caller]

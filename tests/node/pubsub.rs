@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::thread;
 
-use crate::common::{Client, Random, Server, info, ok, wait_until};
+use crate::common::{Client, Random, Server, bulk, info, ok, wait_until};
 use keyloom::resp::read::{Value, encode_command};
 
 const CORES: u64 = 2;
@@ -32,10 +32,6 @@ fn client_on(server: &Server, core: u64, version: u8, others: &mut Vec<Client>) 
         others.push(client);
     }
     panic!("no connection reaches core {core}");
-}
-
-fn bulk(text: &str) -> Value {
-    Value::Bulk(text.as_bytes().to_vec())
 }
 
 /// The words of a message or a confirmation, numbers as text.

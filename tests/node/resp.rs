@@ -1,6 +1,7 @@
 //! The request parser as a connection uses it: streams cut into pieces anywhere, compared with a naive twin that sees the
 //! whole stream at once.
 
+use crate::common::Random;
 use keyloom::resp::parse::{ARGS_MAX, LARGE_BYTES_MIN, LINE_BYTES_MAX};
 use keyloom::resp::read::encode_command;
 use keyloom::resp::{Limits, Parser, ProtocolError, Step};
@@ -209,27 +210,11 @@ fn command(args: &[&[u8]]) -> Vec<u8> {
     out
 }
 
-/// splitmix64: the tests of this file must not depend on a crate's choice of generator.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-
-    fn cuts(&mut self, len: usize, count_max: usize) -> Vec<usize> {
-        let mut cuts: Vec<usize> = (0..self.below(count_max + 1)).map(|_| self.below(len + 1)).collect();
-        cuts.sort_unstable();
-        cuts
-    }
+/// Places at which to cut a stream, ascending.
+fn cuts(random: &mut Random, len: usize, count_max: usize) -> Vec<usize> {
+    let mut cuts: Vec<usize> = (0..random.below(count_max + 1)).map(|_| random.below(len + 1)).collect();
+    cuts.sort_unstable();
+    cuts
 }
 
 /// Good, bad, inline, large and pipelined streams.
@@ -309,7 +294,7 @@ fn cuts_worth_trying(stream: &[u8], random: &mut Random) -> Vec<usize> {
 
 #[test]
 fn the_same_whatever_the_pieces() {
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     for stream in corpus() {
         for limits in [&LIMITS, &UNAUTHENTICATED] {
             let want = twin(&stream, limits);
@@ -320,7 +305,7 @@ fn the_same_whatever_the_pieces() {
                     assert!(run(&stream, &[cut], limits, feed) == want, "{shown} cut at {cut}, feed {feed}");
                 }
                 for _ in 0..50 {
-                    let cuts = random.cuts(stream.len(), 12);
+                    let cuts = cuts(&mut random, stream.len(), 12);
                     assert!(run(&stream, &cuts, limits, feed) == want, "{shown} cut at {cuts:?}, feed {feed}");
                 }
             }
@@ -468,13 +453,13 @@ fn mutate(stream: &mut Vec<u8>, random: &mut Random) {
 fn mutated_streams_are_judged_as_the_twin_judges_them() {
     const CASES: u64 = 100_000;
     for seed in 0..CASES {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let mut stream = valid_stream(&mut random);
         for _ in 0..random.below(4) {
             mutate(&mut stream, &mut random);
         }
         let limits = if random.below(4) == 0 { &UNAUTHENTICATED } else { &LIMITS };
-        let cuts = random.cuts(stream.len(), 4);
+        let cuts = cuts(&mut random, stream.len(), 4);
         let (got, want) = (run(&stream, &cuts, limits, random.below(4) != 0), twin(&stream, limits));
         assert!(got == want, "seed {seed}, cuts {cuts:?}: {}\n{got:?}\n{want:?}", stream.escape_ascii());
     }
@@ -488,19 +473,19 @@ proptest! {
     ) {
         let mut stream = Vec::new();
         requests.iter().for_each(|args| encode_command(args, &mut stream));
-        let cuts = Random(seed).cuts(stream.len(), 8);
+        let cuts = cuts(&mut Random::new(seed), stream.len(), 8);
         prop_assert_eq!(run(&stream, &cuts, &LIMITS, true), (requests, None));
     }
 
     #[test]
     fn arbitrary_bytes_do_no_harm(stream in prop::collection::vec(any::<u8>(), 0..400), seed: u64) {
-        let cuts = Random(seed).cuts(stream.len(), 8);
+        let cuts = cuts(&mut Random::new(seed), stream.len(), 8);
         prop_assert_eq!(run(&stream, &cuts, &LIMITS, true), twin(&stream, &LIMITS));
     }
 
     #[test]
     fn bytes_of_the_protocol_in_any_order(stream in "[*$0-3\r\n \"'x\\\\]{0,200}", seed: u64) {
-        let cuts = Random(seed).cuts(stream.len(), 8);
+        let cuts = cuts(&mut Random::new(seed), stream.len(), 8);
         prop_assert_eq!(run(stream.as_bytes(), &cuts, &LIMITS, true), twin(stream.as_bytes(), &LIMITS));
     }
 }
